@@ -1,0 +1,76 @@
+/* model.h - an opened model: spec, weights packed on a device, tokenizer data, forward pass.
+ *
+ *   model_open      reads a file (gguf.c), a family file fills the spec (family_llama.c), weights.c packs
+ *   model_forward   one step batch through the layers (forward.c)
+ *
+ * Thread  open and forward on the engine thread; the tokenizer and the description from any. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_MODEL_H
+#define ESPALIER_MODEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/batch.h"
+#include "engine/base/status.h"
+#include "engine/model/gguf.h"
+#include "engine/model/spec.h"
+#include "engine/text/tokenizer.h"
+#include "kernels/kernels.h"
+
+/* What a file says before any weight is packed: enough for tokenize, inspect and render. */
+typedef struct model_file model_file;
+
+ESP_CHECKED esp_code model_file_open(model_file **out, const char *path, esp_error *err);
+/* The same over memory that the caller keeps (tests, fuzzing). */
+ESP_CHECKED esp_code model_file_open_memory(model_file **out, const void *bytes, size_t count,
+                                            const char *name, esp_error *err);
+void model_file_close(model_file *file);
+const gguf_file *model_file_gguf(const model_file *file);
+const model_spec *model_file_spec(const model_file *file);
+/* Opens the tokenizer described by the file. */
+ESP_CHECKED esp_code model_file_tokenizer(const model_file *file, tokenizer **out, esp_error *err);
+/* Chat template source, or NULL; bytes set. */
+const char *model_file_template(const model_file *file, size_t *bytes);
+/* "xxh3-128:<32 hex>" of the whole file; computed on first call (reads every byte). */
+const char *model_file_digest(model_file *file);
+/* The JSON object that `espalier inspect` prints (malloc'd; the caller frees). The numeric profile is not
+ * a fact of the file: the command parses this text and adds `profile`. */
+char *model_file_describe(model_file *file);
+
+typedef struct model_options {
+    const kern_ops *ops;
+    kern_device *dev;      /* borrowed */
+    uint32_t tokens_max;   /* T of the largest batch */
+    uint32_t rows_max;     /* R of the largest batch */
+    uint32_t context_max;  /* positions for which rope is prepared */
+    /* Called while weights are packed, for a progress bar; NULL for none. */
+    void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *progress_arg;
+} model_options;
+
+typedef struct model model;
+
+/* Packs the weights; the file may be closed afterwards. */
+ESP_CHECKED esp_code model_open(model **out, const model_file *file, const model_options *options,
+                                esp_error *err);
+void model_close(model *m);
+const model_spec *model_get_spec(const model *m);
+size_t model_weight_bytes(const model *m); /* packed */
+
+/* Page groups of this model and the shape of their pages (one group for full attention). */
+uint32_t model_kv_groups(const model *m);
+const kern_kv_shape *model_kv_shape(const model *m);
+
+/* Most rows whose logits are computed at once; bounds the logits buffer. */
+enum { MODEL_LOGITS_ROWS = 64 };
+
+/* Runs the batch through all layers. arena is the pages' memory (kern_ops.alloc). Allocates nothing. */
+ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch, void *arena, esp_error *err);
+
+/* Logits of rows [first, first + count) of the batch last run, count <= MODEL_LOGITS_ROWS:
+ * [count, vocab] float32 in host memory of the model's, valid until the next call. */
+ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
+                                  esp_error *err);
+
+#endif

@@ -1,0 +1,138 @@
+/* model_describe.c - the JSON object that `espalier inspect` prints of a model file. */
+// SPDX-License-Identifier: Apache-2.0
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/base/mem.h"
+#include "engine/model/model_file_inner.h"
+
+/* JSON wants UTF-8; other bytes of a file's text become '?'. */
+static json_t *json_text(const char *at, size_t bytes) {
+    json_t *text = json_stringn(at, bytes);
+    if (text) return text;
+    char *ascii = mem_copy_text(at, bytes);
+    for (size_t i = 0; i < bytes; i++)
+        if (ascii[i] < 0x20 || ascii[i] > 0x7e) ascii[i] = '?';
+    text = json_stringn(ascii, bytes);
+    free(ascii);
+    return text;
+}
+
+/* null for no id */
+static json_t *json_id(int32_t id) { return id < 0 ? json_null() : json_integer(id); }
+
+static void set(json_t *object, const char *key, json_t *value) {
+    /* fails only when memory does, or for a NULL that the lines above rule out */
+    ESP_ASSERT(json_object_set_new(object, key, value) == 0);
+}
+
+static uint64_t element_count(const gguf_tensor *tensor) {
+    uint64_t count = 1;
+    for (uint32_t i = 0; i < tensor->dim_count; i++)
+        count *= tensor->dims[i];
+    return count;
+}
+
+/* Parameters and tensors of each type; the one with most parameters names the quantisation. */
+static void describe_types(json_t *root, const gguf_file *gguf) {
+    uint64_t tensors[DT_COUNT] = {0}, parameters[DT_COUNT] = {0}, total = 0;
+    esp_dtype most = DT_F32;
+    for (uint64_t i = 0; i < gguf_tensor_count(gguf); i++) {
+        const gguf_tensor *tensor = gguf_tensor_at(gguf, i);
+        tensors[tensor->dtype]++;
+        parameters[tensor->dtype] += element_count(tensor);
+        total += element_count(tensor);
+    }
+    json_t *types = json_object();
+    for (esp_dtype dtype = DT_F32; dtype < DT_COUNT; dtype++) {
+        if (parameters[dtype] > parameters[most]) most = dtype;
+        if (tensors[dtype] == 0) continue;
+        json_t *type = json_object();
+        set(type, "tensors", json_integer((json_int_t)tensors[dtype]));
+        set(type, "parameters", json_integer((json_int_t)parameters[dtype]));
+        set(types, dtype_info(dtype)->name, type);
+    }
+    set(root, "parameters", json_integer((json_int_t)total));
+    set(root, "quantization", json_string(dtype_info(most)->name));
+    set(root, "types", types);
+}
+
+static void describe_spec(json_t *root, const model_spec *spec) {
+    set(root, "layers", json_integer(spec->layers));
+    set(root, "hidden", json_integer(spec->hidden));
+    set(root, "heads", json_integer(spec->heads));
+    set(root, "kv_heads", json_integer(spec->kv_heads));
+    set(root, "head_dim", json_integer(spec->head_dim));
+    set(root, "intermediate", json_integer(spec->intermediate));
+    set(root, "vocab", json_integer(spec->vocab));
+    set(root, "context", json_integer(spec->context));
+    set(root, "rope_theta", json_real(spec->rope_theta));
+    set(root, "norm_eps", json_real((double)spec->norm_eps));
+    set(root, "tied_embeddings", json_boolean(spec->tied_embeddings));
+}
+
+static json_t *describe_tokenizer(const tok_source *source) {
+    json_t *object = json_object(), *eog = json_array();
+    for (uint32_t i = 0; i < source->eog_count; i++)
+        ESP_ASSERT(json_array_append_new(eog, json_integer(source->eog[i])) == 0);
+    set(object, "kind", json_string(source->kind));
+    set(object, "pre", json_string(source->pre));
+    set(object, "tokens", json_integer(source->token_count));
+    set(object, "merges", json_integer(source->merge_count));
+    set(object, "bos", json_id(source->bos));
+    set(object, "eos", json_id(source->eos));
+    set(object, "also_ends", eog);
+    set(object, "add_bos", json_boolean(source->add_bos));
+    set(object, "add_eos", json_boolean(source->add_eos));
+    return object;
+}
+
+/* Shapes as [rows, columns], outermost first, as everywhere outside the format itself. */
+static json_t *describe_tensor(const gguf_tensor *tensor) {
+    json_t *object = json_object(), *shape = json_array();
+    for (uint32_t i = tensor->dim_count; i-- > 0;)
+        ESP_ASSERT(json_array_append_new(shape, json_integer((json_int_t)tensor->dims[i])) == 0);
+    set(object, "name", json_text(tensor->name.at, tensor->name.bytes));
+    set(object, "dtype", json_string(dtype_info(tensor->dtype)->name));
+    set(object, "shape", shape);
+    return object;
+}
+
+static json_t *describe_tensors(const gguf_file *gguf) {
+    json_t *array = json_array();
+    for (uint64_t i = 0; i < gguf_tensor_count(gguf); i++)
+        ESP_ASSERT(json_array_append_new(array, describe_tensor(gguf_tensor_at(gguf, i))) == 0);
+    return array;
+}
+
+static void describe_name(json_t *root, const gguf_file *gguf) {
+    bool found;
+    gguf_text name = {"", 0};
+    esp_code code = gguf_get_text(gguf, "general.name", &found, &name, NULL);
+    /* a name of another type is no reason to refuse a model */
+    set(root, "name", code || !found ? json_null() : json_text(name.at, name.bytes));
+}
+
+char *model_file_describe(model_file *file) {
+    const gguf_file *gguf = file->gguf;
+    char format[24];
+    snprintf(format, sizeof format, "GGUF v%u", gguf_version(gguf));
+    json_t *root = json_object();
+    set(root, "kind", json_string("model"));
+    set(root, "file", json_string(gguf_name(gguf)));
+    set(root, "format", json_string(format));
+    set(root, "family", json_string(file->spec.family));
+    describe_name(root, gguf);
+    describe_types(root, gguf);
+    describe_spec(root, &file->spec);
+    set(root, "tokenizer", describe_tokenizer(&file->tokens.source));
+    set(root, "chat_template", json_boolean(file->chat_template.at != NULL));
+    set(root, "file_bytes", json_integer((json_int_t)gguf_bytes(gguf)));
+    set(root, "digest", json_string(model_file_digest(file)));
+    set(root, "tensors", describe_tensors(gguf));
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    ESP_ASSERT(text);
+    json_decref(root);
+    return text;
+}

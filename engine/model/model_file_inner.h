@@ -1,0 +1,22 @@
+/* model_file_inner.h - what model_file.c and model_describe.c share; nobody else includes it. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_MODEL_FILE_INNER_H
+#define ESPALIER_MODEL_FILE_INNER_H
+
+#include <pthread.h>
+
+#include "engine/model/family.h"
+#include "engine/model/model.h"
+#include "engine/model/token_source.h"
+
+struct model_file {
+    gguf_file *gguf;
+    const model_family *family;
+    model_spec spec;
+    token_source tokens;
+    gguf_text chat_template; /* at NULL: none */
+    pthread_mutex_t digest_lock;
+    char digest[48]; /* under digest_lock until it is set; "" before */
+};
+
+#endif
