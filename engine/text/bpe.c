@@ -1,0 +1,273 @@
+/* bpe.c - the merge table and the two ways of finding the best pair. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/text/bpe.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+
+enum { SCAN_MAX = 48 }; /* symbols up to which scanning beats the heap; bench/bench_tokenizer */
+
+#define NO_RANK UINT32_MAX
+#define NO_SYMBOL UINT32_MAX
+
+typedef struct pair_slot {
+    uint64_t pair; /* left << 32 | right */
+    uint32_t rank; /* NO_RANK: empty slot */
+} pair_slot;
+
+/* What is known of a token's own bytes as a piece. */
+enum { WHOLE_UNKNOWN, WHOLE_YES, WHOLE_NO };
+
+struct bpe {
+    const vocab *vocab;
+    bool take_whole;
+    uint32_t merge_count;
+    int32_t *results; /* [merge_count] token that the merge makes */
+    pair_slot *slots; /* [mask + 1] */
+    uint32_t mask;
+    /* [vocab->count] does merging the token's bytes give the token? Learned as pieces come by;
+     * every thread would write the same answer, so relaxed stores do. */
+    _Atomic uint8_t *whole;
+};
+
+static pair_slot *slot_of(const bpe *b, uint64_t pair) {
+    uint32_t slot = (uint32_t)((pair * 0x9e3779b97f4a7c15u) >> 32) & b->mask;
+    while (b->slots[slot].rank != NO_RANK && b->slots[slot].pair != pair)
+        slot = (slot + 1) & b->mask;
+    return &b->slots[slot];
+}
+
+static uint64_t pair_of(int32_t left, int32_t right) {
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
+
+/* ---- opening ---- */
+
+static int32_t find_part(const vocab *v, tok_text part, char *bytes, size_t *count) {
+    if (part.bytes > TOK_PIECE_MAX * 2) return VOCAB_NONE; /* longer than any token */
+    if (!vocab_decode_alphabet(part, bytes, count)) return VOCAB_NONE;
+    return vocab_find(v, bytes, *count);
+}
+
+static esp_code refuse_merge(uint32_t index, tok_text text, const char *why, esp_error *err) {
+    int shown = text.bytes < 80 ? (int)text.bytes : 80;
+    return esp_fail(err, ESP_INVALID, "tokenizer.ggml.merges entry %u (\"%.*s\") %s", index, shown,
+                    shown ? text.at : "", why);
+}
+
+/* "left right" -> the two tokens and the one that they make. */
+static esp_code read_merge(bpe *b, uint32_t index, tok_text text, uint64_t *pair, esp_error *err) {
+    char bytes[TOK_PIECE_MAX * 4];
+    size_t left_bytes, right_bytes;
+    const char *space = text.bytes ? memchr(text.at, ' ', text.bytes) : NULL;
+    if (!space) return refuse_merge(index, text, "has no space between its two parts", err);
+    tok_text left = {text.at, (size_t)(space - text.at)};
+    tok_text right = {space + 1, text.bytes - left.bytes - 1};
+    int32_t left_id = find_part(b->vocab, left, bytes, &left_bytes);
+    if (left_id == VOCAB_NONE)
+        return refuse_merge(index, text, "begins with a part that is not in the vocabulary", err);
+    int32_t right_id = find_part(b->vocab, right, bytes + left_bytes, &right_bytes);
+    if (right_id == VOCAB_NONE)
+        return refuse_merge(index, text, "ends with a part that is not in the vocabulary", err);
+    b->results[index] = vocab_find(b->vocab, bytes, left_bytes + right_bytes);
+    if (b->results[index] == VOCAB_NONE)
+        return refuse_merge(index, text, "makes a token that is not in the vocabulary", err);
+    *pair = pair_of(left_id, right_id);
+    return ESP_OK;
+}
+
+static esp_code read_merges(bpe *b, const tok_source *source, esp_error *err) {
+    for (uint32_t rank = 0; rank < b->merge_count; rank++) {
+        uint64_t pair;
+        esp_code code = read_merge(b, rank, source->merges[rank], &pair, err);
+        if (code) return code;
+        pair_slot *slot = slot_of(b, pair);
+        if (slot->rank == NO_RANK) *slot = (pair_slot){pair, rank}; /* the better rank stays */
+    }
+    return ESP_OK;
+}
+
+esp_code bpe_open(bpe **out, const vocab *v, const tok_source *source, bool take_whole,
+                  esp_error *err) {
+    ESP_ASSERT(out && v && source);
+    *out = NULL;
+    if (source->merge_count > VOCAB_TOKENS_MAX)
+        return esp_fail(err, ESP_INVALID, "tokenizer.ggml.merges has %u entries; at most %d",
+                        source->merge_count, VOCAB_TOKENS_MAX);
+    bpe *b = mem_new(1, sizeof *b);
+    b->vocab = v;
+    b->take_whole = take_whole;
+    b->merge_count = source->merge_count;
+    uint32_t capacity = 16;
+    while (capacity < 2 * b->merge_count)
+        capacity *= 2; /* merge_count <= 2^24 */
+    b->results = mem_new((size_t)b->merge_count + 1, sizeof *b->results);
+    b->slots = mem_new(capacity, sizeof *b->slots);
+    b->mask = capacity - 1;
+    for (uint32_t i = 0; i < capacity; i++)
+        b->slots[i].rank = NO_RANK;
+    b->whole = mem_new(v->count, sizeof *b->whole);
+    esp_code code = read_merges(b, source, err);
+    if (code) return bpe_close(b), code;
+    *out = b;
+    return ESP_OK;
+}
+
+void bpe_close(bpe *b) {
+    if (!b) return;
+    free(b->results);
+    free(b->slots);
+    free((void *)b->whole);
+    free(b);
+}
+
+/* ---- merging one piece ---- */
+
+void bpe_scratch_free(bpe_scratch *scratch) {
+    free(scratch->ids);
+    free(scratch->previous);
+    free(scratch->next);
+    free(scratch->ranks);
+    free(scratch->heap);
+    *scratch = (bpe_scratch){0};
+}
+
+static void scratch_reserve(bpe_scratch *s, size_t count) {
+    if (count <= s->capacity) return;
+    ESP_ASSERT(count < 1u << 31);
+    uint32_t capacity = count < 256 ? 256 : (uint32_t)count;
+    s->ids = mem_resize(s->ids, capacity, sizeof *s->ids);
+    s->previous = mem_resize(s->previous, capacity, sizeof *s->previous);
+    s->next = mem_resize(s->next, capacity, sizeof *s->next);
+    s->ranks = mem_resize(s->ranks, capacity, sizeof *s->ranks);
+    s->heap = mem_resize(s->heap, (size_t)capacity * 2, sizeof *s->heap);
+    s->capacity = capacity;
+}
+
+/* Rank of the pair that a symbol begins. */
+static uint32_t rank_of(const bpe *b, const bpe_scratch *s, uint32_t symbol) {
+    uint32_t right = s->next[symbol];
+    if (right == NO_SYMBOL) return NO_RANK;
+    return slot_of(b, pair_of(s->ids[symbol], s->ids[right]))->rank;
+}
+
+/* One symbol per byte that has a token; returns how many. */
+static uint32_t lay_out(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes) {
+    uint32_t count = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        int32_t id = b->vocab->byte_ids[(uint8_t)piece[i]];
+        if (id != VOCAB_NONE) s->ids[count++] = id;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        s->previous[i] = i ? i - 1 : NO_SYMBOL;
+        s->next[i] = i + 1 < count ? i + 1 : NO_SYMBOL;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        s->ranks[i] = rank_of(b, s, i);
+    return count;
+}
+
+/* Makes one symbol of a pair; the right one dies. */
+static void join(const bpe *b, bpe_scratch *s, uint32_t symbol) {
+    uint32_t right = s->next[symbol], after = s->next[right], before = s->previous[symbol];
+    s->ids[symbol] = b->results[s->ranks[symbol]];
+    s->next[symbol] = after;
+    if (after != NO_SYMBOL) s->previous[after] = symbol;
+    s->ranks[right] = NO_RANK;
+    s->ranks[symbol] = rank_of(b, s, symbol);
+    if (before != NO_SYMBOL) s->ranks[before] = rank_of(b, s, before);
+}
+
+static void merge_by_scan(const bpe *b, bpe_scratch *s, uint32_t count) {
+    for (;;) {
+        uint32_t best = 0;
+        for (uint32_t i = 1; i < count; i++) {
+            if (s->ranks[i] < s->ranks[best]) best = i;
+        }
+        if (s->ranks[best] == NO_RANK) return;
+        join(b, s, best);
+    }
+}
+
+static void heap_push(bpe_scratch *s, uint32_t symbol) {
+    if (s->ranks[symbol] == NO_RANK) return;
+    uint64_t entry = (uint64_t)s->ranks[symbol] << 32 | symbol;
+    ESP_ASSERT(s->heap_count < 2 * (uint64_t)s->capacity);
+    uint32_t at = s->heap_count++;
+    for (; at > 0 && s->heap[(at - 1) / 2] > entry; at = (at - 1) / 2)
+        s->heap[at] = s->heap[(at - 1) / 2];
+    s->heap[at] = entry;
+}
+
+static uint64_t heap_pop(bpe_scratch *s) {
+    uint64_t top = s->heap[0], last = s->heap[--s->heap_count];
+    uint32_t at = 0, child;
+    while ((child = 2 * at + 1) < s->heap_count) {
+        if (child + 1 < s->heap_count && s->heap[child + 1] < s->heap[child]) child++;
+        if (s->heap[child] >= last) break;
+        s->heap[at] = s->heap[child];
+        at = child;
+    }
+    s->heap[at] = last;
+    return top;
+}
+
+/* A join takes one entry off and puts two on at most, so 2 * count entries are enough. An entry
+ * whose pair has changed since is passed over: a symbol only grows, so a rank never comes back to
+ * it. */
+static void merge_by_heap(const bpe *b, bpe_scratch *s, uint32_t count) {
+    s->heap_count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        heap_push(s, i);
+    while (s->heap_count) {
+        uint64_t entry = heap_pop(s);
+        uint32_t symbol = (uint32_t)entry;
+        if (s->ranks[symbol] != (uint32_t)(entry >> 32)) continue;
+        join(b, s, symbol);
+        heap_push(s, symbol);
+        if (s->previous[symbol] != NO_SYMBOL) heap_push(s, s->previous[symbol]);
+    }
+}
+
+static void merge(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes, tok_ids *out) {
+    scratch_reserve(s, bytes);
+    uint32_t count = lay_out(b, s, piece, bytes);
+    if (count == 0) return;
+    if (count <= SCAN_MAX)
+        merge_by_scan(b, s, count);
+    else
+        merge_by_heap(b, s, count);
+    for (uint32_t i = 0; i != NO_SYMBOL; i = s->next[i])
+        tok_ids_add(out, s->ids[i]);
+}
+
+void bpe_encode(bpe *b, bpe_scratch *scratch, const char *piece, size_t bytes, tok_ids *out) {
+    int32_t id = vocab_find(b->vocab, piece, bytes);
+    if (id == VOCAB_NONE) {
+        merge(b, scratch, piece, bytes, out);
+        return;
+    }
+    uint8_t known = atomic_load_explicit(&b->whole[id], memory_order_relaxed);
+    if (b->take_whole || known == WHOLE_YES) {
+        tok_ids_add(out, id);
+        return;
+    }
+    uint32_t before = out->count;
+    merge(b, scratch, piece, bytes, out);
+    if (known == WHOLE_UNKNOWN) {
+        bool whole = out->count == before + 1 && out->at[before] == id;
+        atomic_store_explicit(&b->whole[id], whole ? WHOLE_YES : WHOLE_NO, memory_order_relaxed);
+    }
+}
+
+void tok_ids_add(tok_ids *ids, int32_t id) {
+    if (ids->count == ids->capacity) {
+        ESP_ASSERT(ids->capacity < 1u << 30);
+        ids->capacity = ids->capacity ? ids->capacity * 2 : 64;
+        ids->at = mem_resize(ids->at, ids->capacity, sizeof *ids->at);
+    }
+    ids->at[ids->count++] = id;
+}

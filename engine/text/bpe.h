@@ -1,0 +1,44 @@
+/* bpe.h - byte-pair merging inside one piece of text.
+ *
+ * A piece begins as one token per byte; again and again the neighbouring pair with the best rank
+ * (the leftmost of equals) becomes one token, until no pair has a rank (Sennrich et al.,
+ * arXiv:1508.07909; on bytes: GPT-2). Short pieces look for the best pair by scanning, long ones
+ * keep a heap, so that a piece of n bytes costs O(n log n) whatever it holds.
+ *
+ * A byte that has no token of its own leaves no id and its neighbours become adjacent, as in the
+ * `tokenizers` library without an unknown token.
+ *
+ * Thread  the tables: any; a bpe_scratch belongs to one call at a time. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_TEXT_BPE_H
+#define ESPALIER_TEXT_BPE_H
+
+#include "engine/text/tokenizer.h"
+#include "engine/text/vocab.h"
+
+typedef struct bpe bpe;
+
+/* Borrows the vocabulary. A merge whose parts or result are not in it is refused by its index.
+ * take_whole: a piece that is one token is taken as it is, without merging (Llama 3's rule). */
+ESP_CHECKED esp_code bpe_open(bpe **out, const vocab *v, const tok_source *source, bool take_whole,
+                              esp_error *err);
+void bpe_close(bpe *b);
+
+/* Work memory, grown as pieces need it. All-zero is empty. */
+typedef struct bpe_scratch {
+    uint32_t capacity;         /* symbols */
+    int32_t *ids;              /* token of a symbol */
+    uint32_t *previous, *next; /* its living neighbours */
+    uint32_t *ranks;           /* rank of the pair that it begins */
+    uint64_t *heap;            /* [2 * capacity] rank << 32 | symbol */
+    uint32_t heap_count;
+} bpe_scratch;
+void bpe_scratch_free(bpe_scratch *scratch);
+
+/* Appends the ids of one piece; bytes < 2^31. */
+void bpe_encode(bpe *b, bpe_scratch *scratch, const char *piece, size_t bytes, tok_ids *out);
+
+/* Appends one id. */
+void tok_ids_add(tok_ids *ids, int32_t id);
+
+#endif

@@ -1,0 +1,103 @@
+/* tokenizer.h - text <-> token ids.
+ *
+ * Byte-level BPE (GPT-2 style merges) now; the kinds of other families are rows of the same door. The
+ * pre-tokenizer pattern is chosen by name (tokenizer.ggml.pre) from the table in pretokenize.c; unknown
+ * names are refused.
+ *
+ * Ownership  tok_open copies what it needs out of tok_source.
+ * Thread     read-only after open: any thread may encode and decode at once. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_TEXT_TOKENIZER_H
+#define ESPALIER_TEXT_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+
+typedef struct tokenizer tokenizer;
+
+/* A piece of text that is not NUL-terminated. */
+typedef struct tok_text {
+    const char *at;
+    size_t bytes;
+} tok_text;
+
+typedef enum tok_type { /* numbers of tokenizer.ggml.token_type */
+    TOK_NORMAL = 1, TOK_UNKNOWN = 2, TOK_CONTROL = 3, TOK_USER_DEFINED = 4, TOK_UNUSED = 5, TOK_BYTE = 6
+} tok_type;
+
+/* What a model file says of its tokenizer. */
+typedef struct tok_source {
+    const char *kind; /* tokenizer.ggml.model: "gpt2" */
+    const char *pre;  /* tokenizer.ggml.pre: "smollm" */
+    uint32_t token_count;
+    const tok_text *tokens; /* in the byte-level alphabet for kind gpt2 */
+    const int32_t *types;   /* tok_type, or NULL: all normal */
+    uint32_t merge_count;
+    const tok_text *merges; /* "left right", best first */
+    int32_t bos, eos;       /* -1: none */
+    bool add_bos, add_eos;  /* the tokenizer's own rule */
+    uint32_t eog_count;     /* further ids that end a generation (eot, im_end) */
+    const int32_t *eog;
+} tok_source;
+
+ESP_CHECKED esp_code tok_open(tokenizer **out, const tok_source *source, esp_error *err);
+void tok_close(tokenizer *tok);
+
+uint32_t tok_count(const tokenizer *tok);
+int32_t tok_bos(const tokenizer *tok); /* -1: none */
+int32_t tok_eos(const tokenizer *tok);
+bool tok_ends_generation(const tokenizer *tok, int32_t id); /* eos, eot and their like */
+/* The id of a token's own text ("<|im_start|>"), or -1. */
+int32_t tok_find(const tokenizer *tok, const char *text);
+/* Raw bytes the token stands for; control tokens give their name. Empty for ids out of range. */
+tok_text tok_bytes(const tokenizer *tok, int32_t id);
+bool tok_is_control(const tokenizer *tok, int32_t id);
+
+/* Growable array of ids; all-zero is empty; tok_ids_free when done. */
+typedef struct tok_ids {
+    int32_t *at;
+    uint32_t count, capacity;
+} tok_ids;
+void tok_ids_free(tok_ids *ids);
+
+/* Half-open byte range of the text inside which special tokens are plain text. */
+typedef struct tok_span {
+    size_t begin, end;
+} tok_span;
+
+typedef struct tok_encode_options {
+    bool add_special;   /* apply the tokenizer's own BOS/EOS rule */
+    bool parse_special; /* special-token text in the input becomes the special token */
+    const tok_span *plain; /* with parse_special: ranges (ascending, disjoint) where it does not */
+    uint32_t plain_count;
+    uint32_t ids_max; /* stop with ESP_INVALID beyond this many ids; 0 = no limit */
+} tok_encode_options;
+
+/* Appends the ids of text to out. Any bytes are accepted: invalid UTF-8 goes byte by byte. About linear in
+ * the length, whatever the text. ESP_INVALID beyond TOK_TEXT_BYTES_MAX bytes or ids_max ids; out is then
+ * as it was. A byte for which the vocabulary has no token (SmolLM2 lacks some control bytes) leaves no id,
+ * as in the reference. User-defined tokens are ordinary text of the model: they are matched everywhere. */
+enum { TOK_TEXT_BYTES_MAX = 16 << 20 };
+ESP_CHECKED esp_code tok_encode(const tokenizer *tok, const char *text, size_t bytes,
+                                const tok_encode_options *options, tok_ids *out, esp_error *err);
+
+/* Streaming detokenisation: feed ids, get bytes; never half a UTF-8 character. Incomplete bytes are held
+ * back (at most 3) until they are complete or proven invalid (then U+FFFD, as the Unicode standard's
+ * "maximal subpart" practice says). All-zero is the start state. */
+typedef struct tok_stream {
+    uint8_t held[4];
+    uint8_t held_count;
+} tok_stream;
+
+/* Writes at most TOK_PIECE_MAX bytes into out; returns how many. Control tokens give nothing unless
+ * show_control. */
+enum { TOK_PIECE_MAX = 1024 };
+size_t tok_stream_next(const tokenizer *tok, tok_stream *stream, int32_t id, bool show_control,
+                       char out[TOK_PIECE_MAX]);
+/* What is still held, as U+FFFD; ends the stream. */
+size_t tok_stream_end(tok_stream *stream, char out[TOK_PIECE_MAX]);
+
+#endif

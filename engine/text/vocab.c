@@ -1,0 +1,172 @@
+/* vocab.c - reads the byte alphabet, keeps the tokens' bytes and finds a token by them. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/text/vocab.h"
+
+#define XXH_INLINE_ALL
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "engine/base/check.h"
+#include "engine/base/mem.h"
+
+/* GPT-2's alphabet shows printable Latin-1 bytes as themselves and the others, in ascending order,
+ * as the characters from U+0100 on (encoder.py of the GPT-2 release). */
+static bool shown_as_itself(uint32_t c) {
+    return (c >= 0x21 && c <= 0x7e) || (c >= 0xa1 && c <= 0xac) || (c >= 0xae && c <= 0xff);
+}
+
+static int byte_of_character(uint32_t c) {
+    if (c < 0x100) return shown_as_itself(c) ? (int)c : -1;
+    if (c <= 0x120) return (int)(c - 0x100);        /* 00..20 */
+    if (c <= 0x142) return (int)(c - 0x121 + 0x7f); /* 7f..a0 */
+    return c == 0x143 ? 0xad : -1;
+}
+
+bool vocab_decode_alphabet(tok_text text, char *out, size_t *count) {
+    size_t made = 0;
+    for (size_t i = 0; i < text.bytes; i++) {
+        uint32_t c = (uint8_t)text.at[i];
+        if (c >= 0xc2 && c <= 0xc5 && i + 1 < text.bytes) { /* two bytes: U+0080..U+017F */
+            uint32_t second = (uint8_t)text.at[++i];
+            if ((second & 0xc0) != 0x80) return false;
+            c = (c & 0x1f) << 6 | (second & 0x3f);
+        } else if (c >= 0x80) {
+            return false;
+        }
+        int byte = byte_of_character(c);
+        if (byte < 0) return false;
+        out[made++] = (char)byte;
+    }
+    *count = made;
+    return true;
+}
+
+/* Bytes that a token may grow to when each invalid one is shown as U+FFFD, behind an unfinished
+ * character of the token before. Must fit tok_stream_next's buffer. */
+static size_t shown_bytes_max(const char *at, size_t bytes) {
+    size_t shown = 3 + bytes;
+    for (size_t i = 0; i < bytes; i++) {
+        if ((uint8_t)at[i] >= 0x80) shown += 2;
+    }
+    return shown;
+}
+
+static esp_code check_count(const tok_source *source, uint64_t *pool_bytes, esp_error *err) {
+    if (source->token_count == 0 || source->token_count > VOCAB_TOKENS_MAX)
+        return esp_fail(err, ESP_INVALID, "tokenizer.ggml.tokens has %u entries; wanted 1 to %d",
+                        source->token_count, VOCAB_TOKENS_MAX);
+    *pool_bytes = 0;
+    for (uint32_t id = 0; id < source->token_count; id++) {
+        if (!check_add(*pool_bytes, source->tokens[id].bytes, pool_bytes) ||
+            *pool_bytes > UINT32_MAX)
+            return esp_fail(err, ESP_INVALID, "tokenizer.ggml.tokens hold more than 4 GiB of text");
+    }
+    return ESP_OK;
+}
+
+static esp_code read_type(const tok_source *source, uint32_t id, uint8_t *out, esp_error *err) {
+    int32_t type = source->types ? source->types[id] : TOK_NORMAL;
+    if (type < TOK_NORMAL || type > TOK_BYTE)
+        return esp_fail(err, ESP_INVALID,
+                        "tokenizer.ggml.token_type of token %u is %d; wanted %d to %d", id, type,
+                        TOK_NORMAL, TOK_BYTE);
+    *out = (uint8_t)type;
+    return ESP_OK;
+}
+
+static bool is_literal(uint8_t type) {
+    return type == TOK_CONTROL || type == TOK_UNKNOWN || type == TOK_USER_DEFINED;
+}
+
+/* Adds one token's bytes to the pool. *mergeable: they came through the byte alphabet or are
+ * user-defined text, so plain text may turn into this token. */
+static esp_code read_token(vocab *v, const tok_source *source, uint32_t id, bool *mergeable,
+                           esp_error *err) {
+    tok_text text = source->tokens[id];
+    char *at = v->pool + v->starts[id];
+    size_t count = 0;
+    esp_code code = read_type(source, id, &v->types[id], err);
+    if (code) return code;
+    bool literal = is_literal(v->types[id]);
+    /* An ordinary token outside the alphabet cannot be merged to; it keeps its text for readers. */
+    bool decoded = !literal && vocab_decode_alphabet(text, at, &count);
+    if (!decoded) {
+        if (text.bytes) memcpy(at, text.at, text.bytes);
+        count = text.bytes;
+    }
+    if (shown_bytes_max(at, count) > TOK_PIECE_MAX)
+        return esp_fail(err, ESP_INVALID,
+                        "tokenizer.ggml.tokens entry %u is %zu bytes long; at most %d may be shown",
+                        id, count, TOK_PIECE_MAX);
+    v->starts[id + 1] = v->starts[id] + (uint32_t)count;
+    if (count > v->longest) v->longest = (uint32_t)count;
+    *mergeable = count > 0 && (decoded || v->types[id] == TOK_USER_DEFINED);
+    return ESP_OK;
+}
+
+static uint32_t slot_of(const vocab *v, const char *bytes, size_t count) {
+    uint32_t slot = (uint32_t)XXH3_64bits(bytes, count) & v->mask;
+    while (v->slots[slot] != VOCAB_NONE) {
+        tok_text held = vocab_bytes(v, (uint32_t)v->slots[slot]);
+        if (held.bytes == count && memcmp(held.at, bytes, count) == 0) break;
+        slot = (slot + 1) & v->mask;
+    }
+    return slot;
+}
+
+int32_t vocab_find(const vocab *v, const char *bytes, size_t count) {
+    if (count == 0 || count > v->longest) return VOCAB_NONE;
+    return v->slots[slot_of(v, bytes, count)];
+}
+
+/* Of two ordinary tokens with the same bytes the later one counts, as in the readers that fill a
+ * dictionary in file order; a user-defined one never displaces an ordinary one. */
+static void index_token(vocab *v, uint32_t id) {
+    tok_text token = vocab_bytes(v, id);
+    uint32_t slot = slot_of(v, token.at, token.bytes);
+    int32_t held = v->slots[slot];
+    if (v->types[id] == TOK_USER_DEFINED && held != VOCAB_NONE &&
+        v->types[held] != TOK_USER_DEFINED)
+        return;
+    v->slots[slot] = (int32_t)id;
+}
+
+static void take_memory(vocab *v, uint32_t count, uint64_t pool_bytes) {
+    v->count = count;
+    v->pool = mem_new(pool_bytes + 1, 1);
+    v->starts = mem_new((size_t)count + 1, sizeof *v->starts);
+    v->types = mem_new(count, sizeof *v->types);
+    uint32_t capacity = 16;
+    while (capacity < 2 * count)
+        capacity *= 2; /* count <= 2^24 */
+    v->slots = mem_new(capacity, sizeof *v->slots);
+    v->mask = capacity - 1;
+    for (uint32_t i = 0; i < capacity; i++)
+        v->slots[i] = VOCAB_NONE;
+}
+
+esp_code vocab_open(vocab *v, const tok_source *source, esp_error *err) {
+    uint64_t pool_bytes = 0;
+    *v = (vocab){0};
+    esp_code code = check_count(source, &pool_bytes, err);
+    if (code) return code;
+    take_memory(v, source->token_count, pool_bytes);
+    for (uint32_t id = 0; id < v->count; id++) {
+        bool mergeable = false;
+        code = read_token(v, source, id, &mergeable, err);
+        if (code) return code;
+        if (mergeable) index_token(v, id);
+    }
+    for (int byte = 0; byte < 256; byte++)
+        v->byte_ids[byte] = vocab_find(v, &(char){(char)byte}, 1);
+    return ESP_OK;
+}
+
+void vocab_close(vocab *v) {
+    free(v->pool);
+    free(v->starts);
+    free(v->types);
+    free(v->slots);
+    *v = (vocab){0};
+}
