@@ -1,0 +1,464 @@
+/* engine.c - opens and closes an engine, and the doors through which other threads reach it. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/check.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/base/mem.h"
+#include "engine/engine_parts.h"
+
+/* Raised whenever a change of ours may change a bit of anyone's logits: replay compares it. */
+enum { NUMERICS_VERSION = 1 };
+
+enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
+enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
+
+static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+/* ---- defaults that need the model ---- */
+
+static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err) {
+    model_config *c = &e->config;
+    if (!c->step_tokens) c->step_tokens = STEP_TOKENS_DEFAULT;
+    if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
+    if (c->max_seqs > c->step_tokens)
+        return esp_fail_field(err, ESP_INVALID, "--max-seqs",
+                              "--max-seqs %u is over --step-tokens %u: each running sequence "
+                              "needs a token of every step",
+                              c->max_seqs, c->step_tokens);
+    if (!c->max_context) c->max_context = least(spec->context, CONTEXT_DEFAULT);
+    if (c->max_context > spec->context)
+        return esp_fail_field(err, ESP_INVALID, "--max-context",
+                              "--max-context %u: the model was trained for %u", c->max_context,
+                              spec->context);
+    if (!c->waiting_max) c->waiting_max = LIMIT_WAITING_DEFAULT;
+    e->live_max = c->waiting_max + c->max_seqs;
+    return ESP_OK;
+}
+
+static esp_code resolve_device(engine *e, esp_error *err) {
+    model_config *c = &e->config;
+    if (c->device == DEVICE_AUTO)
+        c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
+    if (c->device == DEVICE_REF) {
+        if (c->kv_dtype_given && c->kv_dtype != DT_F32)
+            return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
+                                  "--kv-dtype %s: --device ref always keeps f32",
+                                  dtype_info(c->kv_dtype)->name);
+        c->kv_dtype = DT_F32;
+    } else if (!c->kv_dtype_given) {
+        c->kv_dtype = DT_BF16;
+    }
+    e->ops = c->device == DEVICE_REF ? &kern_ref : &kern_cpu;
+    return ESP_OK;
+}
+
+static esp_code open_device(engine *e, esp_error *err) {
+    esp_code code = resolve_device(e, err);
+    if (code == ESP_OK) code = pool_open(&e->pool, e->config.threads, err);
+    if (code != ESP_OK) return code;
+    kern_options o = {.pool = e->pool,
+                      .level = e->config.level,
+                      .kv_dtype = e->config.kv_dtype,
+                      .tokens_max = e->config.step_tokens};
+    code = e->ops->open(&e->dev, &o, err);
+    if (code != ESP_OK) return code;
+    snprintf(e->profile, sizeof e->profile, "%s,tp=1,numerics=%d", e->ops->profile(e->dev),
+             NUMERICS_VERSION);
+    return ESP_OK;
+}
+
+/* ---- pages ---- */
+
+/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need). */
+static uint64_t kv_memory_wanted(const engine *e, uint64_t page_bytes) {
+    const model_config *c = &e->config;
+    if (c->kv_memory) return c->kv_memory;
+    uint64_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
+    uint64_t pages = (tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    uint64_t need = pages * c->max_seqs * page_bytes, quarter = mem_available() / 4;
+    return need < quarter ? need : quarter;
+}
+
+static esp_code open_pages(engine *e, esp_error *err) {
+    uint32_t groups = model_kv_groups(e->model);
+    uint64_t frame = e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
+    uint64_t per_seq = (e->config.max_context + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    uint64_t memory = kv_memory_wanted(e, frame * groups), pages = memory / frame;
+    uint64_t useful = per_seq * groups * e->config.max_seqs;
+    if (pages > useful) pages = useful;
+    if (pages < 2ull * groups)
+        return esp_fail_field(err, ESP_INVALID, "--kv-memory",
+                              "--kv-memory %llu: a page of this model takes %llu bytes and at "
+                              "least %u are needed",
+                              (unsigned long long)memory, (unsigned long long)frame, 2 * groups);
+    e->page_count = (uint32_t)pages;
+    e->arena_bytes = pages * frame;
+    esp_code code = e->ops->alloc(e->dev, e->arena_bytes, &e->arena, err);
+    if (code != ESP_OK) return code;
+    sched_options o = {.seqs_max = e->config.max_seqs,
+                       .waiting_max = e->live_max,
+                       .step_tokens = e->config.step_tokens,
+                       .context_max = e->config.max_context,
+                       .kv = {.page_count = e->page_count, .group_count = groups}};
+    return sched_open(&e->sched, &o, err);
+}
+
+static void take_batch(engine *e) {
+    uint32_t t = e->config.step_tokens, s = e->config.max_seqs;
+    step_batch *b = &e->batch;
+    b->group_count = model_kv_groups(e->model);
+    b->table_stride = (e->config.max_context + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    b->ids = mem_new(t, sizeof *b->ids);
+    b->positions = mem_new(t, sizeof *b->positions);
+    b->token_seq = mem_new(t, sizeof *b->token_seq);
+    b->seq_first = mem_new(s, sizeof *b->seq_first);
+    b->seq_tokens = mem_new(s, sizeof *b->seq_tokens);
+    b->seq_cached = mem_new(s, sizeof *b->seq_cached);
+    b->seq_adapter = mem_new(s, sizeof *b->seq_adapter);
+    b->tables = mem_new((size_t)b->group_count * s * b->table_stride, sizeof *b->tables);
+    b->rows = mem_new(most(s, MODEL_LOGITS_ROWS), sizeof *b->rows);
+    e->batch_owner = mem_new(s, sizeof *e->batch_owner);
+    e->row_work = mem_new(s, sizeof *e->row_work);
+}
+
+/* ---- open and close ---- */
+
+static void set_name(engine *e) {
+    if (e->config.name) {
+        snprintf(e->name, sizeof e->name, "%s", e->config.name);
+        return;
+    }
+    const char *slash = strrchr(e->model_path, '/');
+    snprintf(e->name, sizeof e->name, "%s", slash ? slash + 1 : e->model_path);
+    size_t length = strlen(e->name);
+    if (length > 5 && !strcmp(e->name + length - 5, ".gguf")) e->name[length - 5] = 0;
+}
+
+static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
+    esp_code code = model_file_tokenizer(file, &e->tok, err);
+    if (code != ESP_OK) return code;
+    if (tok_count(e->tok) > model_file_spec(file)->vocab)
+        return esp_fail(err, ESP_INVALID, "%s: the tokenizer has %u tokens, the embedding %u rows",
+                        e->name, tok_count(e->tok), model_file_spec(file)->vocab);
+    size_t bytes;
+    const char *source = model_file_template(file, &bytes);
+    if (!source)
+        esp_fail(&e->template_why, ESP_UNIMPLEMENTED,
+                 "the model has no chat template; send a prompt or token ids");
+    /* Without a template all but chat messages works, so a refusal is kept, not returned. */
+    else if (template_open(&e->template, source, bytes, &e->template_why) != ESP_OK)
+        e->template = NULL;
+    return ESP_OK;
+}
+
+static esp_code open_model(engine *e, const model_file *file,
+                           void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
+                           esp_error *err) {
+    const model_spec *spec = model_file_spec(file);
+    esp_code code = resolve_limits(e, spec, err);
+    if (code == ESP_OK) code = open_text(e, file, err);
+    if (code == ESP_OK) code = open_device(e, err);
+    if (code != ESP_OK) return code;
+    model_options o = {.ops = e->ops,
+                       .dev = e->dev,
+                       .tokens_max = e->config.step_tokens,
+                       .rows_max = most(e->config.max_seqs, MODEL_LOGITS_ROWS),
+                       .context_max = e->config.max_context,
+                       .progress = progress,
+                       .progress_arg = progress_arg};
+    code = model_open(&e->model, file, &o, err);
+    if (code != ESP_OK) return code;
+    e->model_vocab = spec->vocab;
+    code = open_pages(e, err);
+    if (code == ESP_OK) code = sample_scratch_open(&e->scratch, spec->vocab, err);
+    if (code == ESP_OK) take_batch(e);
+    return code;
+}
+
+esp_code engine_open(engine **out, const model_config *config,
+                     void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
+                     esp_error *err) {
+    ESP_ASSERT(out && config && config->model_path);
+    engine *e = mem_new(1, sizeof *e);
+    e->config = *config;
+    e->model_path = mem_copy_text(config->model_path, strlen(config->model_path));
+    e->config.model_path = e->model_path;
+    set_name(e);
+    model_file *file = NULL;
+    esp_code code = model_file_open(&file, e->model_path, err);
+    if (code == ESP_OK) code = open_model(e, file, progress, progress_arg, err);
+    model_file_close(file); /* the mapping goes: weights and tokenizer are copies */
+    if (code != ESP_OK) {
+        engine_close(e);
+        return code;
+    }
+    e->config.name = e->name;
+    e->inbox = queue_open(e->live_max);
+    e->cancels = queue_open(e->live_max);
+    e->news = queue_open(e->live_max);
+    *out = e;
+    return ESP_OK;
+}
+
+static void drop_queue(queue *q) {
+    if (!q) return;
+    for (request *r; (r = queue_pop(q));)
+        request_unref(r);
+    queue_close(q);
+}
+
+/* Everyone who still lives is told that the engine goes. */
+static void end_all(engine *e) {
+    if (!e->inbox) return;
+    atomic_store(&e->stopping, true);
+    engine_cancel_all(e);
+    while (engine_step(e))
+        continue;
+    ESP_ASSERT(!e->live);
+}
+
+void engine_close(engine *e) {
+    if (!e) return;
+    if (e->started) {
+        atomic_store(&e->stopping, true);
+        signal_wake(&e->inbox_signal);
+        pthread_join(e->thread, NULL);
+    }
+    end_all(e);
+    drop_queue(e->inbox);
+    drop_queue(e->cancels);
+    drop_queue(e->news);
+    step_batch *b = &e->batch;
+    void *arrays[] = {b->ids,        b->positions,   b->token_seq,   b->seq_first,
+                      b->seq_tokens, b->seq_cached,  b->seq_adapter, b->tables,
+                      b->rows,       e->batch_owner, e->row_work};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        free(arrays[i]);
+    sample_scratch_close(e->scratch);
+    sched_close(e->sched);
+    if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);
+    model_close(e->model);
+    if (e->ops) e->ops->close(e->dev);
+    pool_close(e->pool);
+    template_close(e->template);
+    tok_close(e->tok);
+    free(e->model_path);
+    free(e);
+}
+
+/* ---- what other threads call ---- */
+
+static esp_code check_fits(const engine *e, const request *r, esp_error *err) {
+    uint64_t tokens = (uint64_t)r->prompt_count + r->output_max;
+    if (r->prompt_count >= e->config.max_context)
+        return esp_fail_field(err, ESP_INVALID, "prompt",
+                              "prompt: %u tokens leave no room for output in a context of %u "
+                              "(--max-context)",
+                              r->prompt_count, e->config.max_context);
+    if (tokens > e->config.max_context)
+        return esp_fail_field(err, ESP_INVALID, "max_tokens",
+                              "max_tokens: %u after a prompt of %u tokens is over the context of "
+                              "%u (--max-context); at most %u fit",
+                              r->output_max, r->prompt_count, e->config.max_context,
+                              e->config.max_context - r->prompt_count);
+    uint32_t pages = (uint32_t)(tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    if ((uint64_t)pages * e->batch.group_count > e->page_count)
+        return esp_fail_field(err, ESP_INVALID, "max_tokens",
+                              "max_tokens: %llu tokens in all need %u pages, the cache has %u "
+                              "(--kv-memory)",
+                              (unsigned long long)tokens, pages * e->batch.group_count,
+                              e->page_count);
+    return ESP_OK;
+}
+
+static esp_code check_room(engine *e, esp_error *err) {
+    if (atomic_load_explicit(&e->draining, memory_order_relaxed)) {
+        esp_fail(err, ESP_UNAVAILABLE, "the server is draining and takes no new requests");
+        return ESP_UNAVAILABLE;
+    }
+    uint32_t before = atomic_fetch_add_explicit(&e->live_count, 1, memory_order_relaxed);
+    if (before < e->live_max) return ESP_OK;
+    atomic_fetch_sub_explicit(&e->live_count, 1, memory_order_relaxed);
+    esp_fail(err, ESP_EXHAUSTED, "%u requests are running or waiting, which is the limit", before);
+    if (err) {
+        uint32_t ms = atomic_load_explicit(&e->counters.retry_ms, memory_order_relaxed);
+        err->retry_ms = ms ? ms : 1000;
+    }
+    return ESP_EXHAUSTED;
+}
+
+esp_code engine_submit(engine *e, request *r, esp_error *err) {
+    esp_code code = check_fits(e, r, err);
+    if (code == ESP_OK) code = check_room(e, err);
+    if (code != ESP_OK) return code;
+    r->submitted_us = clock_now_us();
+    request_ref(r);
+    bool pushed = queue_push(e->inbox, r);
+    ESP_ASSERT(pushed); /* the inbox holds as many as may live */
+    signal_wake(&e->inbox_signal);
+    return ESP_OK;
+}
+
+void engine_cancel(engine *e, request *r) {
+    if (atomic_exchange_explicit(&r->cancel_asked, true, memory_order_acq_rel)) return;
+    if (atomic_load_explicit(&r->done, memory_order_acquire)) return;
+    request_ref(r);
+    /* Full of requests that ended meanwhile: the flag is seen when its next token is picked. */
+    if (!queue_push(e->cancels, r)) request_unref(r);
+    signal_wake(&e->inbox_signal);
+}
+
+void engine_cancel_all(engine *e) {
+    atomic_store_explicit(&e->cancel_all, true, memory_order_release);
+    signal_wake(&e->inbox_signal);
+}
+
+void engine_drain(engine *e) { atomic_store(&e->draining, true); }
+
+void engine_return_slot(engine *e, request *r) {
+    if (!atomic_exchange_explicit(&r->slot_returned, true, memory_order_relaxed))
+        atomic_fetch_sub_explicit(&e->live_count, 1, memory_order_relaxed);
+}
+
+request *engine_news(engine *e) {
+    request *r = queue_pop(e->news);
+    if (!r) return NULL;
+    /* Lowered before the caller reads `published`: whatever comes later is news again. */
+    atomic_exchange_explicit(&r->in_news, false, memory_order_acq_rel);
+    if (atomic_load_explicit(&r->done, memory_order_acquire)) engine_return_slot(e, r);
+    return r;
+}
+
+signal_word *engine_news_signal(engine *e) {
+    atomic_store_explicit(&e->news_wanted, true, memory_order_release);
+    return &e->news_signal;
+}
+
+/* ---- the engine's own thread ---- */
+
+static void *run(void *arg) {
+    engine *e = arg;
+    while (!atomic_load_explicit(&e->stopping, memory_order_acquire)) {
+        uint32_t seen = signal_seen(&e->inbox_signal);
+        if (!engine_step(e)) signal_wait(&e->inbox_signal, seen, 1000000);
+    }
+    return NULL;
+}
+
+esp_code engine_start(engine *e, esp_error *err) {
+    ESP_ASSERT(!e->started);
+    int failed = pthread_create(&e->thread, NULL, run, e);
+    if (failed)
+        return esp_fail(err, ESP_EXHAUSTED, "engine: cannot start its thread: %s",
+                        strerror(failed));
+    pthread_setname_np(e->thread, "engine");
+    e->started = true;
+    return ESP_OK;
+}
+
+/* ---- logits of a whole prompt ---- */
+
+static void logits_batch(engine *e, const int32_t *ids, uint32_t first, uint32_t count) {
+    step_batch *b = &e->batch;
+    b->token_count = b->row_count = count;
+    b->seq_count = 1;
+    b->seq_first[0] = 0;
+    b->seq_tokens[0] = count;
+    b->seq_cached[0] = first;
+    b->seq_adapter[0] = BATCH_NO_ADAPTER;
+    for (uint32_t i = 0; i < count; i++) {
+        b->ids[i] = ids[first + i];
+        b->positions[i] = first + i;
+        b->token_seq[i] = 0;
+        b->rows[i] = i;
+    }
+    for (uint32_t i = 0; i < b->group_count * b->table_stride; i++)
+        b->tables[i] = i < e->page_count ? i : 0;
+}
+
+static esp_code check_logits(engine *e, const int32_t *ids, uint32_t count, esp_error *err) {
+    if (count == 0 || count > e->config.max_context ||
+        (count + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS * e->batch.group_count > e->page_count)
+        return esp_fail_field(err, ESP_INVALID, "--ids",
+                              "--ids: %u ids given; 1 to %u fit (--max-context, --kv-memory)",
+                              count, e->config.max_context);
+    for (uint32_t i = 0; i < count; i++)
+        if (ids[i] < 0 || (uint32_t)ids[i] >= e->model_vocab)
+            return esp_fail_field(err, ESP_INVALID, "--ids",
+                                  "--ids: %d at index %u is not in 0..%u", ids[i], i,
+                                  e->model_vocab - 1);
+    return ESP_OK;
+}
+
+esp_code engine_logits(engine *e, const int32_t *ids, uint32_t count, logits_sink sink, void *arg,
+                       esp_error *err) {
+    ESP_ASSERT(!e->started && sched_idle(e->sched));
+    esp_code code = check_logits(e, ids, count, err);
+    uint32_t chunk_max = least(e->config.step_tokens, MODEL_LOGITS_ROWS);
+    for (uint32_t first = 0; first < count && code == ESP_OK; first += chunk_max) {
+        uint32_t chunk = least(chunk_max, count - first);
+        logits_batch(e, ids, first, chunk);
+        const float *logits = NULL;
+        code = model_forward(e->model, &e->batch, e->arena, err);
+        if (code == ESP_OK) code = model_logits(e->model, 0, chunk, &logits, err);
+        for (uint32_t i = 0; i < chunk && code == ESP_OK; i++)
+            code = sink(arg, first + i, logits + (size_t)i * e->model_vocab, err);
+    }
+    return code;
+}
+
+/* ---- what it tells ---- */
+
+const model_spec *engine_spec(const engine *e) { return model_get_spec(e->model); }
+const tokenizer *engine_tokenizer(const engine *e) { return e->tok; }
+const char *engine_name(const engine *e) { return e->name; }
+const char *engine_profile(const engine *e) { return e->profile; }
+uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
+size_t engine_weight_bytes(const engine *e) { return model_weight_bytes(e->model); }
+
+const chat_template *engine_template(const engine *e, const esp_error **why) {
+    if (why) *why = &e->template_why;
+    return e->template;
+}
+
+static void read_histogram(const atomic_histogram *from, histogram *to) {
+    for (uint32_t i = 0; i < HISTOGRAM_BUCKETS; i++)
+        to->count[i] = atomic_load_explicit(&from->count[i], memory_order_relaxed);
+    to->sum = (double)atomic_load_explicit(&from->sum_us, memory_order_relaxed) * 1e-6;
+}
+
+void engine_read_stats(const engine *e, engine_stats *out) {
+    const engine_counters *c = &e->counters;
+    *out = (engine_stats){
+        .live = atomic_load(&e->live_count),
+        .waiting = atomic_load(&c->waiting),
+        .running = atomic_load(&c->running),
+        .pages_used = atomic_load(&c->pages_used),
+        .pages_total = e->page_count,
+        .requests_total = atomic_load(&c->requests),
+        .prompt_tokens_total = atomic_load(&c->prompt_tokens),
+        .output_tokens_total = atomic_load(&c->output_tokens),
+        .preemptions_total = atomic_load(&c->preemptions),
+        .steps_total = atomic_load(&c->steps),
+        .step_tokens_total = atomic_load(&c->step_tokens),
+        .last_step_us = atomic_load(&c->step_ended_us),
+        .step_running = atomic_load(&c->step_running),
+        .step_began_us = atomic_load(&c->step_began_us),
+        .draining = atomic_load(&e->draining),
+    };
+    for (uint32_t i = 0; i <= FINISH_ERROR; i++)
+        out->finished_total[i] = atomic_load(&c->finished[i]);
+    read_histogram(&c->ttft, &out->ttft);
+    read_histogram(&c->itl, &out->itl);
+    read_histogram(&c->e2e, &out->e2e);
+}
+
+bool engine_preempt_newest(engine *e) { return sched_preempt_newest(e->sched); }
+void engine_check(const engine *e) { sched_check(e->sched); }

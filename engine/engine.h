@@ -1,0 +1,99 @@
+/* engine.h - one engine: a model on a device, a scheduler, pages, and one thread that steps.
+ *
+ *   engine_open -> engine_start (its own thread)   or   engine_step by the caller (commands, tests)
+ *   any thread: engine_submit, engine_cancel; engine_news gives requests that have something new
+ *
+ * Thread  open, step, logits and close by the owner; submit, cancel, news, stats by anyone.
+ * Decode  a step allocates nothing, holds no lock, logs nothing. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_ENGINE_H
+#define ESPALIER_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/queue.h"
+#include "engine/base/status.h"
+#include "engine/config.h"
+#include "engine/model/model.h"
+#include "engine/request.h"
+#include "engine/text/template.h"
+#include "engine/text/tokenizer.h"
+
+typedef struct engine engine;
+
+/* Opens model, tokenizer, device and pages as the config says; NULL progress for none (see model.h). */
+ESP_CHECKED esp_code engine_open(engine **out, const model_config *config,
+                                 void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
+                                 esp_error *err);
+/* Stops the thread; requests that live end with ESP_UNAVAILABLE. */
+void engine_close(engine *e);
+
+/* What it serves. Constant while open. */
+const model_spec *engine_spec(const engine *e);
+const tokenizer *engine_tokenizer(const engine *e);
+/* NULL when the model has none or an unknown one; *why then says which. */
+const chat_template *engine_template(const engine *e, const esp_error **why);
+const char *engine_name(const engine *e);    /* --name or the file's name without .gguf */
+const char *engine_profile(const engine *e); /* the numeric profile */
+uint32_t engine_context_max(const engine *e);
+size_t engine_weight_bytes(const engine *e);
+
+/* Hands the request to the engine thread (which takes its own reference) or says why not:
+ * ESP_INVALID can never fit; ESP_EXHAUSTED full, with retry_ms; ESP_UNAVAILABLE draining. */
+ESP_CHECKED esp_code engine_submit(engine *e, request *r, esp_error *err);
+/* Seen within one step; idempotent; the request still ends through `done`. */
+void engine_cancel(engine *e, request *r);
+
+/* The stream side. News are kept from the first call of engine_news_signal on (a caller that steps by
+ * itself and reads `published` needs none). engine_news pops a request with new tokens or that is done (NULL: none now), a reference goes to the
+ * caller. Wait on the signal between: seen = signal_seen(s); drain; signal_wait(s, seen, ...). */
+request *engine_news(engine *e);
+signal_word *engine_news_signal(engine *e);
+
+/* One step: take submissions and cancels, plan, launch, collect, publish. false when there was nothing to
+ * do. */
+bool engine_step(engine *e);
+
+ESP_CHECKED esp_code engine_start(engine *e, esp_error *err); /* steps on its own thread */
+/* Refuses new requests from now on; returns at once. engine_stats tells when it is empty. */
+void engine_drain(engine *e);
+/* Cancels everything that lives (end of the grace time). */
+void engine_cancel_all(engine *e);
+
+/* Logits of every position of one prefill, in order: row i is given to sink as [vocab] floats. The engine must
+ * be idle and not started. */
+typedef esp_code (*logits_sink)(void *arg, uint32_t position, const float *row, esp_error *err);
+ESP_CHECKED esp_code engine_logits(engine *e, const int32_t *ids, uint32_t count, logits_sink sink,
+                                   void *arg, esp_error *err);
+
+enum { HISTOGRAM_BUCKETS = 20 };
+/* Bounds in seconds of the latency histograms: bucket i counts values <= histogram_bounds[i]; the last bucket
+ * is +Inf. */
+extern const double histogram_bounds[HISTOGRAM_BUCKETS - 1];
+typedef struct histogram {
+    uint64_t count[HISTOGRAM_BUCKETS];
+    double sum;
+} histogram;
+
+/* A snapshot, each number read on its own. */
+typedef struct engine_stats {
+    uint32_t live; /* submitted and not done */
+    uint32_t waiting, running;
+    uint32_t pages_used, pages_total;
+    uint64_t requests_total, prompt_tokens_total, output_tokens_total, preemptions_total;
+    uint64_t finished_total[FINISH_ERROR + 1]; /* by finish_reason */
+    uint64_t steps_total, step_tokens_total;
+    int64_t last_step_us;  /* when the last step ended (monotonic); 0 = none yet */
+    bool step_running;     /* a step is in flight: its age is now - step_began_us */
+    int64_t step_began_us;
+    bool draining;
+    histogram ttft, itl, e2e;
+} engine_stats;
+void engine_read_stats(const engine *e, engine_stats *out);
+
+/* Tests and benches only (owner thread). */
+bool engine_preempt_newest(engine *e);
+void engine_check(const engine *e);
+
+#endif

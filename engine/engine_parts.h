@@ -1,0 +1,78 @@
+/* engine_parts.h - the inside of an engine, shared by engine.c (open, submit, close) and loop.c (the step);
+ * nobody else includes it. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_ENGINE_PARTS_H
+#define ESPALIER_ENGINE_PARTS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/base/pool.h"
+#include "engine/engine.h"
+
+/* Written by the engine thread with relaxed stores, read by anyone. */
+typedef struct atomic_histogram {
+    _Atomic uint64_t count[HISTOGRAM_BUCKETS];
+    _Atomic uint64_t sum_us;
+} atomic_histogram;
+
+typedef struct engine_counters {
+    _Atomic uint32_t waiting, running, pages_used;
+    _Atomic uint64_t requests, prompt_tokens, output_tokens, preemptions, steps, step_tokens;
+    _Atomic uint64_t finished[FINISH_ERROR + 1];
+    _Atomic int64_t step_began_us, step_ended_us;
+    _Atomic bool step_running;
+    _Atomic uint32_t retry_ms; /* what a refused client is told */
+    atomic_histogram ttft, itl, e2e;
+} engine_counters;
+
+struct engine {
+    model_config config; /* every default resolved */
+    char name[256];
+    char profile[160];
+    char *model_path;
+
+    /* Constant while open. */
+    const kern_ops *ops;
+    thread_pool *pool;
+    kern_device *dev;
+    model *model;
+    tokenizer *tok;
+    chat_template *template;
+    esp_error template_why;
+    void *arena;
+    size_t arena_bytes;
+    uint32_t page_count, live_max;
+    uint32_t model_vocab;
+
+    /* The engine thread's. */
+    scheduler *sched;
+    sample_scratch *scratch;
+    step_batch batch;
+    request **batch_owner; /* [seqs] request of each sequence of the batch */
+    uint32_t *row_work;    /* [rows] index in the plan of each row */
+    request *live;         /* list through live_next */
+    bool broken;           /* a device fault: nothing runs any more */
+    bool had_news;         /* someone has something new since the last wake */
+    esp_error fault;
+    int64_t last_end_us, end_gap_ms; /* pace of ended requests, for the retry hint */
+
+    /* Between threads. */
+    queue *inbox, *cancels, *news;
+    signal_word inbox_signal, news_signal;
+    _Atomic bool news_wanted, draining, stopping, cancel_all;
+    _Atomic uint32_t live_count;
+    engine_counters counters;
+
+    pthread_t thread;
+    bool started;
+};
+
+/* A request's place among live_max; returned when it is done and its last news were taken, so the news queue
+ * never holds more than live_max. Idempotent, any thread. */
+void engine_return_slot(engine *e, request *r);
+
+/* Final fields, last news; the engine's reference goes. */
+void engine_end_request(engine *e, request *r, finish_reason reason, const esp_error *error);
+
+#endif

@@ -1,0 +1,313 @@
+/* loop.c - engine_step, the loop of the whole product, and its stages in order.
+ *
+ * A decode step allocates nothing, holds no lock, and wakes the stream side once. */
+// SPDX-License-Identifier: Apache-2.0
+#include <string.h>
+
+#include "engine/base/clock.h"
+#include "engine/engine_parts.h"
+
+const double histogram_bounds[HISTOGRAM_BUCKETS - 1] = {
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05,
+    0.075, 0.1,   0.2,   0.5,   1.0,    2.0,  5.0,   10.0, 60.0};
+
+static void observe(atomic_histogram *h, int64_t us) {
+    uint32_t bucket = 0;
+    while (bucket < HISTOGRAM_BUCKETS - 1 && (double)us * 1e-6 > histogram_bounds[bucket])
+        bucket++;
+    atomic_fetch_add_explicit(&h->count[bucket], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->sum_us, (uint64_t)(us > 0 ? us : 0), memory_order_relaxed);
+}
+
+static void count_up(_Atomic uint64_t *counter, uint64_t by) {
+    atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+}
+
+/* Puts the request into the news queue unless it is there already. The queue holds as many as may
+ * live. */
+static void tell(engine *e, request *r) {
+    if (!atomic_load_explicit(&e->news_wanted, memory_order_acquire)) {
+        if (atomic_load_explicit(&r->done, memory_order_relaxed)) engine_return_slot(e, r);
+        return;
+    }
+    if (atomic_exchange_explicit(&r->in_news, true, memory_order_acq_rel)) return;
+    request_ref(r);
+    bool pushed = queue_push(e->news, r);
+    ESP_ASSERT(pushed);
+    e->had_news = true;
+}
+
+static void unlink_live(engine *e, request *r) {
+    if (r->live_previous)
+        r->live_previous->live_next = r->live_next;
+    else
+        e->live = r->live_next;
+    if (r->live_next) r->live_next->live_previous = r->live_previous;
+}
+
+/* How long a refused client should wait: until about one place is free, from the pace of recent
+ * ends. */
+static void learn_pace(engine *e, int64_t now_us) {
+    int64_t gap_ms = (now_us - e->last_end_us) / 1000;
+    e->last_end_us = now_us;
+    if (gap_ms > 60000) gap_ms = 60000;
+    e->end_gap_ms = e->end_gap_ms ? (7 * e->end_gap_ms + gap_ms) / 8 : gap_ms;
+    int64_t hint = e->end_gap_ms < 10 ? 10 : e->end_gap_ms;
+    atomic_store_explicit(&e->counters.retry_ms, (uint32_t)hint, memory_order_relaxed);
+}
+
+void engine_end_request(engine *e, request *r, finish_reason reason, const esp_error *error) {
+    r->finish = reason;
+    if (error) r->error = *error;
+    r->done_us = clock_now_us();
+    r->in_scheduler = false;
+    learn_pace(e, r->done_us);
+    count_up(&e->counters.finished[reason], 1);
+    observe(&e->counters.e2e, r->done_us - r->submitted_us);
+    unlink_live(e, r);
+    atomic_store_explicit(&r->done, true, memory_order_release);
+    tell(e, r);
+    request_unref(r);
+}
+
+static void end_with(engine *e, request *r, esp_code code) {
+    esp_error error = {0};
+    if (code == ESP_DEADLINE)
+        esp_fail(&error, code, "the deadline passed after %u of at most %u output tokens",
+                 r->output_count, r->output_max);
+    else
+        esp_fail(&error, code, "the request was cancelled after %u output tokens", r->output_count);
+    engine_end_request(e, r, code == ESP_DEADLINE ? FINISH_DEADLINE : FINISH_CANCELLED, &error);
+}
+
+/* ---- stage 1: what other threads asked for ---- */
+
+static void take_submission(engine *e, request *r, int64_t now_us) {
+    r->live_previous = NULL;
+    r->live_next = e->live;
+    if (e->live) e->live->live_previous = r;
+    e->live = r;
+    count_up(&e->counters.requests, 1);
+    esp_error error = {0};
+    if (e->broken || atomic_load_explicit(&e->stopping, memory_order_relaxed)) {
+        if (e->broken)
+            error = e->fault;
+        else
+            esp_fail(&error, ESP_UNAVAILABLE, "the engine is stopping");
+        engine_end_request(e, r, FINISH_ERROR, &error);
+        return;
+    }
+    sched_request want = {.owner = r,
+                          .prompt_tokens = r->prompt_count,
+                          .output_max = r->output_max,
+                          .priority = r->priority,
+                          .deadline_us = r->deadline_us};
+    if (sched_submit(e->sched, now_us, &want, &r->seq, &error) != ESP_OK) {
+        engine_end_request(e, r, FINISH_ERROR, &error);
+        return;
+    }
+    r->in_scheduler = true;
+}
+
+static void take_submissions(engine *e, int64_t now_us) {
+    for (request *r; (r = queue_pop(e->inbox));)
+        take_submission(e, r, now_us);
+}
+
+static void take_cancels(engine *e) {
+    for (request *r; (r = queue_pop(e->cancels));) {
+        if (r->in_scheduler) sched_cancel(e->sched, r->seq);
+        request_unref(r);
+    }
+    if (atomic_exchange_explicit(&e->cancel_all, false, memory_order_acq_rel))
+        for (request *r = e->live; r; r = r->live_next)
+            if (r->in_scheduler) sched_cancel(e->sched, r->seq);
+}
+
+/* ---- stage 2: plan -> batch ---- */
+
+static void add_work(engine *e, const sched_work *work, uint32_t index, int64_t now_us) {
+    step_batch *b = &e->batch;
+    request *r = work->owner;
+    uint32_t s = b->seq_count++;
+    e->batch_owner[s] = r;
+    if (!r->scheduled_us) {
+        r->scheduled_us = now_us;
+        count_up(&e->counters.prompt_tokens, r->prompt_count);
+    }
+    b->seq_first[s] = b->token_count;
+    b->seq_tokens[s] = work->count;
+    b->seq_cached[s] = work->first;
+    b->seq_adapter[s] = BATCH_NO_ADAPTER;
+    for (uint32_t i = 0; i < work->count; i++, b->token_count++) {
+        b->ids[b->token_count] = r->tokens[work->first + i];
+        b->positions[b->token_count] = work->first + i;
+        b->token_seq[b->token_count] = s;
+    }
+    if (work->row) {
+        e->row_work[b->row_count] = index;
+        b->rows[b->row_count++] = b->token_count - 1;
+    }
+}
+
+static void fill_tables(engine *e, const sched_plan *plan) {
+    step_batch *b = &e->batch;
+    const kv_cache *kv = sched_kv(e->sched);
+    for (uint32_t g = 0; g < b->group_count; g++)
+        for (uint32_t s = 0; s < plan->work_count; s++) {
+            uint32_t count;
+            const uint32_t *pages = kv_pages(kv, plan->work[s].table, g, &count);
+            /* Kernels find table s of group g at (g * seq_count + s) * table_stride. */
+            memcpy(b->tables + ((size_t)g * plan->work_count + s) * b->table_stride, pages,
+                   count * sizeof *pages);
+        }
+}
+
+static void build_batch(engine *e, const sched_plan *plan, int64_t now_us) {
+    step_batch *b = &e->batch;
+    b->token_count = b->seq_count = b->row_count = 0;
+    for (uint32_t i = 0; i < plan->work_count; i++)
+        add_work(e, &plan->work[i], i, now_us);
+    fill_tables(e, plan);
+}
+
+/* ---- stage 4: logits -> tokens ---- */
+
+/* Why the request ends with this token, or FINISH_NONE. */
+static finish_reason judge(engine *e, request *r, int32_t id) {
+    if (!r->ignore_eos && tok_ends_generation(e->tok, id)) return FINISH_STOP;
+    if (r->stops.count) {
+        char text[TEXT_PIECE_MAX];
+        text_next(&r->scan, e->tok, &r->stops, id, text);
+        if (r->scan.stopped) return FINISH_STOP;
+    }
+    return r->output_count == r->output_max ? FINISH_LENGTH : FINISH_NONE;
+}
+
+static void keep_logprobs(request *r, const sample_result *result) {
+    uint32_t i = r->output_count, width = r->policy.top_logprobs;
+    if (r->logprobs) r->logprobs[i] = result->logprob;
+    if (r->top) memcpy(r->top + (size_t)i * width, result->top, width * sizeof *r->top);
+}
+
+static void keep_token(engine *e, request *r, const sample_result *result, int64_t now_us) {
+    keep_logprobs(r, result);
+    r->tokens[r->prompt_count + r->output_count++] = result->id;
+    count_up(&e->counters.output_tokens, 1);
+    if (!r->first_token_us) {
+        r->first_token_us = now_us;
+        observe(&e->counters.ttft, now_us - r->submitted_us);
+    } else {
+        observe(&e->counters.itl, now_us - r->last_token_us);
+    }
+    r->last_token_us = now_us;
+    atomic_store_explicit(&r->published, r->output_count, memory_order_release);
+}
+
+static void collect_row(engine *e, const sched_work *work, const float *logits, int64_t now_us) {
+    request *r = work->owner;
+    sample_history history = {.tokens = r->tokens,
+                              .prompt_count = r->prompt_count,
+                              .count = r->prompt_count + r->output_count};
+    sample_result result;
+    esp_error error = {0};
+    /* A fault inside one sequence ends that sequence only. */
+    if (sample_pick(e->scratch, &r->policy, &history, logits, history.count, &result, &error) !=
+        ESP_OK) {
+        sched_finish(e->sched, now_us, work->seq);
+        engine_end_request(e, r, FINISH_ERROR, &error);
+        return;
+    }
+    keep_token(e, r, &result, now_us);
+    finish_reason reason = judge(e, r, result.id);
+    if (reason == FINISH_NONE && atomic_load_explicit(&r->cancel_asked, memory_order_relaxed)) {
+        sched_finish(e->sched, now_us, work->seq);
+        end_with(e, r, ESP_CANCELLED);
+        return;
+    }
+    if (reason == FINISH_NONE) {
+        sched_append(e->sched, work->seq);
+        tell(e, r);
+    } else {
+        sched_finish(e->sched, now_us, work->seq);
+        engine_end_request(e, r, reason, NULL);
+    }
+}
+
+static esp_code collect(engine *e, const sched_plan *plan, esp_error *err) {
+    uint32_t rows = e->batch.row_count;
+    for (uint32_t first = 0; first < rows; first += MODEL_LOGITS_ROWS) {
+        uint32_t count = rows - first < MODEL_LOGITS_ROWS ? rows - first : MODEL_LOGITS_ROWS;
+        const float *logits;
+        esp_code code = model_logits(e->model, first, count, &logits, err);
+        if (code != ESP_OK) return code;
+        int64_t now_us = clock_now_us();
+        for (uint32_t i = 0; i < count; i++)
+            collect_row(e, &plan->work[e->row_work[first + i]], logits + (size_t)i * e->model_vocab,
+                        now_us);
+    }
+    return ESP_OK;
+}
+
+/* ---- stage 5 ---- */
+
+static void publish(engine *e, const sched_plan *plan) {
+    sched_stats stats;
+    sched_read_stats(e->sched, &stats);
+    engine_counters *c = &e->counters;
+    atomic_store_explicit(&c->waiting, stats.waiting, memory_order_relaxed);
+    atomic_store_explicit(&c->running, stats.running, memory_order_relaxed);
+    atomic_store_explicit(&c->pages_used, stats.pages_total - stats.pages_free,
+                          memory_order_relaxed);
+    atomic_store_explicit(&c->preemptions, stats.preemptions_total, memory_order_relaxed);
+    if (plan->work_count) {
+        count_up(&c->steps, 1);
+        count_up(&c->step_tokens, plan->token_count);
+    }
+    atomic_store_explicit(&c->step_ended_us, clock_now_us(), memory_order_relaxed);
+    atomic_store_explicit(&c->step_running, false, memory_order_release);
+    if (e->had_news) {
+        e->had_news = false;
+        signal_wake(&e->news_signal);
+    }
+}
+
+/* A device fault: everyone who lives is told, and nothing runs any more. */
+static void break_down(engine *e, const esp_error *error) {
+    e->broken = true;
+    e->fault = *error;
+    e->fault.code = ESP_UNAVAILABLE;
+    while (e->live) {
+        request *r = e->live;
+        if (r->in_scheduler) sched_finish(e->sched, clock_now_us(), r->seq);
+        engine_end_request(e, r, FINISH_ERROR, &e->fault);
+    }
+}
+
+bool engine_step(engine *e) {
+    int64_t now_us = clock_now_us();
+    atomic_store_explicit(&e->counters.step_began_us, now_us, memory_order_relaxed);
+    atomic_store_explicit(&e->counters.step_running, true, memory_order_release);
+
+    take_submissions(e, now_us);
+    take_cancels(e);
+
+    sched_plan plan;
+    sched_step(e->sched, now_us, &plan);
+    for (uint32_t i = 0; i < plan.dropped_count; i++)
+        end_with(e, plan.dropped[i].owner, plan.dropped[i].why);
+
+    esp_error error = {0};
+    esp_code code = ESP_OK;
+    if (plan.work_count) {
+        build_batch(e, &plan, now_us);
+        code = model_forward(e->model, &e->batch, e->arena, &error);
+        if (code == ESP_OK) {
+            sched_computed(e->sched);
+            code = collect(e, &plan, &error);
+        }
+    }
+    if (code != ESP_OK) break_down(e, &error);
+    publish(e, &plan);
+    return plan.dropped_count > 0 || !sched_idle(e->sched);
+}

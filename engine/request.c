@@ -1,0 +1,96 @@
+/* request.c - makes and ends requests; the states are drawn in request.h. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/request.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/config.h"
+
+const char *finish_reason_name(finish_reason reason) {
+    static const char *const names[] = {
+        [FINISH_NONE] = "none",         [FINISH_STOP] = "stop",
+        [FINISH_LENGTH] = "length",     [FINISH_CANCELLED] = "cancelled",
+        [FINISH_DEADLINE] = "deadline", [FINISH_ERROR] = "error",
+    };
+    ESP_ASSERT((unsigned)reason < sizeof names / sizeof *names);
+    return names[reason];
+}
+
+static esp_code check_shape(const request_options *o, esp_error *err) {
+    if (o->prompt_count == 0)
+        return esp_fail_field(err, ESP_INVALID, "prompt",
+                              "prompt: no tokens; at least 1 is wanted");
+    if (o->output_max == 0)
+        return esp_fail_field(err, ESP_INVALID, "max_tokens",
+                              "max_tokens: 0; at least 1 is wanted");
+    /* Before anything is copied: the memory of a request is known to be small. */
+    if ((uint64_t)o->prompt_count + o->output_max > LIMIT_CONTEXT_MAX)
+        return esp_fail_field(err, ESP_INVALID, "max_tokens",
+                              "max_tokens: prompt of %u tokens and max_tokens %u are together over "
+                              "the limit of %d",
+                              o->prompt_count, o->output_max, LIMIT_CONTEXT_MAX);
+    return ESP_OK;
+}
+
+static esp_code check_prompt(const request_options *o, uint32_t vocab, esp_error *err) {
+    for (uint32_t i = 0; i < o->prompt_count; i++)
+        if (o->prompt[i] < 0 || (uint32_t)o->prompt[i] >= vocab)
+            return esp_fail_field(err, ESP_INVALID, "token_ids",
+                                  "token_ids: id %d at index %u is not in 0..%u", o->prompt[i], i,
+                                  vocab - 1);
+    return ESP_OK;
+}
+
+static void copy_input(request *r, const request_options *o) {
+    r->prompt_count = o->prompt_count;
+    r->output_max = o->output_max;
+    r->tokens = mem_new((size_t)o->prompt_count + o->output_max, sizeof *r->tokens);
+    memcpy(r->tokens, o->prompt, o->prompt_count * sizeof *r->tokens);
+    r->policy = o->policy;
+    if (o->policy.bias_count) {
+        r->bias = mem_new(o->policy.bias_count, sizeof *r->bias);
+        memcpy(r->bias, o->policy.bias, o->policy.bias_count * sizeof *r->bias);
+    }
+    r->policy.bias = r->bias;
+    if (o->policy.logprobs || o->policy.top_logprobs)
+        r->logprobs = mem_new(o->output_max, sizeof *r->logprobs);
+    if (o->policy.top_logprobs)
+        r->top = mem_new((size_t)o->output_max * o->policy.top_logprobs, sizeof *r->top);
+    r->ignore_eos = o->ignore_eos;
+    r->priority = o->priority;
+    r->deadline_us = o->deadline_us;
+    r->user = o->user;
+}
+
+esp_code request_new(request **out, const request_options *options, uint32_t vocab,
+                     esp_error *err) {
+    ESP_ASSERT(out && options);
+    static _Atomic uint64_t next_id = 1; /* names requests in logs; nothing depends on its order */
+    stop_set stops;
+    esp_code code = check_shape(options, err);
+    if (code == ESP_OK) code = check_prompt(options, vocab, err);
+    if (code == ESP_OK) code = sample_policy_check(&options->policy, vocab, err);
+    if (code == ESP_OK) code = stop_set_fill(&stops, options->stop, options->stop_count, err);
+    if (code != ESP_OK) return code;
+
+    request *r = mem_new(1, sizeof *r);
+    r->id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed);
+    copy_input(r, options);
+    r->stops = stops;
+    atomic_init(&r->references, 1);
+    *out = r;
+    return ESP_OK;
+}
+
+void request_ref(request *r) { atomic_fetch_add_explicit(&r->references, 1, memory_order_relaxed); }
+
+void request_unref(request *r) {
+    if (!r || atomic_fetch_sub_explicit(&r->references, 1, memory_order_acq_rel) != 1) return;
+    free(r->tokens);
+    free(r->bias);
+    free(r->logprobs);
+    free(r->top);
+    free(r);
+}

@@ -1,0 +1,107 @@
+/* request.h - the spine: one request from submit to its last token.
+ *
+ *              request_new (RPC thread: tokens, policy, limits)
+ *                   |
+ *                   v   engine_submit: bounded inbox, full = ESP_EXHAUSTED at once
+ *               SUBMITTED
+ *                   |   engine_step takes it from the inbox, sched_submit
+ *                   v
+ *               SCHEDULED  ----- tokens appear: tokens[], published grows -----+
+ *                   |                                                          |
+ *                   |   eos, stop string, output_max | engine_cancel, deadline | fault
+ *                   v
+ *                 DONE       finish, error and timings are final; published is final
+ *
+ * The engine thread writes tokens, logprobs and the final fields; it then raises `published` (release) and,
+ * once a step, wakes the stream side. The stream side reads up to `published` (acquire) and may lag as
+ * far as it likes: the tokens are the queue, so a slow reader costs no memory beyond the request's own.
+ *
+ * Ownership  two references: the submitter's and the engine's. request_unref by each. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_REQUEST_H
+#define ESPALIER_REQUEST_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+#include "engine/sample.h"
+#include "engine/stream.h"
+#include "scheduler/scheduler.h"
+
+typedef enum finish_reason {
+    FINISH_NONE,
+    FINISH_STOP,      /* eos or a stop string */
+    FINISH_LENGTH,    /* output_max reached */
+    FINISH_CANCELLED, /* the client went away or cancelled */
+    FINISH_DEADLINE,
+    FINISH_ERROR,     /* error says why */
+} finish_reason;
+
+/* "stop", "length", "cancelled", "deadline", "error" */
+const char *finish_reason_name(finish_reason reason);
+
+/* What a submitter fills in. Everything is copied by request_new. */
+typedef struct request_options {
+    const int32_t *prompt;
+    uint32_t prompt_count; /* >= 1 */
+    uint32_t output_max;   /* >= 1 */
+    sample_policy policy;  /* bias is copied */
+    bool ignore_eos;
+    uint32_t stop_count; /* <= SAMPLE_STOP_MAX */
+    const tok_text *stop; /* each 1..SAMPLE_STOP_BYTES_MAX bytes */
+    int32_t priority;
+    int64_t deadline_us; /* monotonic; 0 = none */
+    void *user;          /* the submitter's, never followed by the engine */
+} request_options;
+
+typedef struct request {
+    uint64_t id; /* unique in this process */
+    void *user;
+
+    /* Input, constant after request_new. */
+    uint32_t prompt_count, output_max;
+    sample_policy policy;
+    sample_bias *bias;
+    bool ignore_eos;
+    stop_set stops;
+    int32_t priority;
+    int64_t deadline_us;
+
+    /* Output: tokens[prompt_count + i] is output token i, i < published. */
+    int32_t *tokens;          /* [prompt_count + output_max] prompt first */
+    float *logprobs;          /* [output_max] or NULL */
+    sample_logprob *top;      /* [output_max][policy.top_logprobs] or NULL */
+    _Atomic uint32_t published;
+    _Atomic bool done; /* set last */
+
+    /* Final once done. */
+    finish_reason finish;
+    esp_error error;
+    uint32_t cached_tokens; /* prompt tokens found in the prefix cache; 0 until there is one */
+
+    /* Times, monotonic us; 0 = not yet. */
+    int64_t submitted_us, scheduled_us, first_token_us, last_token_us, done_us;
+
+    /* Engine thread only. */
+    sched_seq seq;
+    bool in_scheduler;
+    uint32_t output_count;
+    text_stream scan; /* finds stop strings */
+    struct request *live_next, *live_previous;
+
+    /* Between threads. */
+    _Atomic bool cancel_asked;
+    _Atomic bool in_news; /* already in the engine's news queue */
+    _Atomic uint32_t references;
+    _Atomic bool slot_returned; /* its place among the engine's live requests is free again */
+} request;
+
+/* Checks shapes and limits that need no engine (counts, stop list, policy); returns with one reference. */
+ESP_CHECKED esp_code request_new(request **out, const request_options *options, uint32_t vocab,
+                                 esp_error *err);
+void request_ref(request *r);
+void request_unref(request *r);
+
+#endif
