@@ -1,0 +1,114 @@
+/* test_pool.c - workers that run one function together. */
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "engine/base/pool.h"
+
+enum { ROUNDS = 300, BARRIERS = 5, MOST = 9 };
+
+typedef struct job {
+    thread_pool *pool;
+    uint32_t phase[MOST]; /* plain memory: a missing barrier is a race that TSan reports */
+    uint32_t late[MOST];  /* workers that were seen behind a barrier already passed */
+} job;
+
+static void step_through_barriers(void *arg, uint32_t worker, uint32_t workers) {
+    job *j = arg;
+    for (uint32_t b = 0; b < BARRIERS; b++) {
+        j->phase[worker]++;
+        pool_barrier(j->pool, worker);
+        for (uint32_t other = 0; other < workers; other++)
+            j->late[worker] += j->phase[other] != j->phase[worker];
+        pool_barrier(j->pool, worker);
+    }
+}
+
+/* One worker, as many as processors, and far more than processors (no spinning there). */
+static void every_worker_runs_and_no_one_passes_a_barrier_early(void **state) {
+    (void)state;
+    for (uint32_t threads = 1; threads <= MOST; threads += 2) {
+        job j = {0};
+        assert_int_equal(pool_open(&j.pool, threads, NULL), ESP_OK);
+        assert_int_equal(pool_threads(j.pool), threads);
+        for (uint32_t round = 0; round < ROUNDS; round++)
+            pool_run(j.pool, step_through_barriers, &j);
+        for (uint32_t w = 0; w < threads; w++) {
+            assert_int_equal(j.phase[w], ROUNDS * BARRIERS);
+            assert_int_equal(j.late[w], 0);
+        }
+        pool_close(j.pool);
+    }
+}
+
+static void count_calls(void *arg, uint32_t worker, uint32_t workers) {
+    (void)workers;
+    ((uint32_t *)arg)[worker]++;
+}
+
+/* Pauses longer than any spinning, so that the workers sleep and must be woken. */
+static void workers_that_fell_asleep_are_woken(void **state) {
+    (void)state;
+    thread_pool *pool;
+    uint32_t calls[3] = {0};
+    assert_int_equal(pool_open(&pool, 3, NULL), ESP_OK);
+    for (int i = 0; i < 20; i++) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        pool_run(pool, count_calls, calls);
+    }
+    assert_int_equal(calls[0] + calls[1] + calls[2], 60);
+    assert_int_equal(calls[0], 20);
+    pool_close(pool);
+}
+
+static void a_pool_that_never_ran_closes(void **state) {
+    (void)state;
+    thread_pool *pool;
+    assert_int_equal(pool_open(&pool, 0, NULL), ESP_OK);
+    assert_true(pool_threads(pool) >= 1);
+    pool_close(pool);
+    pool_close(NULL);
+}
+
+static void too_many_threads_are_refused_by_flag(void **state) {
+    (void)state;
+    thread_pool *pool;
+    esp_error err;
+    assert_int_equal(pool_open(&pool, POOL_THREADS_MAX + 1, &err), ESP_INVALID);
+    assert_string_equal(err.field, "--threads");
+    assert_null(pool);
+}
+
+/* Any count, any unit: shares are contiguous, start on units, and cover everything once. */
+static void shares_cover_everything_once(void **state) {
+    (void)state;
+    for (uint32_t count = 0; count < 70; count++)
+        for (uint32_t unit = 1; unit <= 16; unit *= 4)
+            for (uint32_t workers = 1; workers <= 7; workers++) {
+                uint32_t next = 0, begin, end;
+                for (uint32_t w = 0; w < workers; w++) {
+                    pool_share(count, unit, w, workers, &begin, &end);
+                    assert_int_equal(begin, next);
+                    assert_true(end >= begin && (begin % unit == 0 || begin == count));
+                    next = end;
+                }
+                assert_int_equal(next, count);
+            }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_worker_runs_and_no_one_passes_a_barrier_early),
+        cmocka_unit_test(workers_that_fell_asleep_are_woken),
+        cmocka_unit_test(a_pool_that_never_ran_closes),
+        cmocka_unit_test(too_many_threads_are_refused_by_flag),
+        cmocka_unit_test(shares_cover_everything_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

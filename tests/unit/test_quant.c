@@ -1,0 +1,141 @@
+/* test_quant.c - the block formats and the half conversions. */
+// SPDX-License-Identifier: Apache-2.0
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/base/quant.h"
+
+/* IEEE 754-2008 binary16, computed from its definition. */
+static double half_value(uint16_t h) {
+    int exponent = h >> 10 & 31, fraction = h & 0x3ff;
+    double magnitude = exponent == 31  ? (fraction ? NAN : INFINITY)
+                       : exponent == 0 ? ldexp(fraction, -24)
+                                       : ldexp(1024 + fraction, exponent - 25);
+    return h & 0x8000 ? -magnitude : magnitude;
+}
+
+static void every_half_widens_exactly_and_comes_back(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h <= 0xffff; h++) {
+        float f = f32_of_f16((uint16_t)h);
+        double wanted = half_value((uint16_t)h);
+        if (isnan(wanted)) {
+            assert_true(isnan(f) && (f16_of_f32(f) & 0x7c00) == 0x7c00 && f16_of_f32(f) & 0x3ff);
+            continue;
+        }
+        assert_true((double)f == wanted && !signbit(f) == !signbit(wanted));
+        assert_int_equal(f16_of_f32(f), h);
+    }
+}
+
+/* Half way between two neighbours the even one wins; a hair beside it the nearer one. */
+static void narrowing_rounds_to_nearest_even(void **state) {
+    (void)state;
+    for (uint32_t h = 0; h < 0x7bff; h++) {
+        double middle = (half_value((uint16_t)h) + half_value((uint16_t)(h + 1))) / 2;
+        float f = (float)middle;
+        assert_true((double)f == middle);
+        uint32_t even = h % 2 == 0 ? h : h + 1;
+        assert_int_equal(f16_of_f32(f), even);
+        assert_int_equal(f16_of_f32(-f), even | 0x8000);
+        assert_int_equal(f16_of_f32(nextafterf(f, 0)), h);
+        assert_int_equal(f16_of_f32(nextafterf(f, INFINITY)), h + 1);
+    }
+    assert_int_equal(f16_of_f32(65519.996f), 0x7bff);
+    assert_int_equal(f16_of_f32(65520.0f), 0x7c00);
+    assert_int_equal(f16_of_f32(INFINITY), 0x7c00);
+    assert_int_equal(f16_of_f32(-1e30f), 0xfc00);
+    assert_int_equal(f16_of_f32(0x1p-140f), 0);
+}
+
+static void bf16_rounds_to_nearest_even_and_keeps_nan(void **state) {
+    (void)state;
+    assert_int_equal(bf16_of_f32(f32_of_bits(0x3f808000)), 0x3f80);
+    assert_int_equal(bf16_of_f32(f32_of_bits(0x3f818000)), 0x3f82);
+    assert_int_equal(bf16_of_f32(f32_of_bits(0x3f808001)), 0x3f81);
+    assert_int_equal(bf16_of_f32(f32_of_bits(0x7f7fffff)), 0x7f80);
+    assert_true(isnan(f32_of_bf16(bf16_of_f32(f32_of_bits(0x7f800001)))));
+}
+
+/* Fills a block with bytes that use every nibble, and gives its scale d and minimum m. */
+static void make_block(uint8_t *block, uint32_t head, uint32_t bytes, float d, float m) {
+    uint16_t half[2] = {f16_of_f32(d), f16_of_f32(m)};
+    memcpy(block, half, head);
+    for (uint32_t i = head; i < bytes; i++)
+        block[i] = (uint8_t)(37 * i + 11);
+}
+
+/* The formulas of quant.h, for two blocks at an odd address. */
+static void blocks_mean_what_their_format_says(void **state) {
+    (void)state;
+    const struct {
+        esp_dtype dtype;
+        uint32_t head, bytes;
+    } formats[] = {{DT_Q8_0, 2, 34}, {DT_Q4_0, 2, 18}, {DT_Q4_1, 4, 20}};
+    for (size_t f = 0; f < 3; f++) {
+        const dtype_row *row = dtype_info(formats[f].dtype);
+        uint32_t bytes = formats[f].bytes, head = formats[f].head;
+        assert_int_equal(row->block_bytes, bytes);
+        assert_int_equal(row->block_elements, 32);
+        uint8_t memory[1 + 2 * 34], *blocks = memory + 1;
+        const float d[] = {0.125f, -0.0078125f}, m[] = {-3.5f, 0.75f};
+        for (uint32_t b = 0; b < 2; b++)
+            make_block(blocks + b * bytes, head, bytes, d[b], m[b]);
+        float out[64];
+        row->dequantise(blocks, out, 64);
+        for (uint32_t i = 0; i < 64; i++) {
+            const uint8_t *q = blocks + i / 32 * bytes + head;
+            uint32_t w = i % 32, nibble = w < 16 ? q[w] & 15u : q[w - 16] >> 4u;
+            float scale = d[i / 32];
+            float wanted = formats[f].dtype == DT_Q8_0   ? scale * (float)(int8_t)q[w]
+                           : formats[f].dtype == DT_Q4_0 ? scale * ((float)nibble - 8)
+                                                         : scale * (float)nibble + m[i / 32];
+            assert_true(out[i] == wanted);
+        }
+    }
+}
+
+static void plain_formats_are_one_element_a_block(void **state) {
+    (void)state;
+    const float wanted[] = {1.5f, -0.25f, 65504.0f};
+    uint16_t half[3], brain[3];
+    for (int i = 0; i < 3; i++) {
+        half[i] = f16_of_f32(wanted[i]);
+        brain[i] = bf16_of_f32(wanted[i]);
+    }
+    float out[3];
+    dtype_info(DT_F32)->dequantise(wanted, out, 3);
+    assert_memory_equal(out, wanted, sizeof out);
+    dtype_info(DT_F16)->dequantise(half, out, 3);
+    assert_memory_equal(out, wanted, sizeof out);
+    dtype_info(DT_BF16)->dequantise(brain, out, 2);
+    assert_memory_equal(out, wanted, 2 * sizeof *out);
+}
+
+/* GGUF spells them so (ggml_type names, upper case). */
+static void every_format_has_a_name_and_a_size(void **state) {
+    (void)state;
+    static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"};
+    for (int i = 0; i < DT_COUNT; i++) {
+        assert_string_equal(dtype_info((esp_dtype)i)->name, names[i]);
+        assert_true(dtype_info((esp_dtype)i)->block_bytes > 0);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_half_widens_exactly_and_comes_back),
+        cmocka_unit_test(narrowing_rounds_to_nearest_even),
+        cmocka_unit_test(bf16_rounds_to_nearest_even_and_keeps_nan),
+        cmocka_unit_test(blocks_mean_what_their_format_says),
+        cmocka_unit_test(plain_formats_are_one_element_a_block),
+        cmocka_unit_test(every_format_has_a_name_and_a_size),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
