@@ -1,0 +1,42 @@
+/* pages.c - free stack and reference counts. */
+// SPDX-License-Identifier: Apache-2.0
+#include "kvcache/pages.h"
+
+#include <stdlib.h>
+
+#include "engine/base/mem.h"
+#include "engine/base/status.h"
+
+void pages_open(kv_page_set *set, uint32_t page_count) {
+    set->page_count = set->free_count = page_count;
+    set->free = mem_new(page_count, sizeof *set->free);
+    set->refs = mem_new(page_count, sizeof *set->refs);
+    /* Low numbers are taken first, so a lightly used arena touches little memory. */
+    for (uint32_t i = 0; i < page_count; i++)
+        set->free[i] = page_count - 1 - i;
+}
+
+void pages_close(kv_page_set *set) {
+    free(set->free);
+    free(set->refs);
+}
+
+uint32_t pages_take(kv_page_set *set) {
+    ESP_ASSERT(set->free_count > 0);
+    uint32_t page = set->free[--set->free_count];
+    ESP_ASSERT(set->refs[page] == 0);
+    set->refs[page] = 1;
+    return page;
+}
+
+void pages_hold(kv_page_set *set, uint32_t page) {
+    ESP_ASSERT(page < set->page_count && set->refs[page] > 0);
+    set->refs[page]++;
+}
+
+void pages_drop(kv_page_set *set, uint32_t page) {
+    ESP_ASSERT(page < set->page_count && set->refs[page] > 0);
+    if (--set->refs[page] > 0) return;
+    ESP_ASSERT(set->free_count < set->page_count);
+    set->free[set->free_count++] = page;
+}

@@ -1,0 +1,119 @@
+/* scheduler.h - who runs next. Pure: requests, results and now_us in, a plan out; no clock, lock,
+ * I/O, or malloc after sched_open, so any run replays from its log and a simulator drives millions of steps.
+ *
+ * One sequence is one request. `known` tokens = prompt + generated so far; `cached` = of those, how
+ * many have their keys and values in pages. A step computes known - cached tokens, or a chunk of them;
+ * when the last known token is computed the sequence has a logits row, and the engine answers with
+ * sched_append (one more known token) or sched_finish.
+ *
+ *            sched_submit               admitted by sched_step (pages for prompt + 1)
+ *   (caller) ------------>  WAITING  ------------------------------------------>  RUNNING
+ *                              ^  |      preempted: pages dropped, cached = 0        |  |
+ *                              +--|--------------------------------------------------+  |
+ *                                 | sched_cancel, deadline, sched_finish                | the same
+ *                                 v                                                     v
+ *                               (gone; the slot is free)  <-----------------------------+
+ *
+ * Plan: decodes (one token left to compute) first, then prefill chunks, first come first served, until
+ * step_tokens are spent; at most one partial chunk a step. When pages run out for a running sequence's
+ * growth, the newest running sequence is preempted and goes to the head of the waiting ones (it recomputes;
+ * by law 1 its tokens do not change).
+ *
+ * Thread     the engine thread only.
+ * Invariant  sched_check: every running sequence's table holds its cached tokens; no slot is in two lists;
+ *            plan tokens <= step_tokens. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_SCHEDULER_H
+#define ESPALIER_SCHEDULER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+#include "kvcache/kvcache.h"
+
+typedef struct scheduler scheduler;
+
+typedef struct sched_options {
+    uint32_t seqs_max;    /* most running sequences (--max-seqs) */
+    uint32_t waiting_max; /* most waiting ones; a submit beyond is refused */
+    uint32_t step_tokens; /* token budget of a step (--step-tokens) */
+    uint32_t context_max; /* most tokens of a sequence (--max-context) */
+    kv_options kv;        /* table_count and table_pages_max are set by sched_open */
+} sched_options;
+
+/* What the scheduler is told of a request. */
+typedef struct sched_request {
+    void *owner;          /* the engine's request; comes back in plans, never followed */
+    uint32_t prompt_tokens; /* >= 1 */
+    uint32_t output_max;  /* >= 1; prompt_tokens + output_max <= context_max */
+    int32_t priority;     /* higher goes first among the waiting; 0 by default */
+    int64_t deadline_us;  /* monotonic; 0 = none */
+} sched_request;
+
+/* Handle of a live sequence; stale handles are told apart by generation. */
+typedef struct sched_seq {
+    uint32_t slot, generation;
+} sched_seq;
+
+typedef struct sched_work {
+    sched_seq seq;
+    void *owner;
+    kv_table table;
+    uint32_t first; /* position of the first token to compute (= cached) */
+    uint32_t count; /* tokens to compute, >= 1 */
+    bool row;       /* the last one is the last known token: its logits are wanted */
+} sched_work;
+
+typedef struct sched_dropped {
+    sched_seq seq;
+    void *owner;
+    esp_code why; /* ESP_DEADLINE or ESP_CANCELLED */
+} sched_dropped;
+
+typedef struct sched_plan {
+    uint32_t work_count, token_count, row_count;
+    const sched_work *work; /* the scheduler's, valid until the next sched_step */
+    uint32_t dropped_count;
+    const sched_dropped *dropped; /* valid as long; ended before this step, pages already released */
+    uint32_t preempted;           /* sequences pushed back by this plan */
+} sched_plan;
+
+typedef struct sched_stats {
+    uint32_t waiting, running;
+    uint32_t pages_free, pages_total;
+    uint64_t preemptions_total, admitted_total;
+} sched_stats;
+
+ESP_CHECKED esp_code sched_open(scheduler **out, const sched_options *options, esp_error *err);
+void sched_close(scheduler *s);
+
+/* Queues a request. ESP_INVALID: can never fit (context or page count); the sentence names the limit and
+ * the flag. ESP_EXHAUSTED: waiting_max reached; retry_ms is set from the recent drain rate. */
+ESP_CHECKED esp_code sched_submit(scheduler *s, int64_t now_us, const sched_request *request,
+                                  sched_seq *out, esp_error *err);
+
+/* The next step's plan; may be empty. Drops cancelled and expired sequences first. */
+void sched_step(scheduler *s, int64_t now_us, sched_plan *plan);
+
+/* The plan was computed: cached advances by each work's count. */
+void sched_computed(scheduler *s);
+
+/* One more known token of a sequence whose row was sampled. */
+void sched_append(scheduler *s, sched_seq seq);
+
+/* The sequence is over; its pages are released now. */
+void sched_finish(scheduler *s, int64_t now_us, sched_seq seq);
+
+/* Marks it; the next sched_step drops it (stale handles are ignored). */
+void sched_cancel(scheduler *s, sched_seq seq);
+
+/* Tests and the bench force a preemption of the newest running sequence; false when none runs. */
+bool sched_preempt_newest(scheduler *s);
+
+void sched_read_stats(const scheduler *s, sched_stats *out);
+const kv_cache *sched_kv(const scheduler *s);
+bool sched_idle(const scheduler *s); /* nothing waiting or running */
+void sched_check(const scheduler *s);
+
+#endif

@@ -1,0 +1,96 @@
+/* state.h - what the scheduler remembers. Private to scheduler.
+ *
+ * A sequence is one slot. Where the slot is listed follows from its state:
+ *
+ *   FREE       free list
+ *   WAITING    the waiting heap, or the list `preempted` when it has run before
+ *   RUNNING    the list `running`, oldest admission first; owns a table
+ *
+ * Besides, a live sequence with a deadline is in the deadline heap, and one that was cancelled is
+ * in `cancelled` until the next step.
+ *
+ * Preempted sequences keep their order without a key: only the newest running one is ever pushed
+ * back, and nothing is admitted past a preempted one, so each that is pushed to the list's head was
+ * admitted before those already there. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_SCHEDULER_STATE_H
+#define ESPALIER_SCHEDULER_STATE_H
+
+#include "scheduler/scheduler.h"
+
+#define NO_SLOT UINT32_MAX
+
+typedef enum seq_state { SEQ_FREE, SEQ_WAITING, SEQ_RUNNING } seq_state;
+
+enum { HEAP_WAITING, HEAP_DEADLINE, HEAP_KINDS };
+
+typedef struct sequence {
+    sched_request request;
+    seq_state state;
+    uint32_t generation;
+    uint64_t arrival; /* count of submits before this one */
+    uint32_t known, cached;
+    uint32_t planned;                /* tokens of the plan not yet computed */
+    kv_table table;                  /* while running */
+    uint32_t next, prev;             /* in its list */
+    uint32_t heap_index[HEAP_KINDS]; /* NO_SLOT: not in that heap */
+    uint32_t cancel_index;           /* place in `cancelled`, or NO_SLOT */
+} sequence;
+
+/* Doubly linked through sequence.next and .prev. All ends NO_SLOT when empty. */
+typedef struct slot_list {
+    uint32_t head, tail, count;
+} slot_list;
+
+/* A binary heap of slots; the first to go is at slots[0]. */
+typedef struct slot_heap {
+    uint32_t kind;
+    uint32_t count;
+    uint32_t *slots; /* [slot_count] */
+} slot_heap;
+
+struct scheduler {
+    sched_options options;
+    kv_cache *kv;
+    uint32_t slot_count; /* seqs_max + waiting_max */
+    sequence *sequences; /* [slot_count] */
+    slot_list free, running, preempted;
+    slot_heap waiting, deadlines;
+    uint32_t cancelled_count;
+    uint32_t *cancelled; /* [slot_count] */
+    uint32_t tables_free_count;
+    kv_table *tables_free; /* [seqs_max] a stack */
+
+    uint32_t work_count, token_count;
+    sched_work *work;       /* [seqs_max] the plan */
+    sched_dropped *dropped; /* [slot_count] */
+
+    uint64_t arrivals, preemptions_total, admitted_total;
+    int64_t last_finish_us; /* 0: none yet */
+    int64_t finish_gap_us;  /* running mean of the time between finishes; 0: not known */
+};
+
+/* queue.c */
+void list_init(slot_list *list);
+void list_push_head(scheduler *s, slot_list *list, uint32_t slot);
+void list_push_tail(scheduler *s, slot_list *list, uint32_t slot);
+void list_remove(scheduler *s, slot_list *list, uint32_t slot);
+void heap_push(scheduler *s, slot_heap *heap, uint32_t slot);
+void heap_remove(scheduler *s, slot_heap *heap, uint32_t slot);
+bool heap_before(const scheduler *s, const slot_heap *heap, uint32_t a, uint32_t b);
+
+/* The waiting order: preempted ones, then by priority, then by arrival. */
+uint32_t waiting_head(const scheduler *s); /* NO_SLOT: nobody waits */
+uint32_t waiting_count(const scheduler *s);
+void waiting_remove(scheduler *s, uint32_t slot);
+
+/* scheduler.c */
+sched_seq seq_handle(const scheduler *s, uint32_t slot);
+/* Waiting -> running; false when pages are short. */
+bool seq_admit(scheduler *s, uint32_t slot);
+/* Running -> head of the waiting ones, pages dropped. */
+void seq_preempt(scheduler *s, uint32_t slot);
+/* Out of every list, pages dropped, slot free. */
+void seq_end(scheduler *s, uint32_t slot);
+
+#endif

@@ -1,0 +1,122 @@
+/* step.c - the plan of one step.
+ *
+ *   drop   cancelled and expired sequences end
+ *   share  each running sequence is promised tokens of the budget: decodes first, then prefills,
+ *          both oldest first. Only the last promise can be a partial chunk: it spends the budget
+ *   back   the promises are backed with pages, oldest first; when pages run out the newest running
+ *          sequence is preempted. It comes last, so no promise already backed is ever broken,
+ *          and the oldest always advances
+ *   list   promises become the plan's work, in the order they were made
+ *   admit  waiting ones join while budget, places and pages last; not in a step that preempted,
+ *          which would only move the same pages in a circle */
+// SPDX-License-Identifier: Apache-2.0
+#include "scheduler/state.h"
+
+static void drop(scheduler *s, sched_plan *plan, uint32_t slot, esp_code why) {
+    s->dropped[plan->dropped_count++] =
+        (sched_dropped){seq_handle(s, slot), s->sequences[slot].request.owner, why};
+    seq_end(s, slot);
+}
+
+static void drop_ended(scheduler *s, int64_t now_us, sched_plan *plan) {
+    while (s->cancelled_count > 0)
+        drop(s, plan, s->cancelled[0], ESP_CANCELLED);
+    while (s->deadlines.count > 0) {
+        uint32_t slot = s->deadlines.slots[0];
+        if (s->sequences[slot].request.deadline_us > now_us) break;
+        drop(s, plan, slot, ESP_DEADLINE);
+    }
+}
+
+static uint32_t tokens_left(const sequence *q) { return q->known - q->cached; }
+
+/* Promises tokens to the running decodes, or to the running prefills; returns the budget left. */
+static uint32_t share(scheduler *s, bool decodes, uint32_t budget) {
+    for (uint32_t slot = s->running.head; slot != NO_SLOT; slot = s->sequences[slot].next) {
+        sequence *q = &s->sequences[slot];
+        uint32_t left = tokens_left(q);
+        if ((left <= 1) != decodes) continue;
+        q->planned = left < budget ? left : budget;
+        budget -= q->planned;
+    }
+    return budget;
+}
+
+/* Preempts from the newest on until the sequence has its pages; true when it was the one to go. */
+static bool back(scheduler *s, uint32_t slot, sched_plan *plan) {
+    const sequence *q = &s->sequences[slot];
+    while (kv_reserve(s->kv, q->table, q->cached + q->planned) != ESP_OK) {
+        uint32_t newest = s->running.tail;
+        ESP_ASSERT(newest != s->running.head); /* sched_submit took only what fits alone */
+        seq_preempt(s, newest);
+        plan->preempted++;
+        if (newest == slot) return true;
+    }
+    return false;
+}
+
+static void back_all(scheduler *s, sched_plan *plan) {
+    uint32_t slot = s->running.head;
+    while (slot != NO_SLOT) {
+        if (s->sequences[slot].planned > 0 && back(s, slot, plan)) return; /* it was the last */
+        slot = s->sequences[slot].next;
+    }
+}
+
+static void list_work(scheduler *s, sched_plan *plan, uint32_t slot) {
+    const sequence *q = &s->sequences[slot];
+    bool row = q->cached + q->planned == q->known;
+    s->work[s->work_count++] = (sched_work){.seq = seq_handle(s, slot),
+                                            .owner = q->request.owner,
+                                            .table = q->table,
+                                            .first = q->cached,
+                                            .count = q->planned,
+                                            .row = row};
+    s->token_count += q->planned;
+    plan->row_count += row;
+}
+
+static void list_running(scheduler *s, sched_plan *plan, bool decodes) {
+    for (uint32_t slot = s->running.head; slot != NO_SLOT; slot = s->sequences[slot].next) {
+        const sequence *q = &s->sequences[slot];
+        if (q->planned > 0 && (tokens_left(q) == 1) == decodes) list_work(s, plan, slot);
+    }
+}
+
+static void admit(scheduler *s, sched_plan *plan) {
+    while (s->running.count < s->options.seqs_max && s->token_count < s->options.step_tokens) {
+        uint32_t slot = waiting_head(s);
+        if (slot == NO_SLOT || !seq_admit(s, slot)) return;
+        sequence *q = &s->sequences[slot];
+        uint32_t budget = s->options.step_tokens - s->token_count;
+        q->planned = q->known < budget ? q->known : budget;
+        list_work(s, plan, slot);
+    }
+}
+
+void sched_step(scheduler *s, int64_t now_us, sched_plan *plan) {
+    *plan = (sched_plan){.work = s->work, .dropped = s->dropped};
+    s->work_count = s->token_count = 0;
+    drop_ended(s, now_us, plan);
+    uint32_t budget = share(s, true, s->options.step_tokens);
+    share(s, false, budget);
+    back_all(s, plan);
+    list_running(s, plan, true);
+    list_running(s, plan, false);
+    if (plan->preempted == 0) admit(s, plan);
+    plan->work_count = s->work_count;
+    plan->token_count = s->token_count;
+    ESP_ASSERT(s->token_count <= s->options.step_tokens);
+}
+
+void sched_computed(scheduler *s) {
+    for (uint32_t i = 0; i < s->work_count; i++) {
+        const sched_work *w = &s->work[i];
+        sequence *q = &s->sequences[w->seq.slot];
+        /* Ended or preempted since it was planned: its pages are gone. */
+        if (q->state != SEQ_RUNNING || q->generation != w->seq.generation) continue;
+        q->cached += q->planned;
+        q->planned = 0;
+    }
+    s->work_count = 0;
+}

@@ -1,0 +1,358 @@
+/* sim_scheduler.c - a million random steps of the scheduler, with everything checked after each.
+ *
+ * A world is one scheduler with few pages, so that it preempts all the time, and clients that
+ * submit, cancel and set deadlines at random from a fixed seed. The simulator keeps its own small
+ * record of every request and holds each plan to it. */
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "engine/base/mem.h"
+#include "scheduler/scheduler.h"
+
+enum { STEPS_TOTAL = 1000000 };
+
+typedef struct setting {
+    const char *name;
+    uint32_t seqs_max, waiting_max, step_tokens, context_max, pages, groups;
+    uint32_t prompt_max, output_max;
+    /* Chances in 1024, per step. */
+    uint32_t submits, cancels, forced, early_ends;
+    uint32_t deadlines; /* per submit */
+    bool priorities;
+} setting;
+
+/* What a client knows of its request. */
+typedef struct client {
+    bool live, cancelled;
+    sched_seq seq;
+    sched_request request;
+    uint32_t generated, cached;
+    uint64_t submitted_step;
+} client;
+
+typedef struct world {
+    const setting *set;
+    uint64_t random, step, digest;
+    int64_t now_us;
+    scheduler *s;
+    client *clients; /* [client_count] */
+    uint32_t client_count, live_count;
+    uint64_t accepted, ended, preempted, longest_steps;
+} world;
+
+/* xorshift64*; Vigna, "An experimental exploration of Marsaglia's xorshift generators" (2016). */
+static uint32_t draw(world *w, uint32_t below) {
+    w->random ^= w->random >> 12;
+    w->random ^= w->random << 25;
+    w->random ^= w->random >> 27;
+    return (uint32_t)((w->random * 0x2545f4914f6cdd1dull) >> 33) % below;
+}
+
+static bool chance(world *w, uint32_t in_1024) { return draw(w, 1024) < in_1024; }
+
+static client *random_client(world *w) { return &w->clients[draw(w, w->client_count)]; }
+
+static bool fits(const world *w, const sched_request *r) {
+    uint32_t tokens = r->prompt_tokens + r->output_max;
+    return tokens <= w->set->context_max &&
+           kv_pages_for(sched_kv(w->s), tokens) <= kv_page_count(sched_kv(w->s));
+}
+
+static void submit(world *w, client *c) {
+    const setting *t = w->set;
+    *c = (client){.submitted_step = w->step};
+    c->request = (sched_request){.owner = c,
+                                 .prompt_tokens = 1 + draw(w, t->prompt_max),
+                                 .output_max = 1 + draw(w, t->output_max)};
+    if (t->priorities) c->request.priority = (int32_t)draw(w, 3) - 1;
+    if (chance(w, t->deadlines)) c->request.deadline_us = w->now_us + draw(w, 20000);
+    sched_stats stats;
+    sched_read_stats(w->s, &stats);
+    bool room = stats.waiting < t->waiting_max;
+    esp_error err;
+    esp_code code = sched_submit(w->s, w->now_us, &c->request, &c->seq, &err);
+    assert_int_equal(code, !fits(w, &c->request) ? ESP_INVALID : room ? ESP_OK : ESP_EXHAUSTED);
+    assert_true(code != ESP_EXHAUSTED || err.retry_ms > 0);
+    if (code != ESP_OK) return;
+    c->live = true;
+    w->live_count++;
+    w->accepted++;
+}
+
+static void end(world *w, client *c) {
+    assert_true(c->live);
+    c->live = false;
+    w->live_count--;
+    w->ended++;
+    uint64_t steps = w->step - c->submitted_step;
+    if (steps > w->longest_steps) w->longest_steps = steps;
+}
+
+static void cancel(world *w, client *c) {
+    if (!c->live) return;
+    sched_cancel(w->s, c->seq);
+    c->cancelled = true;
+}
+
+static void disturb(world *w, bool submits) {
+    const setting *t = w->set;
+    for (uint32_t chances = t->submits; submits && chances > 0;
+         chances -= chances < 1024 ? chances : 1024) {
+        client *c = random_client(w);
+        if (!c->live && chance(w, chances)) submit(w, c);
+    }
+    if (chance(w, t->cancels)) cancel(w, random_client(w));
+    if (chance(w, t->forced)) sched_preempt_newest(w->s);
+}
+
+static void check_dropped(world *w, const sched_plan *plan) {
+    for (uint32_t i = 0; i < plan->dropped_count; i++) {
+        const sched_dropped *d = &plan->dropped[i];
+        client *c = d->owner;
+        bool late = c->request.deadline_us != 0 && c->request.deadline_us <= w->now_us;
+        assert_int_equal(d->seq.generation, c->seq.generation);
+        assert_int_equal(d->why, c->cancelled ? ESP_CANCELLED : ESP_DEADLINE);
+        assert_true(c->cancelled || late);
+        end(w, c);
+    }
+    for (uint32_t i = 0; i < w->client_count; i++) {
+        const client *c = &w->clients[i];
+        if (!c->live) continue;
+        assert_false(c->cancelled);
+        assert_true(c->request.deadline_us == 0 || c->request.deadline_us > w->now_us);
+    }
+}
+
+static void check_work(world *w, const sched_work *work) {
+    client *c = work->owner;
+    assert_true(c->live);
+    uint32_t known = c->request.prompt_tokens + c->generated, pages;
+    /* It goes on where it was, or from the start after a preemption. */
+    assert_true(work->first == c->cached || work->first == 0);
+    assert_true(work->count >= 1 && work->first + work->count <= known);
+    assert_int_equal(work->row, work->first + work->count == known);
+    for (uint32_t group = 0; group < w->set->groups; group++) {
+        kv_pages(sched_kv(w->s), work->table, group, &pages);
+        assert_true((work->first + work->count - 1) / KV_PAGE_TOKENS < pages);
+    }
+    c->cached = work->first + work->count;
+}
+
+static void check_plan(world *w, const sched_plan *plan) {
+    uint32_t tokens = 0, rows = 0, partial = 0;
+    assert_true(plan->work_count <= w->set->seqs_max);
+    for (uint32_t i = 0; i < plan->work_count; i++) {
+        const sched_work *work = &plan->work[i];
+        check_work(w, work);
+        for (uint32_t j = 0; j < i; j++)
+            assert_int_not_equal(plan->work[j].table, work->table);
+        tokens += work->count;
+        rows += work->row;
+        partial += !work->row;
+        w->digest = (w->digest ^ ((uint64_t)work->seq.slot << 32 | work->first)) * 0x100000001b3ull;
+    }
+    assert_int_equal(tokens, plan->token_count);
+    assert_int_equal(rows, plan->row_count);
+    assert_true(tokens <= w->set->step_tokens);
+    assert_true(partial <= 1);
+    /* Nobody stands still without a reason: those who run are computing. */
+    assert_true(plan->work_count > 0 || w->live_count == 0 || plan->preempted > 0);
+    w->preempted += plan->preempted;
+}
+
+static void answer(world *w, const sched_plan *plan) {
+    sched_computed(w->s);
+    for (uint32_t i = 0; i < plan->work_count; i++) {
+        if (!plan->work[i].row) continue;
+        client *c = plan->work[i].owner;
+        if (++c->generated == c->request.output_max || chance(w, w->set->early_ends)) {
+            sched_finish(w->s, w->now_us, c->seq);
+            end(w, c);
+        } else {
+            sched_append(w->s, c->seq);
+        }
+    }
+}
+
+static void check_books(const world *w) {
+    sched_check(w->s);
+    kv_check(sched_kv(w->s));
+    sched_stats stats;
+    sched_read_stats(w->s, &stats);
+    assert_int_equal(stats.waiting + stats.running, w->live_count);
+    assert_int_equal(sched_idle(w->s), w->live_count == 0);
+    assert_true(w->live_count > 0 || stats.pages_free == stats.pages_total);
+}
+
+static void step(world *w, bool submits) {
+    sched_plan plan;
+    w->now_us += 1 + draw(w, 100);
+    disturb(w, submits);
+    sched_step(w->s, w->now_us, &plan);
+    check_dropped(w, &plan);
+    check_plan(w, &plan);
+    answer(w, &plan);
+    check_books(w);
+    w->step++;
+}
+
+static world *open_world(const setting *set, uint64_t seed) {
+    world *w = mem_new(1, sizeof *w);
+    *w = (world){.set = set, .random = seed, .now_us = 1000};
+    sched_options options = {.seqs_max = set->seqs_max,
+                             .waiting_max = set->waiting_max,
+                             .step_tokens = set->step_tokens,
+                             .context_max = set->context_max,
+                             .kv = {.page_count = set->pages, .group_count = set->groups}};
+    assert_int_equal(sched_open(&w->s, &options, NULL), ESP_OK);
+    w->client_count = set->seqs_max + set->waiting_max + 4;
+    w->clients = mem_new(w->client_count, sizeof *w->clients);
+    return w;
+}
+
+static void close_world(world *w) {
+    sched_close(w->s);
+    free(w->clients);
+    free(w);
+}
+
+/* First come, first served, and the oldest running one is never pushed back: it gains a token a
+ * step. So each of those ahead takes at most its own tokens in steps, and a step more for each
+ * preemption that ended without admitting. Forced preemptions cost a whole run over again. */
+static uint64_t patience(const setting *set) {
+    uint64_t ahead = set->seqs_max + set->waiting_max + 1;
+    return ahead * ((uint64_t)set->prompt_max + 2 * set->output_max);
+}
+
+static void run(const setting *set, uint64_t steps) {
+    world *w = open_world(set, 0x9e3779b97f4a7c15ull);
+    while (w->step < steps)
+        step(w, true);
+    uint64_t limit = w->step + patience(set) * (set->forced ? 20 : 1);
+    while (!sched_idle(w->s) && w->step < limit)
+        step(w, false);
+    assert_true(sched_idle(w->s));
+    assert_true(w->accepted == w->ended && w->accepted > steps / 1000);
+    assert_true(w->preempted > steps / 1000); /* the pages are short, as they were meant to be */
+    /* With priorities a low one may be overtaken for as long as high ones come. */
+    if (!set->priorities && !set->forced) assert_true(w->longest_steps <= patience(set));
+    print_message("%-10s %8llu steps, %7llu requests, %6llu preempted, longest %llu steps\n",
+                  set->name, (unsigned long long)w->step, (unsigned long long)w->accepted,
+                  (unsigned long long)w->preempted, (unsigned long long)w->longest_steps);
+    close_world(w);
+}
+
+static const setting settings[] = {
+    {.name = "crowded",
+     .seqs_max = 8,
+     .waiting_max = 16,
+     .step_tokens = 32,
+     .context_max = 128,
+     .pages = 12,
+     .groups = 1,
+     .prompt_max = 60,
+     .output_max = 60,
+     .submits = 400,
+     .cancels = 10},
+    {.name = "groups",
+     .seqs_max = 6,
+     .waiting_max = 6,
+     .step_tokens = 24,
+     .context_max = 96,
+     .pages = 26,
+     .groups = 3,
+     .prompt_max = 64,
+     .output_max = 40,
+     .submits = 300,
+     .cancels = 5,
+     .early_ends = 20},
+    {.name = "deadlines",
+     .seqs_max = 8,
+     .waiting_max = 16,
+     .step_tokens = 16,
+     .context_max = 128,
+     .pages = 10,
+     .groups = 1,
+     .prompt_max = 100,
+     .output_max = 50,
+     .submits = 500,
+     .cancels = 60,
+     .deadlines = 600},
+    {.name = "priorities",
+     .seqs_max = 4,
+     .waiting_max = 12,
+     .step_tokens = 64,
+     .context_max = 160,
+     .pages = 11,
+     .groups = 1,
+     .prompt_max = 100,
+     .output_max = 70,
+     .submits = 100,
+     .cancels = 10,
+     .deadlines = 50,
+     .priorities = true},
+    {.name = "forced",
+     .seqs_max = 8,
+     .waiting_max = 8,
+     .step_tokens = 48,
+     .context_max = 128,
+     .pages = 14,
+     .groups = 1,
+     .prompt_max = 40,
+     .output_max = 40,
+     .submits = 300,
+     .cancels = 20,
+     .forced = 30,
+     .deadlines = 100,
+     .early_ends = 30},
+    {.name = "starved",
+     .seqs_max = 12,
+     .waiting_max = 4,
+     .step_tokens = 3,
+     .context_max = 64,
+     .pages = 4,
+     .groups = 1,
+     .prompt_max = 20,
+     .output_max = 44,
+     .submits = 1024},
+};
+enum { SETTINGS = sizeof settings / sizeof settings[0] };
+
+static void a_million_steps_keep_every_invariant_and_starve_nobody(void **state) {
+    (void)state;
+    for (size_t i = 0; i < SETTINGS; i++)
+        run(&settings[i], (STEPS_TOTAL + SETTINGS - 1) / SETTINGS);
+}
+
+static uint64_t digest_of(const setting *set, uint64_t seed) {
+    world *w = open_world(set, seed);
+    while (w->step < 5000)
+        step(w, true);
+    uint64_t digest = w->digest;
+    close_world(w);
+    return digest;
+}
+
+/* Same requests at the same times: the same plans, so that a run can be replayed from its log. */
+static void equal_histories_give_equal_plans(void **state) {
+    (void)state;
+    for (size_t i = 0; i < SETTINGS; i++) {
+        assert_true(digest_of(&settings[i], 1) == digest_of(&settings[i], 1));
+        assert_true(digest_of(&settings[i], 1) != digest_of(&settings[i], 2));
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_million_steps_keep_every_invariant_and_starve_nobody),
+        cmocka_unit_test(equal_histories_give_equal_plans),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
