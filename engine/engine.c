@@ -12,9 +12,6 @@
 #include "engine/base/mem.h"
 #include "engine/engine_parts.h"
 
-/* Raised whenever a change of ours may change a bit of anyone's logits: replay compares it. */
-enum { NUMERICS_VERSION = 1 };
-
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 
@@ -69,8 +66,7 @@ static esp_code open_device(engine *e, esp_error *err) {
                       .tokens_max = e->config.step_tokens};
     code = e->ops->open(&e->dev, &o, err);
     if (code != ESP_OK) return code;
-    snprintf(e->profile, sizeof e->profile, "%s,tp=1,numerics=%d", e->ops->profile(e->dev),
-             NUMERICS_VERSION);
+    profile_print(e->ops, e->dev, e->profile);
     return ESP_OK;
 }
 

@@ -1,5 +1,5 @@
-/* engine_parts.h - the inside of an engine, shared by engine.c (open, submit, close) and loop.c (the step);
- * nobody else includes it. */
+/* engine_parts.h - the inside of an engine, shared by engine.c (open, submit, close) and loop.c
+ * (the step); nobody else includes it. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_ENGINE_PARTS_H
 #define ESPALIER_ENGINE_PARTS_H
@@ -9,6 +9,7 @@
 
 #include "engine/base/pool.h"
 #include "engine/engine.h"
+#include "engine/profile.h"
 
 /* Written by the engine thread with relaxed stores, read by anyone. */
 typedef struct atomic_histogram {
@@ -29,7 +30,7 @@ typedef struct engine_counters {
 struct engine {
     model_config config; /* every default resolved */
     char name[256];
-    char profile[160];
+    char profile[PROFILE_BYTES_MAX];
     char *model_path;
 
     /* Constant while open. */
@@ -68,8 +69,8 @@ struct engine {
     bool started;
 };
 
-/* A request's place among live_max; returned when it is done and its last news were taken, so the news queue
- * never holds more than live_max. Idempotent, any thread. */
+/* A request's place among live_max; returned when it is done and its last news were taken, so the
+ * news queue never holds more than live_max. Idempotent, any thread. */
 void engine_return_slot(engine *e, request *r);
 
 /* Final fields, last news; the engine's reference goes. */

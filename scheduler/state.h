@@ -70,7 +70,7 @@ struct scheduler {
     int64_t finish_gap_us;  /* running mean of the time between finishes; 0: not known */
 };
 
-/* queue.c */
+/* waiting.c */
 void list_init(slot_list *list);
 void list_push_head(scheduler *s, slot_list *list, uint32_t slot);
 void list_push_tail(scheduler *s, slot_list *list, uint32_t slot);

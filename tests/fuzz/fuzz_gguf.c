@@ -92,7 +92,7 @@ static void open_model(const uint8_t *data, size_t size) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static volatile uint32_t sink;
+    static volatile uint32_t sink; /* the reads must not be optimised away */
     gguf_file *file;
     esp_error err = {0};
     if (gguf_open_memory(&file, data, size, "fuzz", &err)) {
@@ -100,6 +100,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     }
     sink = touch_pairs(file) + touch_tensors(file);
+    (void)sink;
     gguf_close(file);
     open_model(data, size);
     return 0;

@@ -1,0 +1,57 @@
+/* commands.h - the commands of the espalier program, one a file, and what several of them need.
+ *
+ * A command reads its options (flags.h), works, prints its result on stdout, and returns ESP_OK or
+ * a code with one sentence, which main.c prints. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_COMMANDS_H
+#define ESPALIER_COMMANDS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+#include "engine/flags.h"
+#include "engine/model/model.h"
+#include "engine/text/template.h"
+#include "engine/text/tokenizer.h"
+
+#define DEFAULT_ADDRESS "127.0.0.1:8470"
+
+esp_code command_serve(int argc, char **argv, esp_error *err);
+esp_code command_chat(int argc, char **argv, esp_error *err);
+esp_code command_health(int argc, char **argv, esp_error *err);
+esp_code command_generate(int argc, char **argv, esp_error *err);
+esp_code command_logits(int argc, char **argv, esp_error *err);
+esp_code command_tokenize(int argc, char **argv, esp_error *err);
+esp_code command_detokenize(int argc, char **argv, esp_error *err);
+esp_code command_render(int argc, char **argv, esp_error *err);
+esp_code command_inspect(int argc, char **argv, esp_error *err);
+esp_code command_bench(int argc, char **argv, esp_error *err);
+
+/* Reads the options into target. *go is false when there is nothing more to do: --help was printed,
+ * or the code says why. */
+ESP_CHECKED esp_code command_options(const flag_command *command, int argc, char **argv,
+                                     void *target, bool *go, esp_error *err);
+
+/* "1,2,3" (blanks allowed) -> ids, each below vocab. */
+ESP_CHECKED esp_code read_ids(const char *text, uint32_t vocab, tok_ids *out, esp_error *err);
+
+/* A JSON array of {"role", "content"}; free with messages_free. */
+typedef struct message_list {
+    struct json_t *root; /* owns the strings */
+    chat_message *at;
+    uint32_t count;
+} message_list;
+ESP_CHECKED esp_code read_messages(const char *path, message_list *out, esp_error *err);
+void messages_free(message_list *list);
+
+/* Model file and tokenizer, for commands that compute nothing. */
+typedef struct opened_file {
+    model_file *file;
+    tokenizer *tok;
+} opened_file;
+ESP_CHECKED esp_code open_file(const char *path, opened_file *out, esp_error *err);
+void close_file(opened_file *opened);
+
+#endif

@@ -1,0 +1,52 @@
+/* detokenize.c - espalier detokenize: ids -> the bytes they stand for. */
+// SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+#include <unistd.h>
+
+#include "engine/commands/commands.h"
+#include "engine/config.h"
+
+typedef struct options {
+    model_config model;
+    const char *ids;
+} options;
+
+static const flag own_flags[] = {
+    {.name = "ids",
+     .kind = FLAG_TEXT,
+     .offset = offsetof(options, ids),
+     .placeholder = "1,2,3",
+     .required = true,
+     .help = "the token ids"},
+};
+static const flag_table own_table = {
+    .title = "Tokens", .flags = own_flags, .count = sizeof own_flags / sizeof *own_flags};
+
+static const flag_command command = {
+    .name = "detokenize",
+    .summary =
+        "Turns token ids into text: the very bytes, with special tokens by their names and no\n"
+        "newline added (except on a terminal).",
+    .usage = "--model PATH --ids 1,2,3",
+    .examples = "  espalier detokenize --model m.gguf --ids 19556,905\n",
+    .part = {{&config_file_flags, offsetof(options, model)}, {&own_table, 0}},
+};
+
+esp_code command_detokenize(int argc, char **argv, esp_error *err) {
+    options o = {0};
+    bool go;
+    esp_code code = command_options(&command, argc, argv, &o, &go, err);
+    if (!go) return code;
+    opened_file opened;
+    tok_ids ids = {0};
+    code = open_file(o.model.model_path, &opened, err);
+    if (code == ESP_OK) code = read_ids(o.ids, tok_count(opened.tok), &ids, err);
+    for (uint32_t i = 0; code == ESP_OK && i < ids.count; i++) {
+        tok_text piece = tok_bytes(opened.tok, ids.at[i]);
+        fwrite(piece.at, 1, piece.bytes, stdout);
+    }
+    if (code == ESP_OK && isatty(STDOUT_FILENO)) putchar('\n');
+    tok_ids_free(&ids);
+    close_file(&opened);
+    return code;
+}

@@ -1,0 +1,199 @@
+/* config.c - the options of models and of the server, one row each. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/config.h"
+
+#include <stddef.h>
+
+#include "engine/base/pool.h"
+
+static const flag_choice devices[] = {
+    {.word = "auto", .value = DEVICE_AUTO},
+    {.word = "ref", .value = DEVICE_REF},
+    {.word = "cpu", .value = DEVICE_CPU},
+    {.word = "cpu:avx2", .value = DEVICE_CPU, .also = LEVEL_AVX2},
+    {.word = "cpu:avx512", .value = DEVICE_CPU, .also = LEVEL_AVX512},
+    {.word = "cpu:amx", .value = DEVICE_CPU, .also = LEVEL_AMX},
+    {.word = "cuda", .later = true},
+    {.word = "cuda:", .later = true},
+    {0},
+};
+
+static const flag_choice kv_dtypes[] = {
+    {.word = "bf16", .value = DT_BF16},
+    {.word = "f32", .value = DT_F32},
+    {.word = "int8", .later = true},
+    {0},
+};
+
+#define MODEL_FIELD(field) .offset = offsetof(model_config, field)
+
+static const flag file_flags[] = {
+    {.name = "model",
+     .kind = FLAG_TEXT,
+     MODEL_FIELD(model_path),
+     .placeholder = "PATH",
+     .required = true,
+     .help = "the model, a GGUF file"},
+};
+const flag_table config_file_flags = {
+    .title = "Model", .flags = file_flags, .count = sizeof file_flags / sizeof *file_flags};
+
+static const flag model_flags[] = {
+    {.name = "model",
+     .kind = FLAG_TEXT,
+     MODEL_FIELD(model_path),
+     .placeholder = "PATH",
+     .required = true,
+     .help = "the model, a GGUF file"},
+    {.name = "device",
+     .kind = FLAG_CHOICE,
+     MODEL_FIELD(device),
+     .also_offset = offsetof(model_config, level),
+     .choices = devices,
+     .placeholder = "NAME",
+     .help =
+         "auto, ref, cpu, cpu:avx2, cpu:avx512 or cpu:amx; ref is plain float32, slow and exact; "
+         "default auto: the best this machine has"},
+    {.name = "threads",
+     .kind = FLAG_U32,
+     MODEL_FIELD(threads),
+     .most = POOL_THREADS_MAX,
+     .placeholder = "N",
+     .help =
+         "worker threads; default: as many as this process may use. Answers do not depend on it"},
+    {.name = "kv-dtype",
+     .kind = FLAG_CHOICE,
+     MODEL_FIELD(kv_dtype),
+     .given_offset = offsetof(model_config, kv_dtype_given),
+     .choices = kv_dtypes,
+     .placeholder = "TYPE",
+     .help = "bf16 or f32, how keys and values are kept; default bf16, always f32 on ref"},
+    {.name = "kv-memory",
+     .kind = FLAG_BYTES,
+     MODEL_FIELD(kv_memory),
+     .placeholder = "BYTES",
+     .help = "memory for keys and values, as in 512M or 4G; default: what --max-seqs sequences of "
+             "2,048 tokens need, at most a quarter of the available memory"},
+    {.name = "max-seqs",
+     .kind = FLAG_U32,
+     MODEL_FIELD(max_seqs),
+     .most = LIMIT_MAX_SEQS_MAX,
+     .placeholder = "N",
+     .help = "most sequences computed together; default 256"},
+    {.name = "max-context",
+     .kind = FLAG_U32,
+     MODEL_FIELD(max_context),
+     .most = LIMIT_CONTEXT_MAX,
+     .placeholder = "N",
+     .help = "most tokens of one sequence, prompt and answer; default: the model's, at most 8,192"},
+    {.name = "step-tokens",
+     .kind = FLAG_U32,
+     MODEL_FIELD(step_tokens),
+     .most = LIMIT_STEP_TOKENS_MAX,
+     .placeholder = "N",
+     .help = "most tokens computed in one step; default 512"},
+    {.name = "activations",
+     .kind = FLAG_ONLY,
+     .only = "bf16",
+     .placeholder = "TYPE",
+     .help = "how a layer's inputs are kept on cpu; bf16 in this build"},
+    {.name = "quantize", .kind = FLAG_LATER, .placeholder = "TYPE"},
+    {.name = "gpu-memory-utilization", .kind = FLAG_LATER, .placeholder = "F"},
+    {.name = "adapter", .kind = FLAG_LATER, .placeholder = "DIR"},
+};
+const flag_table config_model_flags = {.title = "Model and device",
+                                       .flags = model_flags,
+                                       .count = sizeof model_flags / sizeof *model_flags};
+
+#define SERVE_FIELD(field) .offset = offsetof(serve_config, field)
+
+static const flag serve_flags[] = {
+    {.name = "name",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(model.name),
+     .placeholder = "NAME",
+     .help = "what clients call the model; default: the file's name without .gguf"},
+    {.name = "grpc",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(grpc),
+     .placeholder = "HOST:PORT",
+     .help = "gRPC listener; default 127.0.0.1:8470"},
+    {.name = "http",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(http),
+     .placeholder = "HOST:PORT",
+     .help = "listener of /metrics, /healthz and /readyz, or \"off\"; default 127.0.0.1:8471"},
+    {.name = "tls-cert",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(tls_cert),
+     .placeholder = "FILE",
+     .help = "certificate chain, PEM; with --tls-key"},
+    {.name = "tls-key",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(tls_key),
+     .placeholder = "FILE",
+     .help = "its private key, PEM"},
+    {.name = "client-ca",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(client_ca),
+     .placeholder = "FILE",
+     .help = "clients must show a certificate signed by one of these roots, PEM"},
+    {.name = "token-file",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(token_file),
+     .placeholder = "FILE",
+     .help = "clients must show one of these bearer tokens, one a line"},
+    {.name = "insecure",
+     .kind = FLAG_SWITCH,
+     SERVE_FIELD(insecure),
+     .help = "allow a listener that other machines reach without TLS"},
+    {.name = "grace",
+     .kind = FLAG_U32,
+     SERVE_FIELD(grace_seconds),
+     .most = 86400,
+     .placeholder = "SECONDS",
+     .help = "how long running streams may go on after SIGTERM; default 30"},
+    {.name = "max-waiting",
+     .kind = FLAG_U32,
+     SERVE_FIELD(model.waiting_max),
+     .most = 1 << 20,
+     .placeholder = "N",
+     .help = "most requests in queue; one more is refused at once; default 1,024"},
+    {.name = "slow-reader-bytes",
+     .kind = FLAG_U32,
+     SERVE_FIELD(slow_reader_bytes),
+     .least = 4096,
+     .most = 1 << 30,
+     .placeholder = "BYTES",
+     .help = "a stream with more unsent text than this is cut; default 262144"},
+    {.name = "tp",
+     .kind = FLAG_ONLY,
+     .only = "1",
+     .placeholder = "N",
+     .help = "devices that share one copy of the model; 1 in this build"},
+    {.name = "replicas",
+     .kind = FLAG_ONLY,
+     .only = "1",
+     .placeholder = "N",
+     .help = "copies of the model; 1 in this build"},
+};
+const flag_table config_serve_flags = {
+    .title = "Server", .flags = serve_flags, .count = sizeof serve_flags / sizeof *serve_flags};
+
+void config_serve_defaults(serve_config *config) {
+    *config = (serve_config){.grpc = "127.0.0.1:8470",
+                             .http = "127.0.0.1:8471",
+                             .grace_seconds = 30,
+                             .slow_reader_bytes = 256 << 10};
+}
+
+esp_code config_serve_check(const serve_config *c, esp_error *err) {
+    if (!c->tls_cert != !c->tls_key)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, c->tls_cert ? "--tls-key" : "--tls-cert",
+                              "--tls-cert and --tls-key go together; %s is missing",
+                              c->tls_cert ? "--tls-key" : "--tls-cert");
+    if (c->client_ca && !c->tls_cert)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
+                              "--client-ca needs TLS: give --tls-cert and --tls-key too");
+    return ESP_OK;
+}

@@ -1,0 +1,69 @@
+/* config.h - every option and limit, parsed and validated once, in one place (config.c).
+ *
+ * Order of strength: flag, then --config FILE (YAML, the flags' names without dashes), then
+ * default. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_CONFIG_H
+#define ESPALIER_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/quant.h"
+#include "engine/base/status.h"
+#include "engine/flags.h"
+#include "kernels/kernels.h"
+
+/* Limits that no flag moves. */
+enum {
+    LIMIT_REQUEST_BYTES_MAX = 4 << 20, /* one gRPC request message */
+    LIMIT_WAITING_DEFAULT = 1024,      /* requests in queue */
+    LIMIT_MAX_SEQS_MAX = 4096,
+    LIMIT_CONTEXT_MAX = 1 << 20,
+    LIMIT_STEP_TOKENS_MAX = 65536,
+};
+
+typedef enum device_kind { DEVICE_AUTO, DEVICE_REF, DEVICE_CPU } device_kind;
+
+/* What every model command takes. Zero means the default. Strings are borrowed. */
+typedef struct model_config {
+    const char *model_path; /* --model */
+    const char *name;       /* --name; default: file name without .gguf */
+    device_kind device;     /* --device auto|ref|cpu[:avx2|:avx512|:amx] */
+    kern_level level;
+    esp_dtype kv_dtype; /* --kv-dtype bf16|f32; read only if kv_dtype_given, else bf16; ref: f32 */
+    bool kv_dtype_given;
+    uint32_t threads;     /* --threads; 0: all this process may use */
+    uint64_t kv_memory;   /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens) */
+    uint32_t max_seqs;    /* --max-seqs; 0: 256 */
+    uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
+    uint32_t step_tokens; /* --step-tokens; 0: 512 */
+    uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+} model_config;
+
+/* What `serve` takes besides. */
+typedef struct serve_config {
+    model_config model;
+    const char *grpc;                           /* --grpc, default 127.0.0.1:8470 */
+    const char *http;                           /* --http, default 127.0.0.1:8471; "off" for none */
+    const char *tls_cert, *tls_key, *client_ca; /* PEM files */
+    const char *token_file;                     /* one bearer token a line */
+    bool insecure;                              /* allow a non-loopback address without TLS */
+    uint32_t grace_seconds;     /* --grace, default 30: how long streams may finish on SIGTERM */
+    uint32_t slow_reader_bytes; /* --slow-reader-bytes, default 256 KiB unsent before a cut */
+} serve_config;
+
+/* --model alone, for commands that read the file but compute nothing. Of a model_config. */
+extern const flag_table config_file_flags;
+/* --model, --device and the sizes of an engine. Of a model_config. */
+extern const flag_table config_model_flags;
+/* What `espalier serve` takes besides. Of a serve_config. */
+extern const flag_table config_serve_flags;
+
+void config_serve_defaults(serve_config *config);
+
+/* What one option alone cannot know: TLS files come in pairs. (Addresses are the server's to
+ * judge.) */
+ESP_CHECKED esp_code config_serve_check(const serve_config *config, esp_error *err);
+
+#endif

@@ -1,0 +1,77 @@
+/* main.c - espalier COMMAND: finds the command, prints its failure as one sentence, and gives its
+ * exit status (sysexits.h). Results go to stdout, everything else to stderr. */
+// SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sysexits.h>
+
+#include "engine/commands/commands.h"
+
+#ifndef ESPALIER_COMMIT
+#define ESPALIER_COMMIT "unknown"
+#endif
+
+static const struct {
+    const char *name;
+    esp_code (*run)(int argc, char **argv, esp_error *err); /* NULL: not in this build yet */
+    const char *summary;
+} commands[] = {
+    {"serve", command_serve, "serve a model over gRPC until told to stop"},
+    {"chat", command_chat, "talk to a running server from a terminal"},
+    {"health", command_health, "ask a running server whether it is serving"},
+    {"generate", command_generate, "answer one prompt without a server"},
+    {"logits", command_logits, "write the logits of every position of a prompt to a .npy file"},
+    {"tokenize", command_tokenize, "text to token ids"},
+    {"detokenize", command_detokenize, "token ids to text"},
+    {"render", command_render, "chat messages to prompt text, through the model's template"},
+    {"inspect", command_inspect, "describe a model file"},
+    {"bench", command_bench, "measure speed and latency in process"},
+    {"embed", NULL, NULL},
+    {"replay", NULL, NULL},
+    {"adapter", NULL, NULL},
+    {"make-weights", NULL, NULL},
+};
+enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
+
+static void list_commands(void) {
+    printf("Espalier serves small language models.\n\nusage: espalier COMMAND [options]\n\n");
+    for (int i = 0; i < COMMAND_COUNT; i++)
+        if (commands[i].run) printf("  %-12s%s\n", commands[i].name, commands[i].summary);
+    printf("\nespalier COMMAND --help tells a command's options; espalier --version the build.\n");
+}
+
+static int run_command(int argc, char **argv) {
+    for (int i = 0; i < COMMAND_COUNT; i++) {
+        if (strcmp(argv[1], commands[i].name)) continue;
+        if (!commands[i].run) {
+            fprintf(stderr,
+                    "espalier: %s is not in this build yet; espalier --help lists what is\n",
+                    argv[1]);
+            return EX_UNAVAILABLE;
+        }
+        esp_error err = {0};
+        esp_code code = commands[i].run(argc - 2, argv + 2, &err);
+        if (code != ESP_OK) fprintf(stderr, "espalier %s: %s\n", argv[1], err.message);
+        return esp_exit_status(code);
+    }
+    fprintf(stderr, "espalier: unknown command \"%s\"; espalier --help lists them\n", argv[1]);
+    return EX_USAGE;
+}
+
+int main(int argc, char **argv) {
+    int status = EX_OK;
+    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") ||
+        !strcmp(argv[1], "help"))
+        list_commands();
+    else if (!strcmp(argv[1], "--version"))
+        printf("espalier %s (%s)\n", ESPALIER_VERSION, ESPALIER_COMMIT);
+    else
+        status = run_command(argc, argv);
+    /* A full disk behind a redirected stdout must not look like success. */
+    if ((fflush(stdout) || ferror(stdout)) && status == EX_OK) {
+        fprintf(stderr, "espalier: writing the result failed: %s\n", strerror(errno));
+        status = EX_IOERR;
+    }
+    return status;
+}

@@ -1,0 +1,30 @@
+/* profile.c - names the arithmetic of an opened device. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/profile.h"
+
+#include <stdio.h>
+
+#include "engine/base/batch.h"
+#include "engine/base/pool.h"
+
+void profile_print(const kern_ops *ops, const kern_device *dev, char out[PROFILE_BYTES_MAX]) {
+    snprintf(out, PROFILE_BYTES_MAX, "%s,tp=1,numerics=%d", ops->profile(dev), NUMERICS_VERSION);
+}
+
+esp_code profile_of_auto(char out[PROFILE_BYTES_MAX], esp_error *err) {
+    bool cpu = kern_cpu_best_level() != LEVEL_AUTO;
+    const kern_ops *ops = cpu ? &kern_cpu : &kern_ref;
+    thread_pool *pool = NULL;
+    kern_device *dev = NULL;
+    esp_code code = pool_open(&pool, 1, err); /* the profile does not depend on the thread count */
+    if (code != ESP_OK) return code;
+    kern_options options = {
+        .pool = pool, .kv_dtype = cpu ? DT_BF16 : DT_F32, .tokens_max = KV_PAGE_TOKENS};
+    code = ops->open(&dev, &options, err);
+    if (code == ESP_OK) {
+        profile_print(ops, dev, out);
+        ops->close(dev);
+    }
+    pool_close(pool);
+    return code;
+}
