@@ -1,0 +1,124 @@
+/* bench_linear.c - the linears of one model shape at several token counts; one JSON row each.
+ *
+ *   bench_linear [ref|avx2|avx512] [THREADS] [TOKENS,TOKENS,...]
+ *
+ * The shape is SmolLM2-135M in Q4_1 with a Q8_0 output matrix. Every layer has matrices of its own,
+ * so that weights come from where they come from in a real step. us: of one pass over all layers;
+ * gb_per_s: packed weights read once; gflop_per_s: two a weight and token. */
+// SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+
+#include "engine/base/clock.h"
+#include "tests/unit/kernel_lab.h"
+
+enum { HIDDEN = 576, KV = 192, INNER = 1536, VOCAB = 49152, LAYERS = 30, TOKENS_MAX = 1024 };
+static const int64_t MEASURE_NS = 400000000;
+
+typedef struct shape {
+    const char *name;
+    esp_dtype dtype;
+    uint32_t rows[LINEAR_MATRICES_MAX], matrices, cols, layers;
+    kern_epilogue epilogue;
+} shape;
+
+static const shape shapes[] = {
+    {"qkv", DT_Q4_1, {HIDDEN, KV, KV}, 3, HIDDEN, LAYERS, EPI_STORE},
+    {"o", DT_Q4_1, {HIDDEN}, 1, HIDDEN, LAYERS, EPI_RESIDUAL},
+    {"gate_up", DT_Q4_1, {INNER, INNER}, 2, HIDDEN, LAYERS, EPI_SILU_MUL},
+    {"down", DT_Q4_1, {HIDDEN}, 1, INNER, LAYERS, EPI_RESIDUAL},
+    {"head", DT_Q8_0, {VOCAB}, 1, HIDDEN, 1, EPI_STORE},
+};
+enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+
+typedef struct model {
+    kern_linear ops[SHAPES][LAYERS];
+    size_t bytes[SHAPES];
+    void *in, *out;
+} model;
+
+static void build(const lab *l, model *m) {
+    m->in = lab_upload_random(l, KIND_ACT, 1, (size_t)TOKENS_MAX * INNER);
+    m->out = lab_alloc(l, (size_t)TOKENS_MAX * VOCAB * sizeof(float));
+    for (uint32_t i = 0; i < SHAPES; i++)
+        for (uint32_t layer = 0; layer < shapes[i].layers; layer++) {
+            kern_linear *op = &m->ops[i][layer];
+            *op = (kern_linear){.in = m->in,
+                                .out = m->out,
+                                .epilogue = shapes[i].epilogue,
+                                .matrix_count = shapes[i].matrices};
+            for (uint32_t k = 0; k < shapes[i].matrices; k++) {
+                op->matrix[k] = lab_matrix(l, shapes[i].dtype, shapes[i].rows[k], shapes[i].cols,
+                                           layer * 8 + k);
+                m->bytes[i] += l->ops->matrix_bytes(op->matrix[k]);
+            }
+        }
+}
+
+static double flops(const shape *s) {
+    double rows = 0;
+    for (uint32_t k = 0; k < s->matrices; k++)
+        rows += s->rows[k];
+    return 2 * rows * s->cols * s->layers;
+}
+
+/* Microseconds of one pass over the layers: the median of passes. */
+static double time_shape(const lab *l, model *m, uint32_t shape_index, uint32_t tokens) {
+    enum { PASSES_MAX = 400 };
+    double passes[PASSES_MAX];
+    uint32_t count = 0;
+    int64_t begin = clock_now_ns(), then = begin, now;
+    do {
+        for (uint32_t layer = 0; layer < shapes[shape_index].layers; layer++) {
+            m->ops[shape_index][layer].token_count = tokens;
+            l->ops->linear(l->dev, &m->ops[shape_index][layer]);
+        }
+        now = clock_now_ns();
+        passes[count++] = (double)(now - then) / 1e3;
+        then = now;
+    } while (count < 3 || (count < PASSES_MAX && now - begin < MEASURE_NS));
+    for (uint32_t i = 1; i < count; i++)
+        for (uint32_t j = i; j > 0 && passes[j] < passes[j - 1]; j--) {
+            double swap = passes[j];
+            passes[j] = passes[j - 1];
+            passes[j - 1] = swap;
+        }
+    return passes[count / 2];
+}
+
+static void run(const lab *l, model *m, uint32_t tokens) {
+    double total = 0;
+    for (uint32_t i = 0; i < SHAPES; i++) {
+        /* A step asks for the logits of each sequence's last token; a prefill for one row. */
+        uint32_t rows = i == SHAPES - 1 && tokens > 64 ? 1 : tokens;
+        double us = time_shape(l, m, i, rows);
+        total += us;
+        printf("{\"bench\":\"linear\",\"device\":\"%s\",\"threads\":%u,\"op\":\"%s\",\"tokens\":%u,"
+               "\"us\":%.1f,\"gb_per_s\":%.1f,\"gflop_per_s\":%.1f}\n",
+               l->ops->profile(l->dev), pool_threads(l->pool), shapes[i].name, rows, us,
+               (double)m->bytes[i] / us / 1e3, flops(&shapes[i]) * rows / us / 1e3);
+    }
+    printf("{\"bench\":\"linear\",\"device\":\"%s\",\"threads\":%u,\"op\":\"all\",\"tokens\":%u,"
+           "\"us\":%.1f,\"tokens_per_s\":%.1f}\n",
+           l->ops->profile(l->dev), pool_threads(l->pool), tokens, total, tokens / total * 1e6);
+    fflush(stdout);
+}
+
+int main(int argc, char **argv) {
+    const char *name = argc > 1 ? argv[1] : "auto", *counts = argc > 3 ? argv[3] : "1,4,16,512";
+    bool ref = strcmp(name, "ref") == 0;
+    kern_level level = strcmp(name, "avx2") == 0     ? LEVEL_AVX2
+                       : strcmp(name, "avx512") == 0 ? LEVEL_AVX512
+                                                     : LEVEL_AUTO;
+    lab l = lab_open(ref ? &kern_ref : &kern_cpu, level, ref ? DT_F32 : DT_BF16,
+                     argc > 2 ? (uint32_t)atoi(argv[2]) : 0);
+    static model m;
+    build(&l, &m);
+    while (*counts) {
+        char *end;
+        unsigned long tokens = strtoul(counts, &end, 10);
+        if (tokens == 0 || tokens > TOKENS_MAX) break;
+        run(&l, &m, (uint32_t)tokens);
+        counts = *end == ',' ? end + 1 : end;
+    }
+    return 0;
+}

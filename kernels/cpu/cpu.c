@@ -1,0 +1,156 @@
+/* cpu.c - the CPU backend's table: choosing the level, memory, and the way to the level's ops.
+ *
+ * Compiled for plain x86-64: no instruction of a level runs before open has seen that it exists. */
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+
+static esp_code choose_level(kern_level wanted, const cpu_level **out, esp_error *err) {
+    kern_level best = kern_cpu_best_level();
+    if (best == LEVEL_AUTO)
+        return esp_fail_field(err, ESP_PRECONDITION, "--device",
+                              "this processor or its system lacks AVX2, FMA, F16C or BMI2, which "
+                              "the cpu device needs; use --device ref");
+    if (wanted == LEVEL_AMX)
+        return esp_fail_field(err, ESP_UNIMPLEMENTED, "--device",
+                              "the AMX level is not built yet; use --device cpu:avx512");
+    if (wanted == LEVEL_AUTO) wanted = best;
+    if (wanted > best)
+        return esp_fail_field(err, ESP_PRECONDITION, "--device",
+                              "this processor or its system lacks AVX-512 (F, BW, DQ, VL); use "
+                              "--device cpu:avx2");
+    *out = wanted == LEVEL_AVX512 ? &cpu_level_avx512 : &cpu_level_avx2;
+    return ESP_OK;
+}
+
+static esp_code check_options(const kern_options *options, esp_error *err) {
+    if (options->kv_dtype != DT_BF16 && options->kv_dtype != DT_F32)
+        return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
+                              "the cpu device keeps its KV cache in bf16 or f32, not %s",
+                              dtype_info(options->kv_dtype)->name);
+    if (options->tokens_max == 0)
+        return esp_fail_field(err, ESP_INVALID, "--step-tokens",
+                              "a step of 0 tokens computes nothing; raise --step-tokens");
+    return ESP_OK;
+}
+
+static void cpu_close(kern_device *dev) {
+    if (!dev) return;
+    if (dev->scratch) mem_unmap(dev->scratch, pool_threads(dev->pool) * sizeof *dev->scratch);
+    free(dev->inputs);
+    free(dev->input_sums);
+    free(dev);
+}
+
+static esp_code cpu_open(kern_device **out, const kern_options *options, esp_error *err) {
+    ESP_ASSERT(out && options && options->pool);
+    *out = NULL;
+    const cpu_level *level = NULL;
+    esp_code code = check_options(options, err);
+    if (code == ESP_OK) code = choose_level(options->level, &level, err);
+    if (code != ESP_OK) return code;
+    kern_device *dev = mem_new(1, sizeof *dev);
+    dev->pool = options->pool;
+    dev->level = level;
+    dev->kv_dtype = options->kv_dtype;
+    dev->tokens_max = options->tokens_max;
+    snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=bf16,kv=%s", level->name,
+             options->kv_dtype == DT_BF16 ? "bf16" : "f32");
+    dev->scratch = mem_map(pool_threads(dev->pool) * sizeof *dev->scratch);
+    if (!dev->scratch) {
+        cpu_close(dev);
+        return esp_fail_field(err, ESP_EXHAUSTED, "--threads",
+                              "no memory for the working space of %u threads; lower --threads",
+                              pool_threads(options->pool));
+    }
+    *out = dev;
+    return ESP_OK;
+}
+
+static const char *cpu_profile(const kern_device *dev) { return dev->profile; }
+
+static size_t cpu_element_bytes(const kern_device *dev, kern_kind kind) {
+    (void)dev;
+    return kind == KIND_ACT ? sizeof(uint16_t) : sizeof(float);
+}
+
+static esp_code cpu_alloc(kern_device *dev, size_t bytes, void **out, esp_error *err) {
+    (void)dev;
+    *out = mem_map(bytes);
+    if (!*out)
+        return esp_fail(err, ESP_EXHAUSTED, "cpu: no memory for a buffer of %zu bytes", bytes);
+    return ESP_OK;
+}
+
+static void cpu_release(kern_device *dev, void *memory, size_t bytes) {
+    (void)dev;
+    if (memory) mem_unmap(memory, bytes);
+}
+
+static void cpu_copy(kern_device *dev, void *to, const void *from, size_t bytes) {
+    (void)dev;
+    memcpy(to, from, bytes);
+}
+
+static size_t cpu_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
+    size_t elements = (size_t)KV_PAGE_TOKENS * cpu_round_up(shape->head_dim, TILE_ROWS);
+    return (size_t)shape->layers * 2 * shape->kv_heads * elements * cpu_kv_element_bytes(dev);
+}
+
+static void cpu_norm(kern_device *dev, const kern_norm *op) { dev->level->norm(dev, op); }
+
+static void cpu_linear(kern_device *dev, const kern_linear *op) {
+    ESP_ASSERT(op->matrix_count >= 1 && op->matrix_count <= LINEAR_MATRICES_MAX);
+    for (uint32_t m = 1; m < op->matrix_count; m++)
+        ESP_ASSERT(op->matrix[m]->cols == op->matrix[0]->cols);
+    if (op->epilogue == EPI_SILU_MUL)
+        ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
+    if (op->token_count > 0) dev->level->linear(dev, op);
+}
+
+static void cpu_rope_store(kern_device *dev, const kern_rope_store *op) {
+    const kern_kv_shape *shape = op->kv.shape;
+    ESP_ASSERT(op->rotary % 2 == 0 && op->rotary <= shape->head_dim);
+    ESP_ASSERT(op->kv.layer < shape->layers && op->kv.group < op->batch->group_count);
+    dev->level->rope_store(dev, op);
+}
+
+static void cpu_attention(kern_device *dev, const kern_attention *op) {
+    const kern_kv_shape *shape = op->kv.shape;
+    ESP_ASSERT(shape->head_dim <= CPU_HEAD_DIM_MAX && shape->head_dim % 2 == 0);
+    ESP_ASSERT(op->heads % shape->kv_heads == 0);
+    ESP_ASSERT(op->kv.layer < shape->layers && op->kv.group < op->batch->group_count);
+    dev->level->attention(dev, op);
+}
+
+static esp_code cpu_sync(kern_device *dev, esp_error *err) {
+    (void)dev, (void)err;
+    return ESP_OK;
+}
+
+const kern_ops kern_cpu = {
+    .name = "cpu",
+    .open = cpu_open,
+    .close = cpu_close,
+    .profile = cpu_profile,
+    .element_bytes = cpu_element_bytes,
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .upload = cpu_copy,
+    .download = cpu_copy,
+    .pack = cpu_pack,
+    .matrix_close = cpu_matrix_close,
+    .matrix_bytes = cpu_matrix_bytes,
+    .frame_bytes = cpu_frame_bytes,
+    .embed = cpu_embed,
+    .norm = cpu_norm,
+    .linear = cpu_linear,
+    .rope_store = cpu_rope_store,
+    .attention = cpu_attention,
+    .sync = cpu_sync,
+};

@@ -1,0 +1,177 @@
+/* kernels.h - the op table: all arithmetic of a forward pass, one entry a fused op.
+ *
+ * A backend (ref, cpu, cuda) is one const table with every entry filled; choosing a device is
+ * choosing a table. kernels/ref is the readable truth, float32 throughout; the others are held to
+ * it by tests/unit/test_kernels.c. An op runs over the whole step batch and never asks whether a token is
+ * prefill or decode. Law 1: a row's result depends on that row alone, never on how many ride along,
+ * nor on the thread count: fixed shapes, fixed order of every sum, no atomics on floats.
+ *
+ * Memory   `void *` buffers come from alloc and hold elements of one kern_kind; only the backend knows
+ *          their layout in bytes. On ref and cpu they are host memory.
+ * Thread   one owner thread per device calls everything.
+ * Errors   open, alloc and pack can fail; ops assert their shapes and cannot, device faults are sticky and
+ *          come from sync. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_KERNELS_H
+#define ESPALIER_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/batch.h"
+#include "engine/base/quant.h"
+#include "engine/base/status.h"
+
+struct thread_pool;
+
+typedef struct kern_device kern_device; /* opaque: one opened backend */
+typedef struct kern_matrix kern_matrix; /* opaque: a weight matrix, packed as the backend likes */
+
+/* What a buffer's elements are. */
+typedef enum kern_kind {
+    KIND_F32, /* float32 everywhere: residual stream, q/k/v before attention, logits, norm weights */
+    KIND_ACT, /* input of a linear: float32 on ref, bf16 on cpu and cuda */
+} kern_kind;
+
+typedef enum kern_level { LEVEL_AUTO, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX } kern_level;
+
+typedef struct kern_options {
+    struct thread_pool *pool; /* borrowed; outlives the device */
+    kern_level level;         /* cpu: which instructions; AUTO picks the best this machine has */
+    esp_dtype kv_dtype;       /* DT_BF16 or DT_F32; ref takes DT_F32 only */
+    uint32_t tokens_max;      /* most tokens of a batch: sizes the workspace, taken at open */
+} kern_options;
+
+typedef struct kern_matrix_desc {
+    esp_dtype dtype;
+    uint32_t rows;    /* N, outputs */
+    uint32_t cols;    /* K, inputs; a multiple of the format's block_elements */
+    const void *data; /* rows one after another, blocks as in the file; read during pack only */
+} kern_matrix_desc;
+
+/* The shape of the pages of one page group. A frame holds, for each of its layers, K then V, each
+ * kv_heads blocks of KV_PAGE_TOKENS x head_dim elements in the order that the backend likes. */
+typedef struct kern_kv_shape {
+    uint32_t layers;   /* layers of the group (frames of all groups are equal in size) */
+    uint32_t kv_heads; /* of this rank */
+    uint32_t head_dim;
+} kern_kv_shape;
+
+/* One layer's view of the pages. */
+typedef struct kern_kv_layer {
+    void *arena;            /* frame 0; from alloc, frame_count * frame_bytes */
+    size_t frame_bytes;     /* kern_ops.frame_bytes of the shape */
+    const kern_kv_shape *shape;
+    uint32_t group;         /* which block tables of the batch */
+    uint32_t layer;         /* index inside the group */
+} kern_kv_layer;
+
+/* out[t,:] = scale * row ids[t] of the table, as float32 */
+typedef struct kern_embed {
+    const kern_matrix *table; /* [V,H] */
+    const int32_t *ids;       /* [T] host, 0 <= id < V */
+    uint32_t token_count;
+    float scale;
+    void *out; /* [T,H] F32 */
+} kern_embed;
+
+/* RMSNorm (arXiv:1910.07467): out[i,:] = x * rsqrt(mean(x^2) + eps) * weight, x = in[rows ? rows[i] : i,:].
+ * The mean is summed in a fixed order in float32 or wider. */
+typedef struct kern_norm {
+    const void *in; /* [T,H] F32 */
+    const uint32_t *rows; /* [count] host, or NULL for all */
+    uint32_t count, width;
+    const void *weight; /* [H] F32 */
+    float eps;
+    void *out; /* [count,H] ACT */
+} kern_norm;
+
+typedef enum kern_epilogue {
+    EPI_STORE,    /* out = y                      (out F32) */
+    EPI_RESIDUAL, /* out = out + y                (out F32) */
+    EPI_SILU_MUL, /* two matrices g,u of equal shape: out = silu(g) * u  (out ACT) */
+} kern_epilogue;
+
+/* y[t,:] = W x[t,:] (+ bias). Up to three matrices share the input; their outputs are consecutive columns
+ * of out (EPI_STORE, EPI_RESIDUAL) or are combined (EPI_SILU_MUL). */
+enum { LINEAR_MATRICES_MAX = 3 };
+typedef struct kern_linear {
+    const void *in; /* [T,K] ACT */
+    uint32_t token_count;
+    const kern_matrix *matrix[LINEAR_MATRICES_MAX];
+    const void *bias[LINEAR_MATRICES_MAX]; /* [rows of that matrix] F32, or NULL */
+    uint32_t matrix_count;
+    kern_epilogue epilogue;
+    void *out; /* [T, sum of rows] (SILU_MUL: [T, rows]) */
+} kern_linear;
+
+/* Rotates q and k by position and stores k and v into the pages.
+ *   qkv[t] = q [heads,D] | k [kv_heads,D] | v [kv_heads,D]; q is rotated in place.
+ * The first `rotary` dims of each head turn: pairs (2i, 2i+1) if interleaved, else (i, i + rotary/2).
+ * cos_sin[p][i] = (cos, sin) of position p, pair i (RoFormer, arXiv:2104.09864). */
+typedef struct kern_rope_store {
+    const step_batch *batch;
+    void *qkv; /* [T, (heads + 2*kv_heads) * D] F32 */
+    uint32_t heads;
+    uint32_t rotary; /* even, <= D */
+    bool interleaved;
+    const void *cos_sin; /* [max_context, rotary/2, 2] F32 */
+    kern_kv_layer kv;
+} kern_rope_store;
+
+/* Causal attention over pages: for each token t at position p and query head h,
+ *   out[t,h,:] = sum_j softmax_j(scale * q[t,h] . k[j, h/G]) v[j, h/G],  j in (p - window, p]
+ * with G = heads / kv_heads; window 0 = no window. Keys are walked in position order in blocks that begin
+ * at absolute multiples of KV_PAGE_TOKENS, so that chunking changes no bit. */
+typedef struct kern_attention {
+    const step_batch *batch;
+    const void *qkv; /* [T, (heads + 2*kv_heads) * D] F32, after rope_store; only q is read */
+    uint32_t heads;
+    float scale;
+    uint32_t window;
+    kern_kv_layer kv;
+    void *out; /* [T, heads * D] ACT */
+} kern_attention;
+
+typedef struct kern_ops {
+    const char *name; /* "ref", "cpu" */
+
+    ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
+    void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
+    /* The part of the numeric profile that the backend decides: "cpu:avx512,act=bf16,kv=bf16". */
+    const char *(*profile)(const kern_device *dev);
+
+    size_t (*element_bytes)(const kern_device *dev, kern_kind kind);
+    /* Zeroed device memory, 64-byte aligned. */
+    ESP_CHECKED esp_code (*alloc)(kern_device *dev, size_t bytes, void **out, esp_error *err);
+    void (*release)(kern_device *dev, void *memory, size_t bytes);
+    void (*upload)(kern_device *dev, void *to, const void *from_host, size_t bytes);
+    void (*download)(kern_device *dev, void *to_host, const void *from, size_t bytes);
+
+    /* Copies and packs; desc->data may go away afterwards. Uses the pool. */
+    ESP_CHECKED esp_code (*pack)(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
+                                 esp_error *err);
+    void (*matrix_close)(kern_device *dev, kern_matrix *matrix);
+    size_t (*matrix_bytes)(const kern_matrix *matrix);
+
+    /* Bytes of one frame of this shape; a multiple of 64. */
+    size_t (*frame_bytes)(const kern_device *dev, const kern_kv_shape *shape);
+
+    void (*embed)(kern_device *dev, const kern_embed *op);
+    void (*norm)(kern_device *dev, const kern_norm *op);
+    void (*linear)(kern_device *dev, const kern_linear *op);
+    void (*rope_store)(kern_device *dev, const kern_rope_store *op);
+    void (*attention)(kern_device *dev, const kern_attention *op);
+
+    /* Waits for all ops; the first device fault since open, for ever after. */
+    ESP_CHECKED esp_code (*sync)(kern_device *dev, esp_error *err);
+} kern_ops;
+
+extern const kern_ops kern_ref;
+extern const kern_ops kern_cpu;
+
+/* The best CPU level of this machine (CPUID and XGETBV); LEVEL_AUTO when not even AVX2 is there. */
+kern_level kern_cpu_best_level(void);
+
+#endif

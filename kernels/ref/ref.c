@@ -1,0 +1,134 @@
+/* ref.c - the reference backend's table: open, memory, matrices. The ops are in ref_*.c. */
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/ref/ref.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/check.h"
+#include "engine/base/mem.h"
+
+static esp_code ref_open(kern_device **out, const kern_options *options, esp_error *err) {
+    ESP_ASSERT(out && options && options->pool);
+    *out = NULL;
+    if (options->kv_dtype != DT_F32)
+        return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
+                              "the ref device keeps its KV cache in float32, not %s; use "
+                              "--kv-dtype f32 or --device cpu",
+                              dtype_info(options->kv_dtype)->name);
+    if (options->tokens_max == 0)
+        return esp_fail_field(err, ESP_INVALID, "--step-tokens",
+                              "a step of 0 tokens computes nothing; raise --step-tokens");
+    kern_device *dev = mem_new(1, sizeof *dev);
+    dev->pool = options->pool;
+    dev->tokens_max = options->tokens_max;
+    *out = dev;
+    return ESP_OK;
+}
+
+static void ref_close(kern_device *dev) {
+    if (!dev) return;
+    free(dev->row_scratch);
+    free(dev);
+}
+
+static const char *ref_profile(const kern_device *dev) {
+    (void)dev;
+    return "ref,act=f32,kv=f32";
+}
+
+static size_t ref_element_bytes(const kern_device *dev, kern_kind kind) {
+    (void)dev, (void)kind;
+    return sizeof(float);
+}
+
+static esp_code ref_alloc(kern_device *dev, size_t bytes, void **out, esp_error *err) {
+    (void)dev;
+    *out = mem_map(bytes);
+    if (!*out)
+        return esp_fail(err, ESP_EXHAUSTED, "ref: no memory for a buffer of %zu bytes", bytes);
+    return ESP_OK;
+}
+
+static void ref_release(kern_device *dev, void *memory, size_t bytes) {
+    (void)dev;
+    if (memory) mem_unmap(memory, bytes);
+}
+
+static void ref_copy(kern_device *dev, void *to, const void *from, size_t bytes) {
+    (void)dev;
+    memcpy(to, from, bytes);
+}
+
+static void widen_scratch(kern_device *dev, uint32_t cols) {
+    if (cols <= dev->cols_max) return;
+    dev->cols_max = cols;
+    size_t rows = (size_t)pool_threads(dev->pool) * 2;
+    dev->row_scratch = mem_resize(dev->row_scratch, rows * cols, sizeof(float));
+}
+
+static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
+                         esp_error *err) {
+    const dtype_row *info = dtype_info(desc->dtype);
+    ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
+    *out = NULL;
+    size_t row_bytes = (size_t)(desc->cols / info->block_elements) * info->block_bytes;
+    uint64_t bytes;
+    if (!check_mul(row_bytes, desc->rows, &bytes) || !check_add(bytes, sizeof(kern_matrix), &bytes))
+        return esp_fail(err, ESP_INVALID, "ref: a matrix of %u x %u is too large", desc->rows,
+                        desc->cols);
+    kern_matrix *matrix = malloc(bytes);
+    if (!matrix)
+        return esp_fail(err, ESP_EXHAUSTED, "ref: no memory for a matrix of %u x %u (%llu bytes)",
+                        desc->rows, desc->cols, (unsigned long long)bytes);
+    matrix->dtype = desc->dtype;
+    matrix->rows = desc->rows;
+    matrix->cols = desc->cols;
+    matrix->row_bytes = row_bytes;
+    memcpy(matrix->blocks, desc->data, row_bytes * desc->rows);
+    widen_scratch(dev, desc->cols);
+    *out = matrix;
+    return ESP_OK;
+}
+
+static void ref_matrix_close(kern_device *dev, kern_matrix *matrix) {
+    (void)dev;
+    free(matrix);
+}
+
+static size_t ref_matrix_bytes(const kern_matrix *matrix) {
+    return sizeof *matrix + matrix->rows * matrix->row_bytes;
+}
+
+static size_t ref_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
+    (void)dev;
+    return (size_t)shape->layers * 2 * shape->kv_heads * KV_PAGE_TOKENS * shape->head_dim *
+           sizeof(float);
+}
+
+static esp_code ref_sync(kern_device *dev, esp_error *err) {
+    (void)dev, (void)err;
+    return ESP_OK;
+}
+
+const kern_ops kern_ref = {
+    .name = "ref",
+    .open = ref_open,
+    .close = ref_close,
+    .profile = ref_profile,
+    .element_bytes = ref_element_bytes,
+    .alloc = ref_alloc,
+    .release = ref_release,
+    .upload = ref_copy,
+    .download = ref_copy,
+    .pack = ref_pack,
+    .matrix_close = ref_matrix_close,
+    .matrix_bytes = ref_matrix_bytes,
+    .frame_bytes = ref_frame_bytes,
+    .embed = ref_embed,
+    .norm = ref_norm,
+    .linear = ref_linear,
+    .rope_store = ref_rope_store,
+    .attention = ref_attention,
+    .sync = ref_sync,
+};

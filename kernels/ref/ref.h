@@ -1,0 +1,70 @@
+/* ref.h - what the files of the reference backend share.
+ *
+ * float32 throughout, KV included; weights are dequantised a row at a time exactly as their format
+ * says. Written to be read: one loop nest an op. The pool splits outputs, never a sum, so the
+ * thread count changes no bit. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_REF_H
+#define ESPALIER_REF_H
+
+#include <string.h>
+
+#include "engine/base/pool.h"
+#include "kernels/kernels.h"
+
+struct kern_device {
+    thread_pool *pool;
+    float *row_scratch;  /* [threads][2][cols_max] dequantised weight rows */
+    uint32_t cols_max;   /* widest matrix packed so far */
+    uint32_t tokens_max; /* of a batch */
+};
+
+struct kern_matrix {
+    esp_dtype dtype;
+    uint32_t rows, cols;
+    size_t row_bytes;
+    uint8_t blocks[]; /* as in the file */
+};
+
+static inline const void *ref_row_blocks(const kern_matrix *matrix, uint32_t row) {
+    return matrix->blocks + row * matrix->row_bytes;
+}
+
+typedef float ref_lanes __attribute__((vector_size(16)));
+
+static inline ref_lanes ref_load(const float *values) {
+    ref_lanes lanes;
+    memcpy(&lanes, values, sizeof lanes);
+    return lanes;
+}
+
+/* Four times four partial sums, then a fixed tree: the order that the vector units of any x86-64
+ * can follow, spelled out, because the compiler may not reorder float sums by itself. */
+static inline float ref_dot(const float *a, const float *b, uint32_t count) {
+    ref_lanes part[4] = {{0}, {0}, {0}, {0}};
+    uint32_t i = 0;
+    for (; i + 16 <= count; i += 16)
+        for (uint32_t j = 0; j < 4; j++)
+            part[j] += ref_load(a + i + 4 * j) * ref_load(b + i + 4 * j);
+    ref_lanes sum = (part[0] + part[1]) + (part[2] + part[3]);
+    for (; i < count; i++)
+        sum[0] += a[i] * b[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+/* The float32 block of one (frame, layer, k or v, kv head): [KV_PAGE_TOKENS][head_dim]. */
+static inline float *ref_kv_block(const kern_kv_layer *kv, uint32_t frame, uint32_t is_v,
+                                  uint32_t head) {
+    const kern_kv_shape *shape = kv->shape;
+    size_t block = ((size_t)kv->layer * 2 + is_v) * shape->kv_heads + head;
+    return (float *)((char *)kv->arena + frame * kv->frame_bytes) +
+           block * KV_PAGE_TOKENS * shape->head_dim;
+}
+
+void ref_embed(kern_device *dev, const kern_embed *op);
+void ref_norm(kern_device *dev, const kern_norm *op);
+void ref_linear(kern_device *dev, const kern_linear *op);
+void ref_rope_store(kern_device *dev, const kern_rope_store *op);
+void ref_attention(kern_device *dev, const kern_attention *op);
+
+#endif

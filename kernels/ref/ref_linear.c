@@ -1,0 +1,87 @@
+/* ref_linear.c - y[t,n] = sum_k W[n,k] x[t,k] (+ bias[n]), then the epilogue.
+ *
+ * In    x [T,K] f32; up to three matrices [N,K] of any dtype, their outputs side by side
+ * Out   out [T, sum of N] f32; SILU_MUL: silu(gate) * up, [T,N]
+ * Temp  one or two weight rows as float32 per worker, each dequantised once per call
+ * Work  split over rows n: one worker computes all tokens of an output column */
+// SPDX-License-Identifier: Apache-2.0
+#include <math.h>
+
+#include "kernels/ref/ref.h"
+
+typedef struct linear_job {
+    const kern_device *dev;
+    const kern_linear *op;
+    uint32_t out_cols;
+} linear_job;
+
+static const float *dequantised(const kern_matrix *matrix, uint32_t row, float *scratch) {
+    dtype_info(matrix->dtype)->dequantise(ref_row_blocks(matrix, row), scratch, matrix->cols);
+    return scratch;
+}
+
+static float bias_of(const kern_linear *op, uint32_t m, uint32_t row) {
+    return op->bias[m] ? ((const float *)op->bias[m])[row] : 0.0f;
+}
+
+static float silu(float x) { return x / (1.0f + expf(-x)); }
+
+/* Column `col` of out is row `row` of matrix m. */
+static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32_t col,
+                         float *scratch) {
+    const kern_linear *op = job->op;
+    const kern_matrix *matrix = op->matrix[m];
+    const float *w = dequantised(matrix, row, scratch);
+    float bias = bias_of(op, m, row);
+    for (uint32_t t = 0; t < op->token_count; t++) {
+        const float *x = (const float *)op->in + (size_t)t * matrix->cols;
+        float *out = (float *)op->out + (size_t)t * job->out_cols + col;
+        float y = ref_dot(w, x, matrix->cols) + bias;
+        *out = op->epilogue == EPI_RESIDUAL ? *out + y : y;
+    }
+}
+
+static void gated_column(const linear_job *job, uint32_t row, float *scratch) {
+    const kern_linear *op = job->op;
+    uint32_t cols = op->matrix[0]->cols;
+    const float *gate = dequantised(op->matrix[0], row, scratch);
+    const float *up = dequantised(op->matrix[1], row, scratch + cols);
+    for (uint32_t t = 0; t < op->token_count; t++) {
+        const float *x = (const float *)op->in + (size_t)t * cols;
+        float g = ref_dot(gate, x, cols) + bias_of(op, 0, row);
+        float u = ref_dot(up, x, cols) + bias_of(op, 1, row);
+        ((float *)op->out)[(size_t)t * job->out_cols + row] = silu(g) * u;
+    }
+}
+
+static void linear_columns(void *arg, uint32_t worker, uint32_t workers) {
+    const linear_job *job = arg;
+    const kern_linear *op = job->op;
+    float *scratch = job->dev->row_scratch + (size_t)worker * 2 * job->dev->cols_max;
+    uint32_t begin, end, m = 0, first = 0;
+    pool_share(job->out_cols, 1, worker, workers, &begin, &end);
+    for (uint32_t col = begin; col < end; col++) {
+        if (op->epilogue == EPI_SILU_MUL) {
+            gated_column(job, col, scratch);
+            continue;
+        }
+        while (col - first >= op->matrix[m]->rows)
+            first += op->matrix[m++]->rows;
+        plain_column(job, m, col - first, col, scratch);
+    }
+}
+
+void ref_linear(kern_device *dev, const kern_linear *op) {
+    ESP_ASSERT(op->matrix_count >= 1 && op->matrix_count <= LINEAR_MATRICES_MAX);
+    uint32_t out_cols = 0;
+    for (uint32_t m = 0; m < op->matrix_count; m++) {
+        ESP_ASSERT(op->matrix[m]->cols == op->matrix[0]->cols);
+        out_cols += op->matrix[m]->rows;
+    }
+    if (op->epilogue == EPI_SILU_MUL) {
+        ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
+        out_cols = op->matrix[0]->rows;
+    }
+    linear_job job = {.dev = dev, .op = op, .out_cols = out_cols};
+    if (op->token_count > 0) pool_run(dev->pool, linear_columns, &job);
+}
