@@ -1,0 +1,37 @@
+/* generate_input.h - espalier.v1.GenerateRequest -> request, with every limit checked. No server
+ * needed.
+ *
+ * Thread  any: it reads only constant parts of the engine. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_GENERATE_INPUT_H
+#define ESPALIER_GENERATE_INPUT_H
+
+#include "engine/request.h"
+#include "engine/text/template.h"
+#include "espalier/v1/inference.pb-c.h"
+
+enum {
+    OUTPUT_TOKENS_DEFAULT = 512, /* when max_tokens is left out */
+    PRIORITY_MAX = 100,          /* and -100 */
+};
+
+/* What a served model allows. */
+typedef struct served_model {
+    const char *name;
+    const tokenizer *tok;
+    const chat_template *chat; /* or NULL and chat_why says why */
+    const esp_error *chat_why;
+    uint32_t context_max;
+    uint32_t vocab;
+} served_model;
+
+/* ESP_NOT_FOUND naming what was asked for and what is served; "" is the one model. */
+ESP_CHECKED esp_code check_model_name(const served_model *model, const char *asked, esp_error *err);
+
+/* The request has one reference, the caller's, and user as its user. deadline_us as in request.h.
+ */
+ESP_CHECKED esp_code generate_input(const served_model *model,
+                                    const Espalier__V1__GenerateRequest *in, int64_t deadline_us,
+                                    void *user, request **out, esp_error *err);
+
+#endif

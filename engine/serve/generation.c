@@ -1,0 +1,287 @@
+/* generation.c - running answers; the picture is in generation.h. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/serve/generation.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/serve/answer.h"
+#include "engine/serve/generate_input.h"
+#include "engine/serve/text_buffer.h"
+
+enum { NEWS_WAIT_US = 1000000, CLOSE_WAIT_US = 1000 };
+
+struct generations {
+    generations_options options;
+    pthread_t thread;
+    bool started;
+    _Atomic bool stop, draining;
+    _Atomic uint32_t live;
+};
+
+typedef struct generation {
+    generations *all;
+    rpc_call *call;   /* held */
+    request *request; /* ours; constant after submit */
+    _Atomic uint32_t references;
+
+    pthread_mutex_t lock; /* everything below */
+    bool closed, cut, finished;
+    bool sending;        /* a message is under way */
+    size_t under_way;    /* its bytes */
+    uint32_t read, sent; /* output tokens turned into text; given to the call */
+    bool text_ended;
+    text_stream stream;
+    text_buffer text; /* of tokens [sent, read) */
+} generation;
+
+/* ---- lifetime ---- */
+
+static generation *make(generations *all, rpc_call *call) {
+    generation *g = mem_new(1, sizeof *g);
+    g->all = all;
+    g->call = call;
+    rpc_call_hold(call);
+    atomic_init(&g->references, 1);
+    pthread_mutex_init(&g->lock, NULL);
+    atomic_fetch_add(&all->live, 1);
+    return g;
+}
+
+static void hold(generation *g) { atomic_fetch_add(&g->references, 1); }
+
+static void release(generation *g) {
+    if (atomic_fetch_sub_explicit(&g->references, 1, memory_order_acq_rel) != 1) return;
+    if (g->request) request_unref(g->request);
+    rpc_call_release(g->call);
+    pthread_mutex_destroy(&g->lock);
+    free(g->text.at);
+    atomic_fetch_sub(&g->all->live, 1);
+    free(g);
+}
+
+/* ---- under the generation's lock ---- */
+
+static size_t unsent_bytes(const generation *g) {
+    return g->under_way + g->text.bytes + (g->read - g->sent) * answer_token_bytes(g->request);
+}
+
+static void cut_slow_reader(generation *g) {
+    char sentence[128];
+    snprintf(sentence, sizeof sentence, "slow reader: %zu bytes are unsent, %u are kept at most",
+             unsent_bytes(g), g->all->options.unsent_bytes_max);
+    g->cut = true;
+    rpc_cut(g->call, ESP_EXHAUSTED, sentence);
+    engine_cancel(g->all->options.engine, g->request);
+}
+
+static void read_tokens(generation *g, uint32_t published, bool done) {
+    const request *r = g->request;
+    char piece[TEXT_PIECE_MAX];
+    const tokenizer *tok = engine_tokenizer(g->all->options.engine);
+    for (; g->read < published; g->read++) {
+        size_t bytes =
+            text_next(&g->stream, tok, &r->stops, r->tokens[r->prompt_count + g->read], piece);
+        text_buffer_add(&g->text, piece, bytes);
+    }
+    if (!done || g->text_ended) return;
+    g->text_ended = true;
+    if (!g->stream.stopped) text_buffer_add(&g->text, piece, text_end(&g->stream, piece));
+}
+
+/* Room for the structs of logprobs: a few times their bytes on the wire. */
+static mem_arena *answer_arena(const generation *g) {
+    return mem_arena_open(4096 + 16 * (g->read - g->sent) * answer_token_bytes(g->request));
+}
+
+static Espalier__V1__GenerateResponse *build(generation *g, mem_arena *arena) {
+    answer_piece piece = {.r = g->request,
+                          .tok = engine_tokenizer(g->all->options.engine),
+                          .first = g->sent,
+                          .end = g->read,
+                          .text = g->text.at};
+    Espalier__V1__GenerateResponse *answer = answer_build(&piece, arena);
+    ESP_ASSERT(answer);
+    return answer;
+}
+
+static void send_piece(generation *g) {
+    mem_arena *arena = answer_arena(g);
+    g->under_way = rpc_send(g->call, &build(g, arena)->base);
+    g->sending = g->under_way > 0;
+    g->sent = g->read;
+    text_buffer_clear(&g->text);
+    mem_arena_close(arena);
+}
+
+static void fill_error(const generation *g, esp_error *error) {
+    const request *r = g->request;
+    *error = r->error;
+    if (r->finish == FINISH_CANCELLED && atomic_load(&g->all->draining))
+        (void)esp_fail(error, ESP_UNAVAILABLE,
+                       "the server is shutting down; ask another one for the rest");
+    if (error->code == ESP_OK)
+        (void)esp_fail(error, ESP_INTERNAL, "the request ended as %s",
+                       finish_reason_name(r->finish));
+}
+
+/* What is left, and the status. Tokens made before an error are given out too. */
+static void finish(generation *g) {
+    engine *e = g->all->options.engine;
+    mem_arena *arena = answer_arena(g);
+    Espalier__V1__GenerateResponse *answer = build(g, arena);
+    g->finished = true;
+    if (g->request->finish == FINISH_STOP || g->request->finish == FINISH_LENGTH) {
+        answer_final final;
+        answer_fill_final(&final, g->request, engine_name(e), engine_profile(e));
+        answer->final = &final.final;
+        rpc_finish(g->call, &answer->base, NULL);
+    } else {
+        esp_error error;
+        fill_error(g, &error);
+        rpc_finish(g->call, g->read > g->sent || g->text.bytes ? &answer->base : NULL, &error);
+    }
+    mem_arena_close(arena);
+}
+
+/* Brings the call up to date with the request; returns whether the request is done. */
+static bool pump(generation *g) {
+    /* In this order: once done is seen, published is final. */
+    bool done = atomic_load_explicit(&g->request->done, memory_order_acquire);
+    uint32_t published = atomic_load_explicit(&g->request->published, memory_order_acquire);
+    if (g->closed || g->cut || g->finished) return done;
+    read_tokens(g, published, done);
+    if (done)
+        finish(g);
+    else if (g->sending && unsent_bytes(g) > g->all->options.unsent_bytes_max)
+        cut_slow_reader(g);
+    else if (!g->sending && g->read > g->sent)
+        send_piece(g);
+    return done;
+}
+
+/* ---- events of the call ---- */
+
+static void on_event(void *user, rpc_call *call, rpc_event event) {
+    generation *g = user;
+    (void)call;
+    pthread_mutex_lock(&g->lock);
+    request *cancel = NULL;
+    if (event == RPC_SENT) {
+        g->sending = false;
+        g->under_way = 0;
+        pump(g);
+    } else {
+        g->closed = true;
+        cancel = g->request; /* NULL: not submitted, and will not be */
+    }
+    pthread_mutex_unlock(&g->lock);
+    if (cancel) engine_cancel(g->all->options.engine, cancel);
+    if (event == RPC_CLOSED) release(g);
+}
+
+/* ---- the stream thread ---- */
+
+static void take_news(request *r) {
+    generation *g = r->user;
+    if (!g) return; /* its end was seen before */
+    pthread_mutex_lock(&g->lock);
+    bool done = pump(g);
+    pthread_mutex_unlock(&g->lock);
+    if (!done) return;
+    r->user = NULL; /* only this thread follows it */
+    release(g);
+}
+
+static void *run(void *arg) {
+    generations *all = arg;
+    engine *e = all->options.engine;
+    signal_word *news = engine_news_signal(e);
+    while (!atomic_load(&all->stop)) {
+        uint32_t seen = signal_seen(news);
+        for (request *r; (r = engine_news(e));) {
+            take_news(r);
+            request_unref(r);
+        }
+        if (!atomic_load(&all->stop)) signal_wait(news, seen, NEWS_WAIT_US);
+    }
+    return NULL;
+}
+
+/* ---- the door ---- */
+
+esp_code generations_open(generations **out, const generations_options *options, esp_error *err) {
+    generations *all = mem_new(1, sizeof *all);
+    *out = all;
+    all->options = *options;
+    engine_news_signal(options->engine); /* from now on there is news, also of the first request */
+    if (pthread_create(&all->thread, NULL, run, all))
+        return esp_fail(err, ESP_EXHAUSTED,
+                        "serve: cannot start a thread; raise the limit of threads");
+    pthread_setname_np(all->thread, "stream");
+    all->started = true;
+    return ESP_OK;
+}
+
+void generations_drain(generations *all) { atomic_store(&all->draining, true); }
+uint32_t generations_live(const generations *all) { return atomic_load(&all->live); }
+
+void generations_close(generations *all) {
+    if (!all) return;
+    signal_word *news = engine_news_signal(all->options.engine);
+    while (all->started && generations_live(all))
+        signal_wait(news, signal_seen(news), CLOSE_WAIT_US);
+    atomic_store(&all->stop, true);
+    signal_wake(news);
+    if (all->started) pthread_join(all->thread, NULL);
+    free(all);
+}
+
+static served_model served(engine *e) {
+    served_model out = {.name = engine_name(e),
+                        .tok = engine_tokenizer(e),
+                        .context_max = engine_context_max(e),
+                        .vocab = tok_count(engine_tokenizer(e))};
+    out.chat = engine_template(e, &out.chat_why);
+    return out;
+}
+
+/* Submits unless the call is over already; the lock is held across the submit, so that the end of
+ * the call either comes before it or finds the request to cancel. */
+static esp_code submit(generation *g, request *r, esp_error *err) {
+    engine *e = g->all->options.engine;
+    pthread_mutex_lock(&g->lock);
+    esp_code code = g->closed ? ESP_CANCELLED : ESP_OK;
+    if (code == ESP_OK) {
+        g->request = r;
+        hold(g); /* the stream side's */
+        code = engine_submit(e, r, err);
+        if (code != ESP_OK) {
+            g->request = NULL;
+            release(g); /* not the last: the call's is held by the caller */
+        }
+    }
+    pthread_mutex_unlock(&g->lock);
+    if (code != ESP_OK) request_unref(r);
+    return code;
+}
+
+void generation_start(generations *all, rpc_call *call, const Espalier__V1__GenerateRequest *in) {
+    generation *g = make(all, call);
+    served_model here = served(all->options.engine);
+    esp_error error = {0};
+    request *r = NULL;
+    hold(g); /* the call's, until RPC_CLOSED */
+    if (!rpc_call_attach(call, on_event, g)) {
+        release(g);
+        release(g);
+        return;
+    }
+    esp_code code = generate_input(&here, in, rpc_call_deadline_us(call), g, &r, &error);
+    if (code == ESP_OK) code = submit(g, r, &error);
+    if (code != ESP_OK && error.code != ESP_OK) rpc_finish(call, NULL, &error);
+    release(g);
+}

@@ -1,0 +1,65 @@
+/* methods.c - the policy table: every method, who may call it, and where it runs.
+ *
+ * A method without a row does not exist; a row without an access is for nobody. With no token file
+ * the methods that want a token are open (auth.h). Health is for anyone, because probes carry no
+ * secrets. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/serve/serve_parts.h"
+#include "espalier/v1/inference.pb-c.h"
+#include "grpc/health/v1/health.pb-c.h"
+#include "grpc/reflection/v1/reflection.pb-c.h"
+
+static void on_check(void *arg, rpc_call *call, const ProtobufCMessage *message) {
+    health_check(((serve *)arg)->health, call, message);
+}
+
+static void on_watch(void *arg, rpc_call *call, const ProtobufCMessage *message) {
+    health_watch(((serve *)arg)->health, call, message);
+}
+
+static void on_reflection(void *arg, rpc_call *call, const ProtobufCMessage *message) {
+    reflection_answer(((serve *)arg)->reflection, call, message);
+}
+
+const rpc_method serve_methods[] = {
+    {.path = "/espalier.v1.Inference/Generate",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__generate_request__descriptor,
+     .on_request = inference_generate,
+     .on_worker = true},
+    {.path = "/espalier.v1.Inference/Tokenize",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__tokenize_request__descriptor,
+     .on_request = inference_tokenize,
+     .on_worker = true},
+    {.path = "/espalier.v1.Inference/Detokenize",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__detokenize_request__descriptor,
+     .on_request = inference_detokenize,
+     .on_worker = true},
+    {.path = "/espalier.v1.Inference/ListModels",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__list_models_request__descriptor,
+     .on_request = inference_list_models},
+    {.path = "/grpc.health.v1.Health/Check",
+     .access = RPC_ACCESS_ANYONE,
+     .request = &grpc__health__v1__health_check_request__descriptor,
+     .on_request = on_check,
+     .vital = true},
+    {.path = "/grpc.health.v1.Health/Watch",
+     .access = RPC_ACCESS_ANYONE,
+     .request = &grpc__health__v1__health_check_request__descriptor,
+     .on_request = on_watch},
+    {.path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
+     .on_request = on_reflection,
+     .many_requests = true},
+    /* The same messages under the older name. */
+    {.path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
+     .on_request = on_reflection,
+     .many_requests = true},
+};
+const uint32_t serve_method_count = sizeof serve_methods / sizeof *serve_methods;

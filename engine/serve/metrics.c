@@ -1,0 +1,116 @@
+/* metrics.c - one line a number; names end in their unit, counters in _total. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/serve/metrics.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+static void head(FILE *out, const char *name, const char *type, const char *help) {
+    fprintf(out, "# HELP espalier_%s %s\n# TYPE espalier_%s %s\n", name, help, name, type);
+}
+
+static void gauge(FILE *out, const char *name, const char *help, double value) {
+    head(out, name, "gauge", help);
+    fprintf(out, "espalier_%s %.10g\n", name, value);
+}
+
+static void counter(FILE *out, const char *name, const char *help, uint64_t value) {
+    head(out, name, "counter", help);
+    fprintf(out, "espalier_%s %" PRIu64 "\n", name, value);
+}
+
+static void write_histogram(FILE *out, const char *name, const char *help, const histogram *h) {
+    uint64_t total = 0;
+    head(out, name, "histogram", help);
+    for (uint32_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
+        total += h->count[i];
+        if (i < HISTOGRAM_BUCKETS - 1)
+            fprintf(out, "espalier_%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, histogram_bounds[i],
+                    total);
+        else
+            fprintf(out, "espalier_%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, total);
+    }
+    fprintf(out, "espalier_%s_sum %.9g\nespalier_%s_count %" PRIu64 "\n", name, h->sum, name,
+            total);
+}
+
+/* A label's value: backslash, quote and newline are escaped. */
+static void label(FILE *out, const char *name, const char *value) {
+    fprintf(out, "%s=\"", name);
+    for (; *value; value++) {
+        if (*value == '\n')
+            fputs("\\n", out);
+        else
+            fprintf(out, "%s%c", *value == '"' || *value == '\\' ? "\\" : "", *value);
+    }
+    fputc('"', out);
+}
+
+static void write_build(FILE *out, const metrics_input *in) {
+    head(out, "build_info", "gauge", "What is running; always 1.");
+    fputs("espalier_build_info{", out);
+    label(out, "version", in->version);
+    fputc(',', out);
+    label(out, "model", in->model);
+    fputc(',', out);
+    label(out, "profile", in->profile);
+    fputs("} 1\n", out);
+}
+
+static void write_finished(FILE *out, const engine_stats *s) {
+    head(out, "requests_finished_total", "counter", "Requests that ended, by reason.");
+    for (int reason = FINISH_STOP; reason <= FINISH_ERROR; reason++)
+        fprintf(out, "espalier_requests_finished_total{reason=\"%s\"} %" PRIu64 "\n",
+                finish_reason_name((finish_reason)reason), s->finished_total[reason]);
+}
+
+static void write_state(FILE *out, const metrics_input *in) {
+    const engine_stats *s = in->stats;
+    gauge(out, "serving", "1 while new requests are taken.", in->serving);
+    gauge(out, "calls", "Live gRPC calls.", in->calls);
+    gauge(out, "requests_live", "Requests submitted and not ended.", s->live);
+    gauge(out, "requests_waiting", "Requests that wait for their first step.", s->waiting);
+    gauge(out, "requests_running", "Requests that take part in steps.", s->running);
+    gauge(out, "kv_pages_used", "Attention memory pages held.", s->pages_used);
+    gauge(out, "kv_pages_total", "Attention memory pages there are.", s->pages_total);
+    gauge(out, "step_age_seconds", "Time since the engine last made progress while it has work.",
+          metrics_step_age(s, in->now_us));
+}
+
+static void write_counts(FILE *out, const engine_stats *s) {
+    counter(out, "requests_total", "Requests submitted.", s->requests_total);
+    write_finished(out, s);
+    counter(out, "prompt_tokens_total", "Prompt tokens of started requests.",
+            s->prompt_tokens_total);
+    counter(out, "output_tokens_total", "Tokens generated.", s->output_tokens_total);
+    counter(out, "preemptions_total", "Times a request gave its pages up and began again.",
+            s->preemptions_total);
+    counter(out, "steps_total", "Engine steps.", s->steps_total);
+    counter(out, "step_tokens_total", "Tokens computed in steps, prompt and output.",
+            s->step_tokens_total);
+}
+
+char *metrics_page(const metrics_input *in, size_t *bytes) {
+    char *page = NULL;
+    FILE *out = open_memstream(&page, bytes);
+    ESP_ASSERT(out);
+    write_build(out, in);
+    write_state(out, in);
+    write_counts(out, in->stats);
+    write_histogram(out, "time_to_first_token_seconds", "Submission to first token.",
+                    &in->stats->ttft);
+    write_histogram(out, "inter_token_latency_seconds", "One token to the next of a request.",
+                    &in->stats->itl);
+    write_histogram(out, "request_duration_seconds", "Submission to the end.", &in->stats->e2e);
+    fclose(out);
+    return page;
+}
+
+double metrics_step_age(const engine_stats *s, int64_t now_us) {
+    int64_t from_us = 0;
+    if (s->step_running)
+        from_us = s->step_began_us;
+    else if (s->running)
+        from_us = s->last_step_us;
+    return from_us && now_us > from_us ? (double)(now_us - from_us) * 1e-6 : 0;
+}

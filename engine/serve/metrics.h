@@ -1,0 +1,25 @@
+/* metrics.h - the Prometheus page (text exposition format 0.0.4). Pure: numbers in, text out. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_METRICS_H
+#define ESPALIER_METRICS_H
+
+#include <stddef.h>
+
+#include "engine/engine.h"
+
+typedef struct metrics_input {
+    const engine_stats *stats;
+    int64_t now_us; /* monotonic */
+    uint32_t calls; /* live gRPC calls */
+    bool serving;
+    const char *model, *profile, *version;
+} metrics_input;
+
+/* The page, malloc'd, NUL-terminated; *bytes without the NUL. */
+char *metrics_page(const metrics_input *in, size_t *bytes);
+
+/* Seconds since the step that is running began, else since the last one ended while requests wait
+ * for a step; 0 when there is nothing to do. */
+double metrics_step_age(const engine_stats *stats, int64_t now_us);
+
+#endif

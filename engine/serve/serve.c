@@ -1,0 +1,270 @@
+/* serve.c - up, until a signal, and down again.
+ *
+ *   up      addresses, tokens, listeners, engine thread, then the calls
+ *   serve   the main thread sleeps until a signal, and looks four times a second whether steps
+ * still end drain   health NOT_SERVING; new requests refused; listener closed; running streams
+ * finish down    at the end of the grace time, or at a second signal, what still runs is cancelled
+ */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/serve/serve.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/serve/address.h"
+#include "engine/serve/metrics.h"
+#include "engine/serve/serve_parts.h"
+
+enum {
+    LOOK_US = 250000,        /* between looks at the engine */
+    STEP_STUCK_SECONDS = 10, /* a step that takes longer means that the engine is stuck */
+    LAME_DUCK_US = 100000,   /* health says NOT_SERVING before the listener closes */
+    CANCEL_US = 2000000,     /* for cancelled streams to say so */
+    FILES_WANTED = 65536,
+    CALLS_SPARE = 512, /* live calls beyond what the engine holds: Tokenize, health, refusals */
+};
+
+/* ---- signals ---- */
+
+static void stop_signals(sigset_t *set) {
+    sigemptyset(set);
+    sigaddset(set, SIGTERM);
+    sigaddset(set, SIGINT);
+}
+
+void serve_block_signals(void) {
+    sigset_t set;
+    stop_signals(&set);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* The signal that came within timeout_us, or 0. */
+static int wait_signal(int64_t timeout_us) {
+    sigset_t set;
+    stop_signals(&set);
+    struct timespec timeout = {.tv_sec = timeout_us / 1000000,
+                               .tv_nsec = timeout_us % 1000000 * 1000};
+    int got = sigtimedwait(&set, NULL, &timeout);
+    return got > 0 ? got : 0;
+}
+
+/* ---- checks before anything is opened ---- */
+
+static esp_code check_exposure(const address *at, const char *flag_name, bool secure,
+                               bool insecure_allowed, const char *remedy, esp_error *err) {
+    if (at->loopback || secure) return ESP_OK;
+    if (!insecure_allowed)
+        return esp_fail_field(
+            err, ESP_INVALID, flag_name,
+            "%s: %.200s can be reached from other hosts without encryption; %s, or "
+            "allow it with --insecure",
+            flag_name, at->host, remedy);
+    log_event(LOG_WARN, "insecure_listener",
+              "flag=%s host=\"%s\" reason=\"prompts, answers and tokens travel unencrypted\"",
+              flag_name, at->host);
+    return ESP_OK;
+}
+
+static bool has_http(const serve_config *c) { return c->http && strcmp(c->http, "off") != 0; }
+
+static esp_code check_addresses(const serve_config *c, esp_error *err) {
+    address at;
+    esp_code code = address_read(&at, c->grpc, "--grpc", err);
+    if (code == ESP_OK)
+        code = check_exposure(&at, "--grpc", c->tls_cert != NULL, c->insecure,
+                              "give --tls-cert and --tls-key", err);
+    if (code == ESP_OK) code = address_probe(&at, "--grpc", err);
+    if (code != ESP_OK || !has_http(c)) return code;
+    code = address_read(&at, c->http, "--http", err);
+    if (code == ESP_OK)
+        code =
+            check_exposure(&at, "--http", false, c->insecure, "use 127.0.0.1 or --http off", err);
+    return code;
+}
+
+/* At the end of its file descriptors the core's listener dies for good, so there had better be
+ * many. */
+static void raise_file_limit(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit)) return;
+    rlim_t wanted = limit.rlim_max < FILES_WANTED ? limit.rlim_max : FILES_WANTED;
+    if (limit.rlim_cur >= wanted) return;
+    limit.rlim_cur = wanted;
+    if (setrlimit(RLIMIT_NOFILE, &limit))
+        log_event(LOG_WARN, "file_limit", "reason=\"cannot raise the limit of open files\"");
+}
+
+/* ---- what the HTTP listener asks ---- */
+
+static bool is_alive(void *arg) {
+    const serve *s = arg;
+    engine_stats stats;
+    engine_read_stats(s->engine, &stats);
+    return metrics_step_age(&stats, clock_now_us()) <= STEP_STUCK_SECONDS;
+}
+
+static bool is_ready(void *arg) { return health_serving(((serve *)arg)->health); }
+
+static char *write_metrics(void *arg, size_t *bytes) {
+    const serve *s = arg;
+    engine_stats stats;
+    engine_read_stats(s->engine, &stats);
+    metrics_input in = {.stats = &stats,
+                        .now_us = clock_now_us(),
+                        .calls = rpc_server_calls(s->rpc),
+                        .serving = health_serving(s->health),
+                        .model = engine_name(s->engine),
+                        .profile = engine_profile(s->engine),
+                        .version = ESPALIER_VERSION};
+    return metrics_page(&in, bytes);
+}
+
+static bool authorise(void *arg, const char *header, size_t bytes) {
+    return auth_allows(((serve *)arg)->auth, header, bytes);
+}
+
+/* ---- up ---- */
+
+static uint32_t calls_max(const serve_config *c) {
+    uint32_t waiting = c->model.waiting_max ? c->model.waiting_max : LIMIT_WAITING_DEFAULT;
+    uint32_t running = c->model.max_seqs ? c->model.max_seqs : 256;
+    return waiting + running + CALLS_SPARE;
+}
+
+static esp_code open_rpc(serve *s, esp_error *err) {
+    const serve_config *c = s->config;
+    rpc_options options = {
+        .address = c->grpc,
+        .tls = {.cert_file = c->tls_cert, .key_file = c->tls_key, .ca_file = c->client_ca},
+        .methods = serve_methods,
+        .method_count = serve_method_count,
+        .arg = s,
+        .authorise = authorise,
+        .calls_max = calls_max(c),
+        .message_bytes_max = LIMIT_REQUEST_BYTES_MAX};
+    return rpc_server_open(&s->rpc, &options, err);
+}
+
+static esp_code open_http(serve *s, esp_error *err) {
+    http_source source = {.arg = s, .metrics = write_metrics, .alive = is_alive, .ready = is_ready};
+    return has_http(s->config) ? http_open(&s->http, s->config->http, &source, err) : ESP_OK;
+}
+
+static esp_code open_parts(serve *s, esp_error *err) {
+    esp_code code = check_addresses(s->config, err);
+    if (code == ESP_OK) code = auth_open(&s->auth, s->config->token_file, err);
+    if (code != ESP_OK) return code;
+    generations_options streams = {.engine = s->engine,
+                                   .unsent_bytes_max = s->config->slow_reader_bytes};
+    if (!streams.unsent_bytes_max) streams.unsent_bytes_max = 256 << 10;
+    raise_file_limit();
+    s->health = health_open();
+    s->reflection = reflection_open();
+    code = generations_open(&s->generations, &streams, err);
+    if (code == ESP_OK) code = open_rpc(s, err);
+    if (code == ESP_OK) code = open_http(s, err);
+    if (code == ESP_OK) code = engine_start(s->engine, err);
+    if (code == ESP_OK) code = rpc_server_start(s->rpc, err);
+    return code;
+}
+
+static void log_serving(const serve *s) {
+    address at = {0};
+    char http_at[300] = "off";
+    if (s->http && address_read(&at, s->config->http, "--http", NULL) == ESP_OK)
+        snprintf(http_at, sizeof http_at, strchr(at.host, ':') ? "[%s]:%u" : "%s:%u", at.host,
+                 http_port(s->http));
+    if (address_read(&at, s->config->grpc, "--grpc", NULL) != ESP_OK) return;
+    log_event(LOG_INFO, "serving",
+              strchr(at.host, ':')
+                  ? "grpc=[%s]:%u http=%s model=\"%s\" profile=\"%s\" tls=%s auth=%s"
+                  : "grpc=%s:%u http=%s model=\"%s\" profile=\"%s\" tls=%s auth=%s",
+              at.host, rpc_server_port(s->rpc), http_at, engine_name(s->engine),
+              engine_profile(s->engine),
+              s->config->client_ca  ? "mutual"
+              : s->config->tls_cert ? "server"
+                                    : "off",
+              s->config->token_file ? "token" : "off");
+}
+
+/* ---- serve ---- */
+
+static int serve_until_signal(serve *s) {
+    bool serving = true;
+    health_set(s->health, true);
+    for (;;) {
+        int got = wait_signal(LOOK_US);
+        if (got) return got;
+        bool alive = is_alive(s);
+        if (alive != serving)
+            log_event(alive ? LOG_INFO : LOG_ERROR, alive ? "engine_recovered" : "engine_stuck",
+                      "step_seconds=%d", STEP_STUCK_SECONDS);
+        if (alive != serving) health_set(s->health, alive);
+        serving = alive;
+    }
+}
+
+/* ---- down ---- */
+
+/* True when all calls ended; false at the end of the grace time or at a second signal. */
+static bool drain_calmly(serve *s, int64_t until_us) {
+    while (clock_now_us() < until_us) {
+        if (rpc_server_wait_drained(s->rpc, 0)) return true;
+        if (wait_signal(20000)) {
+            log_event(LOG_WARN, "drain_cut", "reason=\"second signal\" calls=%u",
+                      rpc_server_calls(s->rpc));
+            return false;
+        }
+    }
+    return rpc_server_wait_drained(s->rpc, 0);
+}
+
+static void drain(serve *s) {
+    int64_t began_us = clock_now_us();
+    int64_t until_us = began_us + (int64_t)s->config->grace_seconds * 1000000;
+    health_set(s->health, false);
+    generations_drain(s->generations);
+    engine_drain(s->engine);
+    bool hurry = wait_signal(LAME_DUCK_US) != 0;
+    health_end_watches(s->health);
+    rpc_server_drain(s->rpc);
+    if (hurry || !drain_calmly(s, until_us)) {
+        engine_cancel_all(s->engine);
+        (void)!rpc_server_wait_drained(s->rpc, CANCEL_US);
+    }
+    log_event(LOG_INFO, "drained", "seconds=%.3f cancelled_calls=%u",
+              (double)(clock_now_us() - began_us) * 1e-6, rpc_server_calls(s->rpc));
+}
+
+/* Also after a start that failed half-way. Calls end first, then what their handlers use. */
+static void close_parts(serve *s) {
+    http_close(s->http);
+    rpc_server_close(s->rpc);
+    generations_close(s->generations);
+    health_close(s->health);
+    reflection_close(s->reflection);
+    auth_close(s->auth);
+}
+
+esp_code serve_run(engine *e, const serve_config *config, esp_error *err) {
+    ESP_ASSERT(e && config && config->grpc);
+    serve s = {.engine = e, .config = config};
+    esp_code code = open_parts(&s, err);
+    if (code == ESP_OK) {
+        log_serving(&s);
+        int got = serve_until_signal(&s);
+        log_event(LOG_INFO, "draining", "signal=%s calls=%u grace_seconds=%u",
+                  got == SIGTERM ? "SIGTERM" : "SIGINT", rpc_server_calls(s.rpc),
+                  config->grace_seconds);
+        drain(&s);
+    }
+    close_parts(&s);
+    return code;
+}

@@ -1,0 +1,18 @@
+/* serve.h - the front: gRPC and HTTP listeners over one engine, until a signal says stop.
+ *
+ * Thread  serve_run by the main thread; it owns every other thread it makes. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_SERVE_H
+#define ESPALIER_SERVE_H
+
+#include "engine/config.h"
+#include "engine/engine.h"
+
+/* Listens, serves, and returns ESP_OK after a drain (SIGTERM or SIGINT: health NOT_SERVING, running
+ * streams finish up to the grace time; a second signal ends them at once). The engine is open and not
+ * started; serve_run starts and drains it; the caller closes it. Call serve_block_signals first thing in main,
+ * before any thread is made. */
+void serve_block_signals(void);
+ESP_CHECKED esp_code serve_run(engine *e, const serve_config *config, esp_error *err);
+
+#endif

@@ -1,0 +1,39 @@
+/* serve_parts.h - what the files of the front share; not for outsiders. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_SERVE_PARTS_H
+#define ESPALIER_SERVE_PARTS_H
+
+#include <stdatomic.h>
+
+#include "engine/config.h"
+#include "engine/engine.h"
+#include "engine/serve/auth.h"
+#include "engine/serve/generation.h"
+#include "engine/serve/health.h"
+#include "engine/serve/http.h"
+#include "engine/serve/reflection.h"
+#include "proto/rpc.h"
+
+/* One running server. Handlers get it as their arg. */
+typedef struct serve {
+    engine *engine;
+    const serve_config *config;
+    auth *auth;
+    health *health;
+    reflection *reflection;
+    generations *generations;
+    rpc_server *rpc;
+    http *http; /* NULL with --http off */
+} serve;
+
+/* methods.c: every method there is, and who may call it. */
+extern const rpc_method serve_methods[];
+extern const uint32_t serve_method_count;
+
+/* inference.c */
+void inference_generate(void *arg, rpc_call *call, const ProtobufCMessage *message);
+void inference_tokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
+void inference_detokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
+void inference_list_models(void *arg, rpc_call *call, const ProtobufCMessage *message);
+
+#endif
