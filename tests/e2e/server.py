@@ -1,0 +1,111 @@
+"""One `espalier serve` on free loopback ports, and what tests ask of it."""
+# SPDX-License-Identifier: Apache-2.0
+import ctypes
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+PATIENCE_S = float(os.environ.get("ESPALIER_TEST_PATIENCE", "120"))
+"""Seconds before a test says that something hangs. No speed is asserted anywhere."""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def die_with_parent():
+    """The kernel ends the server when the test run is killed, so none is ever left behind."""
+    PR_SET_PDEATHSIG = 1
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait_for(condition, what):
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"waited {PATIENCE_S:.0f} s for {what}")
+
+
+class Server:
+    def __init__(self, binary, model, flags, folder, credentials=None, metadata=(), kv_memory="512M"):
+        self.address, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        self.credentials, self.metadata, self.binary = credentials, metadata, binary
+        self.log_path = os.path.join(folder, "serve.log")
+        command = [binary, "serve", "--model", model, "--grpc", self.address, "--http", self.http,
+                   "--kv-memory", kv_memory, *map(str, flags)]
+        with open(self.log_path, "wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            preexec_fn=die_with_parent)
+
+    def log(self):
+        with open(self.log_path, encoding="utf-8", errors="replace") as file:
+            return file.read()[-4000:]
+
+    def channel(self, *options):
+        # A connection of its own for each channel: equal arguments would share one.
+        options = (("grpc.use_local_subchannel_pool", 1),) + options
+        if self.credentials:
+            return grpc.secure_channel(self.address, self.credentials, options)
+        return grpc.insecure_channel(self.address, options)
+
+    @staticmethod
+    def stub(channel):
+        from espalier.v1 import inference_pb2_grpc
+        return inference_pb2_grpc.InferenceStub(channel)
+
+    def health(self, service="", timeout=5):
+        with self.channel() as channel:
+            request = health_pb2.HealthCheckRequest(service=service)
+            return health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout).status
+
+    def is_serving(self):
+        assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log()}"
+        try:
+            return self.health() == health_pb2.HealthCheckResponse.SERVING
+        except grpc.RpcError as error:
+            # With tokens, health needs one too; to be told so means that it serves.
+            return error.code() == grpc.StatusCode.UNAUTHENTICATED
+
+    def wait_until_serving(self):
+        wait_for(self.is_serving, "SERVING")
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=30) as reply:
+            return reply.read().decode()
+
+    def metric(self, name):
+        """The sum of a metric's series."""
+        rows = re.findall(rf"^{name}(?:{{[^}}]*}})? ([0-9.eE+-]+|NaN)$", self.get("/metrics"), re.MULTILINE)
+        assert rows, f"{name} is not on the page:\n{self.get('/metrics')}"
+        return sum(map(float, rows))
+
+    def load(self):
+        return {name: self.metric("espalier_" + name)
+                for name in ("requests_running", "requests_waiting", "kv_pages_used")}
+
+    def wait_until_empty(self):
+        wait_for(lambda: not any(self.load().values()), f"an empty server, last {self.load()}")
+
+    def signal(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+
+    def stop(self):
+        """SIGTERM and the exit code."""
+        self.signal()
+        return self.process.wait(timeout=PATIENCE_S)
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()

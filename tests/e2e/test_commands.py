@@ -1,0 +1,236 @@
+"""The commands: exit codes, JSON shapes, files, streams."""
+# SPDX-License-Identifier: Apache-2.0
+import json
+import re
+import socket
+
+import numpy as np
+import pytest
+
+USAGE, DATA, NO_INPUT, UNAVAILABLE = 64, 65, 66, 69
+COMMANDS = ["serve", "chat", "health", "generate", "logits", "tokenize", "detokenize", "render", "inspect", "bench"]
+
+
+def one_sentence(done):
+    """A failure says one line on stderr, and nothing on stdout."""
+    assert done.stdout == "" and len(done.stderr.strip().splitlines()) == 1, done
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_tells_usage_and_options(espalier, command):
+    done = espalier(command, "--help")
+    assert f"usage: espalier {command}" in done.stdout and "examples" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.smoke
+def test_espalier_alone_lists_the_commands(espalier):
+    for arguments in ((), ("--help",)):
+        listed = espalier(*arguments).stdout
+        assert all(re.search(rf"^  {c} ", listed, re.MULTILINE) for c in COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [
+    ("dance",), ("generate", "--prompt", "x"), ("generate", "--model"), ("tokenize", "--modle", "x"),
+    ("bench", "--model", "x", "--concurrency", "0"), ("generate", "--model", "x", "--max-tokens", "many"),
+    ("serve", "--model", "x", "--threads", "-1"), ("generate", "--model", "x", "--device", "gpu", "--prompt", "x"),
+    ("generate", "--model", "x", "--temperature", "nan", "--prompt", "x")], ids=lambda a: "-".join(a).strip("-"))
+def test_wrong_usage_is_exit_64_and_one_sentence(espalier, arguments):
+    one_sentence(espalier(*arguments, code=USAGE))
+
+
+@pytest.mark.smoke
+def test_generate_prints_text_or_json(espalier, model):
+    flags = ("generate", "--model", model, "--prompt", "The capital of France is", "--max-tokens", 4)
+    reply = json.loads(espalier(*flags, "--json").stdout)
+    assert set(reply) == {"ids", "text", "finish_reason", "seed", "profile"}
+    assert len(reply["ids"]) == 4 and reply["finish_reason"] == "length"
+    assert reply["text"].strip() in espalier(*flags).stdout and "Paris" in reply["text"]
+
+
+def test_generate_takes_ids_and_messages(espalier, model, tmp_path):
+    messages = tmp_path / "chat.json"
+    messages.write_text('[{"role": "user", "content": "What is the capital of France?"}]')
+    flags = ("generate", "--model", model, "--json", "--max-tokens", 30)
+    assert "Paris" in json.loads(espalier(*flags, "--messages", messages).stdout)["text"]
+    assert len(json.loads(espalier(*flags, "--ids", "504,3575,282,4649,314").stdout)["ids"]) > 0
+
+
+def test_generate_with_a_seed_reproduces(espalier, model):
+    flags = ("generate", "--model", model, "--prompt", "Once", "--max-tokens", 12, "--temperature", 1, "--json")
+    first = json.loads(espalier(*flags).stdout)
+    assert json.loads(espalier(*flags, "--seed", first["seed"]).stdout) == first
+
+
+def test_generate_wants_exactly_one_prompt(espalier, model):
+    one_sentence(espalier("generate", "--model", model, code=USAGE))
+    one_sentence(espalier("generate", "--model", model, "--prompt", "x", "--ids", "1", code=USAGE))
+
+
+@pytest.mark.smoke
+def test_tokenize_reads_text_or_stdin(espalier, model):
+    by_flag = json.loads(espalier("tokenize", "--model", model, "--text", "Hello world").stdout)
+    by_stdin = json.loads(espalier("tokenize", "--model", model, stdin="Hello world").stdout)
+    assert by_flag == by_stdin == [19556, 905]
+    assert json.loads(espalier("tokenize", "--model", model, "--text", "").stdout) == []
+
+
+def test_tokenize_takes_special_text_as_plain_unless_told(espalier, model):
+    ask = lambda *more: json.loads(espalier("tokenize", "--model", model, "--text", "<|im_start|>", *more).stdout)
+    assert ask("--parse-special") == [1] and len(ask()) > 1
+
+
+def test_detokenize_turns_tokenize_around(espalier, model):
+    text = "naïve café 🎉\n\n  春眠"
+    ids = json.loads(espalier("tokenize", "--model", model, stdin=text).stdout)
+    assert espalier("detokenize", "--model", model, "--ids", ",".join(map(str, ids))).stdout == text
+
+
+@pytest.mark.parametrize("ids", ["49152", "-1", "1,,2", "x", "", "99999999999999999999"])
+def test_ids_out_of_range_are_refused(espalier, model, ids):
+    assert "--ids" in one_sentence(espalier("detokenize", "--model", model, f"--ids={ids}", code=USAGE))
+
+
+def test_logits_writes_a_npy_file_of_every_position(espalier, model, tmp_path):
+    out = tmp_path / "logits.npy"
+    espalier("logits", "--model", model, "--ids", "504,3575,282", "--out", out)
+    logits = np.load(out)
+    assert logits.shape == (3, 49152) and logits.dtype == np.float32 and np.isfinite(logits).all()
+    again = tmp_path / "again.npy"
+    espalier("logits", "--model", model, "--ids", "504,3575,282", "--out", again, "--threads", 1)
+    assert out.read_bytes() == again.read_bytes()
+
+
+def test_logits_to_a_place_that_cannot_be_written_fails(espalier, model):
+    done = espalier("logits", "--model", model, "--ids", "504", "--out", "/nonexistent/x.npy", code=None)
+    assert done.returncode in (DATA, NO_INPUT, 73, 74) and "/nonexistent/x.npy" in one_sentence(done)
+
+
+def test_inspect_describes_the_model(espalier, model):
+    described = json.loads(espalier("inspect", model).stdout)
+    assert described["kind"] == "model" and described["family"] == "llama"
+    assert described["parameters"] > 130e6 and "profile" in described and "digest" in described
+    assert "tokenizer" in described and described["quantization"].lower() == "q4_1"
+
+
+def test_render_writes_the_prompt(espalier, model, tmp_path):
+    messages = tmp_path / "chat.json"
+    messages.write_text('[{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]')
+    assert espalier("render", "--model", model, "--messages", messages).stdout == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[", '[{"role": "user"}]', '[{"role": 1, "content": "x"}]', "[1]",
+                                     "[" * 100_000], ids=range(7))
+def test_bad_message_files_are_exit_65(espalier, model, tmp_path, content):
+    path = tmp_path / "chat.json"
+    path.write_text(content)
+    sentence = one_sentence(espalier("generate", "--model", model, "--messages", path, code=DATA))
+    assert "chat.json" in sentence or "messages" in sentence
+
+
+@pytest.fixture(scope="module")
+def bad_models(model, tmp_path_factory):
+    """Files that are no model, or no longer one."""
+    folder = tmp_path_factory.mktemp("bad")
+    with open(model, "rb") as file:
+        head = bytearray(file.read(4 << 20))
+    cases = {"empty": b"", "text": b"hello world\n" * 100, "magic": b"GGUF", "version": b"GGUF" + b"\x63\0\0\0" + bytes(16),
+             "counts": b"GGUF\x03\0\0\0" + b"\xff" * 16, "truncated-header": bytes(head[:100_000]),
+             "truncated-data": bytes(head), "zeros": bytes(4096)}
+    for name, content in cases.items():
+        (folder / (name + ".gguf")).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["empty", "text", "magic", "version", "counts", "truncated-header", "truncated-data",
+                                  "zeros"])
+def test_T20_a_file_that_is_no_model_is_exit_65_and_one_sentence(espalier, bad_models, name):
+    path = bad_models / (name + ".gguf")
+    for arguments in (("inspect", path), ("generate", "--model", path, "--prompt", "x"),
+                      ("serve", "--model", path, "--grpc", "127.0.0.1:0", "--http", "off")):
+        assert name + ".gguf" in one_sentence(espalier(*arguments, code=DATA))
+
+
+def test_a_missing_model_is_exit_66(espalier):
+    for arguments in (("inspect", "/nonexistent.gguf"), ("tokenize", "--model", "/nonexistent.gguf", "--text", "x")):
+        assert "nonexistent.gguf" in one_sentence(espalier(*arguments, code=NO_INPUT))
+
+
+def test_a_folder_or_device_is_no_model(espalier, tmp_path):
+    for path in (tmp_path, "/dev/zero", "/dev/null"):
+        done = espalier("inspect", path, code=None, timeout=30)
+        assert done.returncode in (DATA, NO_INPUT), done
+        one_sentence(done)
+
+
+def test_health_tells_by_exit_code(server, espalier):
+    assert espalier("health", server.address).stdout.strip() == "SERVING"
+    assert espalier("health", server.address, "--wait", 5).stdout.strip() == "SERVING"
+    assert "127.0.0.1:1" in espalier("health", "127.0.0.1:1", code=UNAVAILABLE).stderr
+    espalier("health", "127.0.0.1:1", "--wait", 1, code=UNAVAILABLE)
+
+
+@pytest.mark.smoke
+def test_chat_answers_one_prompt_with_stats_on_stderr(server, espalier):
+    done = espalier("chat", server.address, "--prompt", "What is the capital of France?", "--stats", "--max-tokens", 30)
+    assert "Paris" in done.stdout
+    assert re.search(r"ttft [0-9.]+ ms, [0-9.]+ tok/s", done.stderr)
+
+
+def test_chat_reads_lines_and_remembers(server, espalier):
+    done = espalier("chat", server.address, "--max-tokens", 40, stdin="My name is Ada.\nWhat is my name?\n")
+    assert "Ada" in done.stdout
+
+
+def test_chat_without_a_server_is_exit_69(espalier):
+    assert "127.0.0.1:1" in espalier("chat", "127.0.0.1:1", "--prompt", "x", code=UNAVAILABLE).stderr
+
+
+def test_a_port_in_use_is_named(espalier, model):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for wrong, other, rest in (("--grpc", "--http", "off"), ("--http", "--grpc", "127.0.0.1:0")):
+            done = espalier("serve", "--model", model, wrong, f"127.0.0.1:{port}", other, rest, code=UNAVAILABLE, timeout=60)
+            assert str(port) in done.stderr and wrong in done.stderr
+
+
+def test_bench_prints_a_row_for_each_concurrency(espalier, model):
+    done = espalier("bench", "--model", model, "--prompt-tokens", 16, "--output-tokens", 4, "--concurrency", "1,2",
+                    "--requests", 2, "--json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["concurrency"] for row in rows] == [1, 2]
+    for row in rows:
+        assert all(row[k] > 0 for k in ("prefill_tok_s", "decode_tok_s", "output_tok_s", "ttft_p50_ms", "itl_p99_ms"))
+
+
+def test_a_config_file_sets_what_flags_set_and_flags_win(start_server, tmp_path):
+    config = tmp_path / "serve.yaml"
+    config.write_text("name: from-the-file\nmax-context: 1024\n")
+    from calls import pb
+    for flags, name in (((), "from-the-file"), (("--name", "from-the-flag"), "from-the-flag")):
+        server = start_server("--config", config, *flags)
+        with server.channel() as channel:
+            (listed,) = server.stub(channel).ListModels(pb.ListModelsRequest()).models
+            assert (listed.name, listed.context_tokens) == (name, 1024)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("content", ["max-seqs: many", "no-such-option: 1", "- 1", "a: [", "\x00"], ids=range(5))
+def test_a_bad_config_file_is_refused(espalier, model, tmp_path, content):
+    path = tmp_path / "serve.yaml"
+    path.write_text(content)
+    done = espalier("serve", "--model", model, "--config", path, code=None, timeout=60)
+    assert done.returncode in (USAGE, DATA, 78) and "serve.yaml" in one_sentence(done)
+
+
+def test_quotes_and_control_bytes_in_answers_stay_valid_json(espalier, model):
+    """T34: forced output of quotes, backslashes and control bytes."""
+    text = 'say "\\" and \x01\x1f\t'
+    ids = json.loads(espalier("tokenize", "--model", model, stdin=text).stdout)
+    done = espalier("generate", "--model", model, "--ids", ",".join(map(str, ids * 3)), "--max-tokens", 24,
+                    "--ignore-eos", "--json")
+    assert len(json.loads(done.stdout)["ids"]) == 24
