@@ -1,17 +1,20 @@
 /* cpu.h - what the files of the CPU backend share: device, packed matrix, level table.
  *
- * Arithmetic  weights are taken exactly from their blocks, activations (KIND_ACT) are bf16,
- *             everything else float32. One output of a linear is, over blocks of 32 inputs in
- * order, p   = fma(q[k], x[k], p)     k = 0..31 from p = 0, q the integer code as a float acc =
- * fma(d, p, acc)         d the block's scale; unquantised: acc + p acc = fma(m, sum of x, acc)
- * formats with an offset m whatever the batch, the tile shape or the thread count (Law 1).
+ * Arithmetic  weights are taken exactly from their blocks, activations (KIND_ACT) are bf16, all
+ *             else is float32. One output of a linear is, over blocks of 32 inputs in order,
+ *                 p   = fma(q[k], x[k], p)     k = 0..31 from p = 0; q: the integer code as a float
+ *                 acc = fma(d, p, acc)         d: the block's scale; unquantised: acc + p
+ *                 acc = fma(m, sum of x, acc)  formats with an offset m
+ *             whatever the batch, the tile shape or the thread count (Law 1). The sum of x over a
+ *             block folds its halves: 32 -> 16 -> 8 -> 4 -> 2 -> 1.
  *
  * Packing     A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
- * zeros. The codes of a tile lie block after block, the scales in a second array: Q4_0/Q4_1   4
- * lines of 64 bytes a block; dword r of a line holds the codes of row r for 8 columns, the first in
- * the low nibble. Read 16 rows at once, shifted right by 4j Q8_0        int8 [32 columns][16 rows]
- *   F16, BF16   u16  [32][16]
- *   F32         f32  [32][16]
+ *             zeros. The codes of a tile lie block after block, the scales in a second array:
+ *   Q4_0, Q4_1  4 lines of 64 bytes a block; dword r of a line holds the codes of row r for 8
+ *               columns, the first in the low nibble: one load and a shift give 16 rows
+ *   Q8_0        int8 [32 columns][16 rows]
+ *   F16, BF16   u16 [32][16]
+ *   F32         f32 [32][16]
  *   scales      f16 d[16] a block, followed by f16 m[16] for Q4_1; none when unquantised
  *
  * Pages       the block of one (layer, k or v, kv head): k is [D][16 slots] so that 16 keys are one
@@ -40,8 +43,7 @@ typedef struct cpu_format {
     uint32_t scale_bytes; /* of a tile's block */
 } cpu_format;
 
-/* Here and not behind a pointer, so that a kernel made for one format has its sizes as constants.
- */
+/* Defined here, so that a kernel made for one format has its sizes as constants. */
 static const cpu_format cpu_formats[DT_COUNT] = {
     [DT_F32] = {.code_bytes = TILE_COLS * TILE_ROWS * 4},
     [DT_F16] = {.code_bytes = TILE_COLS * TILE_ROWS * 2},

@@ -205,7 +205,7 @@ static void packed_weights_are_exact(void **state) {
             l.ops->matrix_close(l.dev, matrix);
         }
         lab_release(&l, KIND_ACT, in, COLS * COLS);
-        l.ops->release(l.dev, out, COLS * ROWS * sizeof *out);
+        lab_free(&l, out, COLS * ROWS * sizeof *out);
         lab_close(&l);
     }
     free(hot);
@@ -323,7 +323,7 @@ static float *norm_of(const lab *l, uint32_t width, uint32_t count, const uint32
     float *out = lab_download(l, KIND_ACT, op.out, (size_t)count * width);
     lab_release(l, KIND_F32, in, IN_ROWS * (size_t)width);
     lab_release(l, KIND_F32, weight, width);
-    l->ops->release(l->dev, op.out, bytes);
+    lab_free(l, op.out, bytes);
     return out;
 }
 
@@ -439,8 +439,8 @@ static void attention_step(const lab *l, const attention_case *c, const lab_batc
         memcpy(result->q + row * width, qkv + (size_t)t * stride, width * sizeof *out);
     }
     free(out);
-    l->ops->release(l->dev, attention.out, tokens * width * act);
-    l->ops->release(l->dev, qkv, tokens * stride * sizeof *qkv);
+    lab_free(l, attention.out, tokens * width * act);
+    lab_free(l, qkv, tokens * stride * sizeof *qkv);
 }
 
 /* All sequences side by side, `chunk` tokens of each a step, in pages that start out as NaN. */
@@ -476,7 +476,7 @@ static attention_result attention_of(const lab *l, const attention_case *c, uint
             cached[s] += tokens[s];
     }
     free(angles);
-    l->ops->release(l->dev, kv.arena, arena);
+    lab_free(l, kv.arena, arena);
     return result;
 }
 

@@ -12,6 +12,9 @@
 
 #include "kernels/cpu/level/level.h"
 
+/* A loop of few turns, constant once inlined: unrolled, its vectors stay in registers. */
+#define EACH(i, count) _Pragma("GCC unroll 8") for (uint32_t i = 0; i < (count); i++)
+
 #ifdef CPU_LEVEL_avx512
 
 enum { LANES = 16, VECTORS = 1 };

@@ -20,8 +20,6 @@ enum {
     STRIP_ROWS = STRIP_TILES * TILE_ROWS,
 };
 
-#define UNROLL
-
 /* Some tiles of one format; the tokens they meet. */
 typedef struct tile_run {
     const uint8_t *codes[STRIP_TILES];
@@ -62,81 +60,88 @@ ALWAYS_INLINE vf tile_add_block(esp_dtype dtype, const uint8_t *scales, uint32_t
     return acc;
 }
 
+/* clang-format off: it does not know that EACH is a loop.
+ * In what follows vector c is vector c % VECTORS of tile first + c / VECTORS. */
+
 /* Tiles first .. first + tiles of the run, `tokens` tokens; dtype, tiles, tokens are constants. */
 ALWAYS_INLINE void tile_fused(esp_dtype dtype, uint32_t tiles, uint32_t tokens, const tile_run *run,
                               uint32_t first, float (*sums)[STRIP_ROWS]) {
+    const uint32_t vectors = tiles * VECTORS;
     const uint32_t code_bytes = cpu_formats[dtype].code_bytes;
     const uint32_t scale_bytes = cpu_formats[dtype].scale_bytes;
-    vf acc[STRIP_TILES][VECTORS][FUSED_TOKENS];
-    UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-        UNROLL for (uint32_t t = 0; t < tokens; t++) acc[n][v][t] = v_zero();
+    const uint8_t *const *codes = run->codes + first, *const *scales = run->scales + first;
     const float *x = run->inputs, *x_sum = run->input_sums;
+    vf acc[STRIP_TILES * VECTORS][FUSED_TOKENS];
+    EACH(c, vectors)
+    EACH(t, tokens)
+    acc[c][t] = v_zero();
     for (uint32_t b = 0; b < run->blocks; b++) {
-        vf p[STRIP_TILES][VECTORS][FUSED_TOKENS];
-        UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-            UNROLL for (uint32_t t = 0; t < tokens; t++) p[n][v][t] = v_zero();
+        vf p[STRIP_TILES * VECTORS][FUSED_TOKENS];
+        EACH(c, vectors)
+        EACH(t, tokens)
+        p[c][t] = v_zero();
         for (uint32_t k = 0; k < TILE_COLS; k += GROUP_COLS) {
             const size_t at = (size_t)b * code_bytes + k * (code_bytes / TILE_COLS);
-            UNROLL for (uint32_t n = 0; n < tiles; n++) for (uint32_t ahead = 0;
-                                                             ahead < code_bytes / 4;
-                                                             ahead += CACHE_LINE_BYTES)
-                _mm_prefetch((const char *)run->codes[first + n] + at + ahead + PREFETCH_BYTES,
-                             _MM_HINT_T0);
-            UNROLL for (uint32_t j = 0; j < GROUP_COLS; j++)
-                UNROLL for (uint32_t n = 0; n < tiles; n++)
-                    UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
-                vf w = tile_codes(dtype, run->codes[first + n] + at, j, v);
-                UNROLL for (uint32_t t = 0; t < tokens; t++) p[n][v][t] =
-                    v_fma(w, v_set1(x[t * TILE_COLS + k + j]), p[n][v][t]);
+            EACH(n, tiles)
+            for (uint32_t line = 0; line < code_bytes / 4; line += CACHE_LINE_BYTES)
+                _mm_prefetch((const char *)codes[n] + at + line + PREFETCH_BYTES, _MM_HINT_T0);
+            EACH(j, GROUP_COLS)
+            EACH(c, vectors) {
+                vf w = tile_codes(dtype, codes[c / VECTORS] + at, j, c % VECTORS);
+                EACH(t, tokens)
+                p[c][t] = v_fma(w, v_set1(x[t * TILE_COLS + k + j]), p[c][t]);
             }
         }
-        UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-            UNROLL for (uint32_t t = 0; t < tokens; t++) acc[n][v][t] =
-                tile_add_block(dtype, run->scales[first + n] + (size_t)b * scale_bytes, v,
-                               p[n][v][t], x_sum[t], acc[n][v][t]);
+        EACH(c, vectors)
+        EACH(t, tokens)
+        acc[c][t] = tile_add_block(dtype, scales[c / VECTORS] + (size_t)b * scale_bytes,
+                                   c % VECTORS, p[c][t], x_sum[t], acc[c][t]);
         x += (size_t)run->input_rows * TILE_COLS;
         x_sum += run->input_rows;
     }
-    UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-        UNROLL for (uint32_t t = 0; t < tokens; t++)
-            v_store(&sums[t][(first + n) * TILE_ROWS + v * LANES], acc[n][v][t]);
+    EACH(c, vectors)
+    EACH(t, tokens)
+    v_store(&sums[t][first * TILE_ROWS + c * LANES], acc[c][t]);
 }
 
 /* One block of a tile as floats, [32][16]. */
 ALWAYS_INLINE void tile_expand(esp_dtype dtype, const uint8_t *codes, float (*weights)[TILE_ROWS]) {
     const uint32_t group_bytes = cpu_formats[dtype].code_bytes / TILE_COLS * GROUP_COLS;
     for (uint32_t k = 0; k < TILE_COLS; k += GROUP_COLS, codes += group_bytes)
-        UNROLL for (uint32_t j = 0; j < GROUP_COLS; j++)
-            UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-                v_store(&weights[k + j][v * LANES], tile_codes(dtype, codes, j, v));
+        EACH(j, GROUP_COLS)
+    EACH(v, VECTORS)
+    v_store(&weights[k + j][v * LANES], tile_codes(dtype, codes, j, v));
 }
 
 /* Adds one block of tiles first .. first + tiles to the sums of tokens token .. token + tokens. */
 ALWAYS_INLINE void tile_blocked(esp_dtype dtype, uint32_t tiles, uint32_t tokens,
                                 const tile_run *run, uint32_t first, uint32_t b, uint32_t token,
                                 cpu_scratch *scratch) {
+    const uint32_t vectors = tiles * VECTORS, scale_bytes = cpu_formats[dtype].scale_bytes;
     const float *x = run->inputs + ((size_t)b * run->input_rows + token) * TILE_COLS;
     const float *x_sum = run->input_sums + (size_t)b * run->input_rows + token;
-    vf p[BLOCKED_TOKENS][BLOCKED_TILES][VECTORS];
-    UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
-        UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[t][n][v] = v_zero();
+    vf p[BLOCKED_TOKENS][BLOCKED_TILES * VECTORS];
+    EACH(t, tokens)
+    EACH(c, vectors)
+    p[t][c] = v_zero();
     for (uint32_t k = 0; k < TILE_COLS; k++) {
-        vf w[BLOCKED_TILES][VECTORS];
-        UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-            w[n][v] = v_load(&scratch->weights[first + n][k][v * LANES]);
-        UNROLL for (uint32_t t = 0; t < tokens; t++) {
+        vf w[BLOCKED_TILES * VECTORS];
+        EACH(c, vectors)
+        w[c] = v_load(&scratch->weights[first + c / VECTORS][k][c % VECTORS * LANES]);
+        EACH(t, tokens) {
             vf xt = v_set1(x[t * TILE_COLS + k]);
-            UNROLL for (uint32_t n = 0; n < tiles; n++)
-                UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[t][n][v] =
-                    v_fma(w[n][v], xt, p[t][n][v]);
+            EACH(c, vectors)
+            p[t][c] = v_fma(w[c], xt, p[t][c]);
         }
     }
-    UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
-        UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
-        const uint8_t *scales = run->scales[first + n] + (size_t)b * cpu_formats[dtype].scale_bytes;
-        float *sum = &scratch->sums[token + t][(first + n) * TILE_ROWS + v * LANES];
-        v_store(sum, tile_add_block(dtype, scales, v, p[t][n][v], x_sum[t], v_load(sum)));
+    EACH(t, tokens)
+    EACH(c, vectors) {
+        const uint8_t *scales = run->scales[first + c / VECTORS] + (size_t)b * scale_bytes;
+        float *sum = &scratch->sums[token + t][first * TILE_ROWS + c * LANES];
+        v_store(sum, tile_add_block(dtype, scales, c % VECTORS, p[t][c], x_sum[t], v_load(sum)));
     }
 }
+
+/* clang-format on */
 
 #endif
