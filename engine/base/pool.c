@@ -25,19 +25,22 @@
 #include "engine/base/mem.h"
 #include "engine/base/queue.h"
 
-enum { SPIN_NS = 40000, SPINS_PER_LOOK = 16, CACHE_LINE = 64 };
+enum { SPIN_NS = 40000, SPINS_PER_LOOK = 16, CACHE_LINE = 64, MOVE_PAUSE_NS = 1000000 };
 
 typedef struct worker {
     thread_pool *pool;
     uint32_t index;
     pthread_t thread;
+    int64_t moved_ns;   /* when it last left a shared processor */
+    _Atomic int on_cpu; /* where it began its last job; -1: nowhere yet */
 } worker;
 
 struct thread_pool {
     uint32_t thread_count;
     uint32_t started; /* threads that pool_close must join */
     int64_t spin_ns;
-    pool_fn fn; /* the job; NULL: go home. Written before start, read after it */
+    cpu_set_t allowed; /* of the process when the pool was opened */
+    pool_fn fn;        /* the job; NULL: go home. Written before start, read after it */
     void *arg;
     worker *workers; /* [thread_count]; 0 is the caller and has no thread */
     char pad_start[CACHE_LINE];
@@ -75,6 +78,27 @@ static void await(const thread_pool *pool, signal_word *s, uint32_t seen) {
     if (!spin(s, seen, pool->spin_ns)) signal_wait(s, seen, -1);
 }
 
+/* The kernel likes to wake a thread on its waker's processor, and two threads of a pool that share one while
+ * another is idle cost a decode step several times its length. Pinning would do, but on a machine with other
+ * work it makes a thread wait for a processor that is taken. So: a worker that finds a lower-numbered one on
+ * its processor leaves it, and is free to go where it likes afterwards. */
+static void leave_shared_cpu(worker *w) {
+    thread_pool *pool = w->pool;
+    int cpu = sched_getcpu();
+    bool shared = false;
+    for (uint32_t i = 0; i < w->index && !shared; i++)
+        shared = atomic_load_explicit(&pool->workers[i].on_cpu, memory_order_relaxed) == cpu;
+    if (shared && cpu >= 0 && clock_now_ns() - w->moved_ns > MOVE_PAUSE_NS) {
+        cpu_set_t others = pool->allowed;
+        CPU_CLR(cpu, &others);
+        if (sched_setaffinity(0, sizeof others, &others) == 0)
+            (void)sched_setaffinity(0, sizeof pool->allowed, &pool->allowed);
+        w->moved_ns = clock_now_ns();
+        cpu = sched_getcpu();
+    }
+    atomic_store_explicit(&w->on_cpu, cpu, memory_order_relaxed);
+}
+
 static void *work(void *arg) {
     worker *w = arg;
     thread_pool *pool = w->pool;
@@ -82,6 +106,7 @@ static void *work(void *arg) {
     for (uint32_t seen = 0;; seen++) {
         await(pool, &pool->start, seen);
         if (!pool->fn) return NULL;
+        if (pool->spin_ns) leave_shared_cpu(w);
         pool->fn(pool->arg, w->index, pool->thread_count);
         if (atomic_fetch_sub(&pool->running, 1) == 1) signal_wake(&pool->done);
     }
@@ -97,7 +122,8 @@ static uint32_t usable_cpus(void) {
 /* Signals are for the thread that runs the program, never for a worker. */
 static int start_worker(thread_pool *pool, uint32_t index) {
     worker *w = &pool->workers[index];
-    *w = (worker){.pool = pool, .index = index};
+    w->pool = pool;
+    w->index = index;
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -122,6 +148,9 @@ esp_code pool_open(thread_pool **out, uint32_t thread_count, esp_error *err) {
     pool->thread_count = thread_count;
     pool->spin_ns = thread_count <= cpus ? SPIN_NS : 0;
     pool->workers = mem_new(thread_count, sizeof *pool->workers);
+    for (uint32_t i = 0; i < thread_count; i++)
+        atomic_init(&pool->workers[i].on_cpu, -1);
+    if (sched_getaffinity(0, sizeof pool->allowed, &pool->allowed)) pool->spin_ns = 0;
     for (uint32_t i = 1; i < thread_count; i++) {
         int failed = start_worker(pool, i);
         if (!failed) continue;
@@ -157,6 +186,8 @@ void pool_run(thread_pool *pool, pool_fn fn, void *arg) {
     pool->arg = arg;
     atomic_store(&pool->running, pool->thread_count - 1);
     uint32_t seen = signal_seen(&pool->done);
+    if (pool->spin_ns)
+        atomic_store_explicit(&pool->workers[0].on_cpu, sched_getcpu(), memory_order_relaxed);
     signal_wake(&pool->start);
     fn(arg, 0, pool->thread_count);
     await(pool, &pool->done, seen);
