@@ -68,8 +68,9 @@ foreach(name test_queue test_pool test_stream test_engine test_request test_rpc 
   endif()
 endforeach()
 
+# Without TLS under tsan: it would need a suppression for libcrypto, which is not instrumented either.
 espalier_e2e(asan.e2e_smoke "ESPALIER_BIN=${sanitizer_builds}/asan/espalier;${asan_options}" SANITIZER
   ARGUMENTS -m smoke)
 espalier_e2e(tsan.e2e_smoke "ESPALIER_BIN=${sanitizer_builds}/tsan/espalier;${tsan_options}" SANITIZER
-  ARGUMENTS -m smoke)
+  ARGUMENTS -m smoke -k "not tls")
 set_tests_properties(asan.e2e_smoke tsan.e2e_smoke PROPERTIES COST 150)

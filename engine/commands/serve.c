@@ -23,6 +23,7 @@ static const flag_command command = {
 
 static esp_code serve(const serve_config *config, esp_error *err) {
     esp_code code = config_serve_check(config, err);
+    if (code == ESP_OK) code = serve_check(config, err);
     if (code != ESP_OK) return code;
     engine *e = NULL;
     progress bar = progress_begin("loading", "GB");

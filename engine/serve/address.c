@@ -36,7 +36,7 @@ esp_code address_read(address *out, const char *text, const char *flag, esp_erro
                 read_port(colon + 1, &out->port);
     if (!good)
         return esp_fail_field(
-            err, ESP_INVALID, flag,
+            err, ESP_OUT_OF_RANGE, flag,
             "%s: \"%.200s\" is no address; wanted HOST:PORT, as 127.0.0.1:8470 or "
             "[::1]:8470",
             flag, text);

@@ -1,10 +1,9 @@
 /* serve.c - up, until a signal, and down again.
  *
- *   up      addresses, tokens, listeners, engine thread, then the calls
- *   serve   the main thread sleeps until a signal, and looks four times a second whether steps
- * still end drain   health NOT_SERVING; new requests refused; listener closed; running streams
- * finish down    at the end of the grace time, or at a second signal, what still runs is cancelled
- */
+ *   up     addresses, tokens, listeners, engine thread, then the calls
+ *   serve  the main thread sleeps until a signal, and looks four times a second whether steps still end
+ *   drain  health NOT_SERVING; new requests refused; listener closed; running streams finish
+ *   down   at the end of the grace time, or at a second signal, what still runs is cancelled */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/serve/serve.h"
 
@@ -59,22 +58,24 @@ static int wait_signal(int64_t timeout_us) {
 
 static esp_code check_exposure(const address *at, const char *flag_name, bool secure,
                                bool insecure_allowed, const char *remedy, esp_error *err) {
-    if (at->loopback || secure) return ESP_OK;
-    if (!insecure_allowed)
-        return esp_fail_field(
-            err, ESP_INVALID, flag_name,
-            "%s: %.200s can be reached from other hosts without encryption; %s, or "
-            "allow it with --insecure",
-            flag_name, at->host, remedy);
+    if (at->loopback || secure || insecure_allowed) return ESP_OK;
+    return esp_fail_field(err, ESP_OUT_OF_RANGE, flag_name,
+                          "%s: %.200s can be reached from other hosts without encryption; %s, or "
+                          "allow it with --insecure",
+                          flag_name, at->host, remedy);
+}
+
+static void warn_insecure(const char *flag_name, const char *text, bool secure) {
+    address at;
+    if (secure || address_read(&at, text, flag_name, NULL) != ESP_OK || at.loopback) return;
     log_event(LOG_WARN, "insecure_listener",
               "flag=%s host=\"%s\" reason=\"prompts, answers and tokens travel unencrypted\"",
-              flag_name, at->host);
-    return ESP_OK;
+              flag_name, at.host);
 }
 
 static bool has_http(const serve_config *c) { return c->http && strcmp(c->http, "off") != 0; }
 
-static esp_code check_addresses(const serve_config *c, esp_error *err) {
+esp_code serve_check(const serve_config *c, esp_error *err) {
     address at;
     esp_code code = address_read(&at, c->grpc, "--grpc", err);
     if (code == ESP_OK)
@@ -158,7 +159,7 @@ static esp_code open_http(serve *s, esp_error *err) {
 }
 
 static esp_code open_parts(serve *s, esp_error *err) {
-    esp_code code = check_addresses(s->config, err);
+    esp_code code = serve_check(s->config, err);
     if (code == ESP_OK) code = auth_open(&s->auth, s->config->token_file, err);
     if (code != ESP_OK) return code;
     generations_options streams = {.engine = s->engine,
@@ -177,6 +178,8 @@ static esp_code open_parts(serve *s, esp_error *err) {
 
 static void log_serving(const serve *s) {
     address at = {0};
+    warn_insecure("--grpc", s->config->grpc, s->config->tls_cert != NULL);
+    if (has_http(s->config)) warn_insecure("--http", s->config->http, false);
     char http_at[300] = "off";
     if (s->http && address_read(&at, s->config->http, "--http", NULL) == ESP_OK)
         snprintf(http_at, sizeof http_at, strchr(at.host, ':') ? "[%s]:%u" : "%s:%u", at.host,

@@ -13,6 +13,9 @@
  * started; serve_run starts and drains it; the caller closes it. Call serve_block_signals first thing in main,
  * before any thread is made. */
 void serve_block_signals(void);
+/* What is wrong with the addresses, before anything is loaded: ESP_OUT_OF_RANGE (usage), ESP_UNAVAILABLE (a
+ * port in use). serve_run checks again. */
+ESP_CHECKED esp_code serve_check(const serve_config *config, esp_error *err);
 ESP_CHECKED esp_code serve_run(engine *e, const serve_config *config, esp_error *err);
 
 #endif

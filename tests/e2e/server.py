@@ -1,6 +1,5 @@
 """One `espalier serve` on free loopback ports, and what tests ask of it."""
 # SPDX-License-Identifier: Apache-2.0
-import ctypes
 import os
 import re
 import signal
@@ -22,12 +21,6 @@ def free_port():
         return s.getsockname()[1]
 
 
-def die_with_parent():
-    """The kernel ends the server when the test run is killed, so none is ever left behind."""
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def wait_for(condition, what):
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
@@ -42,11 +35,12 @@ class Server:
         self.address, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
         self.credentials, self.metadata, self.binary = credentials, metadata, binary
         self.log_path = os.path.join(folder, "serve.log")
-        command = [binary, "serve", "--model", model, "--grpc", self.address, "--http", self.http,
+        # setpriv (util-linux) has the kernel end the server when the test run is killed. Not a preexec_fn:
+        # that forks this process, whose gRPC threads do not survive a fork.
+        command = ["setpriv", "--pdeathsig", "KILL", binary, "serve", "--model", model, "--grpc", self.address, "--http", self.http,
                    "--kv-memory", kv_memory, *map(str, flags)]
         with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            preexec_fn=die_with_parent)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as file:

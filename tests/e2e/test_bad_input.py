@@ -176,9 +176,9 @@ def test_nested_message_bombs_are_refused_and_cheap(server, refused):
         many = b"\x1a\x00" * 500_000  # token_ids given half a million times
         for payload in (deep, b"\xa3\x06" * 10_000):
             refused(lambda: raw_call(channel, "Generate", payload), INVALID)
-        # Small messages that would unpack into hundreds of thousands: the memory of one request has an end.
+        # Small messages that would unpack into hundreds of thousands: what one request may cost has an end.
         for payload in (tagged(4, b"\x0a\x00" * 200_000), many):
-            refused(lambda: raw_call(channel, "Generate", payload), grpc.StatusCode.RESOURCE_EXHAUSTED, "memory")
+            refused(lambda: raw_call(channel, "Generate", payload), grpc.StatusCode.RESOURCE_EXHAUSTED, "parts")
 
 
 def test_T01_a_message_beyond_4_mib_is_refused(bad):

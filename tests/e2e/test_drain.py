@@ -20,12 +20,12 @@ def watch(channel):
 @pytest.mark.smoke
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_a_running_stream_finishes_while_new_ones_are_refused(start_server, number):
-    server = start_server()
+    server = start_server("--grace", 600)
     with server.channel() as channel, server.channel() as late:
         generate(server.stub(late), ids=[5], max_tokens=1)  # a connection from before
         health = watch(channel)
         assert next(health).status == health_pb2.HealthCheckResponse.SERVING
-        stream = server.stub(channel).Generate(request(ids=[1000], max_tokens=60, ignore_eos=True), timeout=PATIENCE_S)
+        stream = server.stub(channel).Generate(request(ids=[1000], max_tokens=40, ignore_eos=True), timeout=PATIENCE_S)
         first = next(stream)
         server.signal(number)
         assert next(health).status == NOT_SERVING
@@ -34,7 +34,7 @@ def test_a_running_stream_finishes_while_new_ones_are_refused(start_server, numb
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         rest = list(stream)
         answer = collect([first, *rest])
-        assert len(answer.ids) == 60
+        assert len(answer.ids) == 40
     assert server.process.wait(timeout=PATIENCE_S) == 0, server.log()
 
 

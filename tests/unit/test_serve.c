@@ -404,7 +404,7 @@ static void open_address_without_tls_is_refused(void **state) {
     config.model.model_path = model_path;
     config.model.threads = 1;
     assert_int_equal(engine_open(&e, &config.model, NULL, NULL, &error), ESP_OK);
-    assert_int_equal(serve_run(e, &config, &error), ESP_INVALID);
+    assert_int_equal(serve_run(e, &config, &error), ESP_OUT_OF_RANGE);
     assert_string_equal(error.field, "--grpc");
     assert_non_null(strstr(error.message, "--insecure"));
     engine_close(e);
