@@ -163,7 +163,7 @@ static const flag serve_flags[] = {
      .kind = FLAG_U32,
      SERVE_FIELD(slow_reader_bytes),
      .least = 4096,
-     .most = 1 << 30,
+     .most = 2 << 20, /* a message of it stays below the 4 MiB that clients take by default */
      .placeholder = "BYTES",
      .help = "a stream with more unsent text than this is cut; default 262144"},
     {.name = "tp",
