@@ -232,9 +232,10 @@ static bool drain_calmly(serve *s, int64_t until_us) {
 static void drain(serve *s) {
     int64_t began_us = clock_now_us();
     int64_t until_us = began_us + (int64_t)s->config->grace_seconds * 1000000;
-    health_set(s->health, false);
+    /* Refusing comes first: who reads NOT_SERVING and calls all the same is surely refused. */
     generations_drain(s->generations);
     engine_drain(s->engine);
+    health_set(s->health, false);
     bool hurry = wait_signal(LAME_DUCK_US) != 0;
     health_end_watches(s->health);
     rpc_server_drain(s->rpc);

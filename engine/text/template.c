@@ -1,170 +1,141 @@
-/* template.c - the published chat templates that are known by their text.
+/* template.c - a conversation as the variables that a chat template expects.
  *
- * All known ones are ChatML: "<|im_start|>role\ncontent<|im_end|>\n" a message, and an opened
- * assistant turn at the end when asked for. One form puts a system message in front when the
- * conversation brings none; its sentence is read out of the template. */
+ * messages, tools, documents (null when there are none, as the reference passes them),
+ * add_generation_prompt, bos_token, eos_token, and whatever variables the caller adds. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/text/template.h"
 
+#include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <time.h>
 
-#include "engine/base/check.h"
 #include "engine/base/mem.h"
-
-/* A template's source is `begin`, a sentence, `end`; without a sentence `end` is NULL. Compared
- * with the source in its plain form (see plain_form). */
-typedef struct template_row {
-    const char *begin, *end;
-} template_row;
-
-#define EACH "{% for message in messages %}"
-#define FIRST "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
-#define TURN                                                                                       \
-    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"       \
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-
-static const template_row rows[] = {
-    /* SmolLM2 ("You are a helpful AI assistant named SmolLM, ..."), Qwen2 */
-    {EACH FIRST, "<|im_end|>\n' }}{% endif %}" TURN},
-    /* SmolLM and other plain ChatML */
-    {EACH TURN, NULL},
-};
+#include "engine/text/jinja.h"
 
 struct chat_template {
-    bool has_system;
-    tok_text system; /* sentence of the default system message; malloc'd */
+    jinja_template *jinja;
+    json_t *own; /* bos_token, eos_token */
 };
 
-/* ---- recognising ---- */
+static_assert((int)CHAT_PROMPT_BYTES_MAX == (int)JINJA_OUTPUT_BYTES_MAX, "one limit, two doors");
 
-/* The same newline in a string literal is written as itself or as \n, and Jinja drops one newline
- * at the end of a template: one form for both. Returns a malloc'd text. */
-static tok_text plain_form(const char *source, size_t bytes) {
-    char *out = mem_copy_text(source, bytes);
-    size_t count = 0;
-    if (bytes && source[bytes - 1] == '\n') bytes--;
-    for (size_t i = 0; i < bytes; i++) {
-        bool escape = source[i] == '\\' && i + 1 < bytes && source[i + 1] == 'n';
-        out[count++] = escape ? '\n' : source[i];
-        i += escape;
-    }
-    return (tok_text){out, count};
-}
-
-/* A sentence that means itself inside a string literal: no quote, escape or line to interpret. */
-static bool is_sentence(tok_text text) {
-    for (size_t i = 0; i < text.bytes; i++) {
-        uint8_t c = (uint8_t)text.at[i];
-        if (c < 0x20 || c == '\'' || c == '\\' || c == '{' || c == '}' || c == 0x7f) return false;
-    }
-    return true;
-}
-
-static bool row_matches(const template_row *row, tok_text source, tok_text *sentence) {
-    size_t begin = strlen(row->begin), end = row->end ? strlen(row->end) : 0;
-    if (source.bytes < begin + end || memcmp(source.at, row->begin, begin) != 0) return false;
-    *sentence = (tok_text){source.at + begin, source.bytes - begin - end};
-    if (!row->end) return sentence->bytes == 0;
-    return memcmp(sentence->at + sentence->bytes, row->end, end) == 0 && is_sentence(*sentence);
+static void name_field(esp_error *err, const char *field) {
+    if (err && !err->field[0]) snprintf(err->field, sizeof err->field, "%s", field);
 }
 
 esp_code template_open(chat_template **out, const char *source, size_t bytes, esp_error *err) {
     ESP_ASSERT(out && (source || bytes == 0));
     *out = NULL;
-    tok_text plain = plain_form(source ? source : "", bytes);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        tok_text sentence;
-        if (!row_matches(&rows[i], plain, &sentence)) continue;
-        chat_template *t = mem_new(1, sizeof *t);
-        t->has_system = rows[i].end != NULL;
-        t->system = (tok_text){mem_copy_text(sentence.at, sentence.bytes), sentence.bytes};
-        *out = t;
-        break;
+    if (bytes == 0)
+        return esp_fail_field(err, ESP_UNIMPLEMENTED, "tokenizer.chat_template",
+                              "the model's chat template is empty; send prompt text or token ids");
+    jinja_template *jinja;
+    esp_code code = jinja_open(&jinja, source, bytes, err);
+    if (code != ESP_OK) {
+        name_field(err, "tokenizer.chat_template");
+        return code;
     }
-    free((void *)plain.at);
-    if (*out) return ESP_OK;
-    return esp_fail_field(err, ESP_UNIMPLEMENTED, "tokenizer.chat_template",
-                          "the model's chat template (%zu bytes) is none of the known ones (ChatML "
-                          "as SmolLM2 and Qwen2 have it); send prompt text or token ids instead",
-                          bytes);
+    *out = mem_new(1, sizeof **out);
+    (*out)->jinja = jinja;
+    (*out)->own = json_object();
+    return ESP_OK;
 }
 
 void template_close(chat_template *t) {
     if (!t) return;
-    free((void *)t->system.at);
+    jinja_close(t->jinja);
+    json_decref(t->own);
     free(t);
+}
+
+/* Any bytes are text here: the interpreter takes what is no UTF-8 byte by byte. */
+static json_t *text_json(tok_text text) {
+    return json_stringn_nocheck(text.at ? text.at : "", text.bytes);
+}
+
+static void set_token(json_t *own, const char *name, tok_text token) {
+    if (token.at)
+        json_object_set_new(own, name, text_json(token));
+    else
+        json_object_del(own, name);
+}
+
+void template_set_tokens(chat_template *t, tok_text bos, tok_text eos) {
+    ESP_ASSERT(t);
+    set_token(t->own, "bos_token", bos);
+    set_token(t->own, "eos_token", eos);
 }
 
 /* ---- rendering ---- */
 
-/* The prompt grows here; the same code first runs with text == NULL to measure. */
-typedef struct writer {
-    char *text;
-    uint64_t bytes;
-    tok_span *plain;
-    uint32_t plain_count;
-    bool overflow;
-} writer;
-
-static void put(writer *w, tok_text piece) {
-    if (w->text && piece.bytes) memcpy(w->text + w->bytes, piece.at, piece.bytes);
-    if (!check_add(w->bytes, piece.bytes, &w->bytes)) w->overflow = true;
-}
-
-static void put_literal(writer *w, const char *literal) {
-    put(w, (tok_text){literal, strlen(literal)});
-}
-
-/* Text of the client's: no special token is taken out of it. */
-static void put_plain(writer *w, tok_text piece) {
-    uint64_t begin = w->bytes;
-    put(w, piece);
-    if (piece.bytes == 0) return;
-    if (w->plain) w->plain[w->plain_count] = (tok_span){begin, w->bytes};
-    w->plain_count++;
-}
-
-static bool is_system(tok_text role) {
-    return role.bytes == 6 && memcmp(role.at, "system", 6) == 0;
-}
-
-static void write_prompt(writer *w, const chat_template *t, const chat_message *messages,
-                         uint32_t count, bool add_generation_prompt) {
-    if (t->has_system && count > 0 && !is_system(messages[0].role)) {
-        put_literal(w, "<|im_start|>system\n");
-        put(w, t->system);
-        put_literal(w, "<|im_end|>\n");
+static json_t *messages_json(const chat_options *options) {
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < options->count; i++) {
+        json_t *message = json_object();
+        json_object_set_new(message, "role", text_json(options->messages[i].role));
+        json_object_set_new(message, "content", text_json(options->messages[i].content));
+        json_array_append_new(array, message);
     }
-    for (uint32_t i = 0; i < count; i++) {
-        put_literal(w, "<|im_start|>");
-        put_plain(w, messages[i].role);
-        put_literal(w, "\n");
-        put_plain(w, messages[i].content);
-        put_literal(w, "<|im_end|>\n");
-    }
-    if (add_generation_prompt) put_literal(w, "<|im_start|>assistant\n");
+    return array;
+}
+
+/* A further owner of a value that is only read, or null. */
+static json_t *shared(const json_t *value) {
+    return value ? json_incref((json_t *)(uintptr_t)value) : json_null();
+}
+
+static json_t *variables_json(const chat_options *o) {
+    json_t *data = json_object();
+    json_object_set_new(data, "documents", json_null());
+    if (o->variables) json_object_update(data, (json_t *)(uintptr_t)o->variables);
+    json_object_set_new(data, "messages", o->json ? shared(o->json) : messages_json(o));
+    json_object_set_new(data, "tools", shared(o->tools));
+    json_object_set_new(data, "add_generation_prompt", json_boolean(o->add_generation_prompt));
+    return data;
+}
+
+static int64_t clock_us(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static esp_code check_options(const chat_options *o, esp_error *err) {
+    if (o->json && !json_is_array(o->json))
+        return esp_fail_field(err, ESP_INVALID, "messages", "messages: no array of messages");
+    if (o->tools && !json_is_array(o->tools))
+        return esp_fail_field(err, ESP_INVALID, "tools", "tools: no array of JSON schemas");
+    if (o->variables && !json_is_object(o->variables))
+        return esp_fail_field(err, ESP_INVALID, "variables", "variables: no JSON object");
+    size_t count = o->json ? json_array_size(o->json) : o->count;
+    if (count > CHAT_MESSAGES_MAX)
+        return esp_fail_field(err, ESP_INVALID, "messages", "%zu messages; at most %d are taken",
+                              count, CHAT_MESSAGES_MAX);
+    return ESP_OK;
+}
+
+esp_code template_render_full(const chat_template *t, const chat_options *o, chat_prompt *out,
+                              esp_error *err) {
+    ESP_ASSERT(t && o && out && (o->messages || o->count == 0 || o->json));
+    *out = (chat_prompt){0};
+    esp_code code = check_options(o, err);
+    if (code != ESP_OK) return code;
+    json_t *data = variables_json(o);
+    jinja_output made = {0};
+    jinja_input in = {.data = data, .own = t->own, .now_us = o->now_us ? o->now_us : clock_us()};
+    code = jinja_render(t->jinja, &in, &made, err);
+    json_decref(data);
+    if (code != ESP_OK) name_field(err, "messages");
+    *out = (chat_prompt){made.text, made.bytes, made.plain, made.plain_count};
+    return code;
 }
 
 esp_code template_render(const chat_template *t, const chat_message *messages, uint32_t count,
                          bool add_generation_prompt, chat_prompt *out, esp_error *err) {
-    ESP_ASSERT(t && out && (messages || count == 0));
-    *out = (chat_prompt){0};
-    if (count > CHAT_MESSAGES_MAX)
-        return esp_fail_field(err, ESP_INVALID, "messages", "%u messages; at most %d are taken",
-                              count, CHAT_MESSAGES_MAX);
-    writer measure = {0};
-    write_prompt(&measure, t, messages, count, add_generation_prompt);
-    if (measure.overflow || measure.bytes > CHAT_PROMPT_BYTES_MAX)
-        return esp_fail_field(err, ESP_INVALID, "messages",
-                              "the messages make a prompt of %llu bytes; at most %d are taken",
-                              (unsigned long long)measure.bytes, CHAT_PROMPT_BYTES_MAX);
-    writer w = {.text = mem_new(measure.bytes + 1, 1),
-                .plain = mem_new((size_t)measure.plain_count + 1, sizeof(tok_span))};
-    write_prompt(&w, t, messages, count, add_generation_prompt);
-    ESP_ASSERT(w.bytes == measure.bytes && w.plain_count == measure.plain_count);
-    *out = (chat_prompt){w.text, w.bytes, w.plain, w.plain_count};
-    return ESP_OK;
+    chat_options options = {
+        .messages = messages, .count = count, .add_generation_prompt = add_generation_prompt};
+    return template_render_full(t, &options, out, err);
 }
 
 void chat_prompt_free(chat_prompt *prompt) {

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import grpc
 import pytest
@@ -23,7 +24,6 @@ class TemporaryStubs:
     FILES = ["espalier/v1/inference.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"]
 
     def make(self):
-        import tempfile
         self.folder = tempfile.TemporaryDirectory(prefix="espalier-stubs-")
         arguments = ["protoc", f"-I{PROTO}", f"--python_out={self.folder.name}",
                      f"--grpc_python_out={self.folder.name}"]
