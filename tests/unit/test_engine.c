@@ -18,7 +18,12 @@
 #include "engine/engine.h"
 #include "tests/unit/gguf_builder.h"
 
-enum { REQUESTS = 64, OUTPUT = 12, VOCAB_IDS = 256 };
+#ifdef ESPALIER_SANITIZED
+enum { REQUESTS = 20 }; /* instrumented kernels are slow; the full number runs in the release build */
+#else
+enum { REQUESTS = 64 };
+#endif
+enum { OUTPUT = 12, VOCAB_IDS = 256 };
 
 static char model_path[] = "/tmp/espalier-test-XXXXXX";
 
@@ -157,7 +162,7 @@ static void check_company(device_kind device, kern_level level) {
         {"one token a step", 1, 1, 1, 0, 0},
         {"two threads", 2, 512, 64, 0, 0},
         {"seven threads, chunks of 33", 7, 33, 16, 0, 0},
-        {"few pages", 2, 64, 32, 24, 0},
+        {"few pages", 2, 64, 32, 16, 0},
         {"preempted every third step", 2, 48, 32, 0, 3},
     };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
