@@ -17,6 +17,7 @@
 /* Limits that no flag moves. */
 enum {
     LIMIT_REQUEST_BYTES_MAX = 4 << 20, /* one gRPC request message */
+    LIMIT_LOGPROB_BYTES_MAX = 16 << 20, /* alternatives kept for one request */
     LIMIT_WAITING_DEFAULT = 1024,      /* requests in queue */
     LIMIT_MAX_SEQS_MAX = 4096,
     LIMIT_CONTEXT_MAX = 1 << 20,

@@ -198,7 +198,8 @@ esp_code engine_open(engine **out, const model_config *config,
     e->config.name = e->name;
     e->inbox = queue_open(e->live_max);
     e->cancels = queue_open(e->live_max);
-    e->news = queue_open(e->live_max);
+    /* Twice: a request whose end was seen early gives its place back and is told once more. */
+    e->news = queue_open(2 * e->live_max);
     *out = e;
     return ESP_OK;
 }
@@ -294,7 +295,7 @@ esp_code engine_submit(engine *e, request *r, esp_error *err) {
     esp_code code = check_fits(e, r, err);
     if (code == ESP_OK) code = check_room(e, err);
     if (code != ESP_OK) return code;
-    r->submitted_us = clock_now_us();
+    if (!r->submitted_us) r->submitted_us = clock_now_us();
     request_ref(r);
     bool pushed = queue_push(e->inbox, r);
     ESP_ASSERT(pushed); /* the inbox holds as many as may live */
@@ -448,6 +449,7 @@ void engine_read_stats(const engine *e, engine_stats *out) {
         .step_running = atomic_load(&c->step_running),
         .step_began_us = atomic_load(&c->step_began_us),
         .draining = atomic_load(&e->draining),
+        .broken = atomic_load(&c->broken),
     };
     for (uint32_t i = 0; i <= FINISH_ERROR; i++)
         out->finished_total[i] = atomic_load(&c->finished[i]);

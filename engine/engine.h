@@ -88,6 +88,7 @@ typedef struct engine_stats {
     bool step_running;     /* a step is in flight: its age is now - step_began_us */
     int64_t step_began_us;
     bool draining;
+    bool broken; /* a device fault: every request ends with ESP_UNAVAILABLE until a restart */
     histogram ttft, itl, e2e;
 } engine_stats;
 void engine_read_stats(const engine *e, engine_stats *out);

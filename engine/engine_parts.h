@@ -22,7 +22,7 @@ typedef struct engine_counters {
     _Atomic uint64_t requests, prompt_tokens, output_tokens, preemptions, steps, step_tokens;
     _Atomic uint64_t finished[FINISH_ERROR + 1];
     _Atomic int64_t step_began_us, step_ended_us;
-    _Atomic bool step_running;
+    _Atomic bool step_running, broken;
     _Atomic uint32_t retry_ms; /* what a refused client is told */
     atomic_histogram ttft, itl, e2e;
 } engine_counters;

@@ -97,6 +97,10 @@ static void take_submission(engine *e, request *r, int64_t now_us) {
         engine_end_request(e, r, FINISH_ERROR, &error);
         return;
     }
+    if (atomic_load_explicit(&r->cancel_asked, memory_order_acquire)) {
+        end_with(e, r, ESP_CANCELLED);
+        return;
+    }
     sched_request want = {.owner = r,
                           .prompt_tokens = r->prompt_count,
                           .output_max = r->output_max,
@@ -275,6 +279,7 @@ static void publish(engine *e, const sched_plan *plan) {
 /* A device fault: everyone who lives is told, and nothing runs any more. */
 static void break_down(engine *e, const esp_error *error) {
     e->broken = true;
+    atomic_store_explicit(&e->counters.broken, true, memory_order_relaxed);
     e->fault = *error;
     e->fault.code = ESP_UNAVAILABLE;
     while (e->live) {

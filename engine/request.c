@@ -34,6 +34,17 @@ static esp_code check_shape(const request_options *o, esp_error *err) {
     return ESP_OK;
 }
 
+/* Logprobs are kept for the whole answer: their memory is known before any is taken. */
+static esp_code check_logprobs(const request_options *o, esp_error *err) {
+    uint64_t bytes = (uint64_t)o->output_max * o->policy.top_logprobs * sizeof(sample_logprob);
+    if (bytes <= LIMIT_LOGPROB_BYTES_MAX) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "top_logprobs",
+                          "top_logprobs: %u for each of max_tokens %u tokens take %llu bytes, at "
+                          "most %d are kept",
+                          o->policy.top_logprobs, o->output_max, (unsigned long long)bytes,
+                          LIMIT_LOGPROB_BYTES_MAX);
+}
+
 static esp_code check_prompt(const request_options *o, uint32_t vocab, esp_error *err) {
     for (uint32_t i = 0; i < o->prompt_count; i++)
         if (o->prompt[i] < 0 || (uint32_t)o->prompt[i] >= vocab)
@@ -72,6 +83,7 @@ esp_code request_new(request **out, const request_options *options, uint32_t voc
     esp_code code = check_shape(options, err);
     if (code == ESP_OK) code = check_prompt(options, vocab, err);
     if (code == ESP_OK) code = sample_policy_check(&options->policy, vocab, err);
+    if (code == ESP_OK) code = check_logprobs(options, err);
     if (code == ESP_OK) code = stop_set_fill(&stops, options->stop, options->stop_count, err);
     if (code != ESP_OK) return code;
 

@@ -82,7 +82,8 @@ typedef struct request {
     uint32_t cached_tokens; /* prompt tokens found in the prefix cache; 0 until there is one */
 
     /* Times, monotonic us; 0 = not yet. */
-    int64_t submitted_us, scheduled_us, first_token_us, last_token_us, done_us;
+    int64_t submitted_us, /* arrival, if the submitter set it; else engine_submit's time */
+         scheduled_us, first_token_us, last_token_us, done_us;
 
     /* Engine thread only. */
     sched_seq seq;

@@ -47,7 +47,11 @@ struct rpc_method {
     bool on_worker;     /* on_request takes more than microseconds: not on a poller */
     bool many_requests; /* after each rpc_send the next request is awaited; half-close ends the call
                          */
-    bool vital;         /* answered even when calls_max are live, and while draining (health) */
+    bool bulk;          /* with on_worker: long work that must not delay the others' */
+    bool vital;         /* answered while draining (health) */
+    uint32_t calls_max; /* > 0: a bound of its own on live calls, which then don't count in
+                         * rpc_options.calls_max; for what strangers may call */
+    uint32_t request_bytes_max; /* > 0: less than rpc_options.message_bytes_max */
 };
 
 /* PEM files, or all NULL for plain text. */
@@ -104,6 +108,8 @@ void rpc_call_hold(rpc_call *call);
 void rpc_call_release(rpc_call *call); /* NULL is fine */
 
 /* Monotonic microseconds of the client's deadline; 0 = none. */
+/* When the call arrived, monotonic us. */
+int64_t rpc_call_arrived_us(const rpc_call *call);
 int64_t rpc_call_deadline_us(const rpc_call *call);
 const rpc_method *rpc_call_method(const rpc_call *call);
 

@@ -56,6 +56,7 @@ static void leave(rpc_call *call) {
     rpc_server *server = call->server;
     grpc_call_unref(call->core);
     if (call->admitted) atomic_fetch_sub(&server->admitted, 1);
+    if (call->counter) atomic_fetch_sub(call->counter, 1);
     signal_wake(&server->ended);
     atomic_fetch_sub(&server->live, 1);
 }
@@ -178,7 +179,7 @@ void rpc_finish(rpc_call *call, const ProtobufCMessage *last, const esp_error *e
 }
 
 void rpc_cut(rpc_call *call, esp_code code, const char *sentence) {
-    /* The core copies neither; it takes no lock of ours and may be called at any time. */
+    /* The sentence need not outlive this; the core takes no lock of ours, at any time. */
     grpc_call_cancel_with_status(call->core, (grpc_status_code)code, sentence, NULL);
 }
 
@@ -228,6 +229,7 @@ bool rpc_call_attach(rpc_call *call, rpc_event_fn on_event, void *user) {
     return open;
 }
 
+int64_t rpc_call_arrived_us(const rpc_call *call) { return call->arrived_us; }
 int64_t rpc_call_deadline_us(const rpc_call *call) { return call->deadline_us; }
 const rpc_method *rpc_call_method(const rpc_call *call) { return call->method; }
 
@@ -258,6 +260,7 @@ static void decode_and_handle(rpc_call *call) {
 }
 
 void rpc_call_work(rpc_call *call) {
+    atomic_fetch_sub(&call->server->work_bytes, call->message_bytes);
     pthread_mutex_lock(&call->lock);
     bool over = call->over;
     pthread_mutex_unlock(&call->lock);
@@ -267,13 +270,18 @@ void rpc_call_work(rpc_call *call) {
 
 static void give_to_worker(rpc_call *call) {
     rpc_server *server = call->server;
+    call->message_bytes = grpc_byte_buffer_length(call->message);
+    uint64_t waiting = atomic_fetch_add(&server->work_bytes, call->message_bytes);
     rpc_call_hold(call);
-    if (queue_push(server->work, call)) {
+    if (waiting <= RPC_WORK_BYTES_MAX &&
+        queue_push(call->method->bulk ? server->bulk : server->work, call)) {
         signal_wake(&server->work_signal);
         return;
     }
+    atomic_fetch_sub(&server->work_bytes, call->message_bytes);
     esp_error error = {0};
-    (void)esp_fail(&error, ESP_EXHAUSTED, "%d requests wait to be read; try again", RPC_WORK_MAX);
+    (void)esp_fail(&error, ESP_EXHAUSTED,
+                   "as many requests of this kind wait to be read as this server keeps; try again");
     error.retry_ms = 1000;
     refuse(call, &error);
     rpc_call_release(call);
@@ -286,6 +294,16 @@ static void on_half_close(rpc_call *call) {
     rpc_finish(call, NULL, &error);
 }
 
+static bool too_long(rpc_call *call) {
+    size_t bytes = grpc_byte_buffer_length(call->message), most = call->method->request_bytes_max;
+    if (!most || bytes <= most) return false;
+    esp_error error = {0};
+    (void)esp_fail(&error, ESP_EXHAUSTED, "the request has %zu bytes, at most %zu are taken", bytes,
+                   most);
+    refuse(call, &error);
+    return true;
+}
+
 static void on_received(void *owner, bool ok) {
     rpc_call *call = owner;
     atomic_store(&call->cut_us, 0);
@@ -294,6 +312,8 @@ static void on_received(void *owner, bool ok) {
         ; /* cancelled, or too big: the core has told the client */
     else if (!call->message)
         on_half_close(call);
+    else if (too_long(call))
+        ;
     else if (call->method->on_worker)
         give_to_worker(call);
     else
@@ -307,7 +327,9 @@ static void await_message(rpc_call *call) {
     op.op = GRPC_OP_RECV_MESSAGE;
     op.data.recv_message.recv_message = &call->message;
     atomic_store(&call->awaiting, true);
-    set_cut(call, call->server->options.message_ms);
+    uint32_t ms = call->server->options.message_ms;
+    if (call->method->calls_max && ms > RPC_OPEN_MESSAGE_MS) ms = RPC_OPEN_MESSAGE_MS;
+    set_cut(call, ms);
     start(call, &op, 1, &call->received);
 }
 
@@ -353,17 +375,26 @@ static bool token_allows(const rpc_call *call) {
     return o->authorise(o->arg, NULL, 0);
 }
 
+/* Room among the calls of its kind. Those that need no token have a bound of their own, so that strangers
+ * never take the places of the others. */
+static esp_code take_place(rpc_call *call, esp_error *err) {
+    rpc_server *server = call->server;
+    const rpc_method *method = call->method;
+    uint32_t most = method->calls_max ? method->calls_max : server->options.calls_max;
+    call->counter =
+        method->calls_max ? &server->method_calls[method - server->options.methods] : &server->busy;
+    if (atomic_fetch_add(call->counter, 1) < most) return ESP_OK;
+    (void)esp_fail(err, ESP_EXHAUSTED, "%u calls of this kind are live, the most this server takes",
+                   most);
+    err->retry_ms = 1000;
+    return err->code;
+}
+
 /* Known, room, allowed: in this order, so that an overloaded server does least. */
-static esp_code admit(rpc_call *call, uint32_t live, esp_error *err) {
-    const rpc_options *o = &call->server->options;
+static esp_code admit(rpc_call *call, esp_error *err) {
     call->method = find_method(call->server, call->asked.method);
     if (!call->method) return esp_fail(err, ESP_UNIMPLEMENTED, "there is no such method");
-    if (live > o->calls_max + (call->method->vital ? RPC_VITAL_SPARE : 0)) {
-        (void)esp_fail(err, ESP_EXHAUSTED, "%u calls are live, the most this server takes",
-                       live - 1);
-        err->retry_ms = 1000;
-        return err->code;
-    }
+    if (take_place(call, err) != ESP_OK) return err->code;
     if (!call->method->vital && atomic_load(&call->server->draining))
         return esp_fail(err, ESP_UNAVAILABLE, "the server is shutting down; ask another one");
     if (call->method->access == RPC_ACCESS_ANYONE) return ESP_OK;
@@ -392,12 +423,13 @@ static void on_arrived(void *owner, bool ok) {
     }
     /* A slot first: the core queues calls without bound while none is posted. */
     rpc_call_post_slot(call->server);
-    uint32_t live = atomic_fetch_add(&call->server->live, 1) + 1;
+    atomic_fetch_add(&call->server->live, 1);
     list_add(call);
+    call->arrived_us = clock_now_us();
     call->deadline_us = monotonic_us(call->asked.deadline);
     watch_close(call);
     esp_error error = {0};
-    if (admit(call, live, &error) == ESP_OK) {
+    if (admit(call, &error) == ESP_OK) {
         call->admitted = !call->method->vital;
         if (call->admitted) atomic_fetch_add(&call->server->admitted, 1);
         await_message(call);

@@ -59,8 +59,11 @@ struct rpc_call {
 
     /* When the sweep cuts it, monotonic us; 0 = never. */
     _Atomic int64_t cut_us;
-    _Atomic bool awaiting; /* its request has not come yet */
-    bool admitted;         /* counted in server->admitted */
+    _Atomic bool awaiting;     /* its request has not come yet */
+    bool admitted;             /* counted in server->admitted */
+    _Atomic uint32_t *counter; /* which count it is in: busy or its method's; NULL: none */
+    int64_t arrived_us;
+    size_t message_bytes; /* while it waits for a worker */
 
     /* Lock order: events_lock (callbacks are made under it) > the users' own locks > lock. */
     pthread_mutex_t events_lock;
@@ -79,8 +82,11 @@ enum {
         2, /* with one, a flood of resets starves dispatch and memory grows without bound */
     RPC_SLOTS = 256, /* calls the core may hand over before we post again */
     RPC_WORKERS_MAX = 16,
-    RPC_WORK_MAX = 4096,
-    RPC_VITAL_SPARE = 256,
+    RPC_WORK_MAX = 4096,           /* requests that wait for a worker */
+    RPC_WORK_BYTES_MAX = 64 << 20, /* and their bytes */
+    RPC_BULK_MAX = 16,             /* bulk requests that wait */
+    RPC_METHODS_MAX = 32,
+    RPC_OPEN_MESSAGE_MS = 2000, /* a caller without a token is given less time */
     RPC_SWEEP_US = 250000,
 };
 
@@ -95,7 +101,10 @@ struct rpc_server {
     uint32_t poller_count;
     pthread_t workers[RPC_WORKERS_MAX];
     uint32_t worker_count;
-    queue *work; /* rpc_call with its message, reference held */
+    queue *work;                 /* rpc_call with its message, reference held */
+    queue *bulk;                 /* the same, for methods marked bulk */
+    _Atomic uint64_t work_bytes; /* of the messages in both */
+    _Atomic uint32_t workers_begun;
     signal_word work_signal;
     _Atomic bool workers_stop;
 
@@ -106,8 +115,10 @@ struct rpc_server {
     _Atomic bool core_closed;
     signal_word ended; /* a call has ended, or the core is closed */
 
-    _Atomic uint32_t live;     /* all calls */
-    _Atomic uint32_t admitted; /* those that a drain waits for */
+    _Atomic uint32_t live; /* all calls */
+    _Atomic uint32_t busy; /* those that calls_max bounds: their method has no bound of its own */
+    _Atomic uint32_t method_calls[RPC_METHODS_MAX]; /* of each method with one */
+    _Atomic uint32_t admitted;                      /* those that a drain waits for */
     _Atomic int64_t next_sweep_us;
     pthread_mutex_t calls_lock; /* inner to nothing, held only for list work */
     rpc_call *calls;

@@ -72,11 +72,18 @@ static void *poll_calls(void *arg) {
     return NULL;
 }
 
+/* The first worker never takes bulk work, so that a pile of it delays no generation. */
+static rpc_call *next_work(rpc_server *server, bool bulk_too) {
+    rpc_call *call = queue_pop(server->work);
+    return call || !bulk_too ? call : queue_pop(server->bulk);
+}
+
 static void *work_calls(void *arg) {
     rpc_server *server = arg;
+    bool bulk_too = atomic_fetch_add(&server->workers_begun, 1) > 0 || server->options.workers == 1;
     for (;;) {
         uint32_t seen = signal_seen(&server->work_signal);
-        rpc_call *call = queue_pop(server->work);
+        rpc_call *call = next_work(server, bulk_too);
         if (call)
             rpc_call_work(call);
         else if (atomic_load(&server->workers_stop))
@@ -167,6 +174,7 @@ static esp_code bind_address(rpc_server *server, esp_error *err) {
 
 esp_code rpc_server_open(rpc_server **out, const rpc_options *options, esp_error *err) {
     ESP_ASSERT(out && options && options->address);
+    ESP_ASSERT(options->method_count <= RPC_METHODS_MAX);
     rpc_core_up();
     rpc_server *server = mem_new(1, sizeof *server);
     server->options = *options;
@@ -174,6 +182,7 @@ esp_code rpc_server_open(rpc_server **out, const rpc_options *options, esp_error
     server->closed = (rpc_tag){on_closed, server};
     pthread_mutex_init(&server->calls_lock, NULL);
     server->work = queue_open(RPC_WORK_MAX);
+    server->bulk = queue_open(RPC_BULK_MAX);
     server->core = make_core(&server->options);
     server->queue = grpc_completion_queue_create_for_next(NULL);
     grpc_server_register_completion_queue(server->core, server->queue, NULL);
@@ -239,10 +248,12 @@ static void stop_workers(rpc_server *server) {
     join_threads(server->workers, &server->worker_count);
 }
 
-/* Until the core has let go of its calls and we of ours. Also when start failed half-way: with no
- * poller this thread polls. */
+/* Until the core has let go of its calls and we of ours; workers still empty their queues. Also when start
+ * failed half-way: with no worker or poller this thread does their part. */
 static void wait_core(rpc_server *server) {
     for (;;) {
+        for (rpc_call *call; !server->worker_count && (call = next_work(server, true));)
+            rpc_call_release(call);
         uint32_t seen = signal_seen(&server->ended);
         if (atomic_load(&server->core_closed) && rpc_server_calls(server) == 0) return;
         if (server->poller_count)
@@ -255,9 +266,9 @@ static void wait_core(rpc_server *server) {
 void rpc_server_close(rpc_server *server) {
     if (!server) return;
     rpc_server_cancel_all(server);
-    /* What waits for a worker still counts as a call: workers first. */
-    stop_workers(server);
+    /* A completion may still hand a call to the workers, so they go last. */
     wait_core(server);
+    stop_workers(server);
     grpc_completion_queue_shutdown(server->queue);
     join_threads(server->pollers, &server->poller_count);
     while (poll_once(server)) /* what a poller that never started left */
@@ -265,6 +276,7 @@ void rpc_server_close(rpc_server *server) {
     grpc_server_destroy(server->core);
     grpc_completion_queue_destroy(server->queue);
     queue_close(server->work);
+    queue_close(server->bulk);
     pthread_mutex_destroy(&server->calls_lock);
     free(server);
     rpc_core_down();

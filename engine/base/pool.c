@@ -39,8 +39,7 @@ struct thread_pool {
     uint32_t thread_count;
     uint32_t started; /* threads that pool_close must join */
     int64_t spin_ns;
-    cpu_set_t allowed; /* of the process when the pool was opened */
-    pool_fn fn;        /* the job; NULL: go home. Written before start, read after it */
+    pool_fn fn; /* the job; NULL: go home. Written before start, read after it */
     void *arg;
     worker *workers; /* [thread_count]; 0 is the caller and has no thread */
     char pad_start[CACHE_LINE];
@@ -89,10 +88,13 @@ static void leave_shared_cpu(worker *w) {
     for (uint32_t i = 0; i < w->index && !shared; i++)
         shared = atomic_load_explicit(&pool->workers[i].on_cpu, memory_order_relaxed) == cpu;
     if (shared && cpu >= 0 && clock_now_ns() - w->moved_ns > MOVE_PAUSE_NS) {
-        cpu_set_t others = pool->allowed;
-        CPU_CLR(cpu, &others);
-        if (sched_setaffinity(0, sizeof others, &others) == 0)
-            (void)sched_setaffinity(0, sizeof pool->allowed, &pool->allowed);
+        cpu_set_t allowed, others;
+        if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
+            others = allowed;
+            CPU_CLR(cpu, &others);
+            if (CPU_COUNT(&others) && sched_setaffinity(0, sizeof others, &others) == 0)
+                (void)sched_setaffinity(0, sizeof allowed, &allowed);
+        }
         w->moved_ns = clock_now_ns();
         cpu = sched_getcpu();
     }
@@ -150,7 +152,6 @@ esp_code pool_open(thread_pool **out, uint32_t thread_count, esp_error *err) {
     pool->workers = mem_new(thread_count, sizeof *pool->workers);
     for (uint32_t i = 0; i < thread_count; i++)
         atomic_init(&pool->workers[i].on_cpu, -1);
-    if (sched_getaffinity(0, sizeof pool->allowed, &pool->allowed)) pool->spin_ns = 0;
     for (uint32_t i = 1; i < thread_count; i++) {
         int failed = start_worker(pool, i);
         if (!failed) continue;

@@ -281,7 +281,10 @@ void generation_start(generations *all, rpc_call *call, const Espalier__V1__Gene
         return;
     }
     esp_code code = generate_input(&here, in, rpc_call_deadline_us(call), g, &r, &error);
-    if (code == ESP_OK) code = submit(g, r, &error);
+    if (code == ESP_OK) {
+        r->submitted_us = rpc_call_arrived_us(call); /* reading and tokenising count as waiting */
+        code = submit(g, r, &error);
+    }
     if (code != ESP_OK && error.code != ESP_OK) rpc_finish(call, NULL, &error);
     release(g);
 }

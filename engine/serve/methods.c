@@ -21,6 +21,8 @@ static void on_reflection(void *arg, rpc_call *call, const ProtobufCMessage *mes
     reflection_answer(((serve *)arg)->reflection, call, message);
 }
 
+enum { HEALTH_CALLS_MAX = 256, HEALTH_REQUEST_BYTES_MAX = 4096 };
+
 const rpc_method serve_methods[] = {
     {.path = "/espalier.v1.Inference/Generate",
      .access = RPC_ACCESS_TOKEN,
@@ -31,12 +33,14 @@ const rpc_method serve_methods[] = {
      .access = RPC_ACCESS_TOKEN,
      .request = &espalier__v1__tokenize_request__descriptor,
      .on_request = inference_tokenize,
-     .on_worker = true},
+     .on_worker = true,
+     .bulk = true},
     {.path = "/espalier.v1.Inference/Detokenize",
      .access = RPC_ACCESS_TOKEN,
      .request = &espalier__v1__detokenize_request__descriptor,
      .on_request = inference_detokenize,
-     .on_worker = true},
+     .on_worker = true,
+     .bulk = true},
     {.path = "/espalier.v1.Inference/ListModels",
      .access = RPC_ACCESS_TOKEN,
      .request = &espalier__v1__list_models_request__descriptor,
@@ -45,11 +49,15 @@ const rpc_method serve_methods[] = {
      .access = RPC_ACCESS_ANYONE,
      .request = &grpc__health__v1__health_check_request__descriptor,
      .on_request = on_check,
-     .vital = true},
+     .vital = true,
+     .calls_max = HEALTH_CALLS_MAX,
+     .request_bytes_max = HEALTH_REQUEST_BYTES_MAX},
     {.path = "/grpc.health.v1.Health/Watch",
      .access = RPC_ACCESS_ANYONE,
      .request = &grpc__health__v1__health_check_request__descriptor,
-     .on_request = on_watch},
+     .on_request = on_watch,
+     .calls_max = HEALTH_CALLS_MAX,
+     .request_bytes_max = HEALTH_REQUEST_BYTES_MAX},
     {.path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
      .access = RPC_ACCESS_TOKEN,
      .request = &grpc__reflection__v1__server_reflection_request__descriptor,

@@ -2,7 +2,7 @@
  *
  *   up     addresses, tokens, listeners, engine thread, then the calls
  *   serve  the main thread sleeps until a signal, and looks four times a second whether steps still end
- *   drain  health NOT_SERVING; new requests refused; listener closed; running streams finish
+ *   drain  health NOT_SERVING; new requests refused; running streams finish
  *   down   at the end of the grace time, or at a second signal, what still runs is cancelled */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/serve/serve.h"
@@ -24,7 +24,7 @@ enum {
     LOOK_US = 250000,        /* between looks at the engine */
     STEP_STUCK_SECONDS = 10, /* a step that takes longer means that the engine is stuck */
     LAME_DUCK_US = 100000,   /* health says NOT_SERVING before the listener closes */
-    CANCEL_US = 2000000,     /* for cancelled streams to say so */
+    CANCEL_US = 500000,      /* for cancelled streams to say so */
     FILES_WANTED = 65536,
     CALLS_SPARE = 512, /* live calls beyond what the engine holds: Tokenize, health, refusals */
 };
@@ -108,7 +108,7 @@ static bool is_alive(void *arg) {
     const serve *s = arg;
     engine_stats stats;
     engine_read_stats(s->engine, &stats);
-    return metrics_step_age(&stats, clock_now_us()) <= STEP_STUCK_SECONDS;
+    return !stats.broken && metrics_step_age(&stats, clock_now_us()) <= STEP_STUCK_SECONDS;
 }
 
 static bool is_ready(void *arg) { return health_serving(((serve *)arg)->health); }

@@ -149,7 +149,7 @@ static const rpc_method methods[] = {
     ROW("Count", on_count, RPC_ACCESS_ANYONE, .on_worker = true),
     ROW("Flood", on_flood, RPC_ACCESS_ANYONE, .on_worker = false),
     ROW("Hang", on_hang, RPC_ACCESS_ANYONE, .on_worker = false),
-    ROW("Vital", on_echo, RPC_ACCESS_ANYONE, .vital = true),
+    ROW("Vital", on_echo, RPC_ACCESS_ANYONE, .vital = true, .calls_max = 1),
     ROW("Token", on_echo, RPC_ACCESS_TOKEN, .on_worker = false),
     ROW("Forgotten", on_echo, RPC_ACCESS_NOBODY, .on_worker = false),
 };
@@ -388,7 +388,7 @@ static void token_method_wants_the_right_token(void **state) {
     close_all(&f);
 }
 
-/* Two calls hang; the third is refused at once with a hint, a vital one is not. */
+/* Two calls hang; the third is refused at once with a hint, one whose method has a bound of its own is not. */
 static void calls_beyond_the_cap_are_refused(void **state) {
     (void)state;
     fixture f;
