@@ -48,6 +48,7 @@ size_t text_next(text_stream *stream, const tokenizer *tok, const stop_set *stop
     if (stream->stopped) return 0;
     memcpy(out, stream->hold, stream->held);
     size_t bytes = stream->held;
+    stream->utf8.begun = true; /* an answer goes on from its prompt: its first space counts */
     bytes += tok_stream_next(tok, &stream->utf8, id, false, out + bytes);
     stream->held = 0;
     size_t stop = find_stop(stops, out, bytes);
