@@ -1,0 +1,186 @@
+"""The measurements behind check.sh. Each bar is a function that yields rows (what, bar, measured, met)."""
+# SPDX-License-Identifier: Apache-2.0
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+CACHE = os.environ.get("ESPALIER_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "espalier")
+MODEL = os.environ.get("ESPALIER_MODEL") or os.path.join(CACHE, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
+ESPALIER = os.path.join(ROOT, "build", "release", "espalier")
+
+START_BAR_S = 0.5
+HEALTH_P99_BAR_MS = 50
+MEMORY_BAR_MB = 60
+DECODE_RATIO_BAR = 0.7
+BUILD_BAR_S = 120
+
+KV_BYTES = 128 << 20
+"""Small enough for the load to fill it, so that the memory bar counts every page."""
+LOAD_STREAMS, HEALTH_SECONDS = 64, 20
+
+
+def start_server(folder):
+    from server import Server
+    return Server(ESPALIER, MODEL, (), folder, kv_memory=str(KV_BYTES))
+
+
+def start_to_serving(folder):
+    """From the process's start to its first SERVING, with the file in the page cache."""
+    with open(MODEL, "rb") as file:
+        while file.read(1 << 22):
+            pass
+    times = []
+    for _ in range(7):
+        begin = time.monotonic()
+        server = start_server(folder)
+        server.wait_until_serving()
+        times.append(time.monotonic() - begin)
+        server.stop()
+    median = statistics.median(times)
+    yield ("start to SERVING, median of 7", f"<= {START_BAR_S} s", f"{median:.2f} s (worst {max(times):.2f})",
+           median <= START_BAR_S)
+
+
+class Load:
+    """Streams that keep the engine full while the block runs: mixed prompts, each followed by another."""
+
+    def __init__(self, server):
+        self.server, self.stop = server, threading.Event()
+        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(LOAD_STREAMS)]
+
+    def run(self, number):
+        from calls import request
+        with self.server.channel() as channel:
+            stub = self.server.stub(channel)
+            while not self.stop.is_set():
+                fields = dict(ids=[100 + number] * (20 + 7 * number), max_tokens=64, ignore_eos=True)
+                call = stub.Generate(request(**fields), timeout=600)
+                for _ in call:
+                    if self.stop.is_set():
+                        call.cancel()
+                        return
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        time.sleep(3)
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+
+def ask_health(address):
+    """Prints the seconds that each Check took. Runs as a process of its own, away from the load's threads."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+    times = []
+    with grpc.insecure_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        stub.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+        end = time.monotonic() + HEALTH_SECONDS
+        while time.monotonic() < end:
+            begin = time.monotonic()
+            stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
+            times.append(time.monotonic() - begin)
+            time.sleep(0.01)
+    print(json.dumps(times))
+
+
+def peak_resident_bytes(pid):
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+
+
+def under_load(folder):
+    """Health latency while the engine is full, and the most memory that the process had by then."""
+    server = start_server(folder)
+    server.wait_until_serving()
+    with Load(server):
+        asked = subprocess.run([sys.executable, __file__, "--ask-health", server.address], check=True,
+                               stdout=subprocess.PIPE, text=True)
+        running, pages = server.metric("espalier_requests_running"), server.metric("espalier_kv_pages_used")
+    times = sorted(json.loads(asked.stdout))
+    p99 = times[int(len(times) * 0.99)] * 1e3
+    yield (f"health p99, {running:.0f} running, {pages:.0f} pages", f"<= {HEALTH_P99_BAR_MS} ms",
+           f"{p99:.1f} ms (p50 {times[len(times) // 2] * 1e3:.1f}, {len(times)} checks)", p99 <= HEALTH_P99_BAR_MS)
+    extra = (peak_resident_bytes(server.process.pid) - os.path.getsize(MODEL) - KV_BYTES) / 1e6
+    yield ("peak memory beyond file + KV pool", f"<= {MEMORY_BAR_MB} MB", f"{extra:.0f} MB", extra <= MEMORY_BAR_MB)
+    server.stop()
+
+
+def beside_llama_cpp(_):
+    peers = os.path.join(CACHE, "peers")
+    built = sorted(name for name in (os.listdir(peers) if os.path.isdir(peers) else [])
+                   if os.path.exists(os.path.join(peers, name, "bin", "llama-batched-bench")))
+    if not built:
+        yield ("decode beside llama.cpp", f">= {DECODE_RATIO_BAR} x", "skipped: bench/peers/build_llama_cpp.sh", None)
+        return
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "bench", "peers", "run.py"), "--json", "--llama",
+                           os.path.join(peers, built[-1], "bin")], check=True, stdout=subprocess.PIPE, text=True)
+    for row in json.loads(done.stdout)["rows"]:
+        ratio = row["ratio"]["decode_tok_s"]
+        yield (f"decode beside llama.cpp, streams: {row['streams']}", f">= {DECODE_RATIO_BAR} x",
+               f"{ratio:.2f} x ({row['espalier']['decode_tok_s']['median']:.0f} beside "
+               f"{row['llama.cpp']['decode_tok_s']['median']:.0f} tok/s)", ratio >= DECODE_RATIO_BAR)
+
+
+def builds(folder):
+    """Configure and build from nothing, without a compiler cache, in a folder of its own."""
+    for preset in ("release", "debug", "asan", "tsan"):
+        tree = os.path.join(folder, preset)
+        begin = time.monotonic()
+        for command in (["cmake", "--preset", preset, "-B", tree], ["cmake", "--build", tree, "--parallel",
+                                                                    str(os.cpu_count())]):
+            subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL,
+                           env=dict(os.environ, CCACHE_DISABLE="1"))
+        took = time.monotonic() - begin
+        shutil.rmtree(tree)
+        yield (f"build from clean, {preset}, {os.cpu_count()} cores", f"<= {BUILD_BAR_S} s", f"{took:.0f} s",
+               took <= BUILD_BAR_S)
+
+
+def load_helpers():
+    """The end-to-end tests' server and calls, with stubs made on the spot."""
+    sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+    from conftest import TemporaryStubs
+    stubs = TemporaryStubs()
+    stubs.make()
+    return stubs
+
+
+def main():
+    parser = argparse.ArgumentParser(description="every timed bar: bar, measured, verdict")
+    parser.add_argument("--quick", action="store_true", help="without llama.cpp")
+    parser.add_argument("--builds", action="store_true", help="time builds from clean too")
+    parser.add_argument("--ask-health", metavar="ADDRESS", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.ask_health:
+        ask_health(options.ask_health)
+        return 0
+    stubs = load_helpers()
+    bars = [start_to_serving, under_load] + [beside_llama_cpp] * (not options.quick) + [builds] * options.builds
+    missed = 0
+    print(f"{'bar':<44} {'wanted':>10}  {'verdict':<8} measured")
+    for bar in bars:
+        with tempfile.TemporaryDirectory() as folder:
+            for what, wanted, measured, met in bar(folder):
+                verdict = "skipped" if met is None else "met" if met else "MISSED"
+                missed += met is False
+                print(f"{what:<44} {wanted:>10}  {verdict:<8} {measured}", flush=True)
+    stubs.folder.cleanup()
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
