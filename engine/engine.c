@@ -151,6 +151,7 @@ static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     /* Without a template all but chat messages works, so a refusal is kept, not returned. */
     else if (template_open(&e->template, source, bytes, &e->template_why) != ESP_OK)
         e->template = NULL;
+    if (e->template) template_set_tokens_of(e->template, e->tok);
     return ESP_OK;
 }
 

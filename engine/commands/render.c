@@ -43,13 +43,17 @@ static esp_code render(const options *o, const model_file *file, const message_l
     if (!source) return esp_fail(err, ESP_PRECONDITION, "the model file holds no chat template");
     chat_template *template = NULL;
     chat_prompt prompt = {0};
+    tokenizer *tok = NULL;
     esp_code code = template_open(&template, source, bytes, err);
+    if (code == ESP_OK) code = model_file_tokenizer(file, &tok, err);
+    if (code == ESP_OK) template_set_tokens_of(template, tok);
     if (code == ESP_OK)
         code = template_render(template, messages->at, messages->count, !o->no_generation_prompt,
                                &prompt, err);
     if (code == ESP_OK) fwrite(prompt.text, 1, prompt.bytes, stdout);
     chat_prompt_free(&prompt);
     template_close(template);
+    tok_close(tok);
     return code;
 }
 

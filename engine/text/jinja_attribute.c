@@ -39,6 +39,7 @@ static jvalue own_attribute(jrun *run, jvalue object, const jtext *name) {
     }
     const jmethod *method = find_method(object, name);
     if (!method) return (jvalue){0};
+    if (object.markup) jinja_fail(run, "methods of a string of `safe` are not supported");
     jbound *bound = jinja_take(run, 1, sizeof *bound);
     *bound = (jbound){object, method};
     return (jvalue){.kind = J_METHOD, .bound = bound};

@@ -1,7 +1,7 @@
 /* jinja_filters.c - filters of one value: text and numbers. Those of sequences: jinja_sequence.c.
  *
- * Left out, and refused when the template is opened: those that make HTML (escape, safe, urlize,
- * xmlattr, striptags, forceescape), random, pprint, filesizeformat, truncate, wordwrap, urlencode. */
+ * Left out, and refused when the template is opened: those that make HTML (urlize, xmlattr,
+ * striptags), random, pprint, filesizeformat, truncate, wordwrap, urlencode. */
 // SPDX-License-Identifier: Apache-2.0
 #include <math.h>
 #include <stdlib.h>
@@ -72,6 +72,7 @@ static jvalue replace(jrun *run, jvalue value, const jargs *args) {
 
 static jvalue string(jrun *run, jvalue value, const jargs *args) {
     jinja_bind(run, "string", "", args, NULL);
+    if (value.kind == J_STRING) return value;
     return jvalue_text(jvalue_string(run, value));
 }
 
@@ -139,6 +140,22 @@ static jvalue wordcount(jrun *run, jvalue value, const jargs *args) {
         inside = word;
     }
     return jvalue_int(words);
+}
+
+/* Already safe strings stay as they are. */
+static jvalue escape(jrun *run, jvalue value, const jargs *args) {
+    jinja_bind(run, "escape", "", args, NULL);
+    if (value.markup) return value;
+    value = jvalue_text(jtext_escape(run, jvalue_string(run, value)));
+    value.markup = true;
+    return value;
+}
+
+static jvalue safe(jrun *run, jvalue value, const jargs *args) {
+    jinja_bind(run, "safe", "", args, NULL);
+    value = jvalue_text(jvalue_string(run, value));
+    value.markup = true;
+    return value;
 }
 
 static jvalue format(jrun *run, jvalue value, const jargs *args) {
@@ -313,6 +330,9 @@ const jfilter *jinja_filter(const jtext *name) {
                                   {"center", center},
                                   {"d", default_},
                                   {"default", default_},
+                                  {"e", escape},
+                                  {"escape", escape},
+                                  {"safe", safe},
                                   {"float", float_},
                                   {"format", format},
                                   {"indent", indent},

@@ -165,14 +165,25 @@ static jvalue repeat(jrun *run, jvalue a, int64_t times) {
 
 static bool is_integer(jvalue v) { return v.kind == J_INT || v.kind == J_BOOL; }
 
+/* A string that is markup makes the sum markup, and escapes the other one. */
+static jvalue join_texts(jrun *run, jvalue a, jvalue b) {
+    bool markup = a.markup || b.markup;
+    const jtext *left = markup && !a.markup ? jtext_escape(run, a.text) : a.text;
+    const jtext *right = markup && !b.markup ? jtext_escape(run, b.text) : b.text;
+    jvalue sum = jvalue_text(jtext_join(run, left, right));
+    sum.markup = markup;
+    return sum;
+}
+
 static jvalue sequences(jrun *run, joperator op, jvalue a, jvalue b) {
-    if (op == JO_ADD && a.kind == J_STRING && b.kind == J_STRING)
-        return jvalue_text(jtext_join(run, a.text, b.text));
+    if (op == JO_ADD && a.kind == J_STRING && b.kind == J_STRING) return join_texts(run, a, b);
     if (op == JO_ADD && a.kind == J_LIST && b.kind == J_LIST && is_sequence(a) &&
         a.list->flavour == b.list->flavour)
         return join_lists(run, a.list, b.list);
     if (op == JO_MUL && is_sequence(a) && is_integer(b)) return repeat(run, a, jvalue_integer(b));
     if (op == JO_MUL && is_sequence(b) && is_integer(a)) return repeat(run, b, jvalue_integer(a));
+    if (op == JO_MOD && a.kind == J_STRING && a.markup)
+        jinja_fail(run, "%% of a string of `safe` is not supported");
     if (op == JO_MOD && a.kind == J_STRING) return jinja_percent(run, a.text, b);
     fail_types(run, op, a, b);
 }

@@ -61,6 +61,7 @@ static bool chosen(jrun *run, const chooser *c, jvalue item) {
 
 static jvalue choose(jrun *run, jvalue value, const jargs *args, bool wanted, bool by_attribute) {
     chooser c = {.wanted = wanted};
+    if (!jvalue_truth(value)) return jvalue_list(jlist_new(run, JF_GENERATOR)); /* none, too */
     jargs rest = *args;
     if (by_attribute) {
         if (args->count == 0) jinja_fail(run, "Missing parameter for attribute name");
@@ -105,6 +106,7 @@ static jvalue map_attribute(jrun *run, const jlist *all, const jargs *args) {
 }
 
 static jvalue map(jrun *run, jvalue value, const jargs *args) {
+    if (!jvalue_truth(value)) return jvalue_list(jlist_new(run, JF_GENERATOR));
     const jlist *all = jvalue_iterate(run, value);
     if (args->count == 0) {
         if (args->named_count == 0) jinja_fail(run, "map requires a filter argument");

@@ -283,6 +283,37 @@ static void put_in_place(jrun *run, jbuffer *out, const jtext *text, jspan place
         jbuffer_put_text(run, out, to);
 }
 
+static const char *entity(char c) {
+    switch (c) {
+    case '&':
+        return "&amp;";
+    case '<':
+        return "&lt;";
+    case '>':
+        return "&gt;";
+    case '\'':
+        return "&#39;";
+    case '"':
+        return "&#34;";
+    default:
+        return NULL;
+    }
+}
+
+const jtext *jtext_escape(jrun *run, const jtext *text) {
+    jbuffer *out = jbuffer_new(run);
+    uint32_t begin = 0, span = 0;
+    for (uint32_t i = 0; i < text->bytes; i++) {
+        const char *put = entity(text->at[i]);
+        if (!put) continue;
+        jbuffer_put_text(run, out, jtext_cut(run, text, begin, i));
+        jbuffer_put(run, out, put, strlen(put), jtext_plain_at(text, i, &span));
+        begin = i + 1;
+    }
+    jbuffer_put_text(run, out, jtext_cut(run, text, begin, text->bytes));
+    return jbuffer_text(run, out);
+}
+
 /* "" lies before each character and at the end. */
 static const jtext *put_between(jrun *run, const jtext *text, const jtext *to, int64_t limit) {
     jbuffer *out = jbuffer_new(run);

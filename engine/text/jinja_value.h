@@ -73,6 +73,7 @@ typedef enum jflavour {
 typedef struct jvalue {
     uint8_t kind; /* jkind */
     bool plain;   /* a number that came from data */
+    bool markup;  /* a string of `safe` or `escape`: what + adds to it is escaped */
     union {
         bool truth;
         int64_t integer;
@@ -212,6 +213,8 @@ uint32_t jtext_offset(const jtext *text, uint32_t chars);
 bool jtext_plain_at(const jtext *text, uint32_t offset, uint32_t *span);
 /* Strips the characters of set (NULL: white space) from the ends asked for. */
 const jtext *jtext_strip(jrun *run, const jtext *text, const jtext *set, bool left, bool right);
+/* &, <, >, ' and " as HTML entities. */
+const jtext *jtext_escape(jrun *run, const jtext *text);
 /* limit < 0: all. */
 const jtext *jtext_replace(jrun *run, const jtext *text, const jtext *from, const jtext *to,
                            int64_t limit);

@@ -67,6 +67,14 @@ void template_set_tokens(chat_template *t, tok_text bos, tok_text eos) {
     set_token(t->own, "eos_token", eos);
 }
 
+static tok_text token_text(const tokenizer *tok, int32_t id) {
+    return id < 0 ? (tok_text){NULL, 0} : tok_bytes(tok, id);
+}
+
+void template_set_tokens_of(chat_template *t, const tokenizer *tok) {
+    template_set_tokens(t, token_text(tok, tok_bos(tok)), token_text(tok, tok_eos(tok)));
+}
+
 /* ---- rendering ---- */
 
 static json_t *messages_json(const chat_options *options) {

@@ -53,6 +53,8 @@ void template_close(chat_template *t);
 /* What the template sees as bos_token and eos_token (copied); {NULL, 0} where the model has none.
  * Before the first render. */
 void template_set_tokens(chat_template *t, tok_text bos, tok_text eos);
+/* The same from a tokenizer. */
+void template_set_tokens_of(chat_template *t, const tokenizer *tok);
 
 /* ESP_INVALID with the template's own message when it raises. */
 ESP_CHECKED esp_code template_render(const chat_template *t, const chat_message *messages,

@@ -449,6 +449,17 @@ s|upper|lower|title|length
 (1)|tojson
 ('a',)|tojson
 'a,b'.split(',')[1]|upper
+z|map('nofilter')|list
+z|selectattr('a')|list
+0|map('x')|list
+s|safe + '<&>'
+'<&>' + s|safe
+'<a>'|safe ~ '<b>'
+('<a>'|safe + '<b>') + "'\""
+'<a>'|e|e
+('<'|e)|string + '<'
+d|tojson|safe
+'<b>'|safe|length
 """
 
 # One template a line.
