@@ -11,7 +11,12 @@
 #include "proto/rpc_parts.h"
 #include "proto/rpc_status.h"
 
-enum { RECONNECT_MS = 200, RECONNECT_MS_MAX = 2000, CLIENT_KEEPALIVE_MS = 20000 };
+enum {
+    RECONNECT_MS = 200,
+    RECONNECT_MS_MAX = 2000,
+    CONNECT_MS = 10000, /* a busy host may take its time to shake hands */
+    CLIENT_KEEPALIVE_MS = 20000,
+};
 
 struct rpc_channel {
     grpc_channel *core;
@@ -41,7 +46,7 @@ static grpc_channel *make_channel(const rpc_channel_options *o,
         integer(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
                 o->message_bytes_max ? (int)o->message_bytes_max : 4 << 20),
         integer(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, RECONNECT_MS),
-        integer(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, RECONNECT_MS),
+        integer(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, CONNECT_MS),
         integer(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, RECONNECT_MS_MAX),
         integer(GRPC_ARG_KEEPALIVE_TIME_MS, CLIENT_KEEPALIVE_MS),
         integer(GRPC_ARG_HTTP2_BDP_PROBE, 0),

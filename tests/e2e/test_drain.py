@@ -25,7 +25,7 @@ def test_a_running_stream_finishes_while_new_ones_are_refused(start_server, numb
         generate(server.stub(late), ids=[5], max_tokens=1)  # a connection from before
         health = watch(channel)
         assert next(health).status == health_pb2.HealthCheckResponse.SERVING
-        stream = server.stub(channel).Generate(request(ids=[1000], max_tokens=40, ignore_eos=True), timeout=PATIENCE_S)
+        stream = server.stub(channel).Generate(request(ids=[1000], max_tokens=20, ignore_eos=True), timeout=PATIENCE_S)
         first = next(stream)
         server.signal(number)
         assert next(health).status == NOT_SERVING
@@ -34,7 +34,7 @@ def test_a_running_stream_finishes_while_new_ones_are_refused(start_server, numb
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         rest = list(stream)
         answer = collect([first, *rest])
-        assert len(answer.ids) == 40
+        assert len(answer.ids) == 20
     assert server.process.wait(timeout=PATIENCE_S) == 0, server.log()
 
 

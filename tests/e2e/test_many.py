@@ -111,7 +111,7 @@ def test_T27_1000_clients_that_leave_at_random_leave_nothing_behind(server, stub
 def test_a_few_streams_and_cancels_end_cleanly(server):
     requests = [dict(ids=[500 + i, 7], max_tokens=4, ignore_eos=True, logprobs=True) for i in range(6)]
     assert all(len(a.ids) == 4 for a in all_at_once(server, requests, channels=2))
-    cancel_at_random(server, 12, workers=4)
+    cancel_at_random(server, 8, workers=4)
     server.wait_until_empty()
 
 
