@@ -3,7 +3,9 @@
  * Which ids end a generation: eos, eot and eom of the metadata, and the control tokens whose text
  * is the end mark of a chat format. The table is needed because many files name one end mark only,
  * while the model was taught two: SmolLM2 closes a turn with <|im_end|> and a document with
- * <|endoftext|>. */
+ * <|endoftext|>.
+ *
+ * What a key that is missing means depends on the kind, and is what the format's writers rely on. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +24,8 @@ static const char *const END_MARKS[] = {
     "<|end_of_text|>", /* Llama 3, Granite */
     "<|end|>",         /* Phi-3 */
     "<end_of_turn>",   /* Gemma */
+    "<|eot|>",         /* Llama 4 */
+    "<|eom|>",         /* Llama 4, before a tool's answer */
 };
 enum { END_MARK_COUNT = sizeof END_MARKS / sizeof END_MARKS[0] };
 
@@ -93,6 +97,93 @@ static esp_code read_types(token_source *out, const gguf_file *file, esp_error *
     return ESP_OK;
 }
 
+/* One number for each token; *out stays NULL when the key is missing. */
+static esp_code read_scores(token_source *out, const gguf_file *file, esp_error *err) {
+    static const char key[] = "tokenizer.ggml.scores";
+    bool found;
+    gguf_array array;
+    esp_code code = gguf_get_array(file, key, GGUF_F32, &found, &array, err);
+    if (code || !found) return code;
+    uint32_t count = out->source.token_count;
+    if (array.count != count)
+        return esp_fail(err, ESP_INVALID,
+                        "%s: metadata key %s has %llu entries; wanted one for each of %u tokens",
+                        gguf_name(file), key, (unsigned long long)array.count, count);
+    out->scores = mem_new(count, sizeof *out->scores);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t bits = gguf_array_u32(&array, i);
+        memcpy(&out->scores[i], &bits, sizeof bits);
+    }
+    return ESP_OK;
+}
+
+static bool is_text(const token_source *source, uint32_t id, const char *text) {
+    tok_text token = source->tokens[id];
+    return token.bytes == strlen(text) && memcmp(token.at, text, token.bytes) == 0;
+}
+
+static bool strips_after(const token_source *source, uint32_t id) {
+    int32_t type = source->types ? source->types[id] : TOK_NORMAL;
+    if (type != TOK_CONTROL && type != TOK_USER_DEFINED) return false;
+    return !is_text(source, id, "<s>") && !is_text(source, id, "<|endoftext|>");
+}
+
+static bool is_kind(const token_source *source, const char *kind) {
+    return strcmp(source->kind, kind) == 0;
+}
+
+/* Bytes, which some writers keep as signed ones. */
+static esp_code read_charsmap(token_source *out, const gguf_file *file, esp_error *err) {
+    static const char key[] = "tokenizer.ggml.precompiled_charsmap";
+    bool found;
+    gguf_array array;
+    esp_error first = {0};
+    esp_code code = gguf_get_array(file, key, GGUF_U8, &found, &array, &first);
+    if (code) code = gguf_get_array(file, key, GGUF_I8, &found, &array, err);
+    if (code || !found) return code;
+    out->source.charsmap = array.at;
+    out->source.charsmap_bytes = array.count;
+    return ESP_OK;
+}
+
+/* Phi-3's tokenizer.json says rstrip of its special tokens; GGUF has no key for it, so it goes by
+ * the architecture. */
+static esp_code read_strips(token_source *out, const gguf_file *file, esp_error *err) {
+    bool found;
+    gguf_text arch;
+    esp_code code = gguf_get_text(file, "general.architecture", &found, &arch, err);
+    if (code || !found || !is_kind(out, "llama")) return code;
+    if (arch.bytes != 4 || memcmp(arch.at, "phi3", 4) != 0) return ESP_OK;
+    out->strips = mem_new(out->source.token_count, sizeof *out->strips);
+    for (uint32_t i = 0; i < out->source.token_count; i++)
+        out->strips[i] = strips_after(out, i) ? TOK_STRIP_AFTER : 0;
+    return ESP_OK;
+}
+
+static esp_code read_spacing(token_source *out, const gguf_file *file, esp_error *err) {
+    tok_source *source = &out->source;
+    bool found;
+    source->add_space_prefix = is_kind(out, "llama");
+    esp_code code = gguf_get_bool(file, "tokenizer.ggml.add_space_prefix", &found,
+                                  &source->add_space_prefix, err);
+    if (code) return code;
+    return gguf_get_bool(file, "tokenizer.ggml.remove_extra_whitespaces", &found,
+                         &source->collapse_spaces, err);
+}
+
+/* A cased vocabulary of BERT's kind has words with capital letters, an uncased one has none; its own
+ * names stand in brackets. GGUF has no key for it. */
+static bool is_uncased(const token_source *source) {
+    for (uint32_t id = 0; id < source->source.token_count; id++) {
+        tok_text text = source->tokens[id];
+        if (source->types && source->types[id] != TOK_NORMAL) continue;
+        if (text.bytes && text.at[0] == '[') continue;
+        for (size_t i = 0; i < text.bytes; i++)
+            if (text.at[i] >= 'A' && text.at[i] <= 'Z') return false;
+    }
+    return true;
+}
+
 static esp_code read_tokens(token_source *out, const gguf_file *file, esp_error *err) {
     tok_source *source = &out->source;
     esp_code code = read_texts(file, "tokenizer.ggml.tokens", TOKENS_MAX, &out->tokens,
@@ -103,6 +194,11 @@ static esp_code read_tokens(token_source *out, const gguf_file *file, esp_error 
                         "%s: the metadata key tokenizer.ggml.tokens is missing or empty",
                         gguf_name(file));
     if ((code = read_types(out, file, err))) return code;
+    if ((code = read_scores(out, file, err))) return code;
+    if ((code = read_charsmap(out, file, err))) return code;
+    if ((code = read_strips(out, file, err))) return code;
+    if ((code = read_spacing(out, file, err))) return code;
+    source->uncased = is_kind(out, "bert") && is_uncased(out);
     return read_texts(file, "tokenizer.ggml.merges", MERGES_MAX, &out->merges, &source->merge_count,
                       err);
 }
@@ -124,12 +220,10 @@ static esp_code read_id(const gguf_file *file, const char *key, uint32_t token_c
 }
 
 static bool is_end_mark(const token_source *source, uint32_t id) {
-    tok_text text = source->tokens[id];
     bool special = source->types &&
                    (source->types[id] == TOK_CONTROL || source->types[id] == TOK_USER_DEFINED);
     for (size_t i = 0; special && i < END_MARK_COUNT; i++)
-        if (strlen(END_MARKS[i]) == text.bytes && memcmp(END_MARKS[i], text.at, text.bytes) == 0)
-            return true;
+        if (is_text(source, id, END_MARKS[i])) return true;
     return false;
 }
 
@@ -165,32 +259,84 @@ static esp_code read_end_ids(token_source *out, const gguf_file *file, esp_error
     return ESP_OK;
 }
 
+/* The id of a token that is found by its text when the file does not name it, or -1. */
+static int32_t id_of(const token_source *source, const char *text) {
+    for (uint32_t id = 0; id < source->source.token_count; id++)
+        if (is_text(source, id, text)) return (int32_t)id;
+    return -1;
+}
+
+/* The first token of the type, or -1. */
+static int32_t id_of_type(const token_source *source, int32_t type) {
+    for (uint32_t id = 0; source->types && id < source->source.token_count; id++)
+        if (source->types[id] == type) return (int32_t)id;
+    return -1;
+}
+
+/* BERT's ends: [CLS] and [SEP], which the format spells "seperator". */
+static esp_code read_bert_ends(token_source *out, const gguf_file *file, esp_error *err) {
+    tok_source *source = &out->source;
+    uint32_t count = source->token_count;
+    bool found;
+    if (source->bos < 0) {
+        esp_code code = read_id(file, "tokenizer.ggml.cls_token_id", count, &source->bos, err);
+        if (code) return code;
+    }
+    esp_code code = read_id(file, "tokenizer.ggml.seperator_token_id", count, &source->eos, err);
+    if (code) return code;
+    if (source->bos < 0) source->bos = id_of(out, "[CLS]");
+    if (source->eos < 0) source->eos = id_of(out, "[SEP]");
+    if (source->unknown < 0) source->unknown = id_of(out, "[UNK]");
+    source->add_bos = source->bos >= 0;
+    source->add_eos = source->eos >= 0;
+    code = gguf_get_bool(file, "tokenizer.ggml.add_bos_token", &found, &source->add_bos, err);
+    if (code) return code;
+    return gguf_get_bool(file, "tokenizer.ggml.add_sep_token", &found, &source->add_eos, err);
+}
+
 /* Files of Llama 3 made before the key existed rely on the rule of their pre-tokenizer. */
-static bool adds_bos_by_default(const char *pre) {
+static bool adds_bos_by_default(const token_source *source) {
+    const char *pre = source->pre;
+    if (is_kind(source, "llama")) return true;
     return strcmp(pre, "llama-bpe") == 0 || strcmp(pre, "llama3") == 0 ||
            strcmp(pre, "llama-v3") == 0;
+}
+
+static esp_code read_ends(token_source *out, const gguf_file *file, esp_error *err) {
+    tok_source *source = &out->source;
+    bool found;
+    source->add_bos = source->bos >= 0 && adds_bos_by_default(out);
+    source->add_eos = source->eos >= 0 && is_kind(out, "t5");
+    esp_code code =
+        gguf_get_bool(file, "tokenizer.ggml.add_bos_token", &found, &source->add_bos, err);
+    if (code) return code;
+    return gguf_get_bool(file, "tokenizer.ggml.add_eos_token", &found, &source->add_eos, err);
+}
+
+static esp_code check_ends(const token_source *out, const gguf_file *file, esp_error *err) {
+    const tok_source *source = &out->source;
+    bool bos = source->add_bos && source->bos < 0, eos = source->add_eos && source->eos < 0;
+    if (!bos && !eos) return ESP_OK;
+    const char *name = bos ? "bos" : "eos";
+    return esp_fail(err, ESP_INVALID,
+                    "%s: tokenizer.ggml.add_%s_token is true, but there is no "
+                    "tokenizer.ggml.%s_token_id",
+                    gguf_name(file), name, name);
 }
 
 static esp_code read_ids(token_source *out, const gguf_file *file, esp_error *err) {
     tok_source *source = &out->source;
     uint32_t count = source->token_count;
-    bool found;
     esp_code code = read_id(file, "tokenizer.ggml.bos_token_id", count, &source->bos, err);
     if (code) return code;
     if ((code = read_id(file, "tokenizer.ggml.eos_token_id", count, &source->eos, err)))
         return code;
-    source->add_bos = source->bos >= 0 && adds_bos_by_default(out->pre);
-    code = gguf_get_bool(file, "tokenizer.ggml.add_bos_token", &found, &source->add_bos, err);
+    code = read_id(file, "tokenizer.ggml.unknown_token_id", count, &source->unknown, err);
     if (code) return code;
-    code = gguf_get_bool(file, "tokenizer.ggml.add_eos_token", &found, &source->add_eos, err);
-    if (code) return code;
-    if ((source->add_bos && source->bos < 0) || (source->add_eos && source->eos < 0))
-        return esp_fail(err, ESP_INVALID,
-                        "%s: tokenizer.ggml.add_%s_token is true, but there is no "
-                        "tokenizer.ggml.%s_token_id",
-                        gguf_name(file), source->bos < 0 && source->add_bos ? "bos" : "eos",
-                        source->bos < 0 && source->add_bos ? "bos" : "eos");
-    return read_end_ids(out, file, err);
+    if (source->unknown < 0) source->unknown = id_of_type(out, TOK_UNKNOWN);
+    code = is_kind(out, "bert") ? read_bert_ends(out, file, err) : read_ends(out, file, err);
+    if (!code) code = check_ends(out, file, err);
+    return code ? code : read_end_ids(out, file, err);
 }
 
 esp_code token_source_read(token_source *out, const gguf_file *file, esp_error *err) {
@@ -204,6 +350,8 @@ esp_code token_source_read(token_source *out, const gguf_file *file, esp_error *
     out->source.pre = out->pre;
     out->source.tokens = out->tokens;
     out->source.types = out->types;
+    out->source.scores = out->scores;
+    out->source.strips = out->strips;
     out->source.merges = out->merges;
     out->source.eog = out->eog;
     return ESP_OK;
@@ -213,4 +361,6 @@ void token_source_free(token_source *source) {
     free(source->tokens);
     free(source->merges);
     free(source->types);
+    free(source->scores);
+    free(source->strips);
 }

@@ -14,6 +14,8 @@ typedef struct token_source {
     char kind[32], pre[64];
     tok_text *tokens, *merges;
     int32_t *types;
+    float *scores;
+    uint8_t *strips;
     int32_t eog[TOKEN_EOG_MAX];
     tok_source source;
 } token_source;

@@ -8,10 +8,8 @@
 
 #include "engine/base/mem.h"
 
-enum { SCAN_MAX = 48 }; /* symbols up to which scanning beats the heap; bench/bench_tokenizer */
-
-#define NO_RANK UINT32_MAX
-#define NO_SYMBOL UINT32_MAX
+#define NO_RANK MERGE_NO_RANK
+#define NO_SYMBOL MERGE_NO_SYMBOL
 
 typedef struct pair_slot {
     uint64_t pair; /* left << 32 | right */
@@ -131,7 +129,7 @@ void bpe_scratch_free(bpe_scratch *scratch) {
     free(scratch->previous);
     free(scratch->next);
     free(scratch->ranks);
-    free(scratch->heap);
+    free(scratch->heap.at);
     *scratch = (bpe_scratch){0};
 }
 
@@ -143,7 +141,8 @@ static void scratch_reserve(bpe_scratch *s, size_t count) {
     s->previous = mem_resize(s->previous, capacity, sizeof *s->previous);
     s->next = mem_resize(s->next, capacity, sizeof *s->next);
     s->ranks = mem_resize(s->ranks, capacity, sizeof *s->ranks);
-    s->heap = mem_resize(s->heap, (size_t)capacity * 2, sizeof *s->heap);
+    s->heap.at = mem_resize(s->heap.at, (size_t)capacity * 2, sizeof *s->heap.at);
+    s->heap.capacity = capacity * 2;
     s->capacity = capacity;
 }
 
@@ -192,43 +191,18 @@ static void merge_by_scan(const bpe *b, bpe_scratch *s, uint32_t count) {
     }
 }
 
-static void heap_push(bpe_scratch *s, uint32_t symbol) {
-    if (s->ranks[symbol] == NO_RANK) return;
-    uint64_t entry = (uint64_t)s->ranks[symbol] << 32 | symbol;
-    ESP_ASSERT(s->heap_count < 2 * (uint64_t)s->capacity);
-    uint32_t at = s->heap_count++;
-    for (; at > 0 && s->heap[(at - 1) / 2] > entry; at = (at - 1) / 2)
-        s->heap[at] = s->heap[(at - 1) / 2];
-    s->heap[at] = entry;
-}
-
-static uint64_t heap_pop(bpe_scratch *s) {
-    uint64_t top = s->heap[0], last = s->heap[--s->heap_count];
-    uint32_t at = 0, child;
-    while ((child = 2 * at + 1) < s->heap_count) {
-        if (child + 1 < s->heap_count && s->heap[child + 1] < s->heap[child]) child++;
-        if (s->heap[child] >= last) break;
-        s->heap[at] = s->heap[child];
-        at = child;
-    }
-    s->heap[at] = last;
-    return top;
-}
-
-/* A join takes one entry off and puts two on at most, so 2 * count entries are enough. An entry
- * whose pair has changed since is passed over: a symbol only grows, so a rank never comes back to
- * it. */
+/* A symbol only grows, so a rank never comes back to it and an old entry cannot pass for a new one. */
 static void merge_by_heap(const bpe *b, bpe_scratch *s, uint32_t count) {
-    s->heap_count = 0;
+    s->heap.count = 0;
     for (uint32_t i = 0; i < count; i++)
-        heap_push(s, i);
-    while (s->heap_count) {
-        uint64_t entry = heap_pop(s);
-        uint32_t symbol = (uint32_t)entry;
+        merge_heap_push(&s->heap, s->ranks[i], i);
+    while (s->heap.count) {
+        uint64_t entry = merge_heap_pop(&s->heap);
+        uint32_t symbol = (uint32_t)entry, before = s->previous[symbol];
         if (s->ranks[symbol] != (uint32_t)(entry >> 32)) continue;
         join(b, s, symbol);
-        heap_push(s, symbol);
-        if (s->previous[symbol] != NO_SYMBOL) heap_push(s, s->previous[symbol]);
+        merge_heap_push(&s->heap, s->ranks[symbol], symbol);
+        if (before != NO_SYMBOL) merge_heap_push(&s->heap, s->ranks[before], before);
     }
 }
 
@@ -236,7 +210,7 @@ static void merge(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes,
     scratch_reserve(s, bytes);
     uint32_t count = lay_out(b, s, piece, bytes);
     if (count == 0) return;
-    if (count <= SCAN_MAX)
+    if (count <= MERGE_SCAN_MAX)
         merge_by_scan(b, s, count);
     else
         merge_by_heap(b, s, count);
@@ -261,13 +235,4 @@ void bpe_encode(bpe *b, bpe_scratch *scratch, const char *piece, size_t bytes, t
         bool whole = out->count == before + 1 && out->at[before] == id;
         atomic_store_explicit(&b->whole[id], whole ? WHOLE_YES : WHOLE_NO, memory_order_relaxed);
     }
-}
-
-void tok_ids_add(tok_ids *ids, int32_t id) {
-    if (ids->count == ids->capacity) {
-        ESP_ASSERT(ids->capacity < 1u << 30);
-        ids->capacity = ids->capacity ? ids->capacity * 2 : 64;
-        ids->at = mem_resize(ids->at, ids->capacity, sizeof *ids->at);
-    }
-    ids->at[ids->count++] = id;
 }

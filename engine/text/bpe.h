@@ -13,7 +13,8 @@
 #ifndef ESPALIER_TEXT_BPE_H
 #define ESPALIER_TEXT_BPE_H
 
-#include "engine/text/tokenizer.h"
+#include "engine/text/ids.h"
+#include "engine/text/merge_heap.h"
 #include "engine/text/vocab.h"
 
 typedef struct bpe bpe;
@@ -30,15 +31,11 @@ typedef struct bpe_scratch {
     int32_t *ids;              /* token of a symbol */
     uint32_t *previous, *next; /* its living neighbours */
     uint32_t *ranks;           /* rank of the pair that it begins */
-    uint64_t *heap;            /* [2 * capacity] rank << 32 | symbol */
-    uint32_t heap_count;
+    merge_heap heap;           /* [2 * capacity] */
 } bpe_scratch;
 void bpe_scratch_free(bpe_scratch *scratch);
 
 /* Appends the ids of one piece; bytes < 2^31. */
 void bpe_encode(bpe *b, bpe_scratch *scratch, const char *piece, size_t bytes, tok_ids *out);
-
-/* Appends one id. */
-void tok_ids_add(tok_ids *ids, int32_t id);
 
 #endif

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <string.h>
 
-#include "engine/text/tokenizer.h"
+#include "engine/text/tokenizer_inner.h"
 #include "engine/text/utf8.h"
 
 static const char replacement[3] = {'\xef', '\xbf', '\xbd'}; /* U+FFFD */
@@ -22,7 +22,12 @@ static void hold(tok_stream *stream, const char *bytes, size_t count) {
 size_t tok_stream_next(const tokenizer *tok, tok_stream *stream, int32_t id, bool show_control,
                        char out[TOK_PIECE_MAX]) {
     tok_text token = tok_bytes(tok, id);
+    bool shown = token.bytes > 0;
     if (tok_is_control(tok, id) && !show_control) return 0;
+
+    if (tok->drops_first_space && !stream->begun && token.bytes && token.at[0] == ' ')
+        token = (tok_text){token.at + 1, token.bytes - 1};
+    stream->begun |= shown;
 
     char joined[TOK_PIECE_MAX + sizeof stream->held];
     size_t bytes = stream->held_count, at = 0, written = 0, length;

@@ -59,7 +59,9 @@ static void order_marks(nfc_buffer *buffer, int32_t *points, size_t count) {
     }
 }
 
-static size_t decompose(tok_text text, int32_t *points, size_t capacity) {
+/* Code points of the text; options: UTF8PROC_DECOMPOSE or 0. */
+static size_t decompose(tok_text text, int32_t *points, size_t capacity,
+                        utf8proc_option_t options) {
     size_t count = 0;
     for (size_t at = 0; at < text.bytes;) {
         int32_t point;
@@ -67,9 +69,8 @@ static size_t decompose(tok_text text, int32_t *points, size_t capacity) {
         utf8proc_ssize_t used = utf8proc_iterate((const uint8_t *)text.at + at,
                                                  (utf8proc_ssize_t)(text.bytes - at), &point);
         ESP_ASSERT(used > 0);
-        utf8proc_ssize_t made =
-            utf8proc_decompose_char(point, points + count, (utf8proc_ssize_t)(capacity - count),
-                                    UTF8PROC_DECOMPOSE, &boundary);
+        utf8proc_ssize_t made = utf8proc_decompose_char(
+            point, points + count, (utf8proc_ssize_t)(capacity - count), options, &boundary);
         ESP_ASSERT(made > 0 && (size_t)made <= capacity - count);
         count += (size_t)made;
         at += (size_t)used;
@@ -77,17 +78,30 @@ static size_t decompose(tok_text text, int32_t *points, size_t capacity) {
     return count;
 }
 
-tok_text nfc_of(nfc_buffer *buffer, tok_text text) {
-    if (!may_change(text)) return text;
-    size_t needed = text.bytes * POINTS_PER_BYTE + POINTS_SLACK; /* and utf8proc's closing NUL */
+/* Returns how many code points there is room for, utf8proc's closing NUL left out. */
+static size_t reserve(nfc_buffer *buffer, tok_text text) {
+    size_t needed = text.bytes * POINTS_PER_BYTE + POINTS_SLACK;
     if (needed > buffer->capacity) {
         buffer->points = mem_resize(buffer->points, needed, sizeof *buffer->points);
         buffer->capacity = needed;
     }
-    size_t count = decompose(text, buffer->points, needed - 1);
+    return needed - 1;
+}
+
+tok_text nfc_of(nfc_buffer *buffer, tok_text text) {
+    if (!may_change(text)) return text;
+    size_t room = reserve(buffer, text);
+    size_t count = decompose(text, buffer->points, room, UTF8PROC_DECOMPOSE);
     order_marks(buffer, buffer->points, count);
     utf8proc_ssize_t bytes = utf8proc_reencode(buffer->points, (utf8proc_ssize_t)count,
                                                UTF8PROC_COMPOSE | UTF8PROC_STABLE);
     ESP_ASSERT(bytes >= 0);
     return (tok_text){(const char *)buffer->points, (size_t)bytes};
+}
+
+const int32_t *nfc_points(nfc_buffer *buffer, tok_text text, bool decomposed, size_t *count) {
+    size_t room = reserve(buffer, text);
+    *count = decompose(text, buffer->points, room, decomposed ? UTF8PROC_DECOMPOSE : 0);
+    if (decomposed) order_marks(buffer, buffer->points, *count);
+    return buffer->points;
 }

@@ -1,4 +1,4 @@
-/* nfc.h - Unicode normalisation form C, in linear time.
+/* nfc.h - Unicode normalisation forms C and D, in linear time.
  *
  * Thread  any; an nfc_buffer belongs to one call at a time. */
 // SPDX-License-Identifier: Apache-2.0
@@ -22,5 +22,9 @@ void nfc_free(nfc_buffer *buffer);
 /* text must be well-formed UTF-8. The result is text itself where nothing can change, else it lies
  * in the buffer until the next call. */
 tok_text nfc_of(nfc_buffer *buffer, tok_text text);
+
+/* The text's code points, in form NFD where decomposed is set; they lie in the buffer until the next
+ * call. */
+const int32_t *nfc_points(nfc_buffer *buffer, tok_text text, bool decomposed, size_t *count);
 
 #endif

@@ -15,7 +15,7 @@
 #include "engine/base/mem.h"
 #include "engine/text/newer_unicode.h"
 
-enum { STAGES_MAX = 2, NAMES_MAX = 3 };
+enum { STAGES_MAX = 3, NAMES_MAX = 3 };
 
 /* Members of character classes: \p{L}, \p{N} and \s of the published patterns. Space is spelled out
  * because PCRE2's \s has U+180E, which is no white space since Unicode 6.3. */
@@ -37,6 +37,25 @@ enum { STAGES_MAX = 2, NAMES_MAX = 3 };
     "(?i:'(?:s|t|re|ve|m|ll|d))|[^\\r\\n" LETTER NUMBER "]?[" LETTER "]+|[" NUMBER "]" digits      \
     "| ?[^" SPACE LETTER NUMBER "]+[\\r\\n]*|[" SPACE "]*[\\r\\n]+|" SPACES_BUT_LAST
 
+/* Letters that may stand before the last small letter of a word, and those that may be small. */
+#define HEAD "\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" NEWER_CAPITAL NEWER_CASELESS NEWER_MARKS
+#define TAIL "\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" NEWER_SMALL NEWER_CASELESS NEWER_MARKS
+
+/* A word is cut where a small letter meets a capital one. suffix: what may follow a word. */
+#define CASED_WORDS(digits, suffix)                                                                \
+    "[^\\r\\n" LETTER NUMBER "]?[" HEAD "]*[" TAIL "]+" suffix "|[^\\r\\n" LETTER NUMBER           \
+    "]?[" HEAD "]+[" TAIL "]*" suffix "|[" NUMBER "]" digits "| ?[^" SPACE LETTER NUMBER           \
+    "]+[\\r\\n/]*|[" SPACE "]*[\\r\\n]+|" SPACES_BUT_LAST
+
+#define SHORT_FORM "(?i:'(?:s|t|re|ve|m|ll|d))?"
+
+#define MARK "\\p{M}" NEWER_MARKS
+#define SIGN "\\p{P}\\p{S}" NEWER_SIGNS
+
+#define DEEPSEEK_WORDS                                                                             \
+    "[!-/:-@\\[-`{-~][A-Za-z]+|[^\\r\\n" LETTER SIGN "]?[" LETTER MARK "]+| ?[" SIGN               \
+    "]+[\\r\\n]*|[" SPACE "]*[\\r\\n]+|" SPACES_BUT_LAST
+
 typedef struct pre_row {
     const char *names[NAMES_MAX];   /* as in tokenizer.ggml.pre; NULL ends */
     const char *stages[STAGES_MAX]; /* NULL ends */
@@ -53,6 +72,18 @@ static const pre_row rows[] = {
     {{"llama-bpe", "llama3", "llama-v3"}, {CL100K_WORDS("{1,3}")}, true, false},
     /* Qwen 2, 2.5 and 3: tokenizer.json has the normaliser NFC, then this pattern. */
     {{"qwen2"}, {CL100K_WORDS("")}, false, true},
+    /* DeepSeek-R1's distillations into Qwen: that pattern, without the normaliser. */
+    {{"deepseek-r1-qwen"}, {CL100K_WORDS("")}, false, false},
+    /* Mistral Nemo and later: `pattern` of tekken.json; whole tokens first, as in tiktoken. */
+    {{"tekken"}, {CASED_WORDS("", "")}, true, false},
+    /* o200k of GPT-4o (Phi-4-mini), and Llama 4's tokenizer.py. */
+    {{"gpt-4o", "llama4"}, {CASED_WORDS("{1,3}", SHORT_FORM)}, false, false},
+    /* DeepSeek V3 and later: the three Splits of tokenizer.json. */
+    {{"deepseek-v3"},
+     {"[" NUMBER "]{1,3}", "[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+",
+      DEEPSEEK_WORDS},
+     false,
+     false},
 };
 enum { ROW_COUNT = sizeof rows / sizeof *rows };
 
@@ -82,7 +113,7 @@ static const pre_row *row_named(const char *name) {
 }
 
 static esp_code refuse_name(const char *name, esp_error *err) {
-    char known[160] = "";
+    char known[320] = "";
     for (int r = 0; r < ROW_COUNT; r++) {
         for (int n = 0; n < NAMES_MAX && rows[r].names[n]; n++) {
             size_t used = strlen(known);

@@ -38,8 +38,12 @@ static void index_first_bytes(specials *s) {
         s->first_from[b] += s->first_from[b - 1];
 }
 
-void specials_open(specials *s, const vocab *v) {
+void specials_open(specials *s, const vocab *v, const uint8_t *strips) {
     *s = (specials){.vocab = v};
+    if (strips) {
+        s->strips = mem_new(v->count, sizeof *s->strips);
+        memcpy(s->strips, strips, v->count);
+    }
     for (uint32_t id = 0; id < v->count; id++)
         s->count += is_special(v, id);
     s->ids = mem_new((size_t)s->count + 1, sizeof *s->ids);
@@ -55,6 +59,7 @@ void specials_open(specials *s, const vocab *v) {
 
 void specials_close(specials *s) {
     free(s->ids);
+    free(s->strips);
     *s = (specials){0};
 }
 

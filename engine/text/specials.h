@@ -16,13 +16,20 @@ typedef struct specials {
     uint32_t *ids;            /* [count] ascending by bytes */
     uint32_t first_from[257]; /* ids beginning with byte b: [first_from[b], first_from[b + 1]) */
     bool any_user_defined;
+    uint8_t *strips; /* [vocab->count] tok_strip bits, or NULL */
 } specials;
 
-void specials_open(specials *s, const vocab *v);
+/* strips: tok_strip bits per token, or NULL. */
+void specials_open(specials *s, const vocab *v, const uint8_t *strips);
 void specials_close(specials *s);
 
 /* The token whose literal text this is, or VOCAB_NONE. */
 int32_t specials_find(const specials *s, tok_text text);
+
+/* tok_strip bits of a token. */
+static inline uint8_t specials_strips(const specials *s, uint32_t id) {
+    return s->strips ? s->strips[id] : 0;
+}
 
 /* A search through one text. Control tokens are taken only where they overlap no span. */
 typedef struct specials_search {

@@ -1,8 +1,12 @@
 /* tokenizer.h - text <-> token ids.
  *
- * Byte-level BPE (GPT-2 style merges) now; the kinds of other families are rows of the same door. The
- * pre-tokenizer pattern is chosen by name (tokenizer.ggml.pre) from the table in pretokenize.c; unknown
- * names are refused.
+ * Four kinds, as tokenizer.ggml.model names them; unknown names are refused:
+ *
+ *   gpt2   byte-level BPE; the pre-tokenizer pattern is chosen by name (tokenizer.ggml.pre) from the
+ *          table in pretokenize.c
+ *   llama  SentencePiece's BPE: merges by score, bytes where no token fits
+ *   t5     SentencePiece's unigram: the most likely cut
+ *   bert   WordPiece: words by BERT's rules, the longest tokens of each
  *
  * Ownership  tok_open copies what it needs out of tok_source.
  * Thread     read-only after open: any thread may encode and decode at once. */
@@ -28,13 +32,24 @@ typedef enum tok_type { /* numbers of tokenizer.ggml.token_type */
     TOK_NORMAL = 1, TOK_UNKNOWN = 2, TOK_CONTROL = 3, TOK_USER_DEFINED = 4, TOK_UNUSED = 5, TOK_BYTE = 6
 } tok_type;
 
+/* White space that a special token swallows when it is matched in text. */
+typedef enum tok_strip { TOK_STRIP_BEFORE = 1, TOK_STRIP_AFTER = 2 } tok_strip;
+
 /* What a model file says of its tokenizer. */
 typedef struct tok_source {
     const char *kind; /* tokenizer.ggml.model: "gpt2" */
-    const char *pre;  /* tokenizer.ggml.pre: "smollm" */
+    const char *pre;  /* tokenizer.ggml.pre: "smollm"; kind gpt2 alone */
     uint32_t token_count;
-    const tok_text *tokens; /* in the byte-level alphabet for kind gpt2 */
+    const tok_text *tokens; /* in the byte-level alphabet for kind gpt2; else U+2581 is a space */
     const int32_t *types;   /* tok_type, or NULL: all normal */
+    const uint8_t *strips;  /* per token: tok_strip bits, or NULL: none */
+    const float *scores;    /* per token; kinds llama and t5 */
+    int32_t unknown;        /* stands for what has no token; kinds llama, t5, bert; -1: none */
+    bool add_space_prefix;  /* kinds llama, t5: a space goes in front of text */
+    bool collapse_spaces;   /* kinds llama, t5: runs of spaces become one, none at the ends */
+    bool uncased;           /* kind bert: lower-case, without accents */
+    const void *charsmap;   /* kind t5: SentencePiece's precompiled_charsmap */
+    size_t charsmap_bytes;
     uint32_t merge_count;
     const tok_text *merges; /* "left right", best first */
     int32_t bos, eos;       /* -1: none */
@@ -52,7 +67,8 @@ int32_t tok_eos(const tokenizer *tok);
 bool tok_ends_generation(const tokenizer *tok, int32_t id); /* eos, eot and their like */
 /* The id of a token's own text ("<|im_start|>"), or -1. */
 int32_t tok_find(const tokenizer *tok, const char *text);
-/* Raw bytes the token stands for; control tokens give their name. Empty for ids out of range. */
+/* Raw bytes the token stands for, U+2581 as a space; control tokens give their name. Empty for ids out
+ * of range. */
 tok_text tok_bytes(const tokenizer *tok, int32_t id);
 bool tok_is_control(const tokenizer *tok, int32_t id);
 
@@ -76,8 +92,8 @@ typedef struct tok_encode_options {
     uint32_t ids_max; /* stop with ESP_INVALID beyond this many ids; 0 = no limit */
 } tok_encode_options;
 
-/* Appends the ids of text to out. Any bytes are accepted: invalid UTF-8 goes byte by byte. About linear in
- * the length, whatever the text. ESP_INVALID beyond TOK_TEXT_BYTES_MAX bytes or ids_max ids; out is then
+/* Appends the ids of text to out. Any bytes are accepted: invalid UTF-8 goes byte by byte (kind t5: as
+ * U+FFFD; bert: not at all). About linear in the length, whatever the text. ESP_INVALID beyond TOK_TEXT_BYTES_MAX bytes or ids_max ids; out is then
  * as it was. A byte for which the vocabulary has no token (SmolLM2 lacks some control bytes) leaves no id,
  * as in the reference. User-defined tokens are ordinary text of the model: they are matched everywhere. */
 enum { TOK_TEXT_BYTES_MAX = 16 << 20 };
@@ -86,10 +102,15 @@ ESP_CHECKED esp_code tok_encode(const tokenizer *tok, const char *text, size_t b
 
 /* Streaming detokenisation: feed ids, get bytes; never half a UTF-8 character. Incomplete bytes are held
  * back (at most 3) until they are complete or proven invalid (then U+FFFD, as the Unicode standard's
- * "maximal subpart" practice says). All-zero is the start state. */
+ * "maximal subpart" practice says). All-zero is the start state.
+ *
+ * Where encoding puts a space in front of a text, and in front of bert's words, a stream leaves its
+ * first one out, so that text comes back as it was. A stream that goes on behind other text (a raw
+ * completion) sets `begun` before its first token and keeps that space. */
 typedef struct tok_stream {
     uint8_t held[4];
     uint8_t held_count;
+    bool begun; /* something was shown */
 } tok_stream;
 
 /* Writes at most TOK_PIECE_MAX bytes into out; returns how many. Control tokens give nothing unless

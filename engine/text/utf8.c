@@ -59,3 +59,63 @@ size_t utf8_whole_prefix(const char *text, size_t bytes) {
     }
     return at;
 }
+
+size_t utf8_marks_to_spaces(const char *text, size_t bytes, char *out) {
+    size_t made = 0;
+    for (size_t at = 0; at < bytes;) {
+        const char *mark = memmem(text + at, bytes - at, UTF8_SPACE_MARK, UTF8_SPACE_MARK_BYTES);
+        size_t plain = mark ? (size_t)(mark - text) - at : bytes - at;
+        memmove(out + made, text + at, plain);
+        made += plain;
+        at += plain;
+        if (!mark) break;
+        out[made++] = ' ';
+        at += UTF8_SPACE_MARK_BYTES;
+    }
+    return made;
+}
+
+/* The property White_Space, stable since Unicode 6.3. */
+static const char *const spaces[] = {
+    " ",
+    "\t",
+    "\n",
+    "\v",
+    "\f",
+    "\r",
+    "\xc2\x85",
+    "\xc2\xa0",
+    "\xe1\x9a\x80",
+    "\xe2\x80\x80",
+    "\xe2\x80\x81",
+    "\xe2\x80\x82",
+    "\xe2\x80\x83",
+    "\xe2\x80\x84",
+    "\xe2\x80\x85",
+    "\xe2\x80\x86",
+    "\xe2\x80\x87",
+    "\xe2\x80\x88",
+    "\xe2\x80\x89",
+    "\xe2\x80\x8a",
+    "\xe2\x80\xa8",
+    "\xe2\x80\xa9",
+    "\xe2\x80\xaf",
+    "\xe2\x81\x9f",
+    "\xe3\x80\x80",
+};
+
+size_t utf8_space_prefix(const char *text, size_t bytes) {
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
+        size_t length = strlen(spaces[i]);
+        if (length <= bytes && memcmp(text, spaces[i], length) == 0) return length;
+    }
+    return 0;
+}
+
+size_t utf8_space_suffix(const char *text, size_t bytes) {
+    for (size_t i = 0; i < sizeof spaces / sizeof *spaces; i++) {
+        size_t length = strlen(spaces[i]);
+        if (length <= bytes && memcmp(text + bytes - length, spaces[i], length) == 0) return length;
+    }
+    return 0;
+}

@@ -23,4 +23,16 @@ utf8_kind utf8_first(const char *text, size_t bytes, size_t *length);
 /* Length of the longest prefix made of whole characters. */
 size_t utf8_whole_prefix(const char *text, size_t bytes);
 
+/* SentencePiece writes a space as U+2581. */
+#define UTF8_SPACE_MARK "\xe2\x96\x81"
+enum { UTF8_SPACE_MARK_BYTES = 3 };
+/* Copies text to out with every U+2581 as a space; returns the bytes written, bytes at most. out may be
+ * text itself. */
+size_t utf8_marks_to_spaces(const char *text, size_t bytes, char *out);
+
+/* Bytes of the white-space character (Unicode's White_Space) that text begins with; 0: none. */
+size_t utf8_space_prefix(const char *text, size_t bytes);
+/* The same for the one it ends with. */
+size_t utf8_space_suffix(const char *text, size_t bytes);
+
 #endif

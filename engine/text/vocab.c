@@ -1,4 +1,4 @@
-/* vocab.c - reads the byte alphabet, keeps the tokens' bytes and finds a token by them. */
+/* vocab.c - reads the spellings, keeps the tokens' bytes and finds a token by them. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/text/vocab.h"
 
@@ -9,6 +9,27 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "engine/text/ids.h"
+#include "engine/text/utf8.h"
+
+static const char *const kinds[] = {[VOCAB_BPE] = "gpt2",
+                                    [VOCAB_SPM] = "llama",
+                                    [VOCAB_UNIGRAM] = "t5",
+                                    [VOCAB_WORDPIECE] = "bert"};
+
+esp_code vocab_kind_of(const char *name, vocab_kind *out, esp_error *err) {
+    for (int i = 0; name && i < (int)(sizeof kinds / sizeof *kinds); i++) {
+        if (strcmp(name, kinds[i]) != 0) continue;
+        *out = (vocab_kind)i;
+        return ESP_OK;
+    }
+    return esp_fail_field(err, ESP_UNIMPLEMENTED, "tokenizer.ggml.model",
+                          "tokenizer.ggml.model is %s%.64s%s; kinds known here: gpt2, llama, t5, "
+                          "bert",
+                          name ? "\"" : "", name ? name : "missing", name ? "\"" : "");
+}
+
+/* ---- spellings ---- */
 
 /* GPT-2's alphabet shows printable Latin-1 bytes as themselves and the others, in ascending order,
  * as the characters from U+0100 on (encoder.py of the GPT-2 release). */
@@ -79,29 +100,80 @@ static bool is_literal(uint8_t type) {
     return type == TOK_CONTROL || type == TOK_UNKNOWN || type == TOK_USER_DEFINED;
 }
 
-/* Adds one token's bytes to the pool. *mergeable: they came through the byte alphabet or are
- * user-defined text, so plain text may turn into this token. */
-static esp_code read_token(vocab *v, const tok_source *source, uint32_t id, bool *mergeable,
-                           esp_error *err) {
-    tok_text text = source->tokens[id];
+static int hex_digit(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* "<0x0A>" -> 10, or -1. */
+static int byte_spelled(tok_text text) {
+    if (text.bytes != 6 || memcmp(text.at, "<0x", 3) != 0 || text.at[5] != '>') return -1;
+    int high = hex_digit(text.at[3]), low = hex_digit(text.at[4]);
+    return high < 0 || low < 0 ? -1 : high << 4 | low;
+}
+
+static esp_code decode_byte(vocab *v, uint32_t id, tok_text text, char *out, esp_error *err) {
+    int byte = byte_spelled(text);
+    if (byte < 0)
+        return esp_fail(err, ESP_INVALID,
+                        "tokenizer.ggml.tokens entry %u is of type byte, but not written <0x00> to "
+                        "<0xFF>",
+                        id);
+    *out = (char)byte;
+    if (v->byte_ids[byte] == VOCAB_NONE) v->byte_ids[byte] = (int32_t)id;
+    return ESP_OK;
+}
+
+static size_t copy_text(tok_text text, char *out) {
+    if (text.bytes) memcpy(out, text.at, text.bytes);
+    return text.bytes;
+}
+
+/* U+2581 in front becomes a space; the rest is as it is. */
+static size_t decode_word(tok_text text, char *out) {
+    bool begins = text.bytes >= UTF8_SPACE_MARK_BYTES &&
+                  memcmp(text.at, UTF8_SPACE_MARK, UTF8_SPACE_MARK_BYTES) == 0;
+    if (!begins) return copy_text(text, out);
+    *out = ' ';
+    size_t mark = UTF8_SPACE_MARK_BYTES;
+    return 1 + copy_text((tok_text){text.at + mark, text.bytes - mark}, out + 1);
+}
+
+/* A token's bytes into the pool. A token outside the byte alphabet cannot be merged to; it keeps its
+ * text for readers and counts as a control token. */
+static esp_code decode_token(vocab *v, uint32_t id, tok_text text, char *out, size_t *count,
+                             esp_error *err) {
+    uint8_t type = v->types[id];
+    if (v->kind == VOCAB_BPE) {
+        if (!is_literal(type) && vocab_decode_alphabet(text, out, count)) return ESP_OK;
+        v->closed[id] = type != TOK_USER_DEFINED;
+        *count = copy_text(text, out);
+        return ESP_OK;
+    }
+    v->closed[id] = type == TOK_CONTROL || type == TOK_UNKNOWN || type == TOK_BYTE;
+    *count = 1;
+    if (type == TOK_BYTE && v->kind != VOCAB_WORDPIECE) return decode_byte(v, id, text, out, err);
+    if (type == TOK_CONTROL || type == TOK_UNKNOWN || type == TOK_BYTE)
+        *count = copy_text(text, out);
+    else
+        *count = v->kind == VOCAB_WORDPIECE ? decode_word(text, out)
+                                            : utf8_marks_to_spaces(text.at, text.bytes, out);
+    return ESP_OK;
+}
+
+/* Adds one token's bytes to the pool. */
+static esp_code read_token(vocab *v, const tok_source *source, uint32_t id, esp_error *err) {
     char *at = v->pool + v->starts[id];
     size_t count = 0;
     esp_code code = read_type(source, id, &v->types[id], err);
+    if (!code) code = decode_token(v, id, source->tokens[id], at, &count, err);
     if (code) return code;
-    bool literal = is_literal(v->types[id]);
-    /* An ordinary token outside the alphabet cannot be merged to; it keeps its text for readers. */
-    bool decoded = !literal && vocab_decode_alphabet(text, at, &count);
-    if (!decoded) {
-        if (text.bytes) memcpy(at, text.at, text.bytes);
-        count = text.bytes;
-    }
     if (shown_bytes_max(at, count) > TOK_PIECE_MAX)
         return esp_fail(err, ESP_INVALID,
                         "tokenizer.ggml.tokens entry %u is %zu bytes long; at most %d may be shown",
                         id, count, TOK_PIECE_MAX);
     v->starts[id + 1] = v->starts[id] + (uint32_t)count;
     if (count > v->longest) v->longest = (uint32_t)count;
-    *mergeable = count > 0 && (decoded || v->types[id] == TOK_USER_DEFINED);
     return ESP_OK;
 }
 
@@ -137,6 +209,7 @@ static void take_memory(vocab *v, uint32_t count, uint64_t pool_bytes) {
     v->pool = mem_new(pool_bytes + 1, 1);
     v->starts = mem_new((size_t)count + 1, sizeof *v->starts);
     v->types = mem_new(count, sizeof *v->types);
+    v->closed = mem_new(count, sizeof *v->closed);
     uint32_t capacity = 16;
     while (capacity < 2 * count)
         capacity *= 2; /* count <= 2^24 */
@@ -144,22 +217,45 @@ static void take_memory(vocab *v, uint32_t count, uint64_t pool_bytes) {
     v->mask = capacity - 1;
     for (uint32_t i = 0; i < capacity; i++)
         v->slots[i] = VOCAB_NONE;
+    for (int byte = 0; byte < 256; byte++)
+        v->byte_ids[byte] = VOCAB_NONE;
+}
+
+/* Where a space follows other text, only a token with such a space inside can lie across. */
+static void note_inner_spaces(vocab *v, uint32_t id) {
+    tok_text token = vocab_bytes(v, id);
+    for (size_t i = 1; i < token.bytes; i++) {
+        if (token.at[i] == ' ' && token.at[i - 1] != ' ')
+            v->crosses[(uint8_t)token.at[i - 1]] = true;
+    }
+}
+
+/* In a byte-level vocabulary a byte's token is the one that stands for it; in the others a token of
+ * its own type. */
+static void find_bytes(vocab *v) {
+    v->has_bytes = true;
+    for (int byte = 0; byte < 256; byte++) {
+        if (v->kind == VOCAB_BPE) v->byte_ids[byte] = vocab_find(v, &(char){(char)byte}, 1);
+        if (v->byte_ids[byte] == VOCAB_NONE) v->has_bytes = false;
+    }
 }
 
 esp_code vocab_open(vocab *v, const tok_source *source, esp_error *err) {
     uint64_t pool_bytes = 0;
     *v = (vocab){0};
-    esp_code code = check_count(source, &pool_bytes, err);
+    esp_code code = vocab_kind_of(source->kind, &v->kind, err);
+    if (!code) code = check_count(source, &pool_bytes, err);
     if (code) return code;
     take_memory(v, source->token_count, pool_bytes);
+    v->unknown = v->kind == VOCAB_BPE ? VOCAB_NONE : source->unknown;
     for (uint32_t id = 0; id < v->count; id++) {
-        bool mergeable = false;
-        code = read_token(v, source, id, &mergeable, err);
+        code = read_token(v, source, id, err);
         if (code) return code;
-        if (mergeable) index_token(v, id);
+        if (!vocab_is_text(v, id)) continue;
+        index_token(v, id);
+        note_inner_spaces(v, id);
     }
-    for (int byte = 0; byte < 256; byte++)
-        v->byte_ids[byte] = vocab_find(v, &(char){(char)byte}, 1);
+    find_bytes(v);
     return ESP_OK;
 }
 
@@ -167,6 +263,17 @@ void vocab_close(vocab *v) {
     free(v->pool);
     free(v->starts);
     free(v->types);
+    free(v->closed);
     free(v->slots);
     *v = (vocab){0};
+}
+
+void vocab_add_unknown(const vocab *v, tok_text bytes, uint32_t floor, tok_ids *out) {
+    if (v->has_bytes) {
+        for (size_t i = 0; i < bytes.bytes; i++)
+            tok_ids_add(out, v->byte_ids[(uint8_t)bytes.at[i]]);
+        return;
+    }
+    bool again = out->count > floor && out->at[out->count - 1] == v->unknown;
+    if (v->unknown != VOCAB_NONE && !again) tok_ids_add(out, v->unknown);
 }

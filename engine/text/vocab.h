@@ -1,9 +1,15 @@
-/* vocab.h - the tokens of a byte-level vocabulary, as the bytes they stand for.
+/* vocab.h - the tokens of a vocabulary, as the bytes they stand for.
  *
- * Ordinary tokens come in GPT-2's byte alphabet (each byte a printable character) and are kept as
- * real bytes; control, unknown and user-defined tokens are their literal text. Only what text may
- * turn into by merging is indexed for vocab_find: control and unknown tokens never are, so that no
- * text becomes one of them except through specials.h.
+ * Control, unknown and user-defined tokens are their literal text. Ordinary ones are spelled as the
+ * kind has it, and kept as real bytes:
+ *
+ *   gpt2       GPT-2's byte alphabet, in which each byte is a printable character
+ *   llama, t5  U+2581 is a space; a byte token is written <0x0A>
+ *   bert       U+2581 in front marks the beginning of a word and is kept as a space
+ *
+ * Only what plain text may turn into is indexed for vocab_find: control,
+ * unknown and byte tokens never are, so that no text becomes one of them except through specials.h
+ * or vocab_add_unknown.
  *
  * Thread  read-only after open: any. */
 // SPDX-License-Identifier: Apache-2.0
@@ -12,21 +18,31 @@
 
 #include "engine/text/tokenizer.h"
 
+typedef enum vocab_kind { VOCAB_BPE, VOCAB_SPM, VOCAB_UNIGRAM, VOCAB_WORDPIECE } vocab_kind;
+
 enum {
     VOCAB_TOKENS_MAX = 1 << 24,
     VOCAB_NONE = -1,
 };
 
 typedef struct vocab {
+    vocab_kind kind;
     uint32_t count;
     uint32_t longest; /* bytes of the longest token */
     char *pool;       /* all tokens' bytes */
     uint32_t *starts; /* [count + 1] offsets into pool */
     uint8_t *types;   /* [count] tok_type */
+    bool *closed;     /* [count] plain text never turns into it */
     int32_t *slots;   /* [mask + 1] open addressing by bytes: id or VOCAB_NONE */
     uint32_t mask;
     int32_t byte_ids[256]; /* token of a single byte; VOCAB_NONE: the vocabulary has none */
+    bool has_bytes;        /* it has all 256 */
+    bool crosses[256];     /* kinds llama, t5: some token has this byte before an inner space */
+    int32_t unknown;       /* of kinds llama, t5 and bert; VOCAB_NONE: none */
 } vocab;
+
+/* The kind that tokenizer.ggml.model names; an unknown one is ESP_UNIMPLEMENTED with the list. */
+ESP_CHECKED esp_code vocab_kind_of(const char *name, vocab_kind *out, esp_error *err);
 
 /* Fills *v from the source's tokens and types. vocab_close takes a zeroed or half-filled one. */
 ESP_CHECKED esp_code vocab_open(vocab *v, const tok_source *source, esp_error *err);
@@ -43,6 +59,15 @@ static inline tok_text vocab_bytes(const vocab *v, uint32_t id) {
 static inline bool vocab_is_control(const vocab *v, uint32_t id) {
     return v->types[id] == TOK_CONTROL || v->types[id] == TOK_UNKNOWN;
 }
+
+/* May plain text turn into this token? */
+static inline bool vocab_is_text(const vocab *v, uint32_t id) {
+    return !v->closed[id] && v->starts[id + 1] > v->starts[id];
+}
+
+/* Appends what stands for bytes that no token covers: their byte tokens where the vocabulary has all
+ * 256, else its unknown token, once for neighbours (what was in out before `floor` is none). */
+void vocab_add_unknown(const vocab *v, tok_text bytes, uint32_t floor, tok_ids *out);
 
 /* Text in the byte alphabet -> bytes, at most text.bytes of them, into out; *count says how many.
  * False when a character is not of the alphabet. */

@@ -1,23 +1,32 @@
 /* fuzz_tokenizer.c - any text, any options: encoding and decoding hold what they promise.
  *
- *   byte 0   pre-tokenizer (2 bits), parse_special, add_special, a span, ids_max, where the span
- * lies byte 1,2 begin and length of the span; byte 3 ids_max rest     the text
+ *   byte 0    tokenizer (bits 0, 1, 6, 7; see openers), parse_special, add_special, a span, ids_max
+ *   byte 1,2  begin and length of the span; byte 3 ids_max
+ *   rest      the text
  *
- * The vocabulary is small, with every byte a token. Without control tokens and composition, the
- * tokens' bytes are the text again; the stream of ids is always well-formed UTF-8, and the text's
- * own where the text is. */
+ * The vocabularies are small. Where every byte has a token and nothing is rewritten, the tokens'
+ * bytes are the text again; the stream of ids is always well-formed UTF-8, and the text's own where
+ * the text is. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/mem.h"
 #include "engine/text/tokenizer.h"
 #include "engine/text/utf8.h"
+#include "tests/unit/piece_vocab.h"
 #include "tests/unit/tiny_vocab.h"
 
-enum { HEAD = 4, CONTROL_TOKENS = 3 };
+enum { HEAD = 4, TOKENIZERS = 12 };
 
-static tokenizer *toks[4];
+/* spells: the ids' bytes are the text; marks: but U+2581 is a space */
+typedef struct subject {
+    tokenizer *tok;
+    bool spells, marks;
+} subject;
+
+static subject subjects[TOKENIZERS];
 
 static tokenizer *open_one(const char *pre) {
     static const char *const merges[] = {"a a",
@@ -48,11 +57,68 @@ static tokenizer *open_one(const char *pre) {
     return tok;
 }
 
+/* Kinds llama, t5 and bert share their pieces. */
+static tokenizer *open_pieces(const char *kind, bool bytes, bool prefix, bool collapse) {
+    static const char *const made[] = {"\xe2\x96\x81",
+                                       "a",
+                                       "aa",
+                                       "aaaa",
+                                       "\xe2\x96\x81h",
+                                       "he",
+                                       "ll",
+                                       "llo",
+                                       "\xe2\x96\x81he",
+                                       "o\xe2\x96\x81",
+                                       "\xc3\xa9",
+                                       "\xe6\xbc\xa2",
+                                       "\xe6\xbc\xa2\xe6\xbc\xa2",
+                                       "!",
+                                       "1",
+                                       "12",
+                                       "\xe2\x96\x81\xe2\x96\x81",
+                                       "\xe2\x96\x81!",
+                                       "\xe2\x96\x81\x61"};
+    /* a trie with one key, e (offset 1), whose replacement is nothing */
+    static uint8_t map[4 + 1024 + 1] = {[1] = 4,
+                                        [5] = 4,
+                                        [4 + 4 * (1 ^ 'e')] = 'e',
+                                        [5 + 4 * (1 ^ 'e')] = 9,
+                                        [7 + 4 * (1 ^ 'e' ^ 2)] = 0x80};
+    piece_vocab *p = piece_new(kind, bytes);
+    for (size_t i = 0; i < sizeof made / sizeof *made; i++)
+        piece_add(p, made[i], TOK_NORMAL, -(float)(i * 7 % 5));
+    int32_t end = piece_add(p, "<|end|>", TOK_CONTROL, 0);
+    piece_add(p, "aaa!", TOK_CONTROL, 0);
+    piece_add(p, "\n\n", TOK_USER_DEFINED, 0);
+    p->strips[end] = prefix ? TOK_STRIP_AFTER | TOK_STRIP_BEFORE : 0;
+    p->source.add_bos = true;
+    p->source.add_space_prefix = prefix;
+    p->source.collapse_spaces = collapse;
+    p->source.uncased = prefix;
+    p->source.charsmap = map;
+    p->source.charsmap_bytes = collapse ? sizeof map : 0;
+    tokenizer *tok = NULL;
+    ESP_ASSERT(tok_open(&tok, &p->source, NULL) == ESP_OK);
+    free(p);
+    return tok;
+}
+
 /* Opened once and left to the end of the process. */
 static void open_all(void) {
+    if (subjects[0].tok) return;
     static const char *const names[] = {"smollm", "gpt-2", "llama-bpe", "qwen2"};
-    for (int i = 0; i < 4 && !toks[3]; i++)
-        toks[i] = open_one(names[i]);
+    for (int i = 0; i < 4; i++)
+        subjects[i] = (subject){.tok = open_one(names[i]), .spells = i != 3};
+    subjects[4] =
+        (subject){.tok = open_pieces("llama", true, false, false), .spells = true, .marks = true};
+    subjects[5] = (subject){.tok = open_pieces("llama", true, true, false)};
+    subjects[6] = (subject){.tok = open_pieces("llama", false, false, true)};
+    subjects[7] =
+        (subject){.tok = open_pieces("t5", true, false, false), .spells = true, .marks = true};
+    subjects[8] = (subject){.tok = open_pieces("t5", false, true, true)};
+    subjects[9] = (subject){.tok = open_pieces("bert", false, true, false)};
+    subjects[10] = (subject){.tok = open_pieces("bert", false, false, false)};
+    subjects[11] = (subject){.tok = open_one("deepseek-v3"), .spells = true};
 }
 
 static void check_stream(const tokenizer *tok, const tok_ids *ids, const char *text, size_t bytes) {
@@ -99,22 +165,40 @@ static void check_control(const tokenizer *tok, const tok_ids *ids,
     }
 }
 
-static void check_text(const tokenizer *tok, bool composes, const char *text, size_t bytes,
+/* The text as a kind sees it: U+2581 is a space; the caller frees it. */
+static char *seen_text(const subject *sub, const char *text, size_t *bytes) {
+    char *seen = mem_new(*bytes + 1, 1);
+    if (sub->marks)
+        *bytes = utf8_marks_to_spaces(text, *bytes, seen);
+    else
+        memcpy(seen, text, *bytes);
+    return seen;
+}
+
+static void check_spelling(const subject *sub, const tok_ids *ids, const char *text, size_t bytes,
+                           const tok_encode_options *options) {
+    char *seen = seen_text(sub, text, &bytes);
+    check_bytes(sub->tok, ids, seen, bytes);
+    if (!sub->marks)
+        check_control(sub->tok, ids, options); /* spans count in the text's own bytes */
+    check_stream(sub->tok, ids, seen, bytes);
+    free(seen);
+}
+
+static void check_text(const subject *sub, const char *text, size_t bytes,
                        const tok_encode_options *options) {
     tok_ids ids = {0};
     esp_error err = {0};
-    esp_code code = tok_encode(tok, text, bytes, options, &ids, &err);
+    esp_code code = tok_encode(sub->tok, text, bytes, options, &ids, &err);
     ESP_ASSERT(code == ESP_OK || (code == ESP_INVALID && options->ids_max && ids.count == 0));
     bool bos = code == ESP_OK && options->add_special;
     tok_ids spelled = {bos ? ids.at + 1 : ids.at, ids.count - bos, 0};
-    if (code == ESP_OK && !composes) {
-        check_bytes(tok, &spelled, text, bytes);
-        check_control(tok, &spelled, options);
-        check_stream(tok, &spelled, text, bytes);
-    } else if (code == ESP_OK) {
-        check_stream(tok, &spelled, "\xff",
-                     1); /* form NFC differs from the text: only well-formedness */
-    }
+    if (code == ESP_OK && sub->spells)
+        check_spelling(sub, &spelled, text, bytes, options);
+    else if (code == ESP_OK)
+        check_stream(sub->tok, &spelled, "\xff", 1); /* rewritten text: only well-formedness */
+    for (uint32_t i = 0; i < spelled.count && !options->parse_special; i++)
+        ESP_ASSERT(spelled.at[i] == PIECE_UNK || !tok_is_control(sub->tok, spelled.at[i]));
     tok_ids_free(&ids);
 }
 
@@ -130,6 +214,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
                                   .plain = &span,
                                   .plain_count = data[0] & 16 ? 1 : 0,
                                   .ids_max = data[0] & 32 ? data[3] : 0};
-    check_text(toks[data[0] & 3], (data[0] & 3) == 3, text, bytes, &options);
+    int which = (data[0] & 3) | (data[0] >> 6) << 2;
+    check_text(&subjects[which < TOKENIZERS ? which : which - 8], text, bytes, &options);
     return 0;
 }

@@ -92,6 +92,9 @@ static inline void gb_array(gguf_builder *b, const char *key, gguf_type element,
     gb_put_u64(&b->pairs, count);
 }
 
+/* Whether gb_tensor can quantise to the type; others are written as entry and bytes. */
+static inline bool gb_writes(esp_dtype dtype) { return dtype <= DT_Q4_1; }
+
 static inline uint32_t gb_type_number(esp_dtype dtype) {
     static const uint32_t numbers[DT_COUNT] = {
         [DT_F32] = 0, [DT_F16] = 1, [DT_BF16] = 30, [DT_Q8_0] = 8, [DT_Q4_0] = 2, [DT_Q4_1] = 3};

@@ -329,8 +329,8 @@ static void expect_refusal(tiny_vocab *tiny, esp_code code, const char *part) {
 static void unknown_kinds_are_refused_by_name(void **state) {
     (void)state;
     tiny_vocab *tiny = sample("gpt-2");
-    tiny->source.kind = "llama";
-    expect_refusal(tiny, ESP_UNIMPLEMENTED, "\"llama\"; kinds known here: gpt2");
+    tiny->source.kind = "rwkv";
+    expect_refusal(tiny, ESP_UNIMPLEMENTED, "\"rwkv\"; kinds known here: gpt2, llama, t5, bert");
     tiny = sample("gpt-2");
     tiny->source.kind = NULL;
     expect_refusal(tiny, ESP_UNIMPLEMENTED, "missing");

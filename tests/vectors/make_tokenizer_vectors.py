@@ -2,6 +2,7 @@
 
     make_tokenizer_vectors.py MODEL.gguf              smollm2_tokenizer.jsonl and pretokenizer.jsonl, here
     make_tokenizer_vectors.py MODEL.gguf --xllamacpp  compares the vectors with llama.cpp instead of writing
+    make_tokenizer_vectors.py --pre                   pretokenizer.jsonl alone, which needs no model
     make_tokenizer_vectors.py --unicode               the code points that engine/text/newer_unicode.h lists
 
 Needs: pip install tokenizers==0.22.2 gguf (and xllamacpp).
@@ -32,6 +33,11 @@ from tokenizer_texts import REPEATS, texts
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORD = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]%s[\p{Ll}\p{Lm}\p{Lo}\p{M}]%s"
+CASED = f"{WORD % ('*', '+')}SUFFIX|{WORD % ('+', '*')}SUFFIX" + r"|\p{N}DIGITS| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+DEEPSEEK = [r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+            r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""]
+ROWS = ("smollm", "gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o", "deepseek-v3")  # deepseek-r1-qwen cuts as qwen2 does
 CONTROL, USER_DEFINED = 3, 4
 
 
@@ -43,11 +49,15 @@ def fnv(data, state=0xCBF29CE484222325):
 
 def pre_tokenizer(name):
     level = lambda use: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use)
-    split = lambda p: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(p), "isolated"), level(False)])
+    split = lambda *stages: pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(p), "isolated") for p in stages] + [level(False)])
+    cased = lambda suffix, digits: split(CASED.replace("SUFFIX", suffix).replace("DIGITS", digits))
     return {"smollm": lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), level(True)]),
             "gpt-2": lambda: level(True),
             "llama-bpe": lambda: split(CL100K % "{1,3}"),
-            "qwen2": lambda: split(CL100K % "")}[name]()
+            "qwen2": lambda: split(CL100K % ""),
+            "tekken": lambda: cased("", ""),
+            "gpt-4o": lambda: cased("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "{1,3}"),
+            "deepseek-v3": lambda: split(*DEEPSEEK)}[name]()
 
 
 def read_gguf(path):
@@ -115,7 +125,7 @@ SWEEPS = [(0, 0x33FFF), (0xE0000, 0xE01FF), (0x10FF00, 0x10FFFF)]  # the rest is
 
 
 def pre_rows():
-    for name in ("smollm", "gpt-2", "llama-bpe", "qwen2"):
+    for name in ROWS:
         pre = pre_tokenizer(name)
         for text in texts(500, seed=11):
             row = {"pre": name, "text": text}
@@ -140,8 +150,11 @@ def print_newer_unicode():
     digit = pre_tokenizers.Digits(individual_digits=True)
     digits = {c for c in points if len(digit.pre_tokenize_str(f"a{chr(c)}a")) == 3}
     assert unicodedata.unidata_version == "14.0.0", "needs a Python with Unicode 14 (3.11) to compare with"
-    in_14 = lambda letter: {c for c in points if unicodedata.category(chr(c))[0] == letter}
+    in_14 = lambda letter: {c for c in points if unicodedata.category(chr(c)).startswith(letter)}
     for name, more in (("letters", matched(r"\p{L}") - in_14("L")), ("numbers", matched(r"\p{N}") - in_14("N")),
+                       ("small", matched(r"\p{Ll}") - in_14("Ll")), ("capital", matched(r"[\p{Lu}\p{Lt}]") - in_14("Lu") - in_14("Lt")),
+                       ("caseless", matched(r"[\p{Lm}\p{Lo}]") - in_14("Lm") - in_14("Lo")),
+                       ("marks", matched(r"\p{M}") - in_14("M")), ("signs", matched(r"[\p{P}\p{S}]") - in_14("P") - in_14("S")),
                        ("digits only", digits - matched(r"\p{N}"))):
         print(name, " ".join(f"{c:X}" for c in sorted(more)))
 
@@ -170,6 +183,8 @@ if __name__ == "__main__":
         print_newer_unicode()
     elif "--xllamacpp" in sys.argv:
         compare_with_llama_cpp(sys.argv[1])
+    elif "--pre" in sys.argv:
+        write("pretokenizer.jsonl", pre_rows())
     else:
         write("smollm2_tokenizer.jsonl", token_rows(sys.argv[1]))
         write("pretokenizer.jsonl", pre_rows())

@@ -1,6 +1,7 @@
 /* attention.c - causal attention over pages.
  *
- *   out[t,h,:] = sum_j softmax_j(scale * q[t,h] . k[j,h/G]) v[j,h/G],  j in (p - window, p]
+ *   out[t,h,:] = sum_j softmax_j(cap(scale * q[t,h] . k[j,h/G])) v[j,h/G],  j in (p - window, p]
+ *   cap(s) = softcap * tanh(s / softcap), or s
  *
  * In      q in qkv [T, (heads + 2*kv_heads) * D] f32; pages of cpu.h, bf16 or f32
  * Out     out [T, heads*D] bf16
@@ -12,8 +13,6 @@
  * too Cost    2*D*16 FMA lanes and one exp of 16 lanes a page and query. Bar:
  * bench/bench_attention.c Source  online softmax, arXiv:1805.02867; pages, arXiv:2309.06180 */
 // SPDX-License-Identifier: Apache-2.0
-#include <string.h>
-
 #include "kernels/cpu/level/simd.h"
 
 enum {
@@ -22,6 +21,7 @@ enum {
 };
 
 #define UNROLL
+#define LOG2_E 1.44269504088896341f
 
 typedef struct attention_job {
     kern_device *dev;
@@ -43,6 +43,7 @@ typedef struct page_view {
     uint32_t begin;            /* position of slot 0 */
     uint32_t dim, width;       /* D; rounded up to 16 */
     float scale;               /* base 2 */
+    float softcap;             /* base 2; 0: none */
 } page_view;
 
 typedef enum page_kind { PAGE_BF16, PAGE_F32 } page_kind;
@@ -68,6 +69,9 @@ ALWAYS_INLINE void score(page_kind kind, uint32_t count, const page_view *page,
         }
         UNROLL for (uint32_t i = 0; i < count; i++) scores[i].v[v] =
             v_mul(v_add(even[i], odd[i]), v_set1(page->scale));
+        if (page->softcap > 0)
+            UNROLL for (uint32_t i = 0; i < count; i++) scores[i].v[v] =
+                v_softcap(scores[i].v[v], page->softcap);
     }
 }
 
@@ -257,7 +261,8 @@ static page_view page_at(const attention_job *job, const attention_item *item, u
         .begin = index * KV_PAGE_TOKENS,
         .dim = op->kv.shape->head_dim,
         .width = cpu_round_up(op->kv.shape->head_dim, TILE_ROWS),
-        .scale = op->scale * 1.44269504088896341f,
+        .scale = op->scale * LOG2_E,
+        .softcap = op->softcap * LOG2_E,
     };
 }
 

@@ -1,0 +1,33 @@
+/* tokenizer_inner.h - what an open tokenizer is made of: for tokenizer.c, encode.c, detokenize.c. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_TEXT_TOKENIZER_INNER_H
+#define ESPALIER_TEXT_TOKENIZER_INNER_H
+
+#include "engine/text/bpe.h"
+#include "engine/text/pretokenize.h"
+#include "engine/text/spaced_text.h"
+#include "engine/text/specials.h"
+#include "engine/text/spm.h"
+#include "engine/text/tokenizer.h"
+#include "engine/text/unigram.h"
+#include "engine/text/vocab.h"
+#include "engine/text/wordpiece.h"
+
+struct tokenizer {
+    vocab vocab; /* vocab.kind says which of the next are open */
+    specials specials;
+    pretokenizer *pre; /* gpt2 */
+    bpe *bpe;
+    spaced_rules spaced; /* llama, t5 */
+    spm *spm;            /* llama */
+    unigram *unigram;    /* t5 */
+    wordpiece wordpiece; /* bert */
+    bool uncased;
+    bool drops_first_space; /* when text is made of ids */
+    int32_t bos, eos;
+    bool add_bos, add_eos;
+    uint32_t eog_count;
+    int32_t *eog;
+};
+
+#endif
