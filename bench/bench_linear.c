@@ -1,10 +1,11 @@
 /* bench_linear.c - the linears of one model shape at several token counts; one JSON row each.
  *
- *   bench_linear [ref|avx2|avx512] [THREADS] [TOKENS,TOKENS,...]
+ *   bench_linear [ref|avx2|avx512] [THREADS] [TOKENS,TOKENS,...] [FORMAT|formats]
  *
- * The shape is SmolLM2-135M in Q4_1 with a Q8_0 output matrix. Every layer has matrices of its own,
- * so that weights come from where they come from in a real step. us: of one pass over all layers;
- * gb_per_s: packed weights read once; gflop_per_s: two a weight and token. */
+ * The shape is SmolLM2-135M in Q4_1 with a Q8_0 output matrix; with FORMAT (Q4_K), or with `formats`
+ * for each one in turn, a stack of matrices of that format instead. Every layer has matrices of its
+ * own, so that weights come from where they come from in a real step. us: of one pass over all
+ * layers; gb_per_s: packed weights read once; gflop_per_s: two a weight and token. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 
@@ -21,25 +22,41 @@ typedef struct shape {
     kern_epilogue epilogue;
 } shape;
 
-static const shape shapes[] = {
+static const shape smollm2[] = {
     {"qkv", DT_Q4_1, {HIDDEN, KV, KV}, 3, HIDDEN, LAYERS, EPI_STORE},
     {"o", DT_Q4_1, {HIDDEN}, 1, HIDDEN, LAYERS, EPI_RESIDUAL},
     {"gate_up", DT_Q4_1, {INNER, INNER}, 2, HIDDEN, LAYERS, EPI_SILU_MUL},
     {"down", DT_Q4_1, {HIDDEN}, 1, INNER, LAYERS, EPI_RESIDUAL},
     {"head", DT_Q8_0, {VOCAB}, 1, HIDDEN, 1, EPI_STORE},
 };
-enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+enum {
+    SHAPES = sizeof smollm2 / sizeof smollm2[0],
+    STACK_ROWS = 4096,
+    STACK_COLS = 2048,
+    STACK_LAYERS = 16,
+    INPUT_MAX = STACK_COLS,
+};
+static const size_t OUTPUT_BYTES = (size_t)TOKENS_MAX * VOCAB * sizeof(float);
+
+/* Far larger than the caches in every format. */
+static shape stack_of(esp_dtype dtype) {
+    return (shape){
+        dtype_info(dtype)->name, dtype, {STACK_ROWS}, 1, STACK_COLS, STACK_LAYERS, EPI_STORE};
+}
 
 typedef struct model {
+    const shape *shapes;
+    uint32_t count;
     kern_linear ops[SHAPES][LAYERS];
     size_t bytes[SHAPES];
     void *in, *out;
 } model;
 
-static void build(const lab *l, model *m) {
-    m->in = lab_upload_random(l, KIND_ACT, 1, (size_t)TOKENS_MAX * INNER);
-    m->out = lab_alloc(l, (size_t)TOKENS_MAX * VOCAB * sizeof(float));
-    for (uint32_t i = 0; i < SHAPES; i++)
+static void build(const lab *l, model *m, const shape *shapes, uint32_t count) {
+    *m = (model){.shapes = shapes, .count = count};
+    m->in = lab_upload_random(l, KIND_ACT, 1, (size_t)TOKENS_MAX * INPUT_MAX);
+    m->out = lab_alloc(l, OUTPUT_BYTES);
+    for (uint32_t i = 0; i < count; i++)
         for (uint32_t layer = 0; layer < shapes[i].layers; layer++) {
             kern_linear *op = &m->ops[i][layer];
             *op = (kern_linear){.in = m->in,
@@ -52,6 +69,15 @@ static void build(const lab *l, model *m) {
                 m->bytes[i] += l->ops->matrix_bytes(op->matrix[k]);
             }
         }
+}
+
+static void drop(const lab *l, model *m) {
+    for (uint32_t i = 0; i < m->count; i++)
+        for (uint32_t layer = 0; layer < m->shapes[i].layers; layer++)
+            for (uint32_t k = 0; k < m->shapes[i].matrices; k++)
+                l->ops->matrix_close(l->dev, (kern_matrix *)m->ops[i][layer].matrix[k]);
+    lab_release(l, KIND_ACT, m->in, (size_t)TOKENS_MAX * INPUT_MAX);
+    l->ops->release(l->dev, m->out, OUTPUT_BYTES);
 }
 
 static double flops(const shape *s) {
@@ -68,7 +94,7 @@ static double time_shape(const lab *l, model *m, uint32_t shape_index, uint32_t 
     uint32_t count = 0;
     int64_t begin = clock_now_ns(), then = begin, now;
     do {
-        for (uint32_t layer = 0; layer < shapes[shape_index].layers; layer++) {
+        for (uint32_t layer = 0; layer < m->shapes[shape_index].layers; layer++) {
             m->ops[shape_index][layer].token_count = tokens;
             l->ops->linear(l->dev, &m->ops[shape_index][layer]);
         }
@@ -87,20 +113,36 @@ static double time_shape(const lab *l, model *m, uint32_t shape_index, uint32_t 
 
 static void run(const lab *l, model *m, uint32_t tokens) {
     double total = 0;
-    for (uint32_t i = 0; i < SHAPES; i++) {
+    for (uint32_t i = 0; i < m->count; i++) {
+        const shape *s = &m->shapes[i];
         /* A step asks for the logits of each sequence's last token; a prefill for one row. */
-        uint32_t rows = i == SHAPES - 1 && tokens > 64 ? 1 : tokens;
+        uint32_t rows = s->rows[0] == VOCAB && tokens > 64 ? 1 : tokens;
         double us = time_shape(l, m, i, rows);
         total += us;
         printf("{\"bench\":\"linear\",\"device\":\"%s\",\"threads\":%u,\"op\":\"%s\",\"tokens\":%u,"
                "\"us\":%.1f,\"gb_per_s\":%.1f,\"gflop_per_s\":%.1f}\n",
-               l->ops->profile(l->dev), pool_threads(l->pool), shapes[i].name, rows, us,
-               (double)m->bytes[i] / us / 1e3, flops(&shapes[i]) * rows / us / 1e3);
+               l->ops->profile(l->dev), pool_threads(l->pool), s->name, rows, us,
+               (double)m->bytes[i] / us / 1e3, flops(s) * rows / us / 1e3);
     }
-    printf("{\"bench\":\"linear\",\"device\":\"%s\",\"threads\":%u,\"op\":\"all\",\"tokens\":%u,"
-           "\"us\":%.1f,\"tokens_per_s\":%.1f}\n",
-           l->ops->profile(l->dev), pool_threads(l->pool), tokens, total, tokens / total * 1e6);
+    if (m->count > 1)
+        printf(
+            "{\"bench\":\"linear\",\"device\":\"%s\",\"threads\":%u,\"op\":\"all\",\"tokens\":%u,"
+            "\"us\":%.1f,\"tokens_per_s\":%.1f}\n",
+            l->ops->profile(l->dev), pool_threads(l->pool), tokens, total, tokens / total * 1e6);
     fflush(stdout);
+}
+
+static void run_counts(const lab *l, const shape *shapes, uint32_t count, const char *counts) {
+    static model m;
+    build(l, &m, shapes, count);
+    while (*counts) {
+        char *end;
+        unsigned long tokens = strtoul(counts, &end, 10);
+        if (tokens == 0 || tokens > TOKENS_MAX) break;
+        run(l, &m, (uint32_t)tokens);
+        counts = *end == ',' ? end + 1 : end;
+    }
+    drop(l, &m);
 }
 
 int main(int argc, char **argv) {
@@ -111,14 +153,12 @@ int main(int argc, char **argv) {
                                                      : LEVEL_AUTO;
     lab l = lab_open(ref ? &kern_ref : &kern_cpu, level, ref ? DT_F32 : DT_BF16,
                      argc > 2 ? (uint32_t)atoi(argv[2]) : 0);
-    static model m;
-    build(&l, &m);
-    while (*counts) {
-        char *end;
-        unsigned long tokens = strtoul(counts, &end, 10);
-        if (tokens == 0 || tokens > TOKENS_MAX) break;
-        run(&l, &m, (uint32_t)tokens);
-        counts = *end == ',' ? end + 1 : end;
+    if (argc <= 4) run_counts(&l, smollm2, SHAPES, counts);
+    for (esp_dtype d = DT_F32; argc > 4 && d < DT_COUNT; d++) {
+        shape stack = stack_of(d);
+        if (strcmp(argv[4], "formats") == 0 || strcmp(argv[4], stack.name) == 0)
+            run_counts(&l, &stack, 1, counts);
     }
+    lab_close(&l);
     return 0;
 }

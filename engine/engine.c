@@ -102,6 +102,7 @@ static esp_code open_pages(engine *e, esp_error *err) {
                        .waiting_max = e->live_max,
                        .step_tokens = e->config.step_tokens,
                        .context_max = e->config.max_context,
+                       .short_context = spec_short_context(model_get_spec(e->model)),
                        .kv = {.page_count = e->page_count, .group_count = groups}};
     return sched_open(&e->sched, &o, err);
 }
@@ -118,6 +119,7 @@ static void take_batch(engine *e) {
     b->seq_tokens = mem_new(s, sizeof *b->seq_tokens);
     b->seq_cached = mem_new(s, sizeof *b->seq_cached);
     b->seq_adapter = mem_new(s, sizeof *b->seq_adapter);
+    b->seq_long = mem_new(s, sizeof *b->seq_long);
     b->tables = mem_new((size_t)b->group_count * s * b->table_stride, sizeof *b->tables);
     b->rows = mem_new(most(s, MODEL_LOGITS_ROWS), sizeof *b->rows);
     e->batch_owner = mem_new(s, sizeof *e->batch_owner);
@@ -235,7 +237,7 @@ void engine_close(engine *e) {
     drop_queue(e->news);
     step_batch *b = &e->batch;
     void *arrays[] = {b->ids,        b->positions,   b->token_seq,   b->seq_first,
-                      b->seq_tokens, b->seq_cached,  b->seq_adapter, b->tables,
+                      b->seq_tokens, b->seq_cached,  b->seq_adapter, b->seq_long, b->tables,
                       b->rows,       e->batch_owner, e->row_work};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
@@ -363,7 +365,9 @@ esp_code engine_start(engine *e, esp_error *err) {
 
 /* ---- logits of a whole prompt ---- */
 
-static void logits_batch(engine *e, const int32_t *ids, uint32_t first, uint32_t count) {
+/* Tokens [first, first + count) of one prompt of `total`. */
+static void logits_batch(engine *e, const int32_t *ids, uint32_t first, uint32_t count,
+                         uint32_t total) {
     step_batch *b = &e->batch;
     b->token_count = b->row_count = count;
     b->seq_count = 1;
@@ -371,6 +375,7 @@ static void logits_batch(engine *e, const int32_t *ids, uint32_t first, uint32_t
     b->seq_tokens[0] = count;
     b->seq_cached[0] = first;
     b->seq_adapter[0] = BATCH_NO_ADAPTER;
+    b->seq_long[0] = total > spec_short_context(model_get_spec(e->model));
     for (uint32_t i = 0; i < count; i++) {
         b->ids[i] = ids[first + i];
         b->positions[i] = first + i;
@@ -402,7 +407,7 @@ esp_code engine_logits(engine *e, const int32_t *ids, uint32_t count, logits_sin
     uint32_t chunk_max = least(e->config.step_tokens, MODEL_LOGITS_ROWS);
     for (uint32_t first = 0; first < count && code == ESP_OK; first += chunk_max) {
         uint32_t chunk = least(chunk_max, count - first);
-        logits_batch(e, ids, first, chunk);
+        logits_batch(e, ids, first, chunk, count);
         const float *logits = NULL;
         code = model_forward(e->model, &e->batch, e->arena, err);
         if (code == ESP_OK) code = model_logits(e->model, 0, chunk, &logits, err);

@@ -143,6 +143,7 @@ static void add_work(engine *e, const sched_work *work, uint32_t index, int64_t 
     b->seq_tokens[s] = work->count;
     b->seq_cached[s] = work->first;
     b->seq_adapter[s] = BATCH_NO_ADAPTER;
+    b->seq_long[s] = work->outgrown;
     for (uint32_t i = 0; i < work->count; i++, b->token_count++) {
         b->ids[b->token_count] = r->tokens[work->first + i];
         b->positions[b->token_count] = work->first + i;

@@ -76,25 +76,34 @@ typedef struct kern_embed {
     void *out; /* [T,H] F32 */
 } kern_embed;
 
-/* RMSNorm (arXiv:1910.07467): out[i,:] = x * rsqrt(mean(x^2) + eps) * weight, x = in[rows ? rows[i] : i,:].
- * The mean is summed in a fixed order in float32 or wider. */
+/* RMSNorm (arXiv:1910.07467): y[i,:] = x * rsqrt(mean(x^2) + eps) * weight, x = in[rows ? rows[i] : i,:].
+ * out = y, an input of a linear; or, for a norm that stands behind a sublayer, out = out + y in the
+ * residual stream. The mean is summed in a fixed order in float32 or wider. */
 typedef struct kern_norm {
     const void *in; /* [T,H] F32 */
     const uint32_t *rows; /* [count] host, or NULL for all */
     uint32_t count, width;
     const void *weight; /* [H] F32 */
     float eps;
-    void *out; /* [count,H] ACT */
+    bool residual; /* add to out instead */
+    void *out;     /* [count,H] ACT; residual: F32 */
 } kern_norm;
 
 typedef enum kern_epilogue {
     EPI_STORE,    /* out = y                      (out F32) */
     EPI_RESIDUAL, /* out = out + y                (out F32) */
     EPI_SILU_MUL, /* two matrices g,u of equal shape: out = silu(g) * u  (out ACT) */
+    EPI_GELU_MUL, /* the same with gelu in its tanh form (arXiv:1606.08415, section 2) */
+    EPI_SOFTCAP,  /* out = softcap * tanh(y / softcap)  (out F32) */
 } kern_epilogue;
 
+/* Gate and up matrices are combined, not set side by side. */
+static inline bool kern_is_gated(kern_epilogue epilogue) {
+    return epilogue == EPI_SILU_MUL || epilogue == EPI_GELU_MUL;
+}
+
 /* y[t,:] = W x[t,:] (+ bias). Up to three matrices share the input; their outputs are consecutive columns
- * of out (EPI_STORE, EPI_RESIDUAL) or are combined (EPI_SILU_MUL). */
+ * of out or, in the gated epilogues, are combined. */
 enum { LINEAR_MATRICES_MAX = 3 };
 typedef struct kern_linear {
     const void *in; /* [T,K] ACT */
@@ -103,13 +112,16 @@ typedef struct kern_linear {
     const void *bias[LINEAR_MATRICES_MAX]; /* [rows of that matrix] F32, or NULL */
     uint32_t matrix_count;
     kern_epilogue epilogue;
-    void *out; /* [T, sum of rows] (SILU_MUL: [T, rows]) */
+    float softcap; /* EPI_SOFTCAP: > 0 */
+    void *out;     /* [T, sum of rows] (gated: [T, rows]) */
 } kern_linear;
 
-/* Rotates q and k by position and stores k and v into the pages.
- *   qkv[t] = q [heads,D] | k [kv_heads,D] | v [kv_heads,D]; q is rotated in place.
+/* Norms q and k where weights are given (RMSNorm over each head), rotates both by position and stores k
+ * and v into the pages.
+ *   qkv[t] = q [heads,D] | k [kv_heads,D] | v [kv_heads,D]; q is changed in place.
  * The first `rotary` dims of each head turn: pairs (2i, 2i+1) if interleaved, else (i, i + rotary/2).
- * cos_sin[p][i] = (cos, sin) of position p, pair i (RoFormer, arXiv:2104.09864). */
+ * cos_sin[p][i] = (cos, sin) of position p, pair i (RoFormer, arXiv:2104.09864). A model may have a second
+ * table for sequences that outgrew its first context (LongRoPE, arXiv:2402.13753). */
 typedef struct kern_rope_store {
     const step_batch *batch;
     void *qkv; /* [T, (heads + 2*kv_heads) * D] F32 */
@@ -117,18 +129,22 @@ typedef struct kern_rope_store {
     uint32_t rotary; /* even, <= D */
     bool interleaved;
     const void *cos_sin; /* [max_context, rotary/2, 2] F32 */
+    const void *long_cos_sin; /* the same for sequences whose batch->seq_long is 1; NULL: no such table */
+    const void *q_norm, *k_norm; /* [D] F32, both or neither */
+    float norm_eps;
     kern_kv_layer kv;
 } kern_rope_store;
 
 /* Causal attention over pages: for each token t at position p and query head h,
- *   out[t,h,:] = sum_j softmax_j(scale * q[t,h] . k[j, h/G]) v[j, h/G],  j in (p - window, p]
- * with G = heads / kv_heads; window 0 = no window. Keys are walked in position order in blocks that begin
+ *   out[t,h,:] = sum_j softmax_j(cap(scale * q[t,h] . k[j, h/G])) v[j, h/G],  j in (p - window, p]
+ * with G = heads / kv_heads; window 0 = no window; cap(s) = softcap * tanh(s / softcap), or s. Keys are walked in position order in blocks that begin
  * at absolute multiples of KV_PAGE_TOKENS, so that chunking changes no bit. */
 typedef struct kern_attention {
     const step_batch *batch;
     const void *qkv; /* [T, (heads + 2*kv_heads) * D] F32, after rope_store; only q is read */
     uint32_t heads;
     float scale;
+    float softcap; /* 0: none */
     uint32_t window;
     kern_kv_layer kv;
     void *out; /* [T, heads * D] ACT */

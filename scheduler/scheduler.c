@@ -239,6 +239,10 @@ esp_code sched_submit(scheduler *s, int64_t now_us, const sched_request *request
     return ESP_OK;
 }
 
+bool seq_outgrown(const scheduler *s, const sequence *q) {
+    return s->options.short_context > 0 && q->known > s->options.short_context;
+}
+
 void sched_append(scheduler *s, sched_seq seq) {
     uint32_t slot = slot_of(s, seq);
     ESP_ASSERT(slot != NO_SLOT);
@@ -247,7 +251,9 @@ void sched_append(scheduler *s, sched_seq seq) {
     bool waits = q->state == SEQ_WAITING && q->heap_index[HEAP_WAITING] == NO_SLOT;
     ESP_ASSERT(waits || (q->state == SEQ_RUNNING && q->cached == q->known));
     ESP_ASSERT(q->known < tokens_max(q));
+    bool before = seq_outgrown(s, q);
     q->known++;
+    if (!before && seq_outgrown(s, q)) q->cached = 0;
 }
 
 static void note_finish(scheduler *s, int64_t now_us) {

@@ -39,6 +39,7 @@ typedef struct sched_options {
     uint32_t waiting_max; /* most waiting ones; a submit beyond is refused */
     uint32_t step_tokens; /* token budget of a step (--step-tokens) */
     uint32_t context_max; /* most tokens of a sequence (--max-context) */
+    uint32_t short_context; /* a sequence that grows beyond it is computed anew, once; 0: none is */
     kv_options kv;        /* table_count and table_pages_max are set by sched_open */
 } sched_options;
 
@@ -63,6 +64,7 @@ typedef struct sched_work {
     uint32_t first; /* position of the first token to compute (= cached) */
     uint32_t count; /* tokens to compute, >= 1 */
     bool row;       /* the last one is the last known token: its logits are wanted */
+    bool outgrown;  /* the sequence has more known tokens than short_context */
 } sched_work;
 
 typedef struct sched_dropped {
@@ -99,7 +101,8 @@ void sched_step(scheduler *s, int64_t now_us, sched_plan *plan);
 /* The plan was computed: cached advances by each work's count. */
 void sched_computed(scheduler *s);
 
-/* One more known token of a sequence whose row was sampled. */
+/* One more known token of a sequence whose row was sampled. With the one beyond short_context the model
+ * treats the whole sequence differently: what is cached no longer counts, and it keeps its pages. */
 void sched_append(scheduler *s, sched_seq seq);
 
 /* The sequence is over; its pages are released now. */

@@ -86,6 +86,8 @@ void waiting_remove(scheduler *s, uint32_t slot);
 
 /* scheduler.c */
 sched_seq seq_handle(const scheduler *s, uint32_t slot);
+/* Known tokens beyond options.short_context. */
+bool seq_outgrown(const scheduler *s, const sequence *q);
 /* Waiting -> running; false when pages are short. */
 bool seq_admit(scheduler *s, uint32_t slot);
 /* Running -> head of the waiting ones, pages dropped. */

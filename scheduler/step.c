@@ -71,7 +71,8 @@ static void list_work(scheduler *s, sched_plan *plan, uint32_t slot) {
                                             .table = q->table,
                                             .first = q->cached,
                                             .count = q->planned,
-                                            .row = row};
+                                            .row = row,
+                                            .outgrown = seq_outgrown(s, q)};
     s->token_count += q->planned;
     plan->row_count += row;
 }

@@ -32,6 +32,7 @@ typedef struct step_batch {
     uint32_t *seq_tokens;  /* [S] how many tokens it has here, >= 1 */
     uint32_t *seq_cached;  /* [S] tokens already in pages; = positions[seq_first] */
     int32_t *seq_adapter;  /* [S] adapter slot or BATCH_NO_ADAPTER */
+    uint8_t *seq_long;     /* [S] 1: rotated by the model's long rope table; NULL: none is */
     uint32_t *tables;      /* [group_count][S][table_stride] frame numbers, in position order; S is this
                           * batch's seq_count */
 

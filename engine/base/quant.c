@@ -1,15 +1,16 @@
 /* quant.c - the table of formats, and the exact meaning of each block as float32.
  *
- * Source  block_q8_0, block_q4_0, block_q4_1 of the GGUF reference implementation (ggml-common.h).
- * Blocks in files are not aligned for their halves, hence the copies. */
+ * A format whose codes are shorter than a byte is one reader here, which unpacks 32 weights; their
+ * dequantisation is then one routine, and a backend packs from the same pieces. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/base/quant.h"
 
 #include <string.h>
 
+#include "engine/base/quant_blocks.h"
 #include "engine/base/status.h"
 
-enum { BLOCK = 32, F16_BYTES = 2 };
+enum { PIECES = 8, SUPER = PIECES * QUANT_PIECE }; /* of a block of 256 weights */
 
 float f32_of_f16(uint16_t h) {
     uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 31u, fraction = h & 0x3ffu;
@@ -67,45 +68,226 @@ static void from_bf16(const void *blocks, float *out, size_t count) {
 }
 
 static void from_q8_0(const void *blocks, float *out, size_t count) {
-    const uint8_t *in = blocks;
-    for (size_t i = 0; i < count; i += BLOCK, in += F16_BYTES + BLOCK) {
-        float d = f32_of_f16(load_u16(in));
-        for (size_t j = 0; j < BLOCK; j++)
-            out[i + j] = d * (float)(int8_t)in[F16_BYTES + j];
+    const block_q8_0 *block = blocks;
+    for (size_t i = 0; i < count; i += QUANT_PIECE, block++) {
+        float d = f32_of_f16(load_u16(block->d));
+        for (size_t j = 0; j < QUANT_PIECE; j++)
+            out[i + j] = d * (float)block->q[j];
     }
 }
 
-static void from_q4_0(const void *blocks, float *out, size_t count) {
-    const uint8_t *in = blocks;
-    for (size_t i = 0; i < count; i += BLOCK, in += F16_BYTES + BLOCK / 2) {
-        float d = f32_of_f16(load_u16(in));
-        for (size_t j = 0; j < BLOCK / 2; j++) {
-            uint8_t pair = in[F16_BYTES + j];
-            out[i + j] = d * (float)((pair & 15) - 8);
-            out[i + j + BLOCK / 2] = d * (float)((pair >> 4) - 8);
-        }
+/* --- readers: 32 weights of a block, unpacked ------------------------------------------------ */
+
+/* The bits from `shift` up of 32 bytes. */
+static void take_bits(const uint8_t *in, size_t shift, uint32_t mask, uint8_t *codes) {
+    for (uint32_t i = 0; i < QUANT_PIECE; i++)
+        codes[i] = (uint8_t)(in[i] >> shift & mask);
+}
+
+/* The bits from `from` up of 32 bytes become those from `to` up of the codes. */
+static void add_bits(const uint8_t *in, size_t from, uint32_t mask, uint32_t to, uint8_t *codes) {
+    for (uint32_t i = 0; i < QUANT_PIECE; i++)
+        codes[i] = (uint8_t)(codes[i] | (in[i] >> from & mask) << to);
+}
+
+static void take_nibbles(const uint8_t *low, uint8_t *codes) {
+    for (uint32_t i = 0; i < QUANT_PIECE / 2; i++) {
+        codes[i] = low[i] & 15;
+        codes[i + QUANT_PIECE / 2] = low[i] >> 4;
     }
 }
 
-static void from_q4_1(const void *blocks, float *out, size_t count) {
-    const uint8_t *in = blocks;
-    for (size_t i = 0; i < count; i += BLOCK, in += 2 * F16_BYTES + BLOCK / 2) {
-        float d = f32_of_f16(load_u16(in)), m = f32_of_f16(load_u16(in + F16_BYTES));
-        for (size_t j = 0; j < BLOCK / 2; j++) {
-            uint8_t pair = in[2 * F16_BYTES + j];
-            out[i + j] = d * (float)(pair & 15) + m;
-            out[i + j + BLOCK / 2] = d * (float)(pair >> 4) + m;
-        }
+static void add_fifth_bits(const uint8_t *high, uint8_t *codes) {
+    for (uint32_t i = 0; i < QUANT_PIECE; i++)
+        codes[i] = (uint8_t)(codes[i] | (high[i / 8] >> i % 8 & 1) << 4);
+}
+
+/* d, and m or NULL, are the block's only scales. */
+static void set_plain(quant_piece *out, const uint8_t *d, const uint8_t *m) {
+    out->d = load_u16(d);
+    out->m = m ? load_u16(m) : 0;
+    out->scale[0] = out->scale[1] = 1;
+    out->minimum[0] = out->minimum[1] = m ? 1 : 0;
+}
+
+static void read_q4_0(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q4_0 *block = (const block_q4_0 *)blocks + piece;
+    set_plain(out, block->d, NULL);
+    take_nibbles(block->low, out->codes);
+}
+
+static void read_q4_1(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q4_1 *block = (const block_q4_1 *)blocks + piece;
+    set_plain(out, block->d, block->m);
+    take_nibbles(block->low, out->codes);
+}
+
+static void read_q5_0(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q5_0 *block = (const block_q5_0 *)blocks + piece;
+    set_plain(out, block->d, NULL);
+    take_nibbles(block->low, out->codes);
+    add_fifth_bits(block->high, out->codes);
+}
+
+static void read_q5_1(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q5_1 *block = (const block_q5_1 *)blocks + piece;
+    set_plain(out, block->d, block->m);
+    take_nibbles(block->low, out->codes);
+    add_fifth_bits(block->high, out->codes);
+}
+
+static void read_q2_k(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q2_k *block = (const block_q2_k *)blocks + piece / PIECES;
+    size_t p = piece % PIECES;
+    out->d = load_u16(block->d);
+    out->m = load_u16(block->m);
+    for (size_t half = 0; half < 2; half++) {
+        out->scale[half] = block->scales[2 * p + half] & 15;
+        out->minimum[half] = block->scales[2 * p + half] >> 4;
+    }
+    take_bits(block->low + p / 4 * 32, p % 4 * 2, 3, out->codes);
+}
+
+static int8_t q3_k_scale(const uint8_t *scales, size_t s) {
+    int low = scales[s % 8] >> s / 8 * 4 & 15, high = scales[8 + s % 4] >> s / 4 * 2 & 3;
+    return (int8_t)((low | high << 4) - 32);
+}
+
+static void read_q3_k(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q3_k *block = (const block_q3_k *)blocks + piece / PIECES;
+    size_t p = piece % PIECES;
+    out->d = load_u16(block->d);
+    out->m = 0;
+    for (size_t half = 0; half < 2; half++) {
+        out->scale[half] = q3_k_scale(block->scales, 2 * p + half);
+        out->minimum[half] = 0;
+    }
+    take_bits(block->low + p / 4 * 32, p % 4 * 2, 3, out->codes);
+    add_bits(block->high, p, 1, 2, out->codes);
+}
+
+/* Of Q4_K and Q5_K. */
+static void set_six_bit(quant_piece *out, const uint8_t *scales, size_t p) {
+    int scale = scales[p] & 63, minimum = p < 4 ? scales[p + 4] & 63 : 0;
+    if (p >= 4) {
+        scale = (scales[p + 4] & 15) | scales[p - 4] >> 6 << 4;
+        minimum = scales[p + 4] >> 4 | scales[p] >> 6 << 4;
+    }
+    out->scale[0] = out->scale[1] = (int8_t)scale;
+    out->minimum[0] = out->minimum[1] = (uint8_t)minimum;
+}
+
+static void read_q4_k(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q4_k *block = (const block_q4_k *)blocks + piece / PIECES;
+    size_t p = piece % PIECES;
+    out->d = load_u16(block->d);
+    out->m = load_u16(block->m);
+    set_six_bit(out, block->scales, p);
+    take_bits(block->low + p / 2 * 32, p % 2 * 4, 15, out->codes);
+}
+
+static void read_q5_k(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q5_k *block = (const block_q5_k *)blocks + piece / PIECES;
+    size_t p = piece % PIECES;
+    out->d = load_u16(block->d);
+    out->m = load_u16(block->m);
+    set_six_bit(out, block->scales, p);
+    take_bits(block->low + p / 2 * 32, p % 2 * 4, 15, out->codes);
+    add_bits(block->high, p, 1, 4, out->codes);
+}
+
+static void read_q6_k(const void *blocks, size_t piece, quant_piece *out) {
+    const block_q6_k *block = (const block_q6_k *)blocks + piece / PIECES;
+    size_t p = piece % PIECES, half = p / 4, n = p % 4;
+    out->d = load_u16(block->d);
+    out->m = 0;
+    for (size_t i = 0; i < 2; i++) {
+        out->scale[i] = block->scales[2 * p + i];
+        out->minimum[i] = 0;
+    }
+    take_bits(block->low + 64 * half + n % 2 * 32, n / 2 * 4, 15, out->codes);
+    add_bits(block->high + 32 * half, 2 * n, 3, 4, out->codes);
+}
+
+static void read_iq4_xs(const void *blocks, size_t piece, quant_piece *out) {
+    const block_iq4_xs *block = (const block_iq4_xs *)blocks + piece / PIECES;
+    size_t p = piece % PIECES;
+    int low = block->scales_low[p / 2] >> p % 2 * 4 & 15;
+    int high = load_u16(block->scales_high) >> 2 * p & 3;
+    set_plain(out, block->d, NULL);
+    out->scale[0] = out->scale[1] = (int8_t)((low | high << 4) - 32);
+    take_nibbles(block->low + 16 * p, out->codes);
+}
+
+/* --- the table ------------------------------------------------------------------------------- */
+
+const int8_t quant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                     1,    13,   25,  38,  53,  69,  89,  113};
+
+static const quant_coding codings[DT_COUNT] = {
+    [DT_Q4_0] = {4, 32, .first = -8, .read = read_q4_0},
+    [DT_Q4_1] = {4, 32, .offset = 1, .read = read_q4_1},
+    [DT_Q5_0] = {5, 32, .first = -16, .read = read_q5_0},
+    [DT_Q5_1] = {5, 32, .offset = 1, .read = read_q5_1},
+    [DT_IQ4_NL] = {4, 32, .values = quant_iq4_values, .read = read_q4_0},
+    [DT_Q2_K] = {2, 16, .offset = -1, .read = read_q2_k},
+    [DT_Q3_K] = {3, 16, .first = -4, .read = read_q3_k},
+    [DT_Q4_K] = {4, 32, .offset = -1, .read = read_q4_k},
+    [DT_Q5_K] = {5, 32, .offset = -1, .read = read_q5_k},
+    [DT_Q6_K] = {6, 16, .first = -32, .read = read_q6_k},
+    [DT_IQ4_XS] = {4, 32, .values = quant_iq4_values, .read = read_iq4_xs},
+};
+
+static void piece_to_f32(const quant_coding *coding, const quant_piece *piece, float *out) {
+    float d = f32_of_f16(piece->d), m = f32_of_f16(piece->m);
+    for (uint32_t i = 0; i < QUANT_PIECE; i++) {
+        uint32_t half = i / 16;
+        float w = d * (float)piece->scale[half] * quant_value(coding, piece->codes[i]);
+        if (coding->offset) w += (float)coding->offset * (m * (float)piece->minimum[half]);
+        out[i] = w;
     }
 }
+
+/* One function a format, because dequantise is not told which. */
+#define FROM_CODES(dtype)                                                                          \
+    static void from_##dtype(const void *blocks, float *out, size_t count) {                       \
+        quant_piece piece;                                                                         \
+        for (size_t i = 0; i < count / QUANT_PIECE; i++) {                                         \
+            codings[dtype].read(blocks, i, &piece);                                                \
+            piece_to_f32(&codings[dtype], &piece, out + i * QUANT_PIECE);                          \
+        }                                                                                          \
+    }
+FROM_CODES(DT_Q4_0)
+FROM_CODES(DT_Q4_1)
+FROM_CODES(DT_Q5_0)
+FROM_CODES(DT_Q5_1)
+FROM_CODES(DT_IQ4_NL)
+FROM_CODES(DT_Q2_K)
+FROM_CODES(DT_Q3_K)
+FROM_CODES(DT_Q4_K)
+FROM_CODES(DT_Q5_K)
+FROM_CODES(DT_Q6_K)
+FROM_CODES(DT_IQ4_XS)
+
+#define CODED(name, elements, block)                                                               \
+    { #name, elements, sizeof(block), &codings[DT_##name], from_DT_##name }
 
 static const dtype_row rows[DT_COUNT] = {
-    [DT_F32] = {"F32", 1, 4, from_f32},
-    [DT_F16] = {"F16", 1, 2, from_f16},
-    [DT_BF16] = {"BF16", 1, 2, from_bf16},
-    [DT_Q8_0] = {"Q8_0", BLOCK, F16_BYTES + BLOCK, from_q8_0},
-    [DT_Q4_0] = {"Q4_0", BLOCK, F16_BYTES + BLOCK / 2, from_q4_0},
-    [DT_Q4_1] = {"Q4_1", BLOCK, 2 * F16_BYTES + BLOCK / 2, from_q4_1},
+    [DT_F32] = {"F32", 1, 4, NULL, from_f32},
+    [DT_F16] = {"F16", 1, 2, NULL, from_f16},
+    [DT_BF16] = {"BF16", 1, 2, NULL, from_bf16},
+    [DT_Q8_0] = {"Q8_0", QUANT_PIECE, sizeof(block_q8_0), NULL, from_q8_0},
+    [DT_Q4_0] = CODED(Q4_0, QUANT_PIECE, block_q4_0),
+    [DT_Q4_1] = CODED(Q4_1, QUANT_PIECE, block_q4_1),
+    [DT_Q5_0] = CODED(Q5_0, QUANT_PIECE, block_q5_0),
+    [DT_Q5_1] = CODED(Q5_1, QUANT_PIECE, block_q5_1),
+    [DT_IQ4_NL] = CODED(IQ4_NL, QUANT_PIECE, block_q4_0),
+    [DT_Q2_K] = CODED(Q2_K, SUPER, block_q2_k),
+    [DT_Q3_K] = CODED(Q3_K, SUPER, block_q3_k),
+    [DT_Q4_K] = CODED(Q4_K, SUPER, block_q4_k),
+    [DT_Q5_K] = CODED(Q5_K, SUPER, block_q5_k),
+    [DT_Q6_K] = CODED(Q6_K, SUPER, block_q6_k),
+    [DT_IQ4_XS] = CODED(IQ4_XS, SUPER, block_iq4_xs),
 };
 
 const dtype_row *dtype_info(esp_dtype dtype) {

@@ -1,5 +1,6 @@
 /* family.c - the table of families, and what all of them share: the shape of each role's tensor. */
 // SPDX-License-Identifier: Apache-2.0
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,7 +8,8 @@
 #include "engine/base/mem.h"
 #include "engine/model/family.h"
 
-static const model_family *const FAMILIES[] = {&family_llama};
+static const model_family *const FAMILIES[] = {&family_llama,  &family_qwen2,  &family_qwen3,
+                                               &family_gemma2, &family_gemma3, &family_phi3};
 enum { FAMILY_COUNT = sizeof FAMILIES / sizeof FAMILIES[0] };
 
 static esp_code fail_architecture(const gguf_file *file, gguf_text seen, esp_error *err) {
@@ -54,21 +56,39 @@ static shape role_shape(const model_spec *spec, tensor_role role) {
     case TENSOR_EMBEDDING:
     case TENSOR_OUTPUT:
         return (shape){spec->vocab, hidden, false};
+    case TENSOR_ROPE_DIVISORS:
+    case TENSOR_ROPE_SHORT:
+    case TENSOR_ROPE_LONG:
+        return (shape){1, spec->rotary / 2, true};
     case TENSOR_Q:
         return (shape){query, hidden, false};
     case TENSOR_K:
     case TENSOR_V:
         return (shape){key, hidden, false};
+    case TENSOR_QKV:
+        return (shape){query + 2 * key, hidden, false};
+    case TENSOR_Q_BIAS:
+        return (shape){1, query, true};
+    case TENSOR_K_BIAS:
+    case TENSOR_V_BIAS:
+        return (shape){1, key, true};
+    case TENSOR_Q_NORM:
+    case TENSOR_K_NORM:
+        return (shape){1, spec->head_dim, true};
     case TENSOR_O:
         return (shape){hidden, query, false};
     case TENSOR_GATE:
     case TENSOR_UP:
         return (shape){spec->intermediate, hidden, false};
+    case TENSOR_GATE_UP:
+        return (shape){2ull * spec->intermediate, hidden, false};
     case TENSOR_DOWN:
         return (shape){hidden, spec->intermediate, false};
     case TENSOR_FINAL_NORM:
     case TENSOR_ATTN_NORM:
+    case TENSOR_ATTN_POST_NORM:
     case TENSOR_MLP_NORM:
+    case TENSOR_MLP_POST_NORM:
         return (shape){1, hidden, true};
     case TENSOR_ROLE_COUNT:
         break;
@@ -106,12 +126,27 @@ static esp_code check_shape(const gguf_file *file, const gguf_tensor *tensor, sh
     return ESP_OK;
 }
 
+/* Whether a model of this spec has the tensors of a role that its family knows. */
+static bool is_wanted(const model_spec *spec, tensor_role role) {
+    switch (role) {
+    case TENSOR_OUTPUT:
+        return !spec->tied_embeddings;
+    case TENSOR_ROPE_DIVISORS:
+        return spec->rope.scaling == SCALING_DIVISORS;
+    case TENSOR_ROPE_SHORT:
+    case TENSOR_ROPE_LONG:
+        return spec->rope.scaling == SCALING_LONGROPE;
+    default:
+        return true;
+    }
+}
+
 esp_code family_tensor(const model_family *family, const gguf_file *file, const model_spec *spec,
                        tensor_role role, uint32_t layer, const gguf_tensor **out, esp_error *err) {
     ESP_ASSERT(role < TENSOR_ROLE_COUNT && layer < spec->layers);
     *out = NULL;
     const char *pattern = family->tensor_names[role];
-    if (!pattern || (role == TENSOR_OUTPUT && spec->tied_embeddings)) return ESP_OK;
+    if (!pattern || !is_wanted(spec, role)) return ESP_OK;
     char name[80];
     snprintf(name, sizeof name, pattern, layer);
     const gguf_tensor *tensor = gguf_find(file, name);
@@ -138,6 +173,22 @@ static esp_code check_roles(const model_family *family, const gguf_file *file,
     return ESP_OK;
 }
 
+/* A list that divides the rope frequencies: each finite and above 0. */
+static esp_code check_divisors(const model_family *family, const gguf_file *file,
+                               const model_spec *spec, tensor_role role, esp_error *err) {
+    const gguf_tensor *tensor;
+    esp_code code = family_tensor(family, file, spec, role, 0, &tensor, err);
+    for (uint64_t i = 0; !code && tensor && i < tensor->dims[0]; i++) {
+        float divisor;
+        memcpy(&divisor, (const char *)tensor->data + i * sizeof divisor, sizeof divisor);
+        if (!isfinite(divisor) || divisor <= 0)
+            code = esp_fail(err, ESP_INVALID, "%s: element %llu of tensor %.*s is %g; wanted > 0",
+                            gguf_name(file), (unsigned long long)i, (int)tensor->name.bytes,
+                            tensor->name.at, (double)divisor);
+    }
+    return code;
+}
+
 static esp_code refuse_surplus(const gguf_file *file, const model_spec *spec, const bool *used,
                                esp_error *err) {
     for (uint64_t i = 0; i < gguf_tensor_count(file); i++) {
@@ -158,6 +209,8 @@ esp_code family_check_tensors(const model_family *family, const gguf_file *file,
     esp_code code = check_roles(family, file, spec, TENSOR_EMBEDDING, 0, used, err);
     for (uint32_t layer = 0; layer < spec->layers && !code; layer++)
         code = check_roles(family, file, spec, TENSOR_ATTN_NORM, layer, used, err);
+    for (tensor_role role = TENSOR_ROPE_DIVISORS; role <= TENSOR_ROPE_LONG && !code; role++)
+        code = check_divisors(family, file, spec, role, err);
     if (!code) code = refuse_surplus(file, spec, used, err);
     free(used);
     return code;

@@ -1,5 +1,5 @@
 /* family.h - one family: metadata keys and tensor names -> spec and weights. A family file is short;
- * the table of families is in family.c. */
+ * the table of families is in family.c, what they share of the metadata in family_decoder.c. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_FAMILY_H
 #define ESPALIER_MODEL_FAMILY_H
@@ -7,20 +7,32 @@
 #include "engine/model/gguf.h"
 #include "engine/model/spec.h"
 
-/* Roles of a decoder's tensors; the per-layer ones begin at TENSOR_ATTN_NORM. */
+/* Roles of a decoder's tensors; the per-layer ones begin at TENSOR_ATTN_NORM. Vectors are F32. */
 typedef enum tensor_role {
     TENSOR_EMBEDDING,
     TENSOR_FINAL_NORM,
-    TENSOR_OUTPUT, /* absent when tied */
+    TENSOR_OUTPUT,        /* absent when tied */
+    TENSOR_ROPE_DIVISORS, /* [rotary/2], with SCALING_DIVISORS only */
+    TENSOR_ROPE_SHORT,    /* [rotary/2], with SCALING_LONGROPE only */
+    TENSOR_ROPE_LONG,
     TENSOR_ATTN_NORM,
     TENSOR_Q,
     TENSOR_K,
     TENSOR_V,
+    TENSOR_QKV, /* instead of the three: rows of q, of k, of v */
+    TENSOR_Q_BIAS,
+    TENSOR_K_BIAS,
+    TENSOR_V_BIAS,
+    TENSOR_Q_NORM, /* [head_dim], of each head */
+    TENSOR_K_NORM,
     TENSOR_O,
+    TENSOR_ATTN_POST_NORM, /* of what attention adds to the residual stream */
     TENSOR_MLP_NORM,
     TENSOR_GATE,
     TENSOR_UP,
+    TENSOR_GATE_UP, /* instead of the two: rows of gate, of up */
     TENSOR_DOWN,
+    TENSOR_MLP_POST_NORM,
     TENSOR_ROLE_COUNT
 } tensor_role;
 
@@ -32,14 +44,28 @@ typedef struct model_family {
     const char *tensor_names[TENSOR_ROLE_COUNT];
 } model_family;
 
-extern const model_family family_llama;
+extern const model_family family_llama, family_qwen2, family_qwen3, family_gemma2, family_gemma3,
+    family_phi3;
+
+/* The names that all families share. */
+#define FAMILY_COMMON_TENSORS                                                                      \
+    [TENSOR_EMBEDDING] = "token_embd.weight", [TENSOR_FINAL_NORM] = "output_norm.weight",          \
+    [TENSOR_OUTPUT] = "output.weight", [TENSOR_ATTN_NORM] = "blk.%u.attn_norm.weight",             \
+    [TENSOR_O] = "blk.%u.attn_output.weight", [TENSOR_MLP_NORM] = "blk.%u.ffn_norm.weight",        \
+    [TENSOR_DOWN] = "blk.%u.ffn_down.weight"
+
+/* Of those whose q, k, v, gate and up are matrices of their own. */
+#define FAMILY_SEPARATE_TENSORS                                                                    \
+    [TENSOR_Q] = "blk.%u.attn_q.weight", [TENSOR_K] = "blk.%u.attn_k.weight",                      \
+    [TENSOR_V] = "blk.%u.attn_v.weight", [TENSOR_GATE] = "blk.%u.ffn_gate.weight",                 \
+    [TENSOR_UP] = "blk.%u.ffn_up.weight"
 
 /* By general.architecture; an unknown one is refused with the list of known ones. */
 ESP_CHECKED esp_code family_find(const gguf_file *file, const model_family **out, esp_error *err);
 
 /* The tensor of a role in the file, checked for presence, type and the shape that the spec wants
- * ([rows, cols]; 1-D tensors have rows 1 and must be F32). *out = NULL when the family has none, or
- * for TENSOR_OUTPUT of tied embeddings. */
+ * ([rows, cols]; 1-D tensors have rows 1 and must be F32). *out = NULL when the family or the spec has
+ * none: TENSOR_OUTPUT of tied embeddings, lists of another rope scaling. */
 ESP_CHECKED esp_code family_tensor(const model_family *family, const gguf_file *file,
                                    const model_spec *spec, tensor_role role, uint32_t layer,
                                    const gguf_tensor **out, esp_error *err);

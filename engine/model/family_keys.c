@@ -60,21 +60,22 @@ esp_code family_need_f32(const gguf_file *file, const char *key, float min, floa
     return check_real(file, key, min, max, *out, err);
 }
 
-static bool is_known(gguf_text key, const char *const *known) {
-    for (; *known; known++)
-        if (strlen(*known) == key.bytes && memcmp(*known, key.at, key.bytes) == 0) return true;
+static bool is_known(gguf_text key, size_t skip, const char *const *known) {
+    size_t bytes = key.bytes - skip;
+    for (; known && *known; known++)
+        if (strlen(*known) == bytes && memcmp(*known, key.at + skip, bytes) == 0) return true;
     return false;
 }
 
 esp_code family_refuse_unknown(const gguf_file *file, const char *prefix, const char *const *known,
-                               esp_error *err) {
+                               const char *const *more, esp_error *err) {
     size_t prefix_bytes = strlen(prefix);
     for (uint64_t i = 0; i < gguf_kv_count(file); i++) {
         gguf_text key;
         char value[32];
         gguf_kv_print(file, i, &key, value, sizeof value);
         if (key.bytes < prefix_bytes || memcmp(key.at, prefix, prefix_bytes) != 0) continue;
-        if (!is_known(key, known))
+        if (!is_known(key, prefix_bytes, known) && !is_known(key, prefix_bytes, more))
             return esp_fail(err, ESP_INVALID,
                             "%s: metadata key %.*s (%s) is not known here; a model that needs it "
                             "would be computed wrongly",

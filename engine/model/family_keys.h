@@ -22,9 +22,10 @@ ESP_CHECKED esp_code family_need_f32(const gguf_file *file, const char *key, flo
 ESP_CHECKED esp_code family_may_f32(const gguf_file *file, const char *key, float min, float max,
                                     float *out, esp_error *err);
 
-/* Refuses every key that begins with prefix and is not in the list (NULL at its end): a key that we
- * do not know may change the arithmetic. */
+/* Refuses every key that begins with prefix and whose rest is in neither list (NULL at its end; more
+ * may be NULL): a key that we do not know may change the arithmetic. */
 ESP_CHECKED esp_code family_refuse_unknown(const gguf_file *file, const char *prefix,
-                                           const char *const *known, esp_error *err);
+                                           const char *const *known, const char *const *more,
+                                           esp_error *err);
 
 #endif

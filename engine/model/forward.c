@@ -1,10 +1,11 @@
 /* forward.c - one step batch through any decoder that a model_spec describes.
  *
  *   x = embed(ids)
- *   each layer:  x += O . attention(rope(QKV . norm(x)))
- *                x += Down . (silu(Gate . n) * (Up . n)),  n = norm(x)
- *   logits = Output . norm(x[rows])
+ *   each layer:  x += [norm] O . attention(rope([norm] QKV . norm(x)))
+ *                x += [norm] Down . (act(Gate . n) * (Up . n)),  n = norm(x)
+ *   logits = [cap] Output . norm(x[rows])
  *
+ * What stands in brackets is there when the spec or the weights say so; act is silu or gelu.
  * Only sequence and shapes live here; all arithmetic is the backend's. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/weights.h"
@@ -18,6 +19,45 @@ static void norm(model *m, const void *in, const uint32_t *rows, uint32_t count,
                                                       .weight = weight,
                                                       .eps = m->spec.norm_eps,
                                                       .out = out});
+}
+
+/* x += matrix . in; with a post norm x += norm(matrix . in). */
+static void add_branch(model *m, const kern_matrix *matrix, const void *in, uint32_t t,
+                       const void *post_norm) {
+    const kern_ops *ops = m->options.ops;
+    kern_device *dev = m->options.dev;
+    ops->linear(dev, &(kern_linear){.in = in,
+                                    .token_count = t,
+                                    .matrix = {matrix},
+                                    .matrix_count = 1,
+                                    .epilogue = post_norm ? EPI_STORE : EPI_RESIDUAL,
+                                    .out = post_norm ? m->branch : m->x});
+    if (post_norm)
+        ops->norm(dev, &(kern_norm){.in = m->branch,
+                                    .count = t,
+                                    .width = m->spec.hidden,
+                                    .weight = post_norm,
+                                    .eps = m->spec.norm_eps,
+                                    .residual = true,
+                                    .out = m->x});
+}
+
+static void rope_store(model *m, const layer_weights *w, bool slides, const step_batch *batch,
+                       const kern_kv_layer *kv) {
+    const model_spec *s = &m->spec;
+    bool local = slides && s->rope_local;
+    m->options.ops->rope_store(m->options.dev,
+                               &(kern_rope_store){.batch = batch,
+                                                  .qkv = m->qkv,
+                                                  .heads = s->heads,
+                                                  .rotary = s->rotary,
+                                                  .interleaved = s->rope_interleaved,
+                                                  .cos_sin = local ? m->rope_local : m->rope,
+                                                  .long_cos_sin = m->rope_long,
+                                                  .q_norm = w->q_norm,
+                                                  .k_norm = w->k_norm,
+                                                  .norm_eps = s->norm_eps,
+                                                  .kv = *kv});
 }
 
 static void attention(model *m, const layer_weights *w, uint32_t layer, const step_batch *batch,
@@ -36,47 +76,34 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
     ops->linear(dev, &(kern_linear){.in = m->act,
                                     .token_count = t,
                                     .matrix = {w->q, w->k, w->v},
+                                    .bias = {w->q_bias, w->k_bias, w->v_bias},
                                     .matrix_count = 3,
                                     .epilogue = EPI_STORE,
                                     .out = m->qkv});
-    ops->rope_store(dev, &(kern_rope_store){.batch = batch,
-                                            .qkv = m->qkv,
-                                            .heads = s->heads,
-                                            .rotary = s->rotary,
-                                            .interleaved = s->rope_interleaved,
-                                            .cos_sin = m->cos_sin,
-                                            .kv = kv});
+    rope_store(m, w, s->slides[layer], batch, &kv);
     ops->attention(dev, &(kern_attention){.batch = batch,
                                           .qkv = m->qkv,
                                           .heads = s->heads,
                                           .scale = s->attention_scale,
-                                          .window = 0,
+                                          .softcap = s->attention_softcap,
+                                          .window = s->slides[layer] ? s->window : 0,
                                           .kv = kv,
                                           .out = m->act});
-    ops->linear(dev, &(kern_linear){.in = m->act,
-                                    .token_count = t,
-                                    .matrix = {w->o},
-                                    .matrix_count = 1,
-                                    .epilogue = EPI_RESIDUAL,
-                                    .out = m->x});
+    add_branch(m, w->o, m->act, t, w->attn_post_norm);
 }
 
 static void mlp(model *m, const layer_weights *w, uint32_t t) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
+    bool gelu = m->spec.activation == ACTIVATION_GELU_TANH;
     norm(m, m->x, NULL, t, w->mlp_norm, m->act);
     ops->linear(dev, &(kern_linear){.in = m->act,
                                     .token_count = t,
                                     .matrix = {w->gate, w->up},
                                     .matrix_count = 2,
-                                    .epilogue = EPI_SILU_MUL,
+                                    .epilogue = gelu ? EPI_GELU_MUL : EPI_SILU_MUL,
                                     .out = m->mid});
-    ops->linear(dev, &(kern_linear){.in = m->mid,
-                                    .token_count = t,
-                                    .matrix = {w->down},
-                                    .matrix_count = 1,
-                                    .epilogue = EPI_RESIDUAL,
-                                    .out = m->x});
+    add_branch(m, w->down, m->mid, t, w->mlp_post_norm);
 }
 
 esp_code model_forward(model *m, const step_batch *batch, void *arena, esp_error *err) {
@@ -108,7 +135,8 @@ esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **lo
                                     .token_count = count,
                                     .matrix = {m->output},
                                     .matrix_count = 1,
-                                    .epilogue = EPI_STORE,
+                                    .epilogue = m->spec.logit_softcap > 0 ? EPI_SOFTCAP : EPI_STORE,
+                                    .softcap = m->spec.logit_softcap,
                                     .out = m->logits});
     *logits = m->logits; /* ref and cpu buffers are host memory */
     return ops->sync(dev, err);

@@ -21,17 +21,17 @@ static const struct {
     const char *name;
     esp_dtype dtype;
 } TYPES[] = {
-    {0, "F32", DT_F32},       {1, "F16", DT_F16},        {2, "Q4_0", DT_Q4_0},
-    {3, "Q4_1", DT_Q4_1},     {6, "Q5_0", DT_COUNT},     {7, "Q5_1", DT_COUNT},
-    {8, "Q8_0", DT_Q8_0},     {9, "Q8_1", DT_COUNT},     {10, "Q2_K", DT_COUNT},
-    {11, "Q3_K", DT_COUNT},   {12, "Q4_K", DT_COUNT},    {13, "Q5_K", DT_COUNT},
-    {14, "Q6_K", DT_COUNT},   {15, "Q8_K", DT_COUNT},    {16, "IQ2_XXS", DT_COUNT},
-    {17, "IQ2_XS", DT_COUNT}, {18, "IQ3_XXS", DT_COUNT}, {19, "IQ1_S", DT_COUNT},
-    {20, "IQ4_NL", DT_COUNT}, {21, "IQ3_S", DT_COUNT},   {22, "IQ2_S", DT_COUNT},
-    {23, "IQ4_XS", DT_COUNT}, {24, "I8", DT_COUNT},      {25, "I16", DT_COUNT},
-    {26, "I32", DT_COUNT},    {27, "I64", DT_COUNT},     {28, "F64", DT_COUNT},
-    {29, "IQ1_M", DT_COUNT},  {30, "BF16", DT_BF16},     {34, "TQ1_0", DT_COUNT},
-    {35, "TQ2_0", DT_COUNT},  {39, "MXFP4", DT_COUNT},
+    {0, "F32", DT_F32},        {1, "F16", DT_F16},        {2, "Q4_0", DT_Q4_0},
+    {3, "Q4_1", DT_Q4_1},      {6, "Q5_0", DT_Q5_0},      {7, "Q5_1", DT_Q5_1},
+    {8, "Q8_0", DT_Q8_0},      {9, "Q8_1", DT_COUNT},     {10, "Q2_K", DT_Q2_K},
+    {11, "Q3_K", DT_Q3_K},     {12, "Q4_K", DT_Q4_K},     {13, "Q5_K", DT_Q5_K},
+    {14, "Q6_K", DT_Q6_K},     {15, "Q8_K", DT_COUNT},    {16, "IQ2_XXS", DT_COUNT},
+    {17, "IQ2_XS", DT_COUNT},  {18, "IQ3_XXS", DT_COUNT}, {19, "IQ1_S", DT_COUNT},
+    {20, "IQ4_NL", DT_IQ4_NL}, {21, "IQ3_S", DT_COUNT},   {22, "IQ2_S", DT_COUNT},
+    {23, "IQ4_XS", DT_IQ4_XS}, {24, "I8", DT_COUNT},      {25, "I16", DT_COUNT},
+    {26, "I32", DT_COUNT},     {27, "I64", DT_COUNT},     {28, "F64", DT_COUNT},
+    {29, "IQ1_M", DT_COUNT},   {30, "BF16", DT_BF16},     {34, "TQ1_0", DT_COUNT},
+    {35, "TQ2_0", DT_COUNT},   {39, "MXFP4", DT_COUNT},
 };
 enum { TYPE_ROWS = sizeof TYPES / sizeof TYPES[0] };
 
@@ -45,7 +45,7 @@ static esp_code fail_short(const gguf_file *file, uint64_t index, esp_error *err
 static esp_code fail_dtype(const gguf_file *file, gguf_text tensor, uint32_t number,
                            esp_error *err) {
     const char *name = "unknown";
-    char known[96] = "";
+    char known[160] = "";
     for (uint32_t i = 0; i < TYPE_ROWS; i++) {
         if (TYPES[i].number == number) name = TYPES[i].name;
         if (TYPES[i].dtype == DT_COUNT) continue;

@@ -1,6 +1,6 @@
 /* model.h - an opened model: spec, weights packed on a device, tokenizer data, forward pass.
  *
- *   model_open      reads a file (gguf.c), a family file fills the spec (family_llama.c), weights.c packs
+ *   model_open      reads a file (gguf.c), a family file fills the spec (family_*.c), weights.c packs
  *   model_forward   one step batch through the layers (forward.c)
  *
  * Thread  open and forward on the engine thread; the tokenizer and the description from any. */

@@ -67,8 +67,9 @@ static void describe_spec(json_t *root, const model_spec *spec) {
     set(root, "intermediate", json_integer(spec->intermediate));
     set(root, "vocab", json_integer(spec->vocab));
     set(root, "context", json_integer(spec->context));
-    set(root, "rope_theta", json_real(spec->rope_theta));
+    set(root, "rope_theta", json_real(spec->rope.theta));
     set(root, "norm_eps", json_real((double)spec->norm_eps));
+    set(root, "window", spec->window ? json_integer(spec->window) : json_null());
     set(root, "tied_embeddings", json_boolean(spec->tied_embeddings));
 }
 

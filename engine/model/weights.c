@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/weights.h"
 
-#include <math.h>
 #include <stdlib.h>
 
 #include "engine/base/check.h"
@@ -18,8 +17,8 @@ typedef struct loader {
     esp_error *err;
 } loader;
 
-static esp_code take_buffer(model *m, uint64_t count, size_t element_bytes, void **out,
-                            esp_error *err) {
+esp_code model_take_buffer(model *m, uint64_t count, size_t element_bytes, void **out,
+                           esp_error *err) {
     uint64_t bytes;
     if (!check_mul(count, element_bytes, &bytes))
         return esp_fail(err, ESP_EXHAUSTED, "model: a buffer of %llu elements cannot be addressed",
@@ -41,28 +40,48 @@ static void report(loader *l, uint64_t bytes) {
     if (o->progress) o->progress(o->progress_arg, l->done_bytes, l->total_bytes);
 }
 
+/* Rows [first, first + count) of a tensor as a matrix of their own. */
+static esp_code load_rows(loader *l, const gguf_tensor *t, uint64_t first, uint64_t count,
+                          kern_matrix **out) {
+    const model_options *o = &l->m->options;
+    uint64_t row_bytes = t->bytes / t->dims[1];
+    kern_matrix_desc desc = {.dtype = t->dtype,
+                             .rows = (uint32_t)count,
+                             .cols = (uint32_t)t->dims[0],
+                             .data = (const char *)t->data + first * row_bytes};
+    esp_code code = o->ops->pack(o->dev, &desc, out, l->err);
+    if (code != ESP_OK) return code;
+    l->m->weight_bytes += o->ops->matrix_bytes(*out);
+    report(l, count * row_bytes);
+    return ESP_OK;
+}
+
 static esp_code load_matrix(loader *l, tensor_role role, uint32_t layer, kern_matrix **out) {
     const gguf_tensor *t = NULL;
     esp_code code = family_tensor(l->family, l->file, &l->m->spec, role, layer, &t, l->err);
+    return code || !t ? code : load_rows(l, t, 0, t->dims[1], out);
+}
+
+/* Matrices that lie one above the other in one tensor; ends with a part without `out`. */
+typedef struct fused_part {
+    kern_matrix **out;
+    uint64_t rows;
+} fused_part;
+
+static esp_code load_fused(loader *l, tensor_role role, uint32_t layer, const fused_part *part) {
+    const gguf_tensor *t = NULL;
+    esp_code code = family_tensor(l->family, l->file, &l->m->spec, role, layer, &t, l->err);
     if (code != ESP_OK || !t) return code;
-    const model_options *o = &l->m->options;
-    code = o->ops->pack(o->dev,
-                        &(kern_matrix_desc){.dtype = t->dtype,
-                                            .rows = (uint32_t)t->dims[1],
-                                            .cols = (uint32_t)t->dims[0],
-                                            .data = t->data},
-                        out, l->err);
-    if (code != ESP_OK) return code;
-    l->m->weight_bytes += o->ops->matrix_bytes(*out);
-    report(l, t->bytes);
-    return ESP_OK;
+    for (uint64_t first = 0; part->out && code == ESP_OK; first += part++->rows)
+        code = load_rows(l, t, first, part->rows, part->out);
+    return code;
 }
 
 static esp_code load_vector(loader *l, tensor_role role, uint32_t layer, void **out) {
     const gguf_tensor *t = NULL;
     esp_code code = family_tensor(l->family, l->file, &l->m->spec, role, layer, &t, l->err);
     if (code != ESP_OK || !t) return code;
-    code = take_buffer(l->m, t->dims[0], sizeof(float), out, l->err);
+    code = model_take_buffer(l->m, t->dims[0], sizeof(float), out, l->err);
     if (code != ESP_OK) return code;
     const model_options *o = &l->m->options;
     o->ops->upload(o->dev, *out, t->data, t->dims[0] * sizeof(float));
@@ -82,13 +101,26 @@ static esp_code load_layer(loader *l, uint32_t i) {
         {TENSOR_Q, &w->q, NULL},
         {TENSOR_K, &w->k, NULL},
         {TENSOR_V, &w->v, NULL},
+        {TENSOR_Q_BIAS, NULL, &w->q_bias},
+        {TENSOR_K_BIAS, NULL, &w->k_bias},
+        {TENSOR_V_BIAS, NULL, &w->v_bias},
+        {TENSOR_Q_NORM, NULL, &w->q_norm},
+        {TENSOR_K_NORM, NULL, &w->k_norm},
+        {TENSOR_ATTN_POST_NORM, NULL, &w->attn_post_norm},
         {TENSOR_O, &w->o, NULL},
         {TENSOR_MLP_NORM, NULL, &w->mlp_norm},
         {TENSOR_GATE, &w->gate, NULL},
         {TENSOR_UP, &w->up, NULL},
         {TENSOR_DOWN, &w->down, NULL},
+        {TENSOR_MLP_POST_NORM, NULL, &w->mlp_post_norm},
     };
-    esp_code code = ESP_OK;
+    const model_spec *s = &l->m->spec;
+    uint64_t query = (uint64_t)s->heads * s->head_dim, key = (uint64_t)s->kv_heads * s->head_dim;
+    const fused_part qkv[] = {{&w->q, query}, {&w->k, key}, {&w->v, key}, {NULL, 0}};
+    const fused_part gate_up[] = {
+        {&w->gate, s->intermediate}, {&w->up, s->intermediate}, {NULL, 0}};
+    esp_code code = load_fused(l, TENSOR_QKV, i, qkv);
+    if (code == ESP_OK) code = load_fused(l, TENSOR_GATE_UP, i, gate_up);
     for (size_t p = 0; p < sizeof parts / sizeof *parts && code == ESP_OK; p++)
         code = parts[p].matrix ? load_matrix(l, parts[p].role, i, parts[p].matrix)
                                : load_vector(l, parts[p].role, i, parts[p].vector);
@@ -106,26 +138,21 @@ static esp_code load_weights(loader *l) {
     return code;
 }
 
-/* cos and sin of p * theta^(-2i/rotary), in double, rounded once. */
-static esp_code prepare_rope(model *m, esp_error *err) {
-    const model_spec *s = &m->spec;
-    uint32_t pairs = s->rotary / 2, positions = m->options.context_max;
-    uint64_t count = 2ull * pairs * positions;
-    esp_code code = take_buffer(m, count, sizeof(float), &m->cos_sin, err);
-    if (code != ESP_OK) return code;
-    float *table = mem_new(count, sizeof(float));
-    for (uint32_t i = 0; i < pairs; i++) {
-        /* The frequency is rounded to float32 first, as the reference implementation has it. */
-        float frequency = (float)pow(s->rope_theta, -2.0 * i / s->rotary);
-        for (uint32_t p = 0; p < positions; p++) {
-            double angle = (double)((float)p * frequency);
-            table[2 * ((size_t)p * pairs + i)] = (float)cos(angle);
-            table[2 * ((size_t)p * pairs + i) + 1] = (float)sin(angle);
-        }
-    }
-    m->options.ops->upload(m->options.dev, m->cos_sin, table, count * sizeof(float));
-    free(table);
+static esp_code find_list(loader *l, tensor_role role, const float **out) {
+    const gguf_tensor *t = NULL;
+    esp_code code = family_tensor(l->family, l->file, &l->m->spec, role, 0, &t, l->err);
+    if (code != ESP_OK || !t) return code;
+    *out = t->data;
+    report(l, t->bytes);
     return ESP_OK;
+}
+
+static esp_code load_rope(loader *l) {
+    rope_lists lists = {0};
+    esp_code code = find_list(l, TENSOR_ROPE_DIVISORS, &lists.divisors);
+    if (code == ESP_OK) code = find_list(l, TENSOR_ROPE_SHORT, &lists.short_list);
+    if (code == ESP_OK) code = find_list(l, TENSOR_ROPE_LONG, &lists.long_list);
+    return code == ESP_OK ? model_prepare_rope(l->m, &lists, l->err) : code;
 }
 
 static esp_code take_workspace(model *m, esp_error *err) {
@@ -142,6 +169,7 @@ static esp_code take_workspace(model *m, esp_error *err) {
     } buffers[] = {
         {t * s->hidden, f32, &m->x},
         {t * (s->hidden > q_width ? s->hidden : q_width), act, &m->act},
+        {t * s->hidden, f32, &m->branch},
         {t * qkv_width, f32, &m->qkv},
         {t * s->intermediate, act, &m->mid},
         {(uint64_t)o->rows_max * s->hidden, act, &m->picked},
@@ -149,7 +177,7 @@ static esp_code take_workspace(model *m, esp_error *err) {
     };
     esp_code code = ESP_OK;
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers && code == ESP_OK; i++)
-        code = take_buffer(m, buffers[i].count, buffers[i].bytes, buffers[i].out, err);
+        code = model_take_buffer(m, buffers[i].count, buffers[i].bytes, buffers[i].out, err);
     return code;
 }
 
@@ -167,7 +195,7 @@ esp_code model_open(model **out, const model_file *file, const model_options *op
         l.total_bytes += gguf_tensor_at(l.file, i)->bytes;
     esp_code code = family_find(l.file, &l.family, err);
     if (code == ESP_OK) code = load_weights(&l);
-    if (code == ESP_OK) code = prepare_rope(m, err);
+    if (code == ESP_OK) code = load_rope(&l);
     if (code == ESP_OK) code = take_workspace(m, err);
     if (code != ESP_OK) {
         model_close(m);
@@ -200,6 +228,6 @@ const model_spec *model_get_spec(const model *m) { return &m->spec; }
 size_t model_weight_bytes(const model *m) { return m->weight_bytes; }
 uint32_t model_kv_groups(const model *m) {
     (void)m;
-    return 1; /* every layer attends fully; window layers will make a second group */
+    return 1; /* window layers keep all their pages: the window is a mask */
 }
 const kern_kv_shape *model_kv_shape(const model *m) { return &m->kv_shape; }

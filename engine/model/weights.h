@@ -10,8 +10,12 @@
 typedef struct layer_weights {
     void *attn_norm; /* [H] */
     kern_matrix *q, *k, *v, *o;
-    void *mlp_norm; /* [H] */
+    void *q_bias, *k_bias, *v_bias; /* [rows of the matrix], or NULL */
+    void *q_norm, *k_norm;          /* [D], or NULL */
+    void *attn_post_norm;           /* [H], or NULL */
+    void *mlp_norm;                 /* [H] */
     kern_matrix *gate, *up, *down;
+    void *mlp_post_norm; /* [H], or NULL */
 } layer_weights;
 
 /* One device buffer and its size, for release. */
@@ -29,12 +33,15 @@ struct model {
     kern_matrix *output;    /* [V,H]; the embedding itself when tied */
     void *final_norm;       /* [H] */
     layer_weights *layers;
-    void *cos_sin; /* [context_max, rotary/2, 2] F32 */
+    void *rope;       /* [context_max, rotary/2, 2] F32 */
+    void *rope_long;  /* of sequences beyond spec_short_context, or NULL */
+    void *rope_local; /* of window layers, when spec.rope_local */
     size_t weight_bytes;
 
     /* Buffers for T = tokens_max, R = rows_max. */
     void *x;      /* [T,H] F32, the residual stream */
     void *act;    /* [T, max(H, heads*D)] ACT, input of the next linear */
+    void *branch; /* [T,H] F32, a sublayer's output that is normed before it is added */
     void *qkv;    /* [T, (heads + 2*kv_heads) * D] F32 */
     void *mid;    /* [T,I] ACT */
     void *picked; /* [R,H] ACT, normed rows whose logits are wanted */
@@ -43,5 +50,17 @@ struct model {
     device_buffer *buffers; /* everything from alloc, for model_close */
     uint32_t buffer_count, buffer_capacity;
 };
+
+/* A zeroed device buffer of the model's, released by model_close. */
+ESP_CHECKED esp_code model_take_buffer(model *m, uint64_t count, size_t element_bytes, void **out,
+                                       esp_error *err);
+
+/* Divisors of the rope frequencies as the file has them, [rotary/2] each; NULL: none. */
+typedef struct rope_lists {
+    const float *divisors, *short_list, *long_list;
+} rope_lists;
+
+/* Fills the model's rope tables (rope_table.c). */
+ESP_CHECKED esp_code model_prepare_rope(model *m, const rope_lists *lists, esp_error *err);
 
 #endif

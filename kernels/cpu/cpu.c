@@ -44,6 +44,7 @@ static void cpu_close(kern_device *dev) {
     if (dev->scratch) mem_unmap(dev->scratch, pool_threads(dev->pool) * sizeof *dev->scratch);
     free(dev->inputs);
     free(dev->input_sums);
+    free(dev->half_sums);
     free(dev);
 }
 
@@ -108,7 +109,7 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
     ESP_ASSERT(op->matrix_count >= 1 && op->matrix_count <= LINEAR_MATRICES_MAX);
     for (uint32_t m = 1; m < op->matrix_count; m++)
         ESP_ASSERT(op->matrix[m]->cols == op->matrix[0]->cols);
-    if (op->epilogue == EPI_SILU_MUL)
+    if (kern_is_gated(op->epilogue))
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
     if (op->token_count > 0) dev->level->linear(dev, op);
 }
@@ -116,6 +117,7 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
 static void cpu_rope_store(kern_device *dev, const kern_rope_store *op) {
     const kern_kv_shape *shape = op->kv.shape;
     ESP_ASSERT(op->rotary % 2 == 0 && op->rotary <= shape->head_dim);
+    ESP_ASSERT(!op->q_norm == !op->k_norm);
     ESP_ASSERT(op->kv.layer < shape->layers && op->kv.group < op->batch->group_count);
     dev->level->rope_store(dev, op);
 }

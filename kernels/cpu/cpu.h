@@ -1,21 +1,32 @@
 /* cpu.h - what the files of the CPU backend share: device, packed matrix, level table.
  *
- * Arithmetic  weights are taken exactly from their blocks, activations (KIND_ACT) are bf16, all
- *             else is float32. One output of a linear is, over blocks of 32 inputs in order,
- *                 p   = fma(q[k], x[k], p)     k = 0..31 from p = 0; q: the integer code as a float
- *                 acc = fma(d, p, acc)         d: the block's scale; unquantised: acc + p
- *                 acc = fma(m, sum of x, acc)  formats with an offset m
- *             whatever the batch, the tile shape or the thread count (Law 1). The sum of x over a
- *             block folds its halves: 32 -> 16 -> 8 -> 4 -> 2 -> 1.
+ * Arithmetic  weights are taken exactly from their blocks, activations (KIND_ACT) are bf16,
+ *             everything else float32. One output of a linear is, over runs of 32 inputs (of 16
+ *             where the format has a scale each 16) in order,
+ *               p   = fma(q[k], x[k], p)   k in order from p = 0, q the whole value of the code
+ *               acc = fma(scale, p, acc)   unquantised: acc + p
+ *               acc = fma(offset, sum of the run's x, acc)   formats with an offset
+ *             with scale and offset as quant.h defines them, whatever the batch, the tile shape or
+ *             the thread count (Law 1).
  *
  * Packing     A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
- *             zeros. The codes of a tile lie block after block, the scales in a second array:
- *   Q4_0, Q4_1  4 lines of 64 bytes a block; dword r of a line holds the codes of row r for 8
- *               columns, the first in the low nibble: one load and a shift give 16 rows
+ *             zeros. The codes of a tile lie block after block, the scales in a second array.
+ *   coded       lines of 64 bytes: dword r of a line holds n bits each of 32/n columns of row r,
+ *               the first column lowest; read 16 rows at once, shifted right. A block has
+ *                 codes of 4 bits     4 lines of nibbles
+ *                 codes of 5, 6 bits  the same of the low four, then 1, 2 lines of the high bits
+ *                 codes of 2, 3 bits  2 lines of pairs, then 0, 1 lines of the high bit
  *   Q8_0        int8 [32 columns][16 rows]
- *   F16, BF16   u16 [32][16]
- *   F32         f32 [32][16]
- *   scales      f16 d[16] a block, followed by f16 m[16] for Q4_1; none when unquantised
+ *   F16, BF16   u16  [32][16]
+ *   F32         f32  [32][16]
+ *   scales      none when unquantised
+ *               files' blocks of 32: f16 d[16] a block, followed by f16 m[16] where there is one
+ *               files' blocks of 256: for 8 blocks a head, f16 d[16] and f16 m[16] where there is
+ *               one, then for each of the 8
+ *                 Q4_K, Q5_K  u8 scale[16], u8 minimum[16]
+ *                 IQ4_XS      int8 scale[16]
+ *                 Q3_K, Q6_K  int8 scale[2 halves of 16 columns][16]
+ *                 Q2_K        u8 [2 halves][16]: scale in the low four bits, minimum in the high
  *
  * Pages       the block of one (layer, k or v, kv head): k is [D][16 slots] so that 16 keys are one
  *             vector, v is [16 slots][D]; D is rounded up to 16. bf16 or f32. */
@@ -35,39 +46,84 @@ enum {
     QUERIES_MAX = 48, /* of one attention work item */
     CACHE_LINE_BYTES = 64,
     SCALE_ROW_BYTES = TILE_ROWS * 2, /* one f16 for each row of a tile */
+    LINE_BYTES = TILE_ROWS * 4,      /* one dword for each row of a tile */
+    SUPER_BLOCKS = 8,                /* blocks that share a head of scales */
 };
+
+/* How many columns share a scale, and whether there is an offset as well. */
+typedef enum cpu_scaling {
+    SCALE_NONE,
+    SCALE_32,
+    SCALE_32_OFFSET,
+    SCALE_16,
+    SCALE_16_OFFSET,
+} cpu_scaling;
 
 /* What differs between formats once packed. */
 typedef struct cpu_format {
-    uint32_t code_bytes;  /* of a tile's block */
-    uint32_t scale_bytes; /* of a tile's block */
+    uint32_t code_bytes;          /* of a tile's block */
+    uint32_t scale_bytes;         /* of a tile's block, without the head */
+    uint32_t head_bytes;          /* of SUPER_BLOCKS blocks of a tile */
+    uint32_t low_bits, high_bits; /* of a code; 0 where elements are whole */
+    cpu_scaling scaling;
 } cpu_format;
 
-/* Defined here, so that a kernel made for one format has its sizes as constants. */
+#define CODED(low, high) .low_bits = low, .high_bits = high, .code_bytes = (low + high) * LINE_BYTES
+
+/* Here and not behind a pointer, so that a kernel made for one format has its sizes as constants.
+ */
 static const cpu_format cpu_formats[DT_COUNT] = {
     [DT_F32] = {.code_bytes = TILE_COLS * TILE_ROWS * 4},
     [DT_F16] = {.code_bytes = TILE_COLS * TILE_ROWS * 2},
     [DT_BF16] = {.code_bytes = TILE_COLS * TILE_ROWS * 2},
-    [DT_Q8_0] = {.code_bytes = TILE_COLS * TILE_ROWS, .scale_bytes = SCALE_ROW_BYTES},
-    [DT_Q4_0] = {.code_bytes = TILE_COLS * TILE_ROWS / 2, .scale_bytes = SCALE_ROW_BYTES},
-    [DT_Q4_1] = {.code_bytes = TILE_COLS * TILE_ROWS / 2, .scale_bytes = 2 * SCALE_ROW_BYTES},
+    [DT_Q8_0] = {TILE_COLS * TILE_ROWS, SCALE_ROW_BYTES, .scaling = SCALE_32},
+    [DT_Q4_0] = {CODED(4, 0), .scale_bytes = SCALE_ROW_BYTES, .scaling = SCALE_32},
+    [DT_Q4_1] = {CODED(4, 0), .scale_bytes = 2 * SCALE_ROW_BYTES, .scaling = SCALE_32_OFFSET},
+    [DT_Q5_0] = {CODED(4, 1), .scale_bytes = SCALE_ROW_BYTES, .scaling = SCALE_32},
+    [DT_Q5_1] = {CODED(4, 1), .scale_bytes = 2 * SCALE_ROW_BYTES, .scaling = SCALE_32_OFFSET},
+    [DT_IQ4_NL] = {CODED(4, 0), .scale_bytes = SCALE_ROW_BYTES, .scaling = SCALE_32},
+    [DT_Q2_K] = {CODED(2, 0), .scale_bytes = 2 * TILE_ROWS, .head_bytes = 2 * SCALE_ROW_BYTES,
+                 .scaling = SCALE_16_OFFSET},
+    [DT_Q3_K] = {CODED(2, 1), .scale_bytes = 2 * TILE_ROWS, .head_bytes = SCALE_ROW_BYTES,
+                 .scaling = SCALE_16},
+    [DT_Q4_K] = {CODED(4, 0), .scale_bytes = 2 * TILE_ROWS, .head_bytes = 2 * SCALE_ROW_BYTES,
+                 .scaling = SCALE_32_OFFSET},
+    [DT_Q5_K] = {CODED(4, 1), .scale_bytes = 2 * TILE_ROWS, .head_bytes = 2 * SCALE_ROW_BYTES,
+                 .scaling = SCALE_32_OFFSET},
+    [DT_Q6_K] = {CODED(4, 2), .scale_bytes = 2 * TILE_ROWS, .head_bytes = SCALE_ROW_BYTES,
+                 .scaling = SCALE_16},
+    [DT_IQ4_XS] = {CODED(4, 0), .scale_bytes = TILE_ROWS, .head_bytes = SCALE_ROW_BYTES,
+                   .scaling = SCALE_32},
 };
+
+#undef CODED
+
+/* Where the f16 d and m of block b, and its other scales, begin in the scales of a tile. */
+static inline size_t cpu_halves_at(const cpu_format *format, uint32_t b) {
+    if (format->head_bytes == 0) return (size_t)b * format->scale_bytes;
+    return (size_t)(b / SUPER_BLOCKS) * (format->head_bytes + SUPER_BLOCKS * format->scale_bytes);
+}
+static inline size_t cpu_scales_at(const cpu_format *format, uint32_t b) {
+    return (size_t)(b / SUPER_BLOCKS + 1) * format->head_bytes + (size_t)b * format->scale_bytes;
+}
 
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
     uint32_t tiles, blocks; /* of 16 rows; of 32 columns */
-    size_t code_bytes;      /* of one tile: blocks * format's */
-    size_t scale_bytes;
-    uint8_t *codes;   /* [tiles][blocks][...], 64-byte aligned */
-    uint8_t *scales;  /* [tiles][blocks][...], 64-byte aligned */
-    size_t map_bytes; /* one mapping holds both */
+    size_t code_bytes;      /* of one tile, all its blocks */
+    size_t scale_bytes;     /* likewise */
+    uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
+    uint8_t *scales;        /* [tiles][...], 64-byte aligned */
+    size_t map_bytes;       /* one mapping holds both */
 };
 
 /* One worker's own memory. */
 typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float sums[CHUNK_TOKENS][STRIP_TILES * TILE_ROWS];
     _Alignas(CACHE_LINE_BYTES) float weights[STRIP_TILES][TILE_COLS][TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) float scales[STRIP_TILES][2][TILE_ROWS];  /* of each 16 columns, */
+    _Alignas(CACHE_LINE_BYTES) float offsets[STRIP_TILES][2][TILE_ROWS]; /* or all in the first */
     /* Attention, rows packed at the head's own width: a page as float32; the queries' outputs. */
     _Alignas(CACHE_LINE_BYTES) float keys[CPU_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     _Alignas(CACHE_LINE_BYTES) float values[KV_PAGE_TOKENS * CPU_HEAD_DIM_MAX];
@@ -96,6 +152,7 @@ struct kern_device {
     uint32_t blocks_max;  /* of the widest matrix packed so far */
     float *inputs;        /* [blocks_max][CHUNK_TOKENS][32]: activations as float32 */
     float *input_sums;    /* [blocks_max][CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;     /* [blocks_max][CHUNK_TOKENS][2]: over each half of a block */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {

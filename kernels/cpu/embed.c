@@ -20,25 +20,70 @@ static uint32_t dword_at(const uint8_t *bytes, uint32_t index) {
     return dword;
 }
 
-/* Code of column k and row `lane` of a tile's block, as a float. */
-static float code_at(esp_dtype dtype, const uint8_t *codes, uint32_t k, uint32_t lane) {
+/* `bits` of column k, row `lane`, out of lines. */
+static uint32_t field_at(const uint8_t *lines, uint32_t bits, uint32_t k, uint32_t lane) {
+    if (bits == 0) return 0;
+    uint32_t cols = 32 / bits; /* of a line */
+    return dword_at(lines, k / cols * TILE_ROWS + lane) >> k % cols * bits & ((1u << bits) - 1);
+}
+
+/* Value of column k and row `lane` of a tile's block, without its scale. */
+static float value_at(esp_dtype dtype, const uint8_t *codes, uint32_t k, uint32_t lane) {
+    const cpu_format *format = &cpu_formats[dtype];
+    const quant_coding *coding = dtype_info(dtype)->coding;
     uint32_t at = k * TILE_ROWS + lane;
-    switch (dtype) {
-    case DT_Q4_0:
-    case DT_Q4_1: {
-        uint32_t code = dword_at(codes, k / 8 * TILE_ROWS + lane) >> (k % 8 * 4) & 15u;
-        return (float)code - (dtype == DT_Q4_0 ? 8.0f : 0.0f);
+    if (coding) {
+        uint32_t low = field_at(codes, format->low_bits, k, lane);
+        codes += format->low_bits * LINE_BYTES;
+        uint32_t high = field_at(codes, format->high_bits, k, lane);
+        return quant_value(coding, (uint8_t)(low | high << format->low_bits));
     }
+    switch (dtype) {
     case DT_Q8_0:
         return (float)(int8_t)codes[at];
     case DT_F16:
         return f32_of_f16(half_at(codes, at));
     case DT_BF16:
         return f32_of_bf16(half_at(codes, at));
-    case DT_F32:
     default:
         return f32_of_bits(dword_at(codes, at));
     }
+}
+
+/* Scale and offset of 16 columns, the half-th of block b, of row `lane`. */
+typedef struct scale_pair {
+    float scale, offset;
+} scale_pair;
+
+static scale_pair scales_at(const kern_matrix *table, const uint8_t *scales, uint32_t b,
+                            uint32_t half, uint32_t lane) {
+    const cpu_format *format = &cpu_formats[table->dtype];
+    const uint8_t *own = scales + cpu_scales_at(format, b);
+    const uint8_t *halves = scales + cpu_halves_at(format, b);
+    scale_pair out = {.scale = f32_of_f16(half_at(halves, lane))};
+    if (format->scaling == SCALE_32_OFFSET || format->scaling == SCALE_16_OFFSET)
+        out.offset = f32_of_f16(half_at(halves, TILE_ROWS + lane));
+    switch (table->dtype) {
+    case DT_Q4_K:
+    case DT_Q5_K:
+        out.scale *= (float)own[lane];
+        out.offset *= -(float)own[TILE_ROWS + lane];
+        break;
+    case DT_IQ4_XS:
+        out.scale *= (float)(int8_t)own[lane];
+        break;
+    case DT_Q3_K:
+    case DT_Q6_K:
+        out.scale *= (float)(int8_t)own[half * TILE_ROWS + lane];
+        break;
+    case DT_Q2_K:
+        out.scale *= (float)(own[half * TILE_ROWS + lane] & 15);
+        out.offset *= -(float)(own[half * TILE_ROWS + lane] >> 4);
+        break;
+    default: /* d and m are all */
+        break;
+    }
+    return out;
 }
 
 static void read_row(const kern_matrix *table, uint32_t row, float scale, float *out) {
@@ -46,14 +91,13 @@ static void read_row(const kern_matrix *table, uint32_t row, float scale, float 
     uint32_t lane = row % TILE_ROWS;
     const uint8_t *codes = table->codes + row / TILE_ROWS * table->code_bytes;
     const uint8_t *scales = table->scales + row / TILE_ROWS * table->scale_bytes;
+    scale_pair pair = {.scale = 1};
     for (uint32_t i = 0; i < table->cols; i++) {
-        uint32_t b = i / TILE_COLS;
-        const uint8_t *block_scales = scales + (size_t)b * format->scale_bytes;
-        float w =
-            code_at(table->dtype, codes + (size_t)b * format->code_bytes, i % TILE_COLS, lane);
-        if (format->scale_bytes) w *= f32_of_f16(half_at(block_scales, lane));
-        if (table->dtype == DT_Q4_1) w += f32_of_f16(half_at(block_scales, TILE_ROWS + lane));
-        out[i] = scale * w;
+        uint32_t b = i / TILE_COLS, k = i % TILE_COLS;
+        if (format->scaling != SCALE_NONE && k % 16 == 0)
+            pair = scales_at(table, scales, b, k / 16, lane);
+        float w = value_at(table->dtype, codes + (size_t)b * format->code_bytes, k, lane);
+        out[i] = scale * (pair.scale * w + pair.offset);
     }
 }
 

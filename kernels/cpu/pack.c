@@ -10,7 +10,7 @@
 #include "engine/base/mem.h"
 #include "kernels/cpu/cpu.h"
 
-enum { F16_BYTES = 2, NIBBLES_OF_DWORD = 8 };
+enum { F16_BYTES = 2, WORD_CODES = 8 /* codes of 8 bytes, taken as a word */ };
 
 typedef struct pack_job {
     const kern_matrix_desc *desc;
@@ -18,21 +18,83 @@ typedef struct pack_job {
     size_t row_bytes; /* of a row in the file */
 } pack_job;
 
-/* The low nibbles of 8 bytes, first byte lowest. */
-static uint32_t gather_nibbles(uint64_t bytes) {
-    uint64_t x = bytes & 0x0f0f0f0f0f0f0f0fu;
+/* The low 4, 2 or 1 bits of 8 bytes, first byte lowest. */
+static uint32_t gather_bits(uint64_t x, uint32_t bits) {
+    if (bits == 1) return (uint32_t)((x & 0x0101010101010101u) * 0x0102040810204080u >> 56);
+    if (bits == 2) {
+        x &= 0x0303030303030303u;
+        x = (x | x >> 6) & 0x000f000f000f000fu;
+        x = (x | x >> 12) & 0x000000ff000000ffu;
+        return (uint32_t)(x | x >> 24) & 0xffffu;
+    }
+    x &= 0x0f0f0f0f0f0f0f0fu;
     x = (x | x >> 4) & 0x00ff00ff00ff00ffu;
     x = (x | x >> 8) & 0x0000ffff0000ffffu;
     return (uint32_t)(x | x >> 16);
 }
 
-/* One row of one block: bytes 0..15 hold columns 0..15 low, 16..31 high. */
-static void pack_nibbles(const uint8_t *in, uint8_t *codes, uint32_t row) {
-    for (uint32_t line = 0; line < TILE_COLS / NIBBLES_OF_DWORD; line++) {
-        uint64_t bytes;
-        memcpy(&bytes, in + line % 2 * 8, sizeof bytes);
-        uint32_t dword = gather_nibbles(bytes >> (line / 2 * 4));
-        memcpy(codes + line * TILE_ROWS * 4 + row * 4, &dword, sizeof dword);
+/* `bits` of each code from `shift` up, as that many lines; lines points at the row's dword. */
+static void pack_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint8_t *lines) {
+    for (uint32_t line = 0; line < bits; line++, lines += LINE_BYTES) {
+        uint32_t dword = 0;
+        for (uint32_t at = 0; at < 32 / bits; at += WORD_CODES, codes += WORD_CODES) {
+            uint64_t bytes;
+            memcpy(&bytes, codes, sizeof bytes);
+            dword |= gather_bits(bytes >> shift, bits) << at * bits;
+        }
+        memcpy(lines, &dword, sizeof dword);
+    }
+}
+
+static void put_half(uint8_t *halves, uint32_t lane, uint16_t half) {
+    memcpy(halves + lane * F16_BYTES, &half, sizeof half);
+}
+
+static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uint32_t b,
+                        uint32_t lane, uint8_t *scales) {
+    const cpu_format *format = &cpu_formats[matrix->dtype];
+    uint8_t *own = scales + cpu_scales_at(format, b) + lane;
+    uint8_t *halves = scales + cpu_halves_at(format, b);
+    put_half(halves, lane, piece->d);
+    if (dtype_info(matrix->dtype)->coding->offset)
+        put_half(halves + SCALE_ROW_BYTES, lane, piece->m);
+    switch (matrix->dtype) {
+    case DT_Q4_K:
+    case DT_Q5_K:
+        own[0] = (uint8_t)piece->scale[0];
+        own[TILE_ROWS] = piece->minimum[0];
+        break;
+    case DT_IQ4_XS:
+        own[0] = (uint8_t)piece->scale[0];
+        break;
+    case DT_Q3_K:
+    case DT_Q6_K:
+        own[0] = (uint8_t)piece->scale[0];
+        own[TILE_ROWS] = (uint8_t)piece->scale[1];
+        break;
+    case DT_Q2_K:
+        own[0] = (uint8_t)(piece->scale[0] | piece->minimum[0] << 4);
+        own[TILE_ROWS] = (uint8_t)(piece->scale[1] | piece->minimum[1] << 4);
+        break;
+    default: /* d and m are all */
+        break;
+    }
+}
+
+static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane, uint8_t *codes,
+                           uint8_t *scales) {
+    const kern_matrix *matrix = job->matrix;
+    const cpu_format *format = &cpu_formats[matrix->dtype];
+    const quant_coding *coding = dtype_info(matrix->dtype)->coding;
+    ESP_ASSERT(coding->code_bits == format->low_bits + format->high_bits);
+    codes += lane * sizeof(uint32_t);
+    for (uint32_t b = 0; b < matrix->blocks; b++, codes += format->code_bytes) {
+        quant_piece piece;
+        coding->read(in, b, &piece);
+        pack_lines(piece.codes, 0, format->low_bits, codes);
+        pack_lines(piece.codes, format->low_bits, format->high_bits,
+                   codes + format->low_bits * LINE_BYTES);
+        pack_scales(matrix, &piece, b, lane, scales);
     }
 }
 
@@ -43,41 +105,36 @@ static inline void pack_column_major(const uint8_t *in, uint8_t *codes, uint32_t
                element_bytes);
 }
 
-static void pack_row(const pack_job *job, uint32_t row) {
+static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane, uint8_t *codes,
+                           uint8_t *scales) {
     const kern_matrix *matrix = job->matrix;
     const dtype_row *info = dtype_info(matrix->dtype);
     const cpu_format *format = &cpu_formats[matrix->dtype];
-    const uint8_t *in = (const uint8_t *)job->desc->data + row * job->row_bytes;
-    uint32_t lane = row % TILE_ROWS;
-    uint8_t *codes = matrix->codes + row / TILE_ROWS * matrix->code_bytes;
-    uint8_t *scales = matrix->scales + row / TILE_ROWS * matrix->scale_bytes;
     for (uint32_t b = 0; b < matrix->blocks; b++) {
         uint32_t left = matrix->cols - b * TILE_COLS, count = left < TILE_COLS ? left : TILE_COLS;
-        uint32_t halves = format->scale_bytes / SCALE_ROW_BYTES;
-        for (uint32_t i = 0; i < halves; i++)
-            memcpy(scales + i * SCALE_ROW_BYTES + lane * F16_BYTES, in + i * F16_BYTES, F16_BYTES);
-        const uint8_t *body = in + halves * F16_BYTES;
-        switch (matrix->dtype) {
-        case DT_Q4_0:
-        case DT_Q4_1:
-            pack_nibbles(body, codes, lane);
-            break;
-        case DT_Q8_0:
-            pack_column_major(body, codes, lane, count, 1);
-            break;
-        case DT_F16:
-        case DT_BF16:
-            pack_column_major(body, codes, lane, count, 2);
-            break;
-        case DT_F32:
-        default:
-            pack_column_major(body, codes, lane, count, 4);
-            break;
+        if (matrix->dtype == DT_Q8_0) {
+            memcpy(scales + lane * F16_BYTES, in, F16_BYTES);
+            pack_column_major(in + F16_BYTES, codes, lane, count, 1);
+        } else if (info->block_bytes == 2) {
+            pack_column_major(in, codes, lane, count, 2);
+        } else {
+            pack_column_major(in, codes, lane, count, 4);
         }
         in += count / info->block_elements * info->block_bytes;
         codes += format->code_bytes;
         scales += format->scale_bytes;
     }
+}
+
+static void pack_row(const pack_job *job, uint32_t row) {
+    const kern_matrix *matrix = job->matrix;
+    const uint8_t *in = (const uint8_t *)job->desc->data + row * job->row_bytes;
+    uint8_t *codes = matrix->codes + row / TILE_ROWS * matrix->code_bytes;
+    uint8_t *scales = matrix->scales + row / TILE_ROWS * matrix->scale_bytes;
+    if (dtype_info(matrix->dtype)->coding)
+        pack_coded_row(job, in, row % TILE_ROWS, codes, scales);
+    else
+        pack_whole_row(job, in, row % TILE_ROWS, codes, scales);
 }
 
 static void pack_tiles(void *arg, uint32_t worker, uint32_t workers) {
@@ -96,7 +153,8 @@ static bool sizes(const kern_matrix_desc *desc, kern_matrix *matrix, uint64_t *s
     matrix->tiles = (desc->rows - 1) / TILE_ROWS + 1;
     matrix->blocks = (desc->cols - 1) / TILE_COLS + 1;
     matrix->code_bytes = (size_t)matrix->blocks * format->code_bytes;
-    matrix->scale_bytes = (size_t)matrix->blocks * format->scale_bytes;
+    matrix->scale_bytes = (size_t)matrix->blocks * format->scale_bytes +
+                          (size_t)(matrix->blocks / SUPER_BLOCKS) * format->head_bytes;
     uint64_t codes, scales, total;
     if (!check_mul(matrix->code_bytes, matrix->tiles, &codes) ||
         !check_mul(matrix->scale_bytes, matrix->tiles, &scales) ||
@@ -112,9 +170,11 @@ static void widen_inputs(kern_device *dev, uint32_t blocks) {
     if (blocks <= dev->blocks_max) return;
     free(dev->inputs);
     free(dev->input_sums);
+    free(dev->half_sums);
     dev->blocks_max = blocks;
     dev->inputs = mem_new((size_t)blocks * CHUNK_TOKENS, TILE_COLS * sizeof(float));
     dev->input_sums = mem_new((size_t)blocks * CHUNK_TOKENS, sizeof(float));
+    dev->half_sums = mem_new((size_t)blocks * CHUNK_TOKENS, 2 * sizeof(float));
 }
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,

@@ -7,6 +7,7 @@
 #ifndef ESPALIER_REF_H
 #define ESPALIER_REF_H
 
+#include <math.h>
 #include <string.h>
 
 #include "engine/base/pool.h"
@@ -51,6 +52,14 @@ static inline float ref_dot(const float *a, const float *b, uint32_t count) {
         sum[0] += a[i] * b[i];
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
+
+/* 1 / sqrt(mean(x^2) + eps) */
+static inline float ref_norm_factor(const float *x, uint32_t width, float eps) {
+    return 1.0f / sqrtf(ref_dot(x, x, width) / (float)width + eps);
+}
+
+/* cap * tanh(x / cap); cap 0 leaves x. */
+static inline float ref_softcap(float x, float cap) { return cap > 0 ? cap * tanhf(x / cap) : x; }
 
 /* The float32 block of one (frame, layer, k or v, kv head): [KV_PAGE_TOKENS][head_dim]. */
 static inline float *ref_kv_block(const kern_kv_layer *kv, uint32_t frame, uint32_t is_v,

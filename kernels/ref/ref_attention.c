@@ -1,6 +1,7 @@
 /* ref_attention.c - causal attention over pages.
  *
- *   out[t,h,:] = sum_j softmax_j(scale * q[t,h] . k[j,h/G]) v[j,h/G],  j in (p - window, p]
+ *   out[t,h,:] = sum_j softmax_j(cap(scale * q[t,h] . k[j,h/G])) v[j,h/G],  j in (p - window, p]
+ *   cap(s) = softcap * tanh(s / softcap), or s
  *
  * In      q in qkv [T, (heads + 2*kv_heads) * D] f32; pages as ref_rope_store writes them
  * Out     out [T, heads*D] f32
@@ -30,7 +31,7 @@ static void attend(const kern_attention *op, uint32_t t, uint32_t h, float *out)
         size_t at = (size_t)(j % KV_PAGE_TOKENS) * dim;
         const float *k = ref_kv_block(&op->kv, frame, 0, kv_head) + at;
         const float *v = ref_kv_block(&op->kv, frame, 1, kv_head) + at;
-        float score = op->scale * ref_dot(q, k, dim);
+        float score = ref_softcap(op->scale * ref_dot(q, k, dim), op->softcap);
         if (score > top) {
             float shrink = expf(top - score);
             for (uint32_t i = 0; i < dim; i++)

@@ -1,7 +1,7 @@
 /* ref_linear.c - y[t,n] = sum_k W[n,k] x[t,k] (+ bias[n]), then the epilogue.
  *
  * In    x [T,K] f32; up to three matrices [N,K] of any dtype, their outputs side by side
- * Out   out [T, sum of N] f32; SILU_MUL: silu(gate) * up, [T,N]
+ * Out   out [T, sum of N] f32; gated: silu(gate) * up or gelu(gate) * up, [T,N]
  * Temp  one or two weight rows as float32 per worker, each dequantised once per call
  * Work  split over rows n: one worker computes all tokens of an output column */
 // SPDX-License-Identifier: Apache-2.0
@@ -26,6 +26,11 @@ static float bias_of(const kern_linear *op, uint32_t m, uint32_t row) {
 
 static float silu(float x) { return x / (1.0f + expf(-x)); }
 
+/* The tanh form; sqrt(2/pi) is 0.797.. */
+static float gelu(float x) {
+    return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+}
+
 /* Column `col` of out is row `row` of matrix m. */
 static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32_t col,
                          float *scratch) {
@@ -37,6 +42,7 @@ static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32
         const float *x = (const float *)op->in + (size_t)t * matrix->cols;
         float *out = (float *)op->out + (size_t)t * job->out_cols + col;
         float y = ref_dot(w, x, matrix->cols) + bias;
+        if (op->epilogue == EPI_SOFTCAP) y = ref_softcap(y, op->softcap);
         *out = op->epilogue == EPI_RESIDUAL ? *out + y : y;
     }
 }
@@ -50,7 +56,8 @@ static void gated_column(const linear_job *job, uint32_t row, float *scratch) {
         const float *x = (const float *)op->in + (size_t)t * cols;
         float g = ref_dot(gate, x, cols) + bias_of(op, 0, row);
         float u = ref_dot(up, x, cols) + bias_of(op, 1, row);
-        ((float *)op->out)[(size_t)t * job->out_cols + row] = silu(g) * u;
+        g = op->epilogue == EPI_GELU_MUL ? gelu(g) : silu(g);
+        ((float *)op->out)[(size_t)t * job->out_cols + row] = g * u;
     }
 }
 
@@ -61,7 +68,7 @@ static void linear_columns(void *arg, uint32_t worker, uint32_t workers) {
     uint32_t begin, end, m = 0, first = 0;
     pool_share(job->out_cols, 1, worker, workers, &begin, &end);
     for (uint32_t col = begin; col < end; col++) {
-        if (op->epilogue == EPI_SILU_MUL) {
+        if (kern_is_gated(op->epilogue)) {
             gated_column(job, col, scratch);
             continue;
         }
@@ -78,7 +85,7 @@ void ref_linear(kern_device *dev, const kern_linear *op) {
         ESP_ASSERT(op->matrix[m]->cols == op->matrix[0]->cols);
         out_cols += op->matrix[m]->rows;
     }
-    if (op->epilogue == EPI_SILU_MUL) {
+    if (kern_is_gated(op->epilogue)) {
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
         out_cols = op->matrix[0]->rows;
     }

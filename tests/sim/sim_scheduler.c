@@ -21,6 +21,7 @@ enum { STEPS_TOTAL = 1000000 };
 typedef struct setting {
     const char *name;
     uint32_t seqs_max, waiting_max, step_tokens, context_max, pages, groups;
+    uint32_t short_context; /* 0: none */
     uint32_t prompt_max, output_max;
     /* Chances in 1024, per step. */
     uint32_t submits, cancels, forced, early_ends;
@@ -31,6 +32,7 @@ typedef struct setting {
 /* What a client knows of its request. */
 typedef struct client {
     bool live, cancelled;
+    bool outgrown; /* its pages were filled as those of a long sequence */
     sched_seq seq;
     sched_request request;
     uint32_t generated, cached;
@@ -136,6 +138,9 @@ static void check_work(world *w, const sched_work *work) {
     uint32_t known = c->request.prompt_tokens + c->generated, pages;
     /* It goes on where it was, or from the start after a preemption. */
     assert_true(work->first == c->cached || work->first == 0);
+    assert_int_equal(work->outgrown, w->set->short_context && known > w->set->short_context);
+    assert_true(work->outgrown == c->outgrown || work->first == 0);
+    c->outgrown = work->outgrown;
     assert_true(work->count >= 1 && work->first + work->count <= known);
     assert_int_equal(work->row, work->first + work->count == known);
     for (uint32_t group = 0; group < w->set->groups; group++) {
@@ -210,6 +215,7 @@ static world *open_world(const setting *set, uint64_t seed) {
                              .waiting_max = set->waiting_max,
                              .step_tokens = set->step_tokens,
                              .context_max = set->context_max,
+                             .short_context = set->short_context,
                              .kv = {.page_count = set->pages, .group_count = set->groups}};
     assert_int_equal(sched_open(&w->s, &options, NULL), ESP_OK);
     w->client_count = set->seqs_max + set->waiting_max + 4;
@@ -225,10 +231,10 @@ static void close_world(world *w) {
 
 /* First come, first served, and the oldest running one is never pushed back: it gains a token a
  * step. So each of those ahead takes at most its own tokens in steps, and a step more for each
- * preemption that ended without admitting. Forced preemptions cost a whole run over again. */
+ * preemption that ended without admitting. One that outgrows the short context runs it over again. Forced preemptions cost a whole run over again. */
 static uint64_t patience(const setting *set) {
     uint64_t ahead = set->seqs_max + set->waiting_max + 1;
-    return ahead * ((uint64_t)set->prompt_max + 2 * set->output_max);
+    return ahead * ((uint64_t)set->prompt_max + 2 * set->output_max + set->short_context);
 }
 
 static void run(const setting *set, uint64_t steps) {
@@ -255,6 +261,7 @@ static const setting settings[] = {
      .waiting_max = 16,
      .step_tokens = 32,
      .context_max = 128,
+     .short_context = 50,
      .pages = 12,
      .groups = 1,
      .prompt_max = 60,

@@ -9,6 +9,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
+#include "engine/base/quant_blocks.h"
 #include "kernels/kernels.h"
 
 static inline uint64_t lab_hash(uint64_t x) {
@@ -48,30 +49,12 @@ static inline void lab_close(lab *l) {
     pool_close(l->pool);
 }
 
-/* Zeroed memory from the device; under a sanitizer from the heap, whose ends it watches. Both
- * backends here work in host memory. */
 static inline void *lab_alloc(const lab *l, size_t bytes) {
     void *memory = NULL;
-#ifdef ESPALIER_SANITIZED
-    (void)l;
-    int failed = posix_memalign(&memory, 64, bytes);
-    ESP_ASSERT(!failed);
-    memset(memory, 0, bytes);
-#else
     esp_error err = {0};
     esp_code code = l->ops->alloc(l->dev, bytes, &memory, &err);
     ESP_ASSERT(code == ESP_OK);
-#endif
     return memory;
-}
-
-static inline void lab_free(const lab *l, void *memory, size_t bytes) {
-#ifdef ESPALIER_SANITIZED
-    (void)l, (void)bytes;
-    free(memory);
-#else
-    l->ops->release(l->dev, memory, bytes);
-#endif
 }
 
 /* Device memory with count values rounded to bf16, so that every backend sees the same. */
@@ -121,7 +104,7 @@ static inline float *lab_download(const lab *l, kern_kind kind, const void *memo
 }
 
 static inline void lab_release(const lab *l, kern_kind kind, void *memory, size_t count) {
-    lab_free(l, memory, count * l->ops->element_bytes(l->dev, kind));
+    l->ops->release(l->dev, memory, count * l->ops->element_bytes(l->dev, kind));
 }
 
 static inline void lab_put_half(uint8_t *at, float value) {
@@ -157,9 +140,34 @@ static inline uint8_t *lab_blocks(esp_dtype dtype, uint32_t rows, uint32_t cols,
             lab_put_half(block, value / 8);
             break;
         case DT_Q4_1:
-            lab_put_half(block + 2, lab_value(~seed, i)); /* fall through */
+        case DT_Q5_1:
+            lab_put_half(block, value / (dtype == DT_Q4_1 ? 8 : 16));
+            lab_put_half(block + 2, lab_value(~seed, i));
+            break;
+        case DT_Q5_0:
+            lab_put_half(block, value / 16);
+            break;
+        case DT_IQ4_NL:
+            lab_put_half(block, value / 127);
+            break;
+        case DT_Q2_K: /* scales up to 15, codes to 3 */
+            lab_put_half(block + offsetof(block_q2_k, d), value / 45);
+            lab_put_half(block + offsetof(block_q2_k, m), lab_value(~seed, i) / 15);
+            break;
+        case DT_Q3_K: /* 32 and 4 */
+            lab_put_half(block + offsetof(block_q3_k, d), value / 128);
+            break;
+        case DT_Q4_K: /* 63 and 15 */
+        case DT_Q5_K: /* 63 and 31 */
+            lab_put_half(block, value / (dtype == DT_Q4_K ? 945 : 1953));
+            lab_put_half(block + 2, lab_value(~seed, i) / 63);
+            break;
+        case DT_Q6_K: /* 128 and 32 */
+            lab_put_half(block + offsetof(block_q6_k, d), value / 4096);
+            break;
+        case DT_IQ4_XS: /* 32 and 127 */
         default:
-            lab_put_half(block, value / 8);
+            lab_put_half(block, value / 4064);
             break;
         }
     }

@@ -1,6 +1,6 @@
-/* test_family.c - the Llama family (engine/model/family*.c) and model files (model_file.c): a valid
- * tiny file gives its spec, tokenizer and description; each key or tensor that is wrong is refused
- * by name. */
+/* test_family.c - families (engine/model/family*.c) and model files (model_file.c): a valid tiny file
+ * gives its spec, tokenizer and description; each key or tensor that is wrong is refused by name.
+ * What a family computes is tested in test_families.c. */
 // SPDX-License-Identifier: Apache-2.0
 #include <setjmp.h>
 #include <stdarg.h>
@@ -97,7 +97,7 @@ static void reads_the_spec_of_a_tiny_model(void **state) {
     assert_false(spec->tied_embeddings);
     assert_int_equal(spec->rotary, 32);
     assert_true(spec->rope_interleaved);
-    assert_true(spec->rope_theta == 10000.0);
+    assert_true(spec->rope.theta == 10000.0);
     assert_true(fabsf(spec->attention_scale - 0.1767767f) < 1e-6f);
     assert_true(spec->embedding_scale == 1);
     model_file_close(tiny);
@@ -208,10 +208,13 @@ static void refuses_numbers_out_of_bounds(void **state) {
 }
 
 static void put_experts(gguf_builder *b) { gb_u32(b, "llama.expert_count", 8); }
-static void put_window(gguf_builder *b) { gb_u32(b, "llama.attention.sliding_window", 4096); }
 static void put_yarn(gguf_builder *b) { gb_text(b, "llama.rope.scaling.type", "yarn"); }
-static void put_factor(gguf_builder *b) { gb_f32(b, "llama.rope.scaling.factor", 4); }
-static void put_old_factor(gguf_builder *b) { gb_f32(b, "llama.rope.scale_linear", 2); }
+static void put_longrope(gguf_builder *b) { gb_text(b, "llama.rope.scaling.type", "longrope"); }
+static void put_attention_factor(gguf_builder *b) {
+    gb_f32(b, "llama.rope.scaling.attn_factor", 1.2f);
+}
+static void put_old_factor(gguf_builder *b) { gb_f32(b, "llama.rope.scale_linear", -2); }
+static void put_yarn_extra(gguf_builder *b) { gb_f32(b, "llama.rope.scaling.yarn_ext_factor", 1); }
 static void put_nan_factor(gguf_builder *b) { gb_f32(b, "llama.rope.scaling.factor", NAN); }
 static void put_bidirectional(gguf_builder *b) { gb_bool(b, "llama.attention.causal", false); }
 static void put_unknown(gguf_builder *b) { gb_f32(b, "llama.logit_scale", 0.0625f); }
@@ -237,11 +240,12 @@ static void refuses_variants_by_name(void **state) {
         const char *without, *words;
     } cases[] = {
         {put_experts, "", "llama.expert_count is 8"},
-        {put_window, "", "llama.attention.sliding_window is 4096"},
-        {put_yarn, "", "llama.rope.scaling.type is \"yarn\""},
-        {put_factor, "", "llama.rope.scaling.factor is 4"},
-        {put_old_factor, "", "llama.rope.scale_linear is 2"},
+        {put_yarn, "", "key llama.rope.scaling.original_context_length is missing"},
+        {put_longrope, "", "scaling.type is \"longrope\", which is not supported for llama models"},
+        {put_attention_factor, "", "attn_factor is 1.2; it is supported with longrope only"},
+        {put_old_factor, "", "llama.rope.scale_linear is -2; wanted 0 to 1e+06"},
         {put_nan_factor, "", "llama.rope.scaling.factor is nan"},
+        {put_yarn_extra, "", "key llama.rope.scaling.yarn_ext_factor (1) is not known"},
         {put_bidirectional, "", "llama.attention.causal is false"},
         {put_unknown, "", "key llama.logit_scale (0.0625) is not known"},
         {put_head_array, "llama.attention.head_count", "head_count is of type array"},
@@ -280,7 +284,8 @@ static void names_the_architectures_it_knows(void **state) {
     (void)state;
     static const struct {
         const char *name, *words;
-    } cases[] = {{"qwen2", "general.architecture is \"qwen2\"; wanted one of llama"},
+    } cases[] = {{"gpt2", "general.architecture is \"gpt2\"; wanted one of llama, qwen2, qwen3, "
+                          "gemma2, gemma3, phi3"},
                  {"llama\x1b", "general.architecture is \"llama?\""},
                  {NULL, "key general.architecture is missing"}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -298,7 +303,10 @@ static void names_the_architectures_it_knows(void **state) {
 
 static void add_bias(gb_tiny *t) { gb_tiny_tensor(t, "blk.0.attn_q.bias", 0, 64, 0, 1); }
 static void add_layer(gb_tiny *t) { gb_tiny_layer(t, 2); }
-static void add_rope_freqs(gb_tiny *t) { gb_tiny_tensor(t, "rope_freqs.weight", 0, 8, 1, 0); }
+static void add_short_divisors(gb_tiny *t) { gb_tiny_tensor(t, "rope_freqs.weight", 0, 7, 1, 0); }
+static void add_zero_divisors(gb_tiny *t) { gb_tiny_tensor(t, "rope_freqs.weight", 0, 8, 0, 0); }
+static void add_divisors(gb_tiny *t) { gb_tiny_tensor(t, "rope_freqs.weight", 0, 8, 1, 0); }
+static void add_long_list(gb_tiny *t) { gb_tiny_tensor(t, "rope_factors_long.weight", 0, 8, 1, 0); }
 
 /* Tensors that are missing and tensors that have no place. */
 static void refuses_missing_and_surplus_tensors(void **state) {
@@ -313,13 +321,142 @@ static void refuses_missing_and_surplus_tensors(void **state) {
         {"output.weight", "outpot.weight", "outpot.weight has no place in a llama model", NULL},
         {NULL, NULL, "blk.0.attn_q.bias has no place in a llama model of 2 layers", add_bias},
         {NULL, NULL, "blk.2.attn_norm.weight has no place", add_layer},
-        {NULL, NULL, "rope_freqs.weight scales the rope frequencies", add_rope_freqs},
+        {NULL, NULL, "rope_freqs.weight has the shape [7]; the metadata wants [8]",
+         add_short_divisors},
+        {NULL, NULL, "element 0 of tensor rope_freqs.weight is 0; wanted > 0", add_zero_divisors},
+        {NULL, NULL, "rope_factors_long.weight has no place in a llama model", add_long_list},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         change c = {
             .rename_from = cases[i].from, .rename_to = cases[i].to, .more_tensors = cases[i].more};
         assert_refused(&c, cases[i].words);
     }
+}
+
+static void put_scalings(gguf_builder *b) {
+    gb_text(b, "llama.rope.scaling.type", "yarn");
+    gb_f32(b, "llama.rope.scaling.factor", 4);
+    gb_u32(b, "llama.rope.scaling.original_context_length", 64);
+    gb_f32(b, "llama.rope.scaling.yarn_beta_fast", 16);
+}
+
+static void put_window(gguf_builder *b) { gb_u32(b, "llama.attention.sliding_window", 48); }
+static void put_factor(gguf_builder *b) { gb_f32(b, "llama.rope.scaling.factor", 4); }
+
+/* Scalings and windows of the Llama architecture, each by its keys or tensor; not two at once. */
+static void reads_scalings_and_windows(void **state) {
+    (void)state;
+    static const struct {
+        void (*keys)(gguf_builder *);
+        void (*tensors)(gb_tiny *);
+        spec_scaling scaling;
+        uint32_t window;
+    } cases[] = {
+        {put_scalings, NULL, SCALING_YARN, 0},
+        {put_factor, NULL, SCALING_LINEAR, 0},
+        {NULL, add_divisors, SCALING_DIVISORS, 0},
+        {put_window, NULL, SCALING_NONE, 48},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        change c = {.more_keys = cases[i].keys, .more_tensors = cases[i].tensors};
+        char *file;
+        model_file *tiny = assert_opens(&c, &file);
+        const model_spec *spec = model_file_spec(tiny);
+        assert_int_equal(spec->rope.scaling, cases[i].scaling);
+        assert_int_equal(spec->window, cases[i].window);
+        assert_int_equal(spec->slides[1], cases[i].window > 0);
+        if (spec->rope.scaling == SCALING_YARN) {
+            assert_true(spec->rope.factor == 4 && spec->rope.original == 64);
+            assert_true(spec->rope.beta_fast == 16 && spec->rope.beta_slow == 1);
+            assert_true(fabs(spec->rope.magnitude - 1.1386294) < 1e-6);
+        }
+        model_file_close(tiny);
+        free(file);
+    }
+    change both = {.more_keys = put_scalings, .more_tensors = add_divisors};
+    assert_refused(&both, "rope_freqs.weight scales the rope frequencies, and llama.rope.scaling");
+}
+
+/* A file of tests/vectors/families, malloc'd. */
+static char *read_vector(const char *name, size_t *bytes) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/tests/vectors/families/%s.gguf", TEST_SOURCE_DIR, name);
+    FILE *in = fopen(path, "rb");
+    assert_non_null(in);
+    assert_int_equal(fseek(in, 0, SEEK_END), 0);
+    *bytes = (size_t)ftell(in);
+    rewind(in);
+    char *file = malloc(*bytes);
+    assert_int_equal(fread(file, 1, *bytes, in), *bytes);
+    fclose(in);
+    return file;
+}
+
+/* Every other family, with one word of its file changed: a tensor or key that is then missing, or
+ * unknown to it. */
+static void other_families_refuse_by_name_too(void **state) {
+    (void)state;
+    static const struct {
+        const char *file, *from, *to, *words;
+    } cases[] = {
+        {"qwen2", "blk.1.attn_k.bias", "blk.1.attn_k.bios", "blk.1.attn_k.bias is missing"},
+        {"qwen2", "yarn", "yarm", "qwen2.rope.scaling.type is \"yarm\""},
+        {"qwen2", "qwen2.rope.scaling.original_context_length",
+         "qwen2.rope.scaling.original_context_langth", "original_context_length is missing"},
+        {"qwen2", "qwen2.rope.scaling.factor", "qwen2.attention.clamp_kqv",
+         "key qwen2.attention.clamp_kqv (4) is not known"},
+        {"qwen3", "blk.0.attn_q_norm.weight", "blk.0.attn_q_nurm.weight",
+         "blk.0.attn_q_norm.weight is missing"},
+        {"gemma3", "blk.6.post_ffw_norm.weight", "blk.6.post_fww_norm.weight",
+         "blk.6.post_ffw_norm.weight is missing"},
+        {"gemma3", "linear", "luneur", "gemma3.rope.scaling.type is \"luneur\""},
+        {"gemma2", "gemma2.attention.scale", "gemma2.attention.skale",
+         "key gemma2.attention.skale (0.204124153) is not known"},
+        {"gemma2", "gemma2.attn_logit_softcapping", "gemma2.attn_logit_softcappinG",
+         "softcappinG (3) is not known"},
+        {"phi3", "rope_factors_short.weight", "rope_factors_shirt.weight",
+         "rope_factors_short.weight is missing"},
+        {"phi3", "rope_factors_long.weight", "rope_factors_lang.weight",
+         "attn_factor is 1.1547; it is supported with longrope only"},
+        {"phi3", "blk.0.attn_qkv.weight", "blk.0.attn_qvk.weight",
+         "blk.0.attn_qkv.weight is missing"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t bytes;
+        char *file = read_vector(cases[i].file, &bytes);
+        model_file *opened;
+        esp_error err = {0};
+        rename_tensor(file, bytes, cases[i].from, cases[i].to);
+        assert_int_equal(model_file_open_memory(&opened, file, bytes, "m.gguf", &err), ESP_INVALID);
+        if (!strstr(err.message, cases[i].words)) print_error("%s\n", err.message);
+        assert_non_null(strstr(err.message, cases[i].words));
+        free(file);
+    }
+}
+
+/* What makes each family itself, as the spec says it. */
+static void reads_the_specs_of_other_families(void **state) {
+    (void)state;
+    size_t bytes;
+    model_file *opened;
+    char *file = read_vector("gemma3", &bytes);
+    assert_int_equal(model_file_open_memory(&opened, file, bytes, "m", NULL), ESP_OK);
+    const model_spec *spec = model_file_spec(opened);
+    assert_true(spec->slides[0] && spec->slides[4] && !spec->slides[5] && spec->slides[6]);
+    assert_true(spec->rope_local && spec->local_theta == 10000 && spec->rope.theta == 1000000);
+    assert_true(spec->rope.scaling == SCALING_LINEAR && spec->rope.factor == 8);
+    assert_true(spec->embedding_scale == 8 && spec->activation == ACTIVATION_GELU_TANH);
+    assert_false(spec->rope_interleaved);
+    model_file_close(opened);
+    free(file);
+    file = read_vector("phi4", &bytes);
+    assert_int_equal(model_file_open_memory(&opened, file, bytes, "m", NULL), ESP_OK);
+    spec = model_file_spec(opened);
+    assert_int_equal(spec->rotary, 12);
+    assert_int_equal(spec_short_context(spec), 64);
+    assert_true(fabs(spec->rope.magnitude - sqrt(1 + log(4) / log(64))) < 1e-6);
+    model_file_close(opened);
+    free(file);
 }
 
 /* A shape that the metadata does not want, a norm that is not F32, a matrix as a vector. */
@@ -549,7 +686,7 @@ static void opens_every_matrix_type_from_a_path(void **state) {
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     close(fd);
-    for (esp_dtype dtype = DT_F32; dtype < DT_COUNT; dtype++) {
+    for (esp_dtype dtype = DT_F32; gb_writes(dtype); dtype++) {
         const tiny_llama_options options = {.dtype = dtype, .seed = 5};
         size_t bytes;
         model_file *tiny;
@@ -575,6 +712,9 @@ int main(void) {
         cmocka_unit_test(takes_harmless_keys),
         cmocka_unit_test(names_the_architectures_it_knows),
         cmocka_unit_test(refuses_missing_and_surplus_tensors),
+        cmocka_unit_test(reads_scalings_and_windows),
+        cmocka_unit_test(other_families_refuse_by_name_too),
+        cmocka_unit_test(reads_the_specs_of_other_families),
         cmocka_unit_test(refuses_mis_shaped_tensors),
         cmocka_unit_test(refuses_bad_tokenizer_data),
         cmocka_unit_test(opens_the_tokenizer_of_the_file),

@@ -93,6 +93,32 @@ static void reads_every_type_and_its_tensors(void **state) {
     free(file);
 }
 
+/* Type numbers and sizes of 256 weights, ggml.h and ggml-common.h of the reference implementation.
+ */
+static void knows_the_types_of_tensors(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t number;
+        esp_dtype dtype;
+        size_t bytes;
+    } types[] = {{0, DT_F32, 1024},    {1, DT_F16, 512},     {2, DT_Q4_0, 144},  {3, DT_Q4_1, 160},
+                 {6, DT_Q5_0, 176},    {7, DT_Q5_1, 192},    {8, DT_Q8_0, 272},  {10, DT_Q2_K, 84},
+                 {11, DT_Q3_K, 110},   {12, DT_Q4_K, 144},   {13, DT_Q5_K, 176}, {14, DT_Q6_K, 210},
+                 {20, DT_IQ4_NL, 144}, {23, DT_IQ4_XS, 136}, {30, DT_BF16, 512}};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        const uint8_t zeros[1024] = {0};
+        gguf_builder b = {0};
+        gb_tensor_entry(&b, "t", 1, (uint64_t[]){256}, types[i].number, 0);
+        gb_put(&b.data, zeros, types[i].bytes);
+        char *file;
+        gguf_file *gguf = assert_opens(&b, &file);
+        assert_int_equal(gguf_tensor_at(gguf, 0)->dtype, types[i].dtype);
+        assert_int_equal(gguf_tensor_at(gguf, 0)->bytes, types[i].bytes);
+        gguf_close(gguf);
+        free(file);
+    }
+}
+
 /* Integers of any width and sign are read when the value fits, and refused with key and value when
  * not. */
 static void reads_integers_that_fit(void **state) {
@@ -437,14 +463,18 @@ static void refuses_rows_of_part_blocks(void **state) {
     (void)state;
     gguf_builder b = one_entry("t", 2, (uint64_t[]){16, 2}, 2, 0);
     assert_refused(&b, "tensor t has 16 columns; Q4_0 wants a multiple of 32");
+    b = one_entry("t", 2, (uint64_t[]){128, 2}, 12, 0);
+    assert_refused(&b, "tensor t has 128 columns; Q4_K wants a multiple of 256");
 }
 
 /* Types: known to the format but not to us, and unknown: both with the list of what is supported.
  */
 static void refuses_unsupported_types(void **state) {
     (void)state;
-    gguf_builder b = one_entry("t", 1, (uint64_t[]){256}, 12, 0);
-    assert_refused(&b, "type 12 (Q4_K), which is not supported; wanted one of F32, F16, Q4_0");
+    gguf_builder b = one_entry("t", 1, (uint64_t[]){256}, 21, 0);
+    assert_refused(&b, "type 21 (IQ3_S), which is not supported; wanted one of F32, F16, Q4_0");
+    b = one_entry("t", 1, (uint64_t[]){256}, 21, 0);
+    assert_refused(&b, "Q6_K, IQ4_NL, IQ4_XS, BF16");
     b = one_entry("t", 1, (uint64_t[]){256}, 4, 0);
     assert_refused(&b, "type 4 (unknown)");
     b = one_entry("t", 1, (uint64_t[]){256}, UINT32_MAX, 0);
@@ -544,6 +574,7 @@ static void opens_regular_files_only(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_every_type_and_its_tensors),
+        cmocka_unit_test(knows_the_types_of_tensors),
         cmocka_unit_test(reads_integers_that_fit),
         cmocka_unit_test(getters_name_the_type_they_saw),
         cmocka_unit_test(walks_string_arrays_and_prints),

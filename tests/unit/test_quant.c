@@ -121,10 +121,40 @@ static void plain_formats_are_one_element_a_block(void **state) {
 /* GGUF spells them so (ggml_type names, upper case). */
 static void every_format_has_a_name_and_a_size(void **state) {
     (void)state;
-    static const char *const names[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"};
+    static const char *const names[] = {"F32",  "F16",  "BF16", "Q8_0",   "Q4_0",
+                                        "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K",
+                                        "Q3_K", "Q4_K", "Q5_K", "Q6_K",   "IQ4_XS"};
     for (int i = 0; i < DT_COUNT; i++) {
         assert_string_equal(dtype_info((esp_dtype)i)->name, names[i]);
         assert_true(dtype_info((esp_dtype)i)->block_bytes > 0);
+    }
+}
+
+/* The pieces that a backend packs from, put together by the formula beside quant_coding, are the
+ * weights; blocks at an odd address. */
+static void pieces_add_up_to_the_weights(void **state) {
+    (void)state;
+    for (int d = 0; d < DT_COUNT; d++) {
+        const dtype_row *row = dtype_info((esp_dtype)d);
+        const quant_coding *coding = row->coding;
+        if (!coding) continue;
+        uint8_t memory[1 + 2 * 210];
+        for (size_t i = 0; i < sizeof memory; i++)
+            memory[i] = (uint8_t)(i * 37 % 101); /* no byte makes an infinite half */
+        float out[512];
+        uint32_t count = 2 * row->block_elements;
+        row->dequantise(memory + 1, out, count);
+        for (uint32_t i = 0; i < count; i++) {
+            quant_piece piece;
+            coding->read(memory + 1, i / QUANT_PIECE, &piece);
+            uint32_t half = i % QUANT_PIECE / 16;
+            uint8_t code = piece.codes[i % QUANT_PIECE];
+            assert_true(code < 1u << coding->code_bits);
+            if (coding->scale_cols == QUANT_PIECE) assert_int_equal(piece.scale[0], piece.scale[1]);
+            float w = f32_of_f16(piece.d) * (float)piece.scale[half] * quant_value(coding, code);
+            float m = f32_of_f16(piece.m) * (float)piece.minimum[half];
+            assert_true(out[i] == w + (float)coding->offset * m);
+        }
     }
 }
 
@@ -135,6 +165,7 @@ int main(void) {
         cmocka_unit_test(bf16_rounds_to_nearest_even_and_keeps_nan),
         cmocka_unit_test(blocks_mean_what_their_format_says),
         cmocka_unit_test(plain_formats_are_one_element_a_block),
+        cmocka_unit_test(pieces_add_up_to_the_weights),
         cmocka_unit_test(every_format_has_a_name_and_a_size),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

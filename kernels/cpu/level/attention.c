@@ -1,6 +1,7 @@
 /* attention.c - causal attention over pages.
  *
- *   out[t,h,:] = sum_j softmax_j(scale * q[t,h] . k[j,h/G]) v[j,h/G],  j in (p - window, p]
+ *   out[t,h,:] = sum_j softmax_j(cap(scale * q[t,h] . k[j,h/G])) v[j,h/G],  j in (p - window, p]
+ *   cap(s) = softcap * tanh(s / softcap), or s
  *
  * In      q in qkv [T, (heads + 2*kv_heads) * D] f32; pages of cpu.h, bf16 or f32
  * Out     out [T, heads*D] bf16
@@ -12,14 +13,15 @@
  * too Cost    2*D*16 FMA lanes and one exp of 16 lanes a page and query. Bar:
  * bench/bench_attention.c Source  online softmax, arXiv:1805.02867; pages, arXiv:2309.06180 */
 // SPDX-License-Identifier: Apache-2.0
-#include <string.h>
-
 #include "kernels/cpu/level/simd.h"
 
 enum {
     SHARED_QUERIES = 4,                   /* that use one load of k or v together */
     VALUE_VECTORS = VECTORS == 1 ? 4 : 2, /* of one row of v held at a time */
 };
+
+#define UNROLL
+#define LOG2_E 1.44269504088896341f
 
 typedef struct attention_job {
     kern_device *dev;
@@ -41,6 +43,7 @@ typedef struct page_view {
     uint32_t begin;            /* position of slot 0 */
     uint32_t dim, width;       /* D; rounded up to 16 */
     float scale;               /* base 2 */
+    float softcap;             /* base 2; 0: none */
 } page_view;
 
 typedef enum page_kind { PAGE_BF16, PAGE_F32 } page_kind;
@@ -48,6 +51,28 @@ typedef enum page_kind { PAGE_BF16, PAGE_F32 } page_kind;
 ALWAYS_INLINE vf load_page(page_kind kind, const void *base, size_t index) {
     return kind == PAGE_BF16 ? v_load_bf16((const uint16_t *)base + index)
                              : v_load((const float *)base + index);
+}
+
+/* Scores of 16 keys for each query, even and odd dims summed apart, then together. */
+ALWAYS_INLINE void score(page_kind kind, uint32_t count, const page_view *page,
+                         const query *queries, v16 *scores) {
+    for (uint32_t v = 0; v < VECTORS; v++) {
+        vf even[SHARED_QUERIES], odd[SHARED_QUERIES];
+        UNROLL for (uint32_t i = 0; i < count; i++) even[i] = odd[i] = v_zero();
+        for (uint32_t d = 0; d < page->dim; d += 2) {
+            vf k0 = load_page(kind, page->keys, (size_t)d * KV_PAGE_TOKENS + v * LANES);
+            vf k1 = load_page(kind, page->keys, (size_t)(d + 1) * KV_PAGE_TOKENS + v * LANES);
+            UNROLL for (uint32_t i = 0; i < count; i++) {
+                even[i] = v_fma(k0, v_set1(queries[i].q[d]), even[i]);
+                odd[i] = v_fma(k1, v_set1(queries[i].q[d + 1]), odd[i]);
+            }
+        }
+        UNROLL for (uint32_t i = 0; i < count; i++) scores[i].v[v] =
+            v_mul(v_add(even[i], odd[i]), v_set1(page->scale));
+        if (page->softcap > 0)
+            UNROLL for (uint32_t i = 0; i < count; i++) scores[i].v[v] =
+                v_softcap(scores[i].v[v], page->softcap);
+    }
 }
 
 /* Slots of the page that the query sees: [first, end), empty when first >= end. */
@@ -84,52 +109,25 @@ ALWAYS_INLINE float soften(query *q, v16 scores, slot_range range, float *weight
     return shrink;
 }
 
-/* clang-format off: it does not know that EACH is a loop. */
-
-/* Scores of 16 keys for each query, even and odd dims summed apart, then together. */
-ALWAYS_INLINE void score(page_kind kind, uint32_t count, const page_view *page,
-                         const query *queries, v16 *scores) {
-    for (uint32_t v = 0; v < VECTORS; v++) {
-        vf even[SHARED_QUERIES], odd[SHARED_QUERIES];
-        EACH(i, count)
-        even[i] = odd[i] = v_zero();
-        for (uint32_t d = 0; d < page->dim; d += 2) {
-            vf k0 = load_page(kind, page->keys, (size_t)d * KV_PAGE_TOKENS + v * LANES);
-            vf k1 = load_page(kind, page->keys, (size_t)(d + 1) * KV_PAGE_TOKENS + v * LANES);
-            EACH(i, count) {
-                even[i] = v_fma(k0, v_set1(queries[i].q[d]), even[i]);
-                odd[i] = v_fma(k1, v_set1(queries[i].q[d + 1]), odd[i]);
-            }
-        }
-        EACH(i, count)
-        scores[i].v[v] = v_mul(v_add(even[i], odd[i]), v_set1(page->scale));
-    }
-}
-
 /* out = out * shrink + sum over the range's slots, in order, of weight * v; columns from `at`. */
 ALWAYS_INLINE void add_columns(page_kind kind, uint32_t count, uint32_t vectors,
                                const page_view *page, const query *queries, slot_range range,
                                float (*weights)[KV_PAGE_TOKENS], const float *shrink, uint32_t at) {
     vf acc[SHARED_QUERIES][VALUE_VECTORS];
-    EACH(i, count)
-    EACH(c, vectors)
-    acc[i][c] = v_mul(v_load(queries[i].out + at + c * LANES), v_set1(shrink[i]));
+    UNROLL for (uint32_t i = 0; i < count; i++) UNROLL for (uint32_t c = 0; c < vectors; c++)
+        acc[i][c] = v_mul(v_load(queries[i].out + at + c * LANES), v_set1(shrink[i]));
     for (uint32_t slot = range.first; slot < range.end; slot++) {
         vf value[VALUE_VECTORS];
-        EACH(c, vectors)
-        value[c] = load_page(kind, page->values, (size_t)slot * page->width + at + c * LANES);
-        EACH(i, count) {
+        UNROLL for (uint32_t c = 0; c < vectors; c++) value[c] =
+            load_page(kind, page->values, (size_t)slot * page->width + at + c * LANES);
+        UNROLL for (uint32_t i = 0; i < count; i++) {
             vf p = v_set1(weights[i][slot]);
-            EACH(c, vectors)
-            acc[i][c] = v_fma(p, value[c], acc[i][c]);
+            UNROLL for (uint32_t c = 0; c < vectors; c++) acc[i][c] = v_fma(p, value[c], acc[i][c]);
         }
     }
-    EACH(i, count)
-    EACH(c, vectors)
-    v_store(queries[i].out + at + c * LANES, acc[i][c]);
+    UNROLL for (uint32_t i = 0; i < count; i++) UNROLL for (uint32_t c = 0; c < vectors; c++)
+        v_store(queries[i].out + at + c * LANES, acc[i][c]);
 }
-
-/* clang-format on */
 
 ALWAYS_INLINE void add_values(page_kind kind, uint32_t count, const page_view *page,
                               const query *queries, slot_range range,
@@ -263,7 +261,8 @@ static page_view page_at(const attention_job *job, const attention_item *item, u
         .begin = index * KV_PAGE_TOKENS,
         .dim = op->kv.shape->head_dim,
         .width = cpu_round_up(op->kv.shape->head_dim, TILE_ROWS),
-        .scale = op->scale * 1.44269504088896341f,
+        .scale = op->scale * LOG2_E,
+        .softcap = op->softcap * LOG2_E,
     };
 }
 

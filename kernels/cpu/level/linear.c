@@ -1,7 +1,7 @@
 /* linear.c - y[t,:] = W x[t,:] (+ bias), then the epilogue.
  *
  * In     x [T,K] bf16; up to three packed matrices [N,K]; bias [N] f32 or NULL
- * Out    STORE, RESIDUAL: [T, sum of N] f32; SILU_MUL: [T,N] bf16
+ * Out    STORE, RESIDUAL, SOFTCAP: [T, sum of N] f32; gated: [T,N] bf16
  * Temp   x as float32, CHUNK_TOKENS at a time, shared by the workers; sums of one strip per worker
  * Work   split over tiles of 16 rows, statically: one worker computes an output, always by the
  * chain of cpu.h, so neither T nor the thread count changes a bit Cost   T <= 4 reads each weight
@@ -20,9 +20,10 @@ typedef struct linear_job {
     uint32_t first_col[LINEAR_MATRICES_MAX];
     uint32_t units;      /* of work: a tile, or a tile of gate and of up */
     uint32_t unit_tiles; /* 1 or 2 */
+    bool half_sums;      /* a format has an offset each 16 columns */
 } linear_job;
 
-/* The tiles that one worker computes side by side; for SILU_MUL all gates, then all ups. */
+/* The tiles that one worker computes side by side; for gated epilogues all gates, then all ups. */
 typedef struct strip {
     uint32_t count;
     uint32_t matrix[STRIP_TILES]; /* index in the op */
@@ -31,7 +32,9 @@ typedef struct strip {
 
 /* --- activations to float32 -------------------------------------------------------------- */
 
-static void expand_block(const uint16_t *in, uint32_t count, float *out, float *sum) {
+/* halves: the sums over 16 columns each; NULL where no format asks for them. */
+static void expand_block(const uint16_t *in, uint32_t count, float *out, float *sum,
+                         float *halves) {
     uint16_t padded[TILE_COLS] = {0};
     if (count < TILE_COLS) {
         memcpy(padded, in, count * sizeof *in);
@@ -44,6 +47,8 @@ static void expand_block(const uint16_t *in, uint32_t count, float *out, float *
             half[i].v[v] = v_load_bf16(in + at);
             v_store(out + at, half[i].v[v]);
         }
+    for (uint32_t i = 0; halves && i < 2; i++)
+        halves[i] = v16_sum(half[i]);
     for (uint32_t v = 0; v < VECTORS; v++)
         half[0].v[v] = v_add(half[0].v[v], half[1].v[v]);
     *sum = v16_sum(half[0]);
@@ -59,7 +64,8 @@ static void expand_tokens(const linear_job *job, uint32_t base, uint32_t rows, u
             uint32_t left = job->cols - b * TILE_COLS;
             size_t at = (size_t)b * rows + t;
             expand_block(in + (size_t)b * TILE_COLS, left < TILE_COLS ? left : TILE_COLS,
-                         dev->inputs + at * TILE_COLS, dev->input_sums + at);
+                         dev->inputs + at * TILE_COLS, dev->input_sums + at,
+                         job->half_sums ? dev->half_sums + at * 2 : NULL);
         }
     }
 }
@@ -72,7 +78,7 @@ static strip strip_at(const linear_job *job, uint32_t unit, uint32_t end) {
     strip s = {.count = units * job->unit_tiles};
     for (uint32_t i = 0; i < s.count; i++) {
         uint32_t m = 0, tile = unit + i % units;
-        if (op->epilogue == EPI_SILU_MUL) {
+        if (kern_is_gated(op->epilogue)) {
             m = i / units;
         } else {
             while (tile >= op->matrix[m]->tiles)
@@ -88,6 +94,7 @@ static tile_run run_of(const linear_job *job, const strip *s, uint32_t input_row
     tile_run run = {.blocks = job->blocks,
                     .inputs = job->dev->inputs,
                     .input_sums = job->dev->input_sums,
+                    .half_sums = job->dev->half_sums,
                     .input_rows = input_rows};
     for (uint32_t i = 0; i < s->count; i++) {
         const kern_matrix *matrix = job->op->matrix[s->matrix[i]];
@@ -97,125 +104,31 @@ static tile_run run_of(const linear_job *job, const strip *s, uint32_t input_row
     return run;
 }
 
+static esp_dtype format_of(const linear_job *job, const strip *s, uint32_t tile) {
+    return job->op->matrix[s->matrix[tile]]->dtype;
+}
+
 /* How many tiles from `first` on have one format. */
 static uint32_t same_format(const linear_job *job, const strip *s, uint32_t first) {
     uint32_t end = first + 1;
-    esp_dtype dtype = job->op->matrix[s->matrix[first]]->dtype;
-    while (end < s->count && job->op->matrix[s->matrix[end]]->dtype == dtype)
+    while (end < s->count && format_of(job, s, end) == format_of(job, s, first))
         end++;
     return end - first;
 }
 
 /* --- few tokens -------------------------------------------------------------------------- */
 
-/* As many tiles at a time as the registers hold accumulators for. */
-ALWAYS_INLINE void fused_tokens(esp_dtype dtype, uint32_t tokens, const tile_run *run,
-                                uint32_t first, uint32_t count, float (*sums)[STRIP_ROWS]) {
-    const uint32_t together = (tokens <= 2 ? STRIP_TILES : STRIP_TILES / 2) / VECTORS;
-    uint32_t end = first + count;
-    for (; first + together <= end; first += together)
-        tile_fused(dtype, together, tokens, run, first, sums);
-    for (; together > 2 && first + 2 <= end; first += 2)
-        tile_fused(dtype, 2, tokens, run, first, sums);
-    for (; together > 1 && first < end; first++)
-        tile_fused(dtype, 1, tokens, run, first, sums);
-}
-
-ALWAYS_INLINE void fused_format(esp_dtype dtype, uint32_t tokens, const tile_run *run,
-                                uint32_t first, uint32_t count, float (*sums)[STRIP_ROWS]) {
-    if (tokens == 1)
-        fused_tokens(dtype, 1, run, first, count, sums);
-    else if (tokens == 2)
-        fused_tokens(dtype, 2, run, first, count, sums);
-    else if (tokens == 3)
-        fused_tokens(dtype, 3, run, first, count, sums);
-    else
-        fused_tokens(dtype, FUSED_TOKENS, run, first, count, sums);
-}
-
-#define FUSED_ARGS                                                                                 \
-    uint32_t tokens, const tile_run *run, uint32_t first, uint32_t count, float(*sums)[STRIP_ROWS]
-typedef void fused_fn(FUSED_ARGS);
-#define FUSED_OF(dtype)                                                                            \
-    static void fused_##dtype(FUSED_ARGS) { fused_format(dtype, tokens, run, first, count, sums); }
-FUSED_OF(DT_F32)
-FUSED_OF(DT_F16)
-FUSED_OF(DT_BF16)
-FUSED_OF(DT_Q8_0)
-FUSED_OF(DT_Q4_0)
-FUSED_OF(DT_Q4_1)
-static fused_fn *const fused_of[DT_COUNT] = {fused_DT_F32,  fused_DT_F16,  fused_DT_BF16,
-                                             fused_DT_Q8_0, fused_DT_Q4_0, fused_DT_Q4_1};
-
 static void strip_fused(const linear_job *job, const strip *s, uint32_t tokens,
                         cpu_scratch *scratch) {
     tile_run run = run_of(job, s, tokens);
     for (uint32_t first = 0, count; first < s->count; first += count) {
         count = same_format(job, s, first);
-        fused_of[job->op->matrix[s->matrix[first]]->dtype](tokens, &run, first, count,
-                                                           scratch->sums);
+        esp_dtype dtype = format_of(job, s, first);
+        LEVEL_NAME(tiles_fused)(dtype, &run, first, count, tokens, scratch->sums);
     }
 }
 
 /* --- many tokens ------------------------------------------------------------------------- */
-
-ALWAYS_INLINE void blocked_tiles(esp_dtype dtype, uint32_t tiles, const tile_run *run,
-                                 uint32_t first, uint32_t b, uint32_t tokens,
-                                 cpu_scratch *scratch) {
-    uint32_t t = 0;
-    for (; t + BLOCKED_TOKENS <= tokens; t += BLOCKED_TOKENS)
-        tile_blocked(dtype, tiles, BLOCKED_TOKENS, run, first, b, t, scratch);
-    switch (tokens - t) {
-    case 5:
-        tile_blocked(dtype, tiles, 5, run, first, b, t, scratch);
-        break;
-    case 4:
-        tile_blocked(dtype, tiles, 4, run, first, b, t, scratch);
-        break;
-    case 3:
-        tile_blocked(dtype, tiles, 3, run, first, b, t, scratch);
-        break;
-    case 2:
-        tile_blocked(dtype, tiles, 2, run, first, b, t, scratch);
-        break;
-    case 1:
-        tile_blocked(dtype, tiles, 1, run, first, b, t, scratch);
-        break;
-    default:
-        break;
-    }
-}
-
-ALWAYS_INLINE void blocked_format(esp_dtype dtype, const tile_run *run, uint32_t first,
-                                  uint32_t count, uint32_t tokens, cpu_scratch *scratch) {
-    const uint32_t code_bytes = cpu_formats[dtype].code_bytes;
-    uint32_t end = first + count;
-    for (uint32_t b = 0; b < run->blocks; b++) {
-        for (uint32_t n = first; n < end; n++)
-            tile_expand(dtype, run->codes[n] + (size_t)b * code_bytes, scratch->weights[n]);
-        uint32_t n = first;
-        for (; n + BLOCKED_TILES <= end; n += BLOCKED_TILES)
-            blocked_tiles(dtype, BLOCKED_TILES, run, n, b, tokens, scratch);
-        for (; n < end; n++)
-            blocked_tiles(dtype, 1, run, n, b, tokens, scratch);
-    }
-}
-
-#define BLOCKED_ARGS                                                                               \
-    const tile_run *run, uint32_t first, uint32_t count, uint32_t tokens, cpu_scratch *scratch
-typedef void blocked_fn(BLOCKED_ARGS);
-#define BLOCKED_OF(dtype)                                                                          \
-    static void blocked_##dtype(BLOCKED_ARGS) {                                                    \
-        blocked_format(dtype, run, first, count, tokens, scratch);                                 \
-    }
-BLOCKED_OF(DT_F32)
-BLOCKED_OF(DT_F16)
-BLOCKED_OF(DT_BF16)
-BLOCKED_OF(DT_Q8_0)
-BLOCKED_OF(DT_Q4_0)
-BLOCKED_OF(DT_Q4_1)
-static blocked_fn *const blocked_of[DT_COUNT] = {blocked_DT_F32,  blocked_DT_F16,  blocked_DT_BF16,
-                                                 blocked_DT_Q8_0, blocked_DT_Q4_0, blocked_DT_Q4_1};
 
 static void strip_blocked(const linear_job *job, const strip *s, uint32_t tokens,
                           cpu_scratch *scratch) {
@@ -223,7 +136,8 @@ static void strip_blocked(const linear_job *job, const strip *s, uint32_t tokens
     memset(scratch->sums, 0, tokens * sizeof scratch->sums[0]);
     for (uint32_t first = 0, count; first < s->count; first += count) {
         count = same_format(job, s, first);
-        blocked_of[job->op->matrix[s->matrix[first]]->dtype](&run, first, count, tokens, scratch);
+        esp_dtype dtype = format_of(job, s, first);
+        LEVEL_NAME(tiles_blocked)(dtype, &run, first, count, tokens, scratch);
     }
 }
 
@@ -242,6 +156,12 @@ static void add_bias(const kern_linear *op, uint32_t m, uint32_t tile, uint32_t 
         y[r] += bias[r];
 }
 
+static void cap_row(const kern_linear *op, float *y) {
+    if (op->epilogue != EPI_SOFTCAP) return;
+    for (uint32_t v = 0; v < TILE_ROWS; v += LANES)
+        v_store(y + v, v_softcap(v_load(y + v), op->softcap));
+}
+
 static void finish_plain(const linear_job *job, const strip *s, uint32_t token, float *sums) {
     const kern_linear *op = job->op;
     for (uint32_t i = 0; i < s->count; i++) {
@@ -250,7 +170,8 @@ static void finish_plain(const linear_job *job, const strip *s, uint32_t token, 
         float *out = (float *)op->out + (size_t)token * job->out_cols + job->first_col[m] +
                      (size_t)s->tile[i] * TILE_ROWS;
         add_bias(op, m, s->tile[i], rows, y);
-        if (op->epilogue == EPI_STORE)
+        cap_row(op, y);
+        if (op->epilogue != EPI_RESIDUAL)
             memcpy(out, y, rows * sizeof *out);
         else if (rows == TILE_ROWS)
             for (uint32_t r = 0; r < TILE_ROWS; r++)
@@ -259,6 +180,10 @@ static void finish_plain(const linear_job *job, const strip *s, uint32_t token, 
             for (uint32_t r = 0; r < rows; r++)
                 out[r] += y[r];
     }
+}
+
+ALWAYS_INLINE vf activate(const kern_linear *op, vf x) {
+    return op->epilogue == EPI_GELU_MUL ? v_gelu(x) : v_silu(x);
 }
 
 static void finish_gated(const linear_job *job, const strip *s, uint32_t token, float *sums) {
@@ -271,7 +196,7 @@ static void finish_gated(const linear_job *job, const strip *s, uint32_t token, 
         add_bias(op, 0, tile, rows, gate);
         add_bias(op, 1, tile, rows, up);
         for (uint32_t v = 0; v < TILE_ROWS; v += LANES)
-            v_store_bf16(y + v, v_mul(v_silu(v_load(gate + v)), v_load(up + v)));
+            v_store_bf16(y + v, v_mul(activate(op, v_load(gate + v)), v_load(up + v)));
         memcpy((uint16_t *)op->out + (size_t)token * job->out_cols + (size_t)tile * TILE_ROWS, y,
                rows * sizeof *y);
     }
@@ -280,7 +205,7 @@ static void finish_gated(const linear_job *job, const strip *s, uint32_t token, 
 static void finish(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                    cpu_scratch *scratch) {
     for (uint32_t t = 0; t < tokens; t++) {
-        if (job->op->epilogue == EPI_SILU_MUL)
+        if (kern_is_gated(job->op->epilogue))
             finish_gated(job, s, base + t, scratch->sums[t]);
         else
             finish_plain(job, s, base + t, scratch->sums[t]);
@@ -321,12 +246,14 @@ static void many_tokens(void *arg, uint32_t worker, uint32_t workers) {
 }
 
 static linear_job job_of(kern_device *dev, const kern_linear *op) {
-    bool gated = op->epilogue == EPI_SILU_MUL;
+    bool gated = kern_is_gated(op->epilogue);
     linear_job job = {.dev = dev,
                       .op = op,
                       .cols = op->matrix[0]->cols,
                       .blocks = op->matrix[0]->blocks,
                       .unit_tiles = gated ? 2 : 1};
+    for (uint32_t m = 0; m < op->matrix_count; m++)
+        if (cpu_formats[op->matrix[m]->dtype].scaling == SCALE_16_OFFSET) job.half_sums = true;
     for (uint32_t m = 0; m < (gated ? 1 : op->matrix_count); m++) {
         job.first_col[m] = job.out_cols;
         job.out_cols += op->matrix[m]->rows;

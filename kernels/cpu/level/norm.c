@@ -1,51 +1,48 @@
 /* norm.c - RMSNorm.
  *
- *   out[i,:] = x * rsqrt(mean(x^2) + eps) * weight,  x = in[rows ? rows[i] : i,:]
+ *   y[i,:] = x * rsqrt(mean(x^2) + eps) * weight,  x = in[rows ? rows[i] : i,:]
+ *   out = y; residual: out + y
  *
  * In      in [T,H] f32; rows [count] or NULL; weight [H] f32
- * Out     out [count,H] bf16
+ * Out     out [count,H] bf16; residual: f32
  * Work    split over rows; few rows stay on the caller, waking a worker costs more than they do
  * Error   sixteen partial sums in float32, folded by halves; the last partial vector padded with 0
  * Source  arXiv:1910.07467 */
 // SPDX-License-Identifier: Apache-2.0
-#include <string.h>
-
 #include "kernels/cpu/level/simd.h"
 
 enum { ALONE_ELEMENTS = 8192 };
 
-static float sum_of_squares(const float *x, uint32_t width) {
-    v16 sum;
-    for (uint32_t v = 0; v < VECTORS; v++)
-        sum.v[v] = v_zero();
-    uint32_t i = 0;
-    for (; i + 16 <= width; i += 16)
-        for (uint32_t v = 0; v < VECTORS; v++) {
-            vf a = v_load(x + i + v * LANES);
-            sum.v[v] = v_fma(a, a, sum.v[v]);
-        }
-    float tail[16] = {0};
-    memcpy(tail, x + i, (width - i) * sizeof *x);
-    for (uint32_t v = 0; v < VECTORS; v++) {
-        vf a = v_load(tail + v * LANES);
-        sum.v[v] = v_fma(a, a, sum.v[v]);
+/* out = out + x * factor * weight */
+static void add_row(const float *x, const float *weight, float factor, float *out, uint32_t width) {
+    uint32_t k = 0;
+    for (; k + LANES <= width; k += LANES) {
+        vf y = v_mul(v_mul(v_load(x + k), v_set1(factor)), v_load(weight + k));
+        v_store(out + k, v_add(v_load(out + k), y));
     }
-    return v16_sum(sum);
+    for (; k < width; k++)
+        out[k] += x[k] * factor * weight[k];
+}
+
+static void store_row(const float *x, const float *weight, float factor, uint16_t *out,
+                      uint32_t width) {
+    uint32_t k = 0;
+    for (; k + LANES <= width; k += LANES) {
+        vf scaled = v_mul(v_load(x + k), v_set1(factor));
+        v_store_bf16(out + k, v_mul(scaled, v_load(weight + k)));
+    }
+    for (; k < width; k++)
+        out[k] = bf16_of_f32(x[k] * factor * weight[k]);
 }
 
 static void norm_row(const kern_norm *op, uint32_t i) {
     const float *x = (const float *)op->in + (size_t)(op->rows ? op->rows[i] : i) * op->width;
-    const float *weight = op->weight;
-    uint16_t *out = (uint16_t *)op->out + (size_t)i * op->width;
-    float mean = sum_of_squares(x, op->width) / (float)op->width;
-    float factor = 1.0f / sqrtf(mean + op->eps);
-    uint32_t k = 0;
-    for (; k + LANES <= op->width; k += LANES) {
-        vf scaled = v_mul(v_load(x + k), v_set1(factor));
-        v_store_bf16(out + k, v_mul(scaled, v_load(weight + k)));
-    }
-    for (; k < op->width; k++)
-        out[k] = bf16_of_f32(x[k] * factor * weight[k]);
+    float factor = 1.0f / sqrtf(v_sum_of_squares(x, op->width) / (float)op->width + op->eps);
+    size_t at = (size_t)i * op->width;
+    if (op->residual)
+        add_row(x, op->weight, factor, (float *)op->out + at, op->width);
+    else
+        store_row(x, op->weight, factor, (uint16_t *)op->out + at, op->width);
 }
 
 static void norm_rows(void *arg, uint32_t worker, uint32_t workers) {

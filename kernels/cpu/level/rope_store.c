@@ -1,6 +1,7 @@
-/* rope_store.c - rotates q and k by position; stores k and v into the pages.
+/* rope_store.c - norms and rotates q and k; stores k and v into the pages.
  *
- * In      qkv [T, (heads + 2*kv_heads) * D] f32; cos_sin [positions, rotary/2, 2] f32
+ * In      qkv [T, (heads + 2*kv_heads) * D] f32; cos_sin [positions, rotary/2, 2] f32;
+ *         q_norm, k_norm [D] f32 or none
  * Out     q in place (k too, as scratch); pages: k [D][16], v [16][D rounded up to 16], bf16 or f32
  * Work    split over tokens; few stay on the caller
  * Source  RoFormer, arXiv:2104.09864 */
@@ -31,6 +32,28 @@ static void rotate_halves(float *restrict low, float *restrict high, const float
     }
 }
 
+/* RMSNorm of each head by itself, in place. */
+static void norm_heads(const kern_rope_store *op, float *heads, uint32_t count,
+                       const float *weight) {
+    uint32_t dim = op->kv.shape->head_dim;
+    if (!weight) return;
+    for (float *head = heads; head < heads + (size_t)count * dim; head += dim) {
+        float mean = v_sum_of_squares(head, dim) / (float)dim;
+        float factor = 1.0f / sqrtf(mean + op->norm_eps);
+        for (uint32_t i = 0; i < dim; i++)
+            head[i] = head[i] * factor * weight[i];
+    }
+}
+
+/* (cos, sin) pairs of a token's position. */
+static const float *angles_of(const kern_rope_store *op, uint32_t t) {
+    const step_batch *batch = op->batch;
+    bool outgrown = batch->seq_long && batch->seq_long[batch->token_seq[t]];
+    ESP_ASSERT(!outgrown || op->long_cos_sin);
+    return (const float *)(outgrown ? op->long_cos_sin : op->cos_sin) +
+           (size_t)batch->positions[t] * op->rotary;
+}
+
 static void store_bf16(uint16_t *k_block, uint16_t *v_block, const float *k, const float *v,
                        uint32_t slot, uint32_t dim) {
     uint16_t *v_row = v_block + (size_t)slot * cpu_round_up(dim, TILE_ROWS);
@@ -58,7 +81,9 @@ static void rope_token(const rope_job *job, uint32_t t) {
         cpu_block_table(op->batch, &op->kv, op->batch->token_seq[t])[position / KV_PAGE_TOKENS];
     float *q = (float *)op->qkv + (size_t)t * (op->heads + 2 * shape->kv_heads) * dim;
     float *k = q + (size_t)op->heads * dim, *v = k + (size_t)shape->kv_heads * dim;
-    const float *angles = (const float *)op->cos_sin + (size_t)position * op->rotary;
+    const float *angles = angles_of(op, t);
+    norm_heads(op, q, op->heads, op->q_norm);
+    norm_heads(op, k, shape->kv_heads, op->k_norm);
     for (float *head = q; head < v; head += dim) {
         if (op->interleaved)
             rotate_pairs(head, angles, pairs);

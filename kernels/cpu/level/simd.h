@@ -9,11 +9,9 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cpu/level/level.h"
-
-/* A loop of few turns, constant once inlined: unrolled, its vectors stay in registers. */
-#define EACH(i, count) _Pragma("GCC unroll 8") for (uint32_t i = 0; i < (count); i++)
 
 #ifdef CPU_LEVEL_avx512
 
@@ -53,14 +51,6 @@ ALWAYS_INLINE vf v_load_f16(const uint16_t *p) {
 }
 ALWAYS_INLINE vf v_load_i8(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-}
-/* The nibbles at bit 4j of 16 dwords, as floats from `first` up. vpermps looks at the low four
- * bits of its index only, so the table does masking, conversion and offset in one. */
-ALWAYS_INLINE vf v_load_nibbles(const uint8_t *line, uint32_t j, float first) {
-    const vf ramp = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const vf table = _mm512_add_ps(ramp, _mm512_set1_ps(first));
-    __m512i codes = _mm512_loadu_si512(line);
-    return _mm512_permutexvar_ps(_mm512_srli_epi32(codes, 4 * j), table);
 }
 /* Round to nearest even; NaN stays NaN. */
 ALWAYS_INLINE void v_store_bf16(uint16_t *p, vf a) {
@@ -124,13 +114,6 @@ ALWAYS_INLINE vf v_load_f16(const uint16_t *p) {
 }
 ALWAYS_INLINE vf v_load_i8(const int8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
-}
-/* The nibbles at bit 4j of 8 dwords, as floats; first is 0 or -8. */
-ALWAYS_INLINE vf v_load_nibbles(const uint8_t *line, uint32_t j, float first) {
-    __m256i codes = _mm256_srli_epi32(_mm256_loadu_si256((const __m256i *)line), (int)(4 * j));
-    codes = _mm256_and_si256(codes, _mm256_set1_epi32(15));
-    if (first != 0) codes = _mm256_add_epi32(codes, _mm256_set1_epi32((int)first));
-    return _mm256_cvtepi32_ps(codes);
 }
 ALWAYS_INLINE void v_store_bf16(uint16_t *p, vf a) {
     __m256i u = _mm256_castps_si256(a);
@@ -196,10 +179,50 @@ ALWAYS_INLINE vf v_exp2(vf x) {
     return v_if_less(x, v_set1(-126.0f), y, v_zero());
 }
 
-/* x / (1 + e^-x) */
-ALWAYS_INLINE vf v_silu(vf x) {
-    vf e = v_exp2(v_mul(x, v_set1(-1.44269504088896341f)));
+/* x / (1 + e^-y) */
+ALWAYS_INLINE vf v_logistic_mul(vf x, vf y) {
+    vf e = v_exp2(v_mul(y, v_set1(-1.44269504088896341f)));
     return v_div(x, v_add(v_set1(1.0f), e));
+}
+
+/* x / (1 + e^-x) */
+ALWAYS_INLINE vf v_silu(vf x) { return v_logistic_mul(x, x); }
+
+/* 0.5 x (1 + tanh u) = x / (1 + e^-2u), u = sqrt(2/pi) (x + 0.044715 x^3) */
+ALWAYS_INLINE vf v_gelu(vf x) {
+    vf inner = v_fma(v_mul(x, x), v_set1(0.044715f), v_set1(1.0f));
+    return v_logistic_mul(x, v_mul(v_mul(x, inner), v_set1(2.0f * 0.7978845608028654f)));
+}
+
+/* tanh x = 1 - 2 / (1 + e^2x), within 2e-7 of it. */
+ALWAYS_INLINE vf v_tanh(vf x) {
+    vf e = v_exp2(v_mul(x, v_set1(2.0f * 1.44269504088896341f)));
+    return v_sub(v_set1(1.0f), v_div(v_set1(2.0f), v_add(v_set1(1.0f), e)));
+}
+
+/* cap * tanh(x / cap) */
+ALWAYS_INLINE vf v_softcap(vf x, float cap) {
+    return v_mul(v_set1(cap), v_tanh(v_mul(x, v_set1(1.0f / cap))));
+}
+
+/* Sixteen partial sums, the last partial vector padded with zeros. */
+ALWAYS_INLINE float v_sum_of_squares(const float *x, uint32_t width) {
+    v16 sum;
+    for (uint32_t v = 0; v < VECTORS; v++)
+        sum.v[v] = v_zero();
+    uint32_t i = 0;
+    for (; i + 16 <= width; i += 16)
+        for (uint32_t v = 0; v < VECTORS; v++) {
+            vf a = v_load(x + i + v * LANES);
+            sum.v[v] = v_fma(a, a, sum.v[v]);
+        }
+    float tail[16] = {0};
+    memcpy(tail, x + i, (width - i) * sizeof *x);
+    for (uint32_t v = 0; v < VECTORS; v++) {
+        vf a = v_load(tail + v * LANES);
+        sum.v[v] = v_fma(a, a, sum.v[v]);
+    }
+    return v16_sum(sum);
 }
 
 #endif

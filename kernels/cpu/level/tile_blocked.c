@@ -1,0 +1,139 @@
+/* tile_blocked.c - many tokens: a block of the strip becomes floats in L1, for all tokens.
+ *
+ * Temp  weights, scales and offsets of one block of STRIP_TILES tiles as floats, per worker
+ * Cost  bound by FMA: unpacking is done once a chunk of CHUNK_TOKENS. Once they are floats, formats
+ *       differ in cpu_scaling alone. Bar: bench/bench_linear.c */
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/level/tile.h"
+
+enum {
+    BLOCKED_TOKENS = 6, /* with BLOCKED_TILES: as many accumulators as the registers hold */
+    BLOCKED_TILES = VECTORS == 1 ? 4 : 1,
+};
+
+/* --- to floats ---------------------------------------------------------------------------- */
+
+/* Block b of tile n of the run. */
+ALWAYS_INLINE void expand_tile(esp_dtype dtype, const tile_run *run, uint32_t n, uint32_t b,
+                               cpu_scratch *scratch) {
+    const cpu_format *format = &cpu_formats[dtype];
+    const uint8_t *block = run->codes[n] + (size_t)b * format->code_bytes;
+    for (uint32_t k = 0; k < TILE_COLS; k += GROUP_COLS)
+        UNROLL for (uint32_t j = 0; j < GROUP_COLS; j++)
+            UNROLL for (uint32_t v = 0; v < VECTORS; v++)
+                v_store(&scratch->weights[n][k + j][v * LANES], tile_values(dtype, block, k, j, v));
+    if (format->scaling == SCALE_NONE) return;
+    for (uint32_t half = 0; half < TILE_COLS / scale_cols(format->scaling); half++)
+        for (uint32_t v = 0; v < VECTORS; v++) {
+            v_store(&scratch->scales[n][half][v * LANES],
+                    tile_scale(dtype, run->scales[n], b, half, v));
+            if (has_offset(format->scaling))
+                v_store(&scratch->offsets[n][half][v * LANES],
+                        tile_offset(dtype, run->scales[n], b, half, v));
+        }
+}
+
+#define EXPAND_ARGS                                                                                \
+    const tile_run *run, uint32_t first, uint32_t end, uint32_t b, cpu_scratch *scratch
+typedef void expand_fn(EXPAND_ARGS);
+#define EXPAND_OF(dtype)                                                                           \
+    static void expand_##dtype(EXPAND_ARGS) {                                                      \
+        for (uint32_t n = first; n < end; n++)                                                     \
+            expand_tile(dtype, run, n, b, scratch);                                                \
+    }
+FOR_EACH_FORMAT(EXPAND_OF)
+#define EXPAND_ROW(dtype) [dtype] = expand_##dtype,
+static expand_fn *const expand_of[DT_COUNT] = {FOR_EACH_FORMAT(EXPAND_ROW)};
+
+/* --- times tokens ------------------------------------------------------------------------- */
+
+/* Adds one block of tiles first .. first + tiles to the sums of tokens token .. token + tokens;
+ * scaling, tiles and tokens are constants. */
+ALWAYS_INLINE void multiply(cpu_scaling scaling, uint32_t tiles, uint32_t tokens,
+                            const tile_run *run, uint32_t first, uint32_t b, uint32_t token,
+                            cpu_scratch *scratch) {
+    const float *x = run->inputs + ((size_t)b * run->input_rows + token) * TILE_COLS;
+    const uint32_t cols = scale_cols(scaling);
+    for (uint32_t half = 0; half < TILE_COLS / cols; half++) {
+        vf p[BLOCKED_TOKENS][BLOCKED_TILES][VECTORS];
+        UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
+            UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[t][n][v] = v_zero();
+        for (uint32_t k = half * cols; k < (half + 1) * cols; k++) {
+            vf w[BLOCKED_TILES][VECTORS];
+            UNROLL for (uint32_t n = 0; n < tiles; n++)
+                UNROLL for (uint32_t v = 0; v < VECTORS; v++) w[n][v] =
+                    v_load(&scratch->weights[first + n][k][v * LANES]);
+            UNROLL for (uint32_t t = 0; t < tokens; t++) {
+                vf xt = v_set1(x[t * TILE_COLS + k]);
+                UNROLL for (uint32_t n = 0; n < tiles; n++)
+                    UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[t][n][v] =
+                        v_fma(w[n][v], xt, p[t][n][v]);
+            }
+        }
+        UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
+            UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
+            float *sum = &scratch->sums[token + t][(first + n) * TILE_ROWS + v * LANES];
+            v_store(sum, tile_add(scaling, v_load(&scratch->scales[first + n][half][v * LANES]),
+                                  v_load(&scratch->offsets[first + n][half][v * LANES]), p[t][n][v],
+                                  tile_input_sum(scaling, run, b, half, token + t), v_load(sum)));
+        }
+    }
+}
+
+ALWAYS_INLINE void multiply_all(cpu_scaling scaling, uint32_t tiles, const tile_run *run,
+                                uint32_t first, uint32_t b, uint32_t tokens, cpu_scratch *scratch) {
+    uint32_t t = 0;
+    for (; t + BLOCKED_TOKENS <= tokens; t += BLOCKED_TOKENS)
+        multiply(scaling, tiles, BLOCKED_TOKENS, run, first, b, t, scratch);
+    switch (tokens - t) {
+    case 5:
+        multiply(scaling, tiles, 5, run, first, b, t, scratch);
+        break;
+    case 4:
+        multiply(scaling, tiles, 4, run, first, b, t, scratch);
+        break;
+    case 3:
+        multiply(scaling, tiles, 3, run, first, b, t, scratch);
+        break;
+    case 2:
+        multiply(scaling, tiles, 2, run, first, b, t, scratch);
+        break;
+    case 1:
+        multiply(scaling, tiles, 1, run, first, b, t, scratch);
+        break;
+    default:
+        break;
+    }
+}
+
+#define MULTIPLY_ARGS                                                                              \
+    const tile_run *run, uint32_t first, uint32_t end, uint32_t b, uint32_t tokens,                \
+        cpu_scratch *scratch
+typedef void multiply_fn(MULTIPLY_ARGS);
+#define MULTIPLY_OF(scaling)                                                                       \
+    static void multiply_##scaling(MULTIPLY_ARGS) {                                                \
+        for (; first + BLOCKED_TILES <= end; first += BLOCKED_TILES)                               \
+            multiply_all(scaling, BLOCKED_TILES, run, first, b, tokens, scratch);                  \
+        for (; first < end; first++)                                                               \
+            multiply_all(scaling, 1, run, first, b, tokens, scratch);                              \
+    }
+MULTIPLY_OF(SCALE_NONE)
+MULTIPLY_OF(SCALE_32)
+MULTIPLY_OF(SCALE_32_OFFSET)
+MULTIPLY_OF(SCALE_16)
+MULTIPLY_OF(SCALE_16_OFFSET)
+static multiply_fn *const multiply_of[] = {
+    [SCALE_NONE] = multiply_SCALE_NONE,           [SCALE_32] = multiply_SCALE_32,
+    [SCALE_32_OFFSET] = multiply_SCALE_32_OFFSET, [SCALE_16] = multiply_SCALE_16,
+    [SCALE_16_OFFSET] = multiply_SCALE_16_OFFSET,
+};
+
+void LEVEL_NAME(tiles_blocked)(esp_dtype dtype, const tile_run *run, uint32_t first, uint32_t count,
+                               uint32_t tokens, cpu_scratch *scratch) {
+    expand_fn *expand = expand_of[dtype];
+    multiply_fn *multiply_block = multiply_of[cpu_formats[dtype].scaling];
+    for (uint32_t b = 0; b < run->blocks; b++) {
+        expand(run, first, first + count, b, scratch);
+        multiply_block(run, first, first + count, b, tokens, scratch);
+    }
+}
