@@ -176,7 +176,8 @@ typedef struct whole_answer {
 static void keep(whole_answer *out, const Espalier__V1__GenerateResponse *piece) {
     out->messages++;
     assert_false(out->has_final); /* nothing follows the final message */
-    memcpy(out->ids + out->count, piece->token_ids, piece->n_token_ids * sizeof *out->ids);
+    if (piece->n_token_ids) /* a message may carry none, and then no array either */
+        memcpy(out->ids + out->count, piece->token_ids, piece->n_token_ids * sizeof *out->ids);
     out->count += (uint32_t)piece->n_token_ids;
     if (!piece->final) return;
     out->has_final = true;
