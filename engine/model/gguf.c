@@ -10,14 +10,9 @@
  *
  * Format: ggml/docs/gguf.md of the reference implementation. */
 // SPDX-License-Identifier: Apache-2.0
-#include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
@@ -47,47 +42,6 @@ esp_code gguf_fail(const gguf_file *file, esp_error *err, const char *format, ..
     vsnprintf(sentence, sizeof sentence, format, args);
     va_end(args);
     return esp_fail(err, ESP_INVALID, "%s: %s", file->name, sentence);
-}
-
-static void set_name(gguf_file *file, const char *path) {
-    const char *slash = strrchr(path, '/');
-    const char *last = slash && slash[1] ? slash + 1 : path;
-    gguf_label label = gguf_show((gguf_text){last, strlen(last)});
-    memcpy(file->name, label.text, sizeof label.text);
-}
-
-static esp_code fail_errno(const gguf_file *file, const char *doing, esp_error *err) {
-    int number = errno;
-    esp_code code = number == ENOENT || number == ENOTDIR ? ESP_NOT_FOUND
-                    : number == EACCES || number == EPERM ? ESP_DENIED
-                                                          : ESP_INVALID;
-    return esp_fail(err, code, "%s: cannot %s: %s", file->name, doing, strerror(number));
-}
-
-/* Maps an opened descriptor. Only a regular file has a size to hold the counts against. */
-static esp_code map_descriptor(gguf_file *file, int fd, esp_error *err) {
-    struct stat status;
-    if (fstat(fd, &status) != 0) return fail_errno(file, "stat", err);
-    if (!S_ISREG(status.st_mode))
-        return gguf_fail(file, err, "is %s; wanted a GGUF file",
-                         S_ISDIR(status.st_mode) ? "a folder" : "not a regular file");
-    if (status.st_size == 0) return gguf_fail(file, err, "the file is empty; wanted a GGUF file");
-    size_t count = (size_t)status.st_size;
-    void *bytes = mmap(NULL, count, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (bytes == MAP_FAILED) return fail_errno(file, "map", err);
-    file->bytes = bytes;
-    file->byte_count = count;
-    file->mapped = true;
-    return ESP_OK;
-}
-
-static esp_code map_file(gguf_file *file, const char *path, esp_error *err) {
-    /* O_NONBLOCK: opening a pipe must not wait for its writer; fstat then refuses it. */
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0) return fail_errno(file, "open", err);
-    esp_code code = map_descriptor(file, fd, err);
-    close(fd);
-    return code;
 }
 
 static esp_code read_version(gguf_file *file, gguf_cursor *cursor, esp_error *err) {
@@ -162,8 +116,11 @@ esp_code gguf_open(gguf_file **out, const char *path, esp_error *err) {
     ESP_ASSERT(out && path);
     *out = NULL;
     gguf_file *file = mem_new(1, sizeof *file);
-    set_name(file, path);
-    return finish_open(out, file, map_file(file, path, err), err);
+    esp_code code = file_map(&file->mapping, path, "a GGUF file", err);
+    memcpy(file->name, file->mapping.name, sizeof file->mapping.name);
+    file->bytes = file->mapping.bytes;
+    file->byte_count = file->mapping.count;
+    return finish_open(out, file, code, err);
 }
 
 esp_code gguf_open_memory(gguf_file **out, const void *bytes, size_t count, const char *name,
@@ -171,7 +128,7 @@ esp_code gguf_open_memory(gguf_file **out, const void *bytes, size_t count, cons
     ESP_ASSERT(out && (bytes || count == 0) && name);
     *out = NULL;
     gguf_file *file = mem_new(1, sizeof *file);
-    set_name(file, name);
+    file_show_name(file->name, sizeof file->name, name);
     esp_code code = ESP_OK;
     if (count == 0) code = gguf_fail(file, err, "the file is empty; wanted a GGUF file");
     file->bytes = bytes;
@@ -181,7 +138,7 @@ esp_code gguf_open_memory(gguf_file **out, const void *bytes, size_t count, cons
 
 void gguf_close(gguf_file *file) {
     if (!file) return;
-    if (file->mapped) munmap((void *)(uintptr_t)file->bytes, file->byte_count);
+    file_unmap(&file->mapping);
     free(file->pairs);
     free(file->pairs_by_key);
     free(file->tensors);

@@ -12,6 +12,7 @@
 
 #include <string.h>
 
+#include "engine/base/file.h"
 #include "engine/model/gguf.h"
 
 enum {
@@ -36,10 +37,10 @@ typedef struct gguf_pair {
 } gguf_pair;
 
 struct gguf_file {
-    char name[128]; /* last component of the path, printable */
+    char name[96]; /* last component of the path, printable */
     const uint8_t *bytes;
     size_t byte_count;
-    bool mapped; /* bytes came from mmap and go back */
+    file_view mapping; /* where the bytes lie, unless they are the caller's */
     uint32_t version;
     uint64_t alignment;
     uint32_t pair_count, tensor_count;

@@ -1,0 +1,29 @@
+/* file.h - a whole file as read-only memory. Model files are read this way only: their size is known
+ * before the first count in them is believed.
+ *
+ * Thread  a view is read-only: any. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_BASE_FILE_H
+#define ESPALIER_BASE_FILE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+
+/* All-zero is a view of nothing. */
+typedef struct file_view {
+    const uint8_t *bytes;
+    size_t count;   /* > 0 */
+    char name[96]; /* last component of the path, printable, for error sentences */
+} file_view;
+
+/* Maps a regular file that is not empty. `wanted` says what it should be ("a GGUF file").
+ * ESP_NOT_FOUND, ESP_DENIED or ESP_INVALID with a sentence. */
+ESP_CHECKED esp_code file_map(file_view *out, const char *path, const char *wanted, esp_error *err);
+void file_unmap(file_view *view);
+
+/* The last component of a path, printable and cut to fit. */
+void file_show_name(char *out, size_t out_bytes, const char *path);
+
+#endif
