@@ -1,5 +1,6 @@
 /* family.h - one family: metadata keys and tensor names -> spec and weights. A family file is short;
- * the table of families is in family.c, what they share of the metadata in family_decoder.c. */
+ * the table of families is in family.c, what they share of the metadata in family_decoder.c. How the
+ * names are used: checkpoint.h. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_FAMILY_H
 #define ESPALIER_MODEL_FAMILY_H
@@ -62,17 +63,5 @@ extern const model_family family_llama, family_qwen2, family_qwen3, family_gemma
 
 /* By general.architecture; an unknown one is refused with the list of known ones. */
 ESP_CHECKED esp_code family_find(const gguf_file *file, const model_family **out, esp_error *err);
-
-/* The tensor of a role in the file, checked for presence, type and the shape that the spec wants
- * ([rows, cols]; 1-D tensors have rows 1 and must be F32). *out = NULL when the family or the spec has
- * none: TENSOR_OUTPUT of tied embeddings, lists of another rope scaling. */
-ESP_CHECKED esp_code family_tensor(const model_family *family, const gguf_file *file,
-                                   const model_spec *spec, tensor_role role, uint32_t layer,
-                                   const gguf_tensor **out, esp_error *err);
-
-/* Every tensor that the spec wants is there in its shape, and the file holds no other: a surplus tensor
- * means a model that this family does not compute. The first fault is named. */
-ESP_CHECKED esp_code family_check_tensors(const model_family *family, const gguf_file *file,
-                                          const model_spec *spec, esp_error *err);
 
 #endif

@@ -11,7 +11,6 @@ enum {
     HIDDEN_MAX = 65536,
     INTERMEDIATE_MAX = 1048576,
     HEADS_MAX = 1024,
-    HEAD_DIM_MAX = 256,
     VOCAB_MAX = 4194304,
     CONTEXT_MAX = 16777216,
     COLUMNS_MULTIPLE = 32,  /* elements of the largest block of a format */
@@ -101,14 +100,14 @@ static esp_code read_head_dim(const gguf_file *file, const char *architecture, m
     esp_code code = gguf_get_u32(file, key.text, &found, &spec->head_dim, err);
     if (code) return code;
     if (!found && spec->hidden % spec->heads == 0) spec->head_dim = spec->hidden / spec->heads;
-    if (spec->head_dim == 0 || spec->head_dim > HEAD_DIM_MAX ||
+    if (spec->head_dim == 0 || spec->head_dim > SPEC_HEAD_DIM_MAX ||
         spec->head_dim % HEAD_DIM_MULTIPLE != 0)
         return esp_fail(err, ESP_INVALID,
                         "%s: %s is %s%u (embedding_length %u, head_count %u); wanted a multiple "
                         "of %d up to %d",
                         gguf_name(file), key.text, found ? "" : "missing, and a head has ",
                         found ? spec->head_dim : spec->hidden / spec->heads, spec->hidden,
-                        spec->heads, HEAD_DIM_MULTIPLE, HEAD_DIM_MAX);
+                        spec->heads, HEAD_DIM_MULTIPLE, SPEC_HEAD_DIM_MAX);
     spec->attention_scale = 1.0f / sqrtf((float)spec->head_dim);
     return ESP_OK;
 }
@@ -158,7 +157,7 @@ static esp_code refuse_variants(const gguf_file *file, const decoder_traits *tra
 
 /* The vocabulary is what the embedding matrix has rows for: no key is sure to say it. */
 static esp_code read_vocab(const gguf_file *file, model_spec *spec, esp_error *err) {
-    const gguf_tensor *embedding = gguf_find(file, "token_embd.weight");
+    const model_tensor *embedding = gguf_find(file, "token_embd.weight");
     if (!embedding)
         return esp_fail(err, ESP_INVALID, "%s: tensor token_embd.weight is missing",
                         gguf_name(file));

@@ -60,7 +60,7 @@ esp_code family_need_f32(const gguf_file *file, const char *key, float min, floa
     return check_real(file, key, min, max, *out, err);
 }
 
-static bool is_known(gguf_text key, size_t skip, const char *const *known) {
+static bool is_known(model_text key, size_t skip, const char *const *known) {
     size_t bytes = key.bytes - skip;
     for (; known && *known; known++)
         if (strlen(*known) == bytes && memcmp(*known, key.at + skip, bytes) == 0) return true;
@@ -71,7 +71,7 @@ esp_code family_refuse_unknown(const gguf_file *file, const char *prefix, const 
                                const char *const *more, esp_error *err) {
     size_t prefix_bytes = strlen(prefix);
     for (uint64_t i = 0; i < gguf_kv_count(file); i++) {
-        gguf_text key;
+        model_text key;
         char value[32];
         gguf_kv_print(file, i, &key, value, sizeof value);
         if (key.bytes < prefix_bytes || memcmp(key.at, prefix, prefix_bytes) != 0) continue;

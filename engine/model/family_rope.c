@@ -33,7 +33,7 @@ static bool allowed(const rope_reader *r, spec_scaling scaling) {
     return scaling == SCALING_NONE || r->traits->scalings >> scaling & 1;
 }
 
-static esp_code refuse_type(const rope_reader *r, gguf_text type) {
+static esp_code refuse_type(const rope_reader *r, model_text type) {
     bool plain = type.bytes <= 32;
     for (size_t i = 0; i < type.bytes && plain; i++)
         plain = type.at[i] >= 0x20 && type.at[i] <= 0x7e;
@@ -45,7 +45,7 @@ static esp_code refuse_type(const rope_reader *r, gguf_text type) {
 
 /* *named: the file has a type. */
 static esp_code read_type(const rope_reader *r, bool *named) {
-    gguf_text type = {"", 0};
+    model_text type = {"", 0};
     decoder_key key = decoder_key_of(r->traits->architecture, "rope.scaling.type");
     esp_code code = gguf_get_text(r->file, key.text, named, &type, r->err);
     if (code || !*named) return code;

@@ -20,13 +20,13 @@
 
 enum { HEADER_BYTES = 24 };
 
-bool gguf_is_printable(gguf_text text) {
+bool gguf_is_printable(model_text text) {
     for (size_t i = 0; i < text.bytes; i++)
         if (text.at[i] < 0x20 || text.at[i] > 0x7e) return false;
     return true;
 }
 
-gguf_label gguf_show(gguf_text text) {
+gguf_label gguf_show(model_text text) {
     gguf_label label = {{0}};
     size_t room = sizeof label.text - 1, count = text.bytes < room ? text.bytes : room;
     for (size_t i = 0; i < count; i++)

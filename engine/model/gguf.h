@@ -17,8 +17,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/base/quant.h"
 #include "engine/base/status.h"
+#include "engine/model/tensors.h"
 
 typedef struct gguf_file gguf_file;
 
@@ -26,20 +26,6 @@ typedef enum gguf_type {
     GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL,
     GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64, GGUF_TYPE_COUNT
 } gguf_type;
-
-typedef struct gguf_text {
-    const char *at; /* not NUL-terminated */
-    size_t bytes;
-} gguf_text;
-
-typedef struct gguf_tensor {
-    gguf_text name;
-    uint32_t dim_count; /* 1..4 */
-    uint64_t dims[4];   /* innermost first: dims[0] = columns */
-    esp_dtype dtype;
-    const void *data;
-    uint64_t bytes;
-} gguf_tensor;
 
 /* path is used in error sentences by its last component only. */
 ESP_CHECKED esp_code gguf_open(gguf_file **out, const char *path, esp_error *err);
@@ -58,7 +44,7 @@ uint32_t gguf_version(const gguf_file *file);
 ESP_CHECKED esp_code gguf_get_u32(const gguf_file *f, const char *key, bool *found, uint32_t *out, esp_error *err);
 ESP_CHECKED esp_code gguf_get_f32(const gguf_file *f, const char *key, bool *found, float *out, esp_error *err);
 ESP_CHECKED esp_code gguf_get_bool(const gguf_file *f, const char *key, bool *found, bool *out, esp_error *err);
-ESP_CHECKED esp_code gguf_get_text(const gguf_file *f, const char *key, bool *found, gguf_text *out, esp_error *err);
+ESP_CHECKED esp_code gguf_get_text(const gguf_file *f, const char *key, bool *found, model_text *out, esp_error *err);
 
 /* An array's element type and count; elements are read by the two functions below. */
 typedef struct gguf_array {
@@ -69,16 +55,16 @@ typedef struct gguf_array {
 ESP_CHECKED esp_code gguf_get_array(const gguf_file *f, const char *key, gguf_type wanted, bool *found,
                                     gguf_array *out, esp_error *err);
 /* Walks a string array: call count times with a cursor that begins at array->at. */
-gguf_text gguf_next_text(const gguf_array *array, const uint8_t **cursor);
+model_text gguf_next_text(const gguf_array *array, const uint8_t **cursor);
 /* Element of an array of 4-byte values (I32, U32, F32), unaligned safe. */
 uint32_t gguf_array_u32(const gguf_array *array, uint64_t index);
 
 uint64_t gguf_tensor_count(const gguf_file *file);
-const gguf_tensor *gguf_tensor_at(const gguf_file *file, uint64_t index);
-const gguf_tensor *gguf_find(const gguf_file *file, const char *name); /* NULL if absent */
+const model_tensor *gguf_tensor_at(const gguf_file *file, uint64_t index);
+const model_tensor *gguf_find(const gguf_file *file, const char *name); /* NULL if absent */
 
 /* Key/value pairs in file order, for inspect: name, type, and a short printed value (arrays as "[n]"). */
 uint64_t gguf_kv_count(const gguf_file *file);
-void gguf_kv_print(const gguf_file *file, uint64_t index, gguf_text *key, char *value, size_t value_bytes);
+void gguf_kv_print(const gguf_file *file, uint64_t index, model_text *key, char *value, size_t value_bytes);
 
 #endif

@@ -29,7 +29,7 @@ enum {
 };
 
 typedef struct gguf_pair {
-    gguf_text key;
+    model_text key;
     gguf_type type;
     const uint8_t *at, *end; /* payload of the value; of an array: its elements */
     gguf_type element;       /* of an array */
@@ -46,7 +46,7 @@ struct gguf_file {
     uint32_t pair_count, tensor_count;
     gguf_pair *pairs;       /* file order */
     uint32_t *pairs_by_key; /* indices, sorted */
-    gguf_tensor *tensors;   /* file order */
+    model_tensor *tensors;   /* file order */
     uint64_t *offsets;      /* of each tensor, from data_begin; freed after the layout is checked */
     uint32_t *tensors_by_name;
     size_t data_begin; /* offset of the tensor data in the file */
@@ -93,30 +93,30 @@ static inline bool cursor_u64(gguf_cursor *cursor, uint64_t *out) {
 }
 
 /* A length of 8 bytes, then that many. */
-static inline bool cursor_text(gguf_cursor *cursor, gguf_text *out) {
+static inline bool cursor_text(gguf_cursor *cursor, model_text *out) {
     uint64_t bytes;
     if (!cursor_u64(cursor, &bytes)) return false;
     const uint8_t *at = cursor_take(cursor, bytes);
     if (!at) return false;
-    *out = (gguf_text){(const char *)at, (size_t)bytes};
+    *out = (model_text){(const char *)at, (size_t)bytes};
     return true;
 }
 
 /* Order of names: bytes, then length. */
-static inline int gguf_compare_text(gguf_text a, gguf_text b) {
+static inline int gguf_compare_text(model_text a, model_text b) {
     int order = memcmp(a.at, b.at, a.bytes < b.bytes ? a.bytes : b.bytes);
     if (order) return order;
     return a.bytes < b.bytes ? -1 : a.bytes > b.bytes;
 }
 
 /* Names are printable ASCII, so that they can stand in an error sentence and in JSON. */
-bool gguf_is_printable(gguf_text text);
+bool gguf_is_printable(model_text text);
 
 /* A text cut to fit a sentence, with '?' for what is not printable ASCII. */
 typedef struct gguf_label {
     char text[96];
 } gguf_label;
-gguf_label gguf_show(gguf_text text);
+gguf_label gguf_show(model_text text);
 
 /* Fails with ESP_INVALID and "<file name>: <sentence>". */
 esp_code gguf_fail(const gguf_file *file, esp_error *err, const char *format, ...) ESP_PRINTF(3, 4);

@@ -45,7 +45,7 @@ static esp_code skip_values(const gguf_file *file, gguf_cursor *cursor, const gg
     uint32_t bytes = type == GGUF_STRING ? 8 : TYPES[type].bytes;
     if (count > cursor_left(cursor) / bytes) return fail_short(file, pair, err);
     if (type == GGUF_STRING) {
-        gguf_text text;
+        model_text text;
         for (uint64_t i = 0; i < count; i++)
             if (!cursor_text(cursor, &text)) return fail_short(file, pair, err);
         return ESP_OK;
@@ -80,8 +80,8 @@ static esp_code read_array(const gguf_file *file, gguf_cursor *cursor, gguf_pair
     return skip_values(file, cursor, pair, pair->element, pair->count, err);
 }
 
-static esp_code read_key(const gguf_file *file, gguf_cursor *cursor, uint64_t index, gguf_text *out,
-                         esp_error *err) {
+static esp_code read_key(const gguf_file *file, gguf_cursor *cursor, uint64_t index,
+                         model_text *out, esp_error *err) {
     if (!cursor_text(cursor, out))
         return gguf_fail(file, err,
                          "the key of metadata pair %llu runs past the end of the file; it is cut "
@@ -145,7 +145,7 @@ esp_code gguf_read_pairs(gguf_file *file, gguf_cursor *cursor, uint64_t count, e
 }
 
 const gguf_pair *gguf_find_pair(const gguf_file *file, const char *key) {
-    gguf_text wanted = {key, strlen(key)};
+    model_text wanted = {key, strlen(key)};
     uint32_t low = 0, high = file->pair_count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
@@ -262,11 +262,11 @@ esp_code gguf_get_bool(const gguf_file *f, const char *key, bool *found, bool *o
 }
 
 /* A string whose length was checked at open. */
-static gguf_text load_text(const uint8_t *at) {
-    return (gguf_text){(const char *)at + 8, (size_t)gguf_load_u64(at)};
+static model_text load_text(const uint8_t *at) {
+    return (model_text){(const char *)at + 8, (size_t)gguf_load_u64(at)};
 }
 
-esp_code gguf_get_text(const gguf_file *f, const char *key, bool *found, gguf_text *out,
+esp_code gguf_get_text(const gguf_file *f, const char *key, bool *found, model_text *out,
                        esp_error *err) {
     const gguf_pair *pair = gguf_find_pair(f, key);
     *found = pair != NULL;
@@ -290,9 +290,9 @@ esp_code gguf_get_array(const gguf_file *f, const char *key, gguf_type wanted, b
     return ESP_OK;
 }
 
-gguf_text gguf_next_text(const gguf_array *array, const uint8_t **cursor) {
+model_text gguf_next_text(const gguf_array *array, const uint8_t **cursor) {
     ESP_ASSERT(array->type == GGUF_STRING && *cursor >= array->at && *cursor < array->end);
-    gguf_text text = load_text(*cursor);
+    model_text text = load_text(*cursor);
     *cursor += 8 + text.bytes;
     return text;
 }
@@ -304,7 +304,7 @@ uint32_t gguf_array_u32(const gguf_array *array, uint64_t index) {
 
 uint64_t gguf_kv_count(const gguf_file *file) { return file->pair_count; }
 
-void gguf_kv_print(const gguf_file *file, uint64_t index, gguf_text *key, char *value,
+void gguf_kv_print(const gguf_file *file, uint64_t index, model_text *key, char *value,
                    size_t value_bytes) {
     ESP_ASSERT(index < file->pair_count && value_bytes > 0);
     const gguf_pair *pair = &file->pairs[index];

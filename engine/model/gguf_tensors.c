@@ -42,7 +42,7 @@ static esp_code fail_short(const gguf_file *file, uint64_t index, esp_error *err
                      (unsigned long long)index);
 }
 
-static esp_code fail_dtype(const gguf_file *file, gguf_text tensor, uint32_t number,
+static esp_code fail_dtype(const gguf_file *file, model_text tensor, uint32_t number,
                            esp_error *err) {
     const char *name = "unknown";
     char known[160] = "";
@@ -57,7 +57,7 @@ static esp_code fail_dtype(const gguf_file *file, gguf_text tensor, uint32_t num
                      gguf_show(tensor).text, number, name, known);
 }
 
-static esp_code set_dtype(const gguf_file *file, gguf_tensor *tensor, uint32_t number,
+static esp_code set_dtype(const gguf_file *file, model_tensor *tensor, uint32_t number,
                           esp_error *err) {
     for (uint32_t i = 0; i < TYPE_ROWS; i++) {
         if (TYPES[i].number != number || TYPES[i].dtype == DT_COUNT) continue;
@@ -69,7 +69,7 @@ static esp_code set_dtype(const gguf_file *file, gguf_tensor *tensor, uint32_t n
 
 /* bytes = product of the dims / elements of a block * bytes of a block; both products can overflow.
  */
-static esp_code set_bytes(const gguf_file *file, gguf_tensor *tensor, esp_error *err) {
+static esp_code set_bytes(const gguf_file *file, model_tensor *tensor, esp_error *err) {
     const dtype_row *row = dtype_info(tensor->dtype);
     uint64_t elements = 1;
     for (uint32_t i = 0; i < tensor->dim_count; i++) {
@@ -91,7 +91,7 @@ static esp_code set_bytes(const gguf_file *file, gguf_tensor *tensor, esp_error 
 }
 
 static esp_code read_name(const gguf_file *file, gguf_cursor *cursor, uint64_t index,
-                          gguf_text *out, esp_error *err) {
+                          model_text *out, esp_error *err) {
     if (!cursor_text(cursor, out)) return fail_short(file, index, err);
     if (out->bytes == 0 || out->bytes > GGUF_TENSOR_NAME_BYTES_MAX)
         return gguf_fail(file, err, "the name of tensor %llu has %zu bytes; wanted 1 to %d",
@@ -103,7 +103,7 @@ static esp_code read_name(const gguf_file *file, gguf_cursor *cursor, uint64_t i
 }
 
 static esp_code read_dims(const gguf_file *file, gguf_cursor *cursor, uint64_t index,
-                          gguf_tensor *tensor, esp_error *err) {
+                          model_tensor *tensor, esp_error *err) {
     if (!cursor_u32(cursor, &tensor->dim_count)) return fail_short(file, index, err);
     if (tensor->dim_count < 1 || tensor->dim_count > 4)
         return gguf_fail(file, err, "tensor %s has %u dimensions; wanted 1 to 4",
@@ -116,7 +116,7 @@ static esp_code read_dims(const gguf_file *file, gguf_cursor *cursor, uint64_t i
 }
 
 static esp_code read_tensor(const gguf_file *file, gguf_cursor *cursor, uint64_t index,
-                            gguf_tensor *tensor, uint64_t *offset, esp_error *err) {
+                            model_tensor *tensor, uint64_t *offset, esp_error *err) {
     uint32_t number;
     esp_code code = read_name(file, cursor, index, &tensor->name, err);
     if (code) return code;
@@ -132,7 +132,7 @@ static esp_code read_tensor(const gguf_file *file, gguf_cursor *cursor, uint64_t
 }
 
 static int compare_names(const void *a, const void *b, void *tensors) {
-    const gguf_tensor *all = tensors;
+    const model_tensor *all = tensors;
     return gguf_compare_text(all[*(const uint32_t *)a].name, all[*(const uint32_t *)b].name);
 }
 
@@ -173,7 +173,7 @@ static int compare_offsets(const void *a, const void *b, void *offsets) {
 }
 
 /* Places one tensor that must begin at *expected, and moves *expected behind it. */
-static esp_code place_tensor(const gguf_file *file, gguf_tensor *tensor, uint64_t offset,
+static esp_code place_tensor(const gguf_file *file, model_tensor *tensor, uint64_t offset,
                              uint64_t *expected, esp_error *err) {
     uint64_t room = file->byte_count - file->data_begin;
     if (offset != *expected)
@@ -190,6 +190,7 @@ static esp_code place_tensor(const gguf_file *file, gguf_tensor *tensor, uint64_
     if (!check_align(offset + tensor->bytes, file->alignment, expected))
         return gguf_fail(file, err, "tensor %s: its end overflows", gguf_show(tensor->name).text);
     tensor->data = file->bytes + file->data_begin + offset;
+    tensor->file = file->name;
     return ESP_OK;
 }
 
@@ -219,17 +220,17 @@ esp_code gguf_place_tensors(gguf_file *file, esp_error *err) {
 
 uint64_t gguf_tensor_count(const gguf_file *file) { return file->tensor_count; }
 
-const gguf_tensor *gguf_tensor_at(const gguf_file *file, uint64_t index) {
+const model_tensor *gguf_tensor_at(const gguf_file *file, uint64_t index) {
     ESP_ASSERT(index < file->tensor_count);
     return &file->tensors[index];
 }
 
-const gguf_tensor *gguf_find(const gguf_file *file, const char *name) {
-    gguf_text wanted = {name, strlen(name)};
+const model_tensor *gguf_find(const gguf_file *file, const char *name) {
+    model_text wanted = {name, strlen(name)};
     uint32_t low = 0, high = file->tensor_count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        const gguf_tensor *tensor = &file->tensors[file->tensors_by_name[middle]];
+        const model_tensor *tensor = &file->tensors[file->tensors_by_name[middle]];
         int order = gguf_compare_text(wanted, tensor->name);
         if (order == 0) return tensor;
         if (order < 0)

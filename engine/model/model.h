@@ -1,6 +1,7 @@
 /* model.h - an opened model: spec, weights packed on a device, tokenizer data, forward pass.
  *
- *   model_open      reads a file (gguf.c), a family file fills the spec (family_*.c), weights.c packs
+ *   model_file_open reads a file (gguf.c), a family file fills the spec (family_*.c)
+ *   model_open      packs the weights by role (checkpoint.c, weights.c)
  *   model_forward   one step batch through the layers (forward.c)
  *
  * Thread  open and forward on the engine thread; the tokenizer and the description from any. */
@@ -13,7 +14,7 @@
 
 #include "engine/base/batch.h"
 #include "engine/base/status.h"
-#include "engine/model/gguf.h"
+#include "engine/model/checkpoint.h"
 #include "engine/model/spec.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/kernels.h"
@@ -26,7 +27,8 @@ ESP_CHECKED esp_code model_file_open(model_file **out, const char *path, esp_err
 ESP_CHECKED esp_code model_file_open_memory(model_file **out, const void *bytes, size_t count,
                                             const char *name, esp_error *err);
 void model_file_close(model_file *file);
-const gguf_file *model_file_gguf(const model_file *file);
+/* Its tensors by role (checkpoint.h). */
+const checkpoint *model_file_weights(const model_file *file);
 const model_spec *model_file_spec(const model_file *file);
 /* Opens the tokenizer described by the file. */
 ESP_CHECKED esp_code model_file_tokenizer(const model_file *file, tokenizer **out, esp_error *err);

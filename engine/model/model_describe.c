@@ -27,34 +27,36 @@ static void set(json_t *object, const char *key, json_t *value) {
     ESP_ASSERT(json_object_set_new(object, key, value) == 0);
 }
 
-static uint64_t element_count(const gguf_tensor *tensor) {
-    uint64_t count = 1;
-    for (uint32_t i = 0; i < tensor->dim_count; i++)
-        count *= tensor->dims[i];
-    return count;
+/* Index of a tensor's type among all: raw ones stand behind the dtypes. */
+static uint32_t type_index(const model_tensor *tensor) {
+    return tensor->raw == RAW_NONE ? (uint32_t)tensor->dtype : DT_COUNT + (uint32_t)tensor->raw;
 }
 
 /* Parameters and tensors of each type; the one with most parameters names the quantisation. */
-static void describe_types(json_t *root, const gguf_file *gguf) {
-    uint64_t tensors[DT_COUNT] = {0}, parameters[DT_COUNT] = {0}, total = 0;
-    esp_dtype most = DT_F32;
-    for (uint64_t i = 0; i < gguf_tensor_count(gguf); i++) {
-        const gguf_tensor *tensor = gguf_tensor_at(gguf, i);
-        tensors[tensor->dtype]++;
-        parameters[tensor->dtype] += element_count(tensor);
-        total += element_count(tensor);
+static void describe_types(json_t *root, const tensor_set *all) {
+    enum { TYPES = DT_COUNT + RAW_COUNT };
+    uint64_t tensors[TYPES] = {0}, parameters[TYPES] = {0}, total = 0;
+    const char *names[TYPES] = {0};
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < all->count; i++) {
+        const model_tensor *tensor = &all->at[i];
+        uint32_t type = type_index(tensor);
+        names[type] = tensor_type_name(tensor);
+        tensors[type]++;
+        parameters[type] += tensor_element_count(tensor);
+        total += tensor_element_count(tensor);
     }
     json_t *types = json_object();
-    for (esp_dtype dtype = DT_F32; dtype < DT_COUNT; dtype++) {
-        if (parameters[dtype] > parameters[most]) most = dtype;
-        if (tensors[dtype] == 0) continue;
-        json_t *type = json_object();
-        set(type, "tensors", json_integer((json_int_t)tensors[dtype]));
-        set(type, "parameters", json_integer((json_int_t)parameters[dtype]));
-        set(types, dtype_info(dtype)->name, type);
+    for (uint32_t type = 0; type < TYPES; type++) {
+        if (parameters[type] > parameters[most]) most = type;
+        if (tensors[type] == 0) continue;
+        json_t *row = json_object();
+        set(row, "tensors", json_integer((json_int_t)tensors[type]));
+        set(row, "parameters", json_integer((json_int_t)parameters[type]));
+        set(types, names[type], row);
     }
     set(root, "parameters", json_integer((json_int_t)total));
-    set(root, "quantization", json_string(dtype_info(most)->name));
+    set(root, "quantization", names[most] ? json_string(names[most]) : json_null());
     set(root, "types", types);
 }
 
@@ -90,26 +92,26 @@ static json_t *describe_tokenizer(const tok_source *source) {
 }
 
 /* Shapes as [rows, columns], outermost first, as everywhere outside the format itself. */
-static json_t *describe_tensor(const gguf_tensor *tensor) {
+static json_t *describe_tensor(const model_tensor *tensor) {
     json_t *object = json_object(), *shape = json_array();
     for (uint32_t i = tensor->dim_count; i-- > 0;)
         ESP_ASSERT(json_array_append_new(shape, json_integer((json_int_t)tensor->dims[i])) == 0);
     set(object, "name", json_text(tensor->name.at, tensor->name.bytes));
-    set(object, "dtype", json_string(dtype_info(tensor->dtype)->name));
+    set(object, "dtype", json_string(tensor_type_name(tensor)));
     set(object, "shape", shape);
     return object;
 }
 
-static json_t *describe_tensors(const gguf_file *gguf) {
+static json_t *describe_tensors(const tensor_set *all) {
     json_t *array = json_array();
-    for (uint64_t i = 0; i < gguf_tensor_count(gguf); i++)
-        ESP_ASSERT(json_array_append_new(array, describe_tensor(gguf_tensor_at(gguf, i))) == 0);
+    for (uint32_t i = 0; i < all->count; i++)
+        ESP_ASSERT(json_array_append_new(array, describe_tensor(&all->at[i])) == 0);
     return array;
 }
 
 static void describe_name(json_t *root, const gguf_file *gguf) {
     bool found;
-    gguf_text name = {"", 0};
+    model_text name = {"", 0};
     esp_code code = gguf_get_text(gguf, "general.name", &found, &name, NULL);
     /* a name of another type is no reason to refuse a model */
     set(root, "name", code || !found ? json_null() : json_text(name.at, name.bytes));
@@ -123,15 +125,15 @@ char *model_file_describe(model_file *file) {
     set(root, "kind", json_string("model"));
     set(root, "file", json_string(gguf_name(gguf)));
     set(root, "format", json_string(format));
-    set(root, "family", json_string(file->spec.family));
+    set(root, "family", json_string(file->weights.spec.family));
     describe_name(root, gguf);
-    describe_types(root, gguf);
-    describe_spec(root, &file->spec);
+    describe_types(root, &file->weights.tensors);
+    describe_spec(root, &file->weights.spec);
     set(root, "tokenizer", describe_tokenizer(&file->tokens.source));
     set(root, "chat_template", json_boolean(file->chat_template.at != NULL));
     set(root, "file_bytes", json_integer((json_int_t)gguf_bytes(gguf)));
     set(root, "digest", json_string(model_file_digest(file)));
-    set(root, "tensors", describe_tensors(gguf));
+    set(root, "tensors", describe_tensors(&file->weights.tensors));
     char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
     ESP_ASSERT(text);
     json_decref(root);

@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "engine/base/mem.h"
+#include "engine/model/checkpoint_gguf.h"
 #include "engine/model/model_file_inner.h"
 
 /* Files that are GGUF, but no whole model. */
@@ -20,7 +21,7 @@ static esp_code refuse_parts(const gguf_file *gguf, esp_error *err) {
                         "%s: split.count is %u, so this is one part of a model; join the parts "
                         "with llama.cpp's gguf-split --merge",
                         gguf_name(gguf), parts);
-    gguf_text type = {"", 0};
+    model_text type = {"", 0};
     code = gguf_get_text(gguf, "general.type", &found, &type, err);
     if (code) return code;
     if (found && (type.bytes != 5 || memcmp(type.at, "model", 5) != 0))
@@ -33,16 +34,16 @@ static esp_code refuse_parts(const gguf_file *gguf, esp_error *err) {
 
 static esp_code check_vocabulary(const model_file *file, esp_error *err) {
     uint32_t tokens = file->tokens.source.token_count;
-    if (tokens <= file->spec.vocab) return ESP_OK;
+    if (tokens <= file->weights.spec.vocab) return ESP_OK;
     return esp_fail(err, ESP_INVALID,
                     "%s: tokenizer.ggml.tokens has %u entries; wanted no more than the %u rows of "
                     "the embedding",
-                    gguf_name(file->gguf), tokens, file->spec.vocab);
+                    gguf_name(file->gguf), tokens, file->weights.spec.vocab);
 }
 
 static esp_code read_template(model_file *file, esp_error *err) {
     bool found;
-    gguf_text text = {NULL, 0};
+    model_text text = {NULL, 0};
     esp_code code = gguf_get_text(file->gguf, "tokenizer.chat_template", &found, &text, err);
     if (!code && found) file->chat_template = text;
     return code;
@@ -51,9 +52,7 @@ static esp_code read_template(model_file *file, esp_error *err) {
 static esp_code read_all(model_file *file, esp_error *err) {
     esp_code code = refuse_parts(file->gguf, err);
     if (code) return code;
-    if ((code = family_find(file->gguf, &file->family, err))) return code;
-    if ((code = file->family->read_spec(file->gguf, &file->spec, err))) return code;
-    if ((code = family_check_tensors(file->family, file->gguf, &file->spec, err))) return code;
+    if ((code = checkpoint_read_gguf(&file->weights, file->gguf, err))) return code;
     if ((code = token_source_read(&file->tokens, file->gguf, err))) return code;
     if ((code = check_vocabulary(file, err))) return code;
     return read_template(file, err);
@@ -93,14 +92,15 @@ esp_code model_file_open_memory(model_file **out, const void *bytes, size_t coun
 void model_file_close(model_file *file) {
     if (!file) return;
     token_source_free(&file->tokens);
+    tensor_set_free(&file->weights.tensors);
     gguf_close(file->gguf);
     pthread_mutex_destroy(&file->digest_lock);
     free(file);
 }
 
-const gguf_file *model_file_gguf(const model_file *file) { return file->gguf; }
+const checkpoint *model_file_weights(const model_file *file) { return &file->weights; }
 
-const model_spec *model_file_spec(const model_file *file) { return &file->spec; }
+const model_spec *model_file_spec(const model_file *file) { return &file->weights.spec; }
 
 esp_code model_file_tokenizer(const model_file *file, tokenizer **out, esp_error *err) {
     esp_error inner = {0};

@@ -5,16 +5,15 @@
 
 #include <pthread.h>
 
-#include "engine/model/family.h"
+#include "engine/model/checkpoint.h"
 #include "engine/model/model.h"
 #include "engine/model/token_source.h"
 
 struct model_file {
-    gguf_file *gguf;
-    const model_family *family;
-    model_spec spec;
+    gguf_file *gguf; /* NULL: a folder */
+    checkpoint weights;
     token_source tokens;
-    gguf_text chat_template; /* at NULL: none */
+    model_text chat_template; /* at NULL: none */
     pthread_mutex_t digest_lock;
     char digest[48]; /* under digest_lock until it is set; "" before */
 };

@@ -11,8 +11,6 @@
 #include "engine/base/mem.h"
 #include "engine/model/weights.h"
 
-enum { PAIRS_MAX = 256 };
-
 /* What one table is made from. */
 typedef struct rope_plan {
     const spec_rope *rope;
@@ -49,10 +47,10 @@ static float frequency_of(const rope_plan *plan, uint32_t pair) {
 static esp_code make_table(model *m, const rope_plan *plan, void **out, esp_error *err) {
     uint32_t pairs = plan->rotary / 2, positions = m->options.context_max;
     uint64_t count = 2ull * pairs * positions;
-    ESP_ASSERT(pairs <= PAIRS_MAX);
+    ESP_ASSERT(pairs <= SPEC_PAIRS_MAX);
     esp_code code = model_take_buffer(m, count, sizeof(float), out, err);
     if (code != ESP_OK) return code;
-    float *table = mem_new(count, sizeof(float)), frequencies[PAIRS_MAX];
+    float *table = mem_new(count, sizeof(float)), frequencies[SPEC_PAIRS_MAX];
     for (uint32_t i = 0; i < pairs; i++)
         frequencies[i] = frequency_of(plan, i);
     for (uint32_t p = 0; p < positions; p++)
@@ -67,16 +65,15 @@ static esp_code make_table(model *m, const rope_plan *plan, void **out, esp_erro
     return ESP_OK;
 }
 
-esp_code model_prepare_rope(model *m, const rope_lists *lists, esp_error *err) {
+esp_code model_prepare_rope(model *m, esp_error *err) {
     const model_spec *s = &m->spec;
     const spec_rope local = {.theta = s->local_theta, .factor = 1, .magnitude = 1};
-    bool longrope = s->rope.scaling == SCALING_LONGROPE;
-    rope_plan plan = {.rope = &s->rope,
-                      .divisors = longrope ? lists->short_list : lists->divisors,
-                      .rotary = s->rotary};
+    bool divided = s->rope.scaling == SCALING_LONGROPE || s->rope.scaling == SCALING_DIVISORS;
+    rope_plan plan = {
+        .rope = &s->rope, .divisors = divided ? s->rope.divisors : NULL, .rotary = s->rotary};
     esp_code code = make_table(m, &plan, &m->rope, err);
     if (code == ESP_OK && m->options.context_max > spec_short_context(s)) {
-        plan.divisors = lists->long_list;
+        plan.divisors = s->rope.long_divisors;
         code = make_table(m, &plan, &m->rope_long, err);
     }
     if (code == ESP_OK && s->rope_local) {

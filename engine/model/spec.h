@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { SPEC_LAYERS_MAX = 512 };
+enum { SPEC_LAYERS_MAX = 512, SPEC_HEAD_DIM_MAX = 256, SPEC_PAIRS_MAX = SPEC_HEAD_DIM_MAX / 2 };
 
 typedef enum spec_activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH } spec_activation;
 
@@ -15,7 +15,7 @@ typedef enum spec_activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH } spec_acti
 typedef enum spec_scaling {
     SCALING_NONE,
     SCALING_LINEAR,   /* divided by factor */
-    SCALING_DIVISORS, /* each divided by its element of rope_freqs.weight (Llama 3.1 and later) */
+    SCALING_DIVISORS, /* each divided by its own number (Llama 3.1 and later) */
     SCALING_YARN,     /* low ones divided by factor, high ones kept, a ramp between (arXiv:2309.00071) */
     SCALING_LONGROPE, /* each divided by its element of a short or a long list (arXiv:2402.13753) */
 } spec_scaling;
@@ -27,6 +27,8 @@ typedef struct spec_rope {
     double magnitude;             /* cos and sin are multiplied by it */
     uint32_t original;            /* yarn, longrope: context before scaling */
     double beta_fast, beta_slow;  /* yarn: turns within `original` where the ramp begins and ends */
+    float divisors[SPEC_PAIRS_MAX];      /* divisors, longrope's short list: [rotary/2], each > 0 */
+    float long_divisors[SPEC_PAIRS_MAX]; /* longrope */
 } spec_rope;
 
 typedef struct model_spec {

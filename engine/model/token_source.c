@@ -33,14 +33,14 @@ enum { END_MARK_COUNT = sizeof END_MARKS / sizeof END_MARKS[0] };
 static esp_code read_word(const gguf_file *file, const char *key, const char *when_missing,
                           char *out, size_t out_bytes, esp_error *err) {
     bool found;
-    gguf_text text = {"", 0};
+    model_text text = {"", 0};
     esp_code code = gguf_get_text(file, key, &found, &text, err);
     if (code) return code;
     if (!found && !when_missing)
         return esp_fail(err, ESP_INVALID,
                         "%s: the metadata key %s is missing; the file has no tokenizer",
                         gguf_name(file), key);
-    if (!found) text = (gguf_text){when_missing, strlen(when_missing)};
+    if (!found) text = (model_text){when_missing, strlen(when_missing)};
     bool plain = text.bytes > 0 && text.bytes < out_bytes;
     for (size_t i = 0; i < text.bytes && plain; i++)
         plain = text.at[i] > 0x20 && text.at[i] < 0x7f;
@@ -69,7 +69,7 @@ static esp_code read_texts(const gguf_file *file, const char *key, uint64_t max,
     *count = (uint32_t)array.count;
     const uint8_t *cursor = array.at;
     for (uint32_t i = 0; i < *count; i++) {
-        gguf_text text = gguf_next_text(&array, &cursor);
+        model_text text = gguf_next_text(&array, &cursor);
         (*out)[i] = (tok_text){text.at, text.bytes};
     }
     return ESP_OK;
@@ -150,7 +150,7 @@ static esp_code read_charsmap(token_source *out, const gguf_file *file, esp_erro
  * the architecture. */
 static esp_code read_strips(token_source *out, const gguf_file *file, esp_error *err) {
     bool found;
-    gguf_text arch;
+    model_text arch;
     esp_code code = gguf_get_text(file, "general.architecture", &found, &arch, err);
     if (code || !found || !is_kind(out, "llama")) return code;
     if (arch.bytes != 4 || memcmp(arch.at, "phi3", 4) != 0) return ESP_OK;

@@ -6,13 +6,13 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
-#include "engine/model/family.h"
+#include "engine/model/checkpoint.h"
 
 /* What the loading functions share. */
 typedef struct loader {
     model *m;
-    const gguf_file *file;
-    const model_family *family;
+    const checkpoint *weights;
+    void *scratch; /* of checkpoint_read_rows */
     uint64_t done_bytes, total_bytes;
     esp_error *err;
 } loader;
@@ -40,54 +40,53 @@ static void report(loader *l, uint64_t bytes) {
     if (o->progress) o->progress(o->progress_arg, l->done_bytes, l->total_bytes);
 }
 
-/* Rows [first, first + count) of a tensor as a matrix of their own. */
-static esp_code load_rows(loader *l, const gguf_tensor *t, uint64_t first, uint64_t count,
-                          kern_matrix **out) {
+/* Rows [first, first + count) of a matrix as one of their own. */
+static esp_code load_rows(loader *l, const checkpoint_matrix *matrix, uint32_t first,
+                          uint32_t count, kern_matrix **out) {
     const model_options *o = &l->m->options;
-    uint64_t row_bytes = t->bytes / t->dims[1];
-    kern_matrix_desc desc = {.dtype = t->dtype,
-                             .rows = (uint32_t)count,
-                             .cols = (uint32_t)t->dims[0],
-                             .data = (const char *)t->data + first * row_bytes};
-    esp_code code = o->ops->pack(o->dev, &desc, out, l->err);
+    kern_matrix_desc desc;
+    esp_code code =
+        checkpoint_read_rows(l->weights, matrix, first, count, &l->scratch, &desc, l->err);
+    if (code == ESP_OK) code = o->ops->pack(o->dev, &desc, out, l->err);
     if (code != ESP_OK) return code;
     l->m->weight_bytes += o->ops->matrix_bytes(*out);
-    report(l, count * row_bytes);
+    report(l, matrix->tensor->bytes / matrix->rows * count);
     return ESP_OK;
 }
 
 static esp_code load_matrix(loader *l, tensor_role role, uint32_t layer, kern_matrix **out) {
-    const gguf_tensor *t = NULL;
-    esp_code code = family_tensor(l->family, l->file, &l->m->spec, role, layer, &t, l->err);
-    return code || !t ? code : load_rows(l, t, 0, t->dims[1], out);
+    checkpoint_matrix matrix;
+    esp_code code = checkpoint_find_matrix(l->weights, role, layer, &matrix, l->err);
+    return code || !matrix.rows ? code : load_rows(l, &matrix, 0, matrix.rows, out);
 }
 
 /* Matrices that lie one above the other in one tensor; ends with a part without `out`. */
 typedef struct fused_part {
     kern_matrix **out;
-    uint64_t rows;
+    uint32_t rows;
 } fused_part;
 
 static esp_code load_fused(loader *l, tensor_role role, uint32_t layer, const fused_part *part) {
-    const gguf_tensor *t = NULL;
-    esp_code code = family_tensor(l->family, l->file, &l->m->spec, role, layer, &t, l->err);
-    if (code != ESP_OK || !t) return code;
-    for (uint64_t first = 0; part->out && code == ESP_OK; first += part++->rows)
-        code = load_rows(l, t, first, part->rows, part->out);
+    checkpoint_matrix matrix;
+    esp_code code = checkpoint_find_matrix(l->weights, role, layer, &matrix, l->err);
+    if (code != ESP_OK || !matrix.rows) return code;
+    for (uint32_t first = 0; part->out && code == ESP_OK; first += part++->rows)
+        code = load_rows(l, &matrix, first, part->rows, part->out);
     return code;
 }
 
 static esp_code load_vector(loader *l, tensor_role role, uint32_t layer, void **out) {
-    const gguf_tensor *t = NULL;
-    esp_code code = family_tensor(l->family, l->file, &l->m->spec, role, layer, &t, l->err);
-    if (code != ESP_OK || !t) return code;
-    code = model_take_buffer(l->m, t->dims[0], sizeof(float), out, l->err);
-    if (code != ESP_OK) return code;
+    float *values;
+    uint32_t count;
+    esp_code code = checkpoint_read_vector(l->weights, role, layer, &values, &count, l->err);
+    if (code != ESP_OK || !values) return code;
+    code = model_take_buffer(l->m, count, sizeof *values, out, l->err);
     const model_options *o = &l->m->options;
-    o->ops->upload(o->dev, *out, t->data, t->dims[0] * sizeof(float));
-    l->m->weight_bytes += t->dims[0] * sizeof(float);
-    report(l, t->bytes);
-    return ESP_OK;
+    if (code == ESP_OK) o->ops->upload(o->dev, *out, values, count * sizeof *values);
+    free(values);
+    l->m->weight_bytes += count * sizeof *values;
+    report(l, count * sizeof *values);
+    return code;
 }
 
 static esp_code load_layer(loader *l, uint32_t i) {
@@ -115,7 +114,7 @@ static esp_code load_layer(loader *l, uint32_t i) {
         {TENSOR_MLP_POST_NORM, NULL, &w->mlp_post_norm},
     };
     const model_spec *s = &l->m->spec;
-    uint64_t query = (uint64_t)s->heads * s->head_dim, key = (uint64_t)s->kv_heads * s->head_dim;
+    uint32_t query = s->heads * s->head_dim, key = s->kv_heads * s->head_dim;
     const fused_part qkv[] = {{&w->q, query}, {&w->k, key}, {&w->v, key}, {NULL, 0}};
     const fused_part gate_up[] = {
         {&w->gate, s->intermediate}, {&w->up, s->intermediate}, {NULL, 0}};
@@ -136,23 +135,6 @@ static esp_code load_weights(loader *l) {
     for (uint32_t i = 0; i < m->spec.layers && code == ESP_OK; i++)
         code = load_layer(l, i);
     return code;
-}
-
-static esp_code find_list(loader *l, tensor_role role, const float **out) {
-    const gguf_tensor *t = NULL;
-    esp_code code = family_tensor(l->family, l->file, &l->m->spec, role, 0, &t, l->err);
-    if (code != ESP_OK || !t) return code;
-    *out = t->data;
-    report(l, t->bytes);
-    return ESP_OK;
-}
-
-static esp_code load_rope(loader *l) {
-    rope_lists lists = {0};
-    esp_code code = find_list(l, TENSOR_ROPE_DIVISORS, &lists.divisors);
-    if (code == ESP_OK) code = find_list(l, TENSOR_ROPE_SHORT, &lists.short_list);
-    if (code == ESP_OK) code = find_list(l, TENSOR_ROPE_LONG, &lists.long_list);
-    return code == ESP_OK ? model_prepare_rope(l->m, &lists, l->err) : code;
 }
 
 static esp_code take_workspace(model *m, esp_error *err) {
@@ -190,12 +172,11 @@ esp_code model_open(model **out, const model_file *file, const model_options *op
     m->layers = mem_new(m->spec.layers, sizeof *m->layers);
     m->kv_shape = (kern_kv_shape){m->spec.layers, m->spec.kv_heads, m->spec.head_dim};
 
-    loader l = {.m = m, .file = model_file_gguf(file), .err = err};
-    for (uint64_t i = 0; i < gguf_tensor_count(l.file); i++)
-        l.total_bytes += gguf_tensor_at(l.file, i)->bytes;
-    esp_code code = family_find(l.file, &l.family, err);
-    if (code == ESP_OK) code = load_weights(&l);
-    if (code == ESP_OK) code = load_rope(&l);
+    loader l = {.m = m, .weights = model_file_weights(file), .err = err};
+    l.total_bytes = checkpoint_bytes(l.weights);
+    esp_code code = load_weights(&l);
+    free(l.scratch);
+    if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);
     if (code != ESP_OK) {
         model_close(m);

@@ -55,12 +55,7 @@ struct model {
 ESP_CHECKED esp_code model_take_buffer(model *m, uint64_t count, size_t element_bytes, void **out,
                                        esp_error *err);
 
-/* Divisors of the rope frequencies as the file has them, [rotary/2] each; NULL: none. */
-typedef struct rope_lists {
-    const float *divisors, *short_list, *long_list;
-} rope_lists;
-
 /* Fills the model's rope tables (rope_table.c). */
-ESP_CHECKED esp_code model_prepare_rope(model *m, const rope_lists *lists, esp_error *err);
+ESP_CHECKED esp_code model_prepare_rope(model *m, esp_error *err);
 
 #endif

@@ -26,7 +26,7 @@ static uint32_t touch_array(const gguf_file *file, const char *key, gguf_type ty
     if (type == GGUF_STRING) {
         const uint8_t *cursor = array.at;
         for (uint64_t i = 0; i < array.count; i++) {
-            gguf_text text = gguf_next_text(&array, &cursor);
+            model_text text = gguf_next_text(&array, &cursor);
             sum += touch(text.at, text.bytes);
         }
     } else if (type == GGUF_U32 || type == GGUF_I32 || type == GGUF_F32) {
@@ -41,7 +41,7 @@ static uint32_t touch_key(const gguf_file *file, const char *key) {
     bool found, truth = false;
     uint32_t whole = 0, sum = 0;
     float real = 0;
-    gguf_text text = {"", 0};
+    model_text text = {"", 0};
     esp_error err;
     if (!gguf_get_u32(file, key, &found, &whole, &err)) sum += whole;
     if (!gguf_get_f32(file, key, &found, &real, &err)) sum += real > 0;
@@ -55,7 +55,7 @@ static uint32_t touch_key(const gguf_file *file, const char *key) {
 static uint32_t touch_pairs(const gguf_file *file) {
     uint32_t sum = 0;
     for (uint64_t i = 0; i < gguf_kv_count(file); i++) {
-        gguf_text key;
+        model_text key;
         char value[40], *name;
         gguf_kv_print(file, i, &key, value, sizeof value);
         sum += touch(value, strlen(value));
@@ -69,7 +69,7 @@ static uint32_t touch_pairs(const gguf_file *file) {
 static uint32_t touch_tensors(const gguf_file *file) {
     uint32_t sum = 0;
     for (uint64_t i = 0; i < gguf_tensor_count(file); i++) {
-        const gguf_tensor *tensor = gguf_tensor_at(file, i);
+        const model_tensor *tensor = gguf_tensor_at(file, i);
         char *name = strndup(tensor->name.at, tensor->name.bytes);
         if (name && gguf_find(file, name) != tensor) abort();
         free(name);

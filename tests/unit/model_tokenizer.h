@@ -30,7 +30,7 @@ static inline esp_code test_model_tokenizer(const char *path, tokenizer **out, c
                                             size_t *chat_bytes, esp_error *err) {
     gguf_file *file = NULL;
     token_source source = {0};
-    gguf_text text = {0};
+    model_text text = {0};
     bool found = false;
     esp_code code = gguf_open(&file, path, err);
     if (!code) code = token_source_read(&source, file, err);

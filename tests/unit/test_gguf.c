@@ -44,7 +44,7 @@ static gguf_file *assert_opens(gguf_builder *b, char **file) {
     return gguf;
 }
 
-static bool text_is(gguf_text text, const char *wanted) {
+static bool text_is(model_text text, const char *wanted) {
     return text.bytes == strlen(wanted) && memcmp(text.at, wanted, text.bytes) == 0;
 }
 
@@ -81,7 +81,7 @@ static void reads_every_type_and_its_tensors(void **state) {
     assert_int_equal(gguf_tensor_count(gguf), 2);
     assert_string_equal(gguf_name(gguf), "m.gguf");
     assert_ptr_equal(gguf_data(gguf), file);
-    const gguf_tensor *a = gguf_find(gguf, "a"), *second = gguf_find(gguf, "b");
+    const model_tensor *a = gguf_find(gguf, "a"), *second = gguf_find(gguf, "b");
     assert_ptr_equal(second, gguf_tensor_at(gguf, 0));
     assert_int_equal(second->bytes, 36);
     assert_int_equal(second->dtype, DT_Q4_0);
@@ -164,7 +164,7 @@ static void getters_name_the_type_they_saw(void **state) {
     bool found, truth;
     uint32_t whole;
     float real;
-    gguf_text text;
+    model_text text;
     gguf_array array;
     esp_error err;
     assert_int_equal(gguf_get_u32(gguf, "word", &found, &whole, &err), ESP_INVALID);
@@ -195,7 +195,7 @@ static void walks_string_arrays_and_prints(void **state) {
     gguf_file *gguf = assert_opens(&b, &file);
     bool found;
     gguf_array words;
-    gguf_text key;
+    model_text key;
     assert_int_equal(gguf_get_array(gguf, "words", GGUF_STRING, &found, &words, NULL), ESP_OK);
     const uint8_t *cursor = words.at;
     assert_true(text_is(gguf_next_text(&words, &cursor), "one"));
