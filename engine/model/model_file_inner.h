@@ -15,6 +15,7 @@ struct model_file {
     model_spec spec;
     token_source tokens;
     gguf_text chat_template; /* at NULL: none */
+    gguf_text tool_template; /* the one for conversations with tools; at NULL: none */
     pthread_mutex_t digest_lock;
     char digest[48]; /* under digest_lock until it is set; "" before */
 };
