@@ -374,6 +374,17 @@ l|reverse|list
 s|reverse
 (l|reverse)|join
 [1,'a']|sort
+[none,none]|sort
+[none,1]|sort
+[{'a':1},{'a':1}]|sort
+[{'a':1},{'a':2}]|sort
+['b','a']|sort(attribute='type')
+[{'type':'b'},{}]|sort(attribute='type')
+[{'type':'b','n':1},{'type':'A','n':2},{'type':'B','n':3}]|sort(attribute='type')|map(attribute='n')|list
+[{'type':none,'n':1},{'type':none,'n':2}]|sort(attribute='type',reverse=true)|map(attribute='n')|list
+[none,none]|min
+[undefined_name,undefined_name]|sort|length
+[[2,'x'],[1,none],[1,none]]|sort
 l<[3,2]
 'a'<'b'
 'a'<1
@@ -563,4 +574,6 @@ def templates():
     yield from ("{{ " + e + " }}" for e in EXPRESSIONS.split("\n") if e)
     yield from (t for t in STATEMENTS.split("\n") if t)
     yield from (drawn(r) for _ in range(400))
-    yield from ("", "\n", "a\n", "a\n\n", "{{ strftime_now('%d %b %Y %H:%M:%S.%f %%') }}", "{{ strftime_now('') }}|")
+    yield from ("", "\n", "a\n", "a\n\n", "{{ strftime_now('%d %b %Y %H:%M:%S.%f %%') }}", "{{ strftime_now('') }}|",
+                "{{ strftime_now('%A, %B %e %-d %y %m %I:%p %a %b %j %U %w %W %u %V %G %C %h %D %F %T %R %n%t|%z|%Z|%%z') }}",
+                "{{ strftime_now('%Z') }}|{{ strftime_now('%c %x %X') }}|{{ strftime_now('é 日 %Y') }}")
