@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/model/json_bytes.h"
+
 static esp_code read_shape(const hf_section *text, const config_traits *traits, model_spec *spec,
                            esp_error *err) {
     spec->heads = traits->heads;
@@ -155,11 +157,8 @@ esp_code config_read(const hf_config *config, const config_traits *traits, model
 
 static esp_code fail_layer(const hf_section *text, uint32_t layer, const char *seen,
                            const char *wanted, esp_error *err) {
-    char shown[40] = "";
-    for (size_t i = 0; seen[i] && i < sizeof shown - 1; i++)
-        shown[i] = seen[i] < 0x20 || seen[i] > 0x7e ? '?' : seen[i];
     return esp_fail(err, ESP_INVALID, "%s: %slayer_types[%u] is \"%s\"; wanted %s", text->file,
-                    text->path, layer, shown, wanted);
+                    text->path, layer, json_show(seen).text, wanted);
 }
 
 static esp_code read_layer(const hf_section *text, const char *seen, const config_windows *windows,

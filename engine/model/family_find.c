@@ -5,6 +5,7 @@
 
 #include "engine/model/family_table.h"
 #include "engine/model/hf_keys.h"
+#include "engine/model/json_bytes.h"
 
 static bool has_class(const model_family *family, const char *name) {
     for (const char *const *known = family->classes; known && *known; known++)
@@ -19,11 +20,8 @@ static esp_code fail_class(const hf_section *root, const char *seen, esp_error *
             size_t used = strlen(known);
             snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", *name);
         }
-    char shown[48] = "";
-    for (size_t i = 0; seen[i] && i < sizeof shown - 1; i++)
-        shown[i] = seen[i] < 0x20 || seen[i] > 0x7e ? '?' : seen[i];
     return esp_fail(err, ESP_INVALID, "%s: architectures[0] is \"%s\"; wanted one of %s",
-                    root->file, shown, known);
+                    root->file, json_show(seen).text, known);
 }
 
 static esp_code find_by_type(const hf_section *root, const model_family **out, esp_error *err) {

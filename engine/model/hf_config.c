@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/hf_config.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include "engine/base/file.h"
 #include "engine/base/mem.h"
 #include "engine/model/hf_keys.h"
+#include "engine/model/json_bytes.h"
 
 static const char CONFIG[] = "config.json", GENERATION[] = "generation_config.json";
 
@@ -21,20 +21,10 @@ struct hf_config {
 
 static esp_code parse(json_t **out, const void *bytes, size_t count, const char *name,
                       esp_error *err) {
-    json_error_t why;
     if (count > HF_CONFIG_BYTES_MAX)
         return esp_fail(err, ESP_INVALID, "%s: the file has %zu bytes; wanted %d at most", name,
                         count, HF_CONFIG_BYTES_MAX);
-    *out = json_loadb(bytes, count, JSON_REJECT_DUPLICATES, &why);
-    if (!*out) {
-        for (char *at = why.text; *at; at++)
-            if (*at < 0x20 || *at > 0x7e) *at = '?';
-        return esp_fail(err, ESP_INVALID, "%s: line %d, column %d: %s; wanted one JSON object",
-                        name, why.line, why.column, why.text);
-    }
-    if (!json_is_object(*out))
-        return esp_fail(err, ESP_INVALID, "%s: the file is no JSON object", name);
-    return ESP_OK;
+    return json_read_object(out, bytes, count, name, "the file", err);
 }
 
 static esp_code find_text(hf_config *config, esp_error *err) {

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/model/json_bytes.h"
+
 static const json_t *value_of(const hf_section *section, const char *key) {
     return section->object ? json_object_get(section->object, key) : NULL;
 }
@@ -195,13 +197,10 @@ esp_code hf_refuse_unknown(const hf_section *section, const char *const *known, 
     const char *key;
     json_object_foreach(object, key, value) {
         if (json_is_null(value) || is_known(key, known)) continue;
-        char shown[48] = "";
-        for (size_t i = 0; key[i] && i < sizeof shown - 1; i++)
-            shown[i] = key[i] < 0x20 || key[i] > 0x7e ? '?' : key[i];
         return esp_fail(err, ESP_INVALID,
                         "%s: the key %s%s (%s) is not known here; a model that needs it would be "
                         "computed wrongly",
-                        section->file, section->path, shown, show(value).text);
+                        section->file, section->path, json_show(key).text, show(value).text);
     }
     return ESP_OK;
 }
