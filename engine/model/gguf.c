@@ -112,8 +112,7 @@ static esp_code finish_open(gguf_file **out, gguf_file *file, esp_code code, esp
     return ESP_OK;
 }
 
-esp_code gguf_open(gguf_file **out, const char *path, esp_error *err) {
-    ESP_ASSERT(out && path);
+esp_code gguf_open_one(gguf_file **out, const char *path, esp_error *err) {
     *out = NULL;
     gguf_file *file = mem_new(1, sizeof *file);
     esp_code code = file_map(&file->mapping, path, "a GGUF file", err);
@@ -121,6 +120,17 @@ esp_code gguf_open(gguf_file **out, const char *path, esp_error *err) {
     file->bytes = file->mapping.bytes;
     file->byte_count = file->mapping.count;
     return finish_open(out, file, code, err);
+}
+
+esp_code gguf_open(gguf_file **out, const char *path, esp_error *err) {
+    ESP_ASSERT(out && path);
+    esp_code code = gguf_open_one(out, path, err);
+    if (!code) code = gguf_open_parts(*out, path, err);
+    if (code) {
+        gguf_close(*out);
+        *out = NULL;
+    }
+    return code;
 }
 
 esp_code gguf_open_memory(gguf_file **out, const void *bytes, size_t count, const char *name,
@@ -138,6 +148,9 @@ esp_code gguf_open_memory(gguf_file **out, const void *bytes, size_t count, cons
 
 void gguf_close(gguf_file *file) {
     if (!file) return;
+    for (uint32_t i = 0; i < file->part_count; i++)
+        gguf_close(file->parts[i]);
+    free(file->parts);
     file_unmap(&file->mapping);
     free(file->pairs);
     free(file->pairs_by_key);
@@ -145,6 +158,13 @@ void gguf_close(gguf_file *file) {
     free(file->offsets);
     free(file->tensors_by_name);
     free(file);
+}
+
+uint32_t gguf_part_count(const gguf_file *file) { return 1 + file->part_count; }
+
+const gguf_file *gguf_part(const gguf_file *file, uint32_t index) {
+    ESP_ASSERT(index <= file->part_count);
+    return index ? file->parts[index - 1] : file;
 }
 
 uint64_t gguf_bytes(const gguf_file *file) { return file->byte_count; }

@@ -27,14 +27,20 @@ typedef enum gguf_type {
     GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64, GGUF_TYPE_COUNT
 } gguf_type;
 
-/* path is used in error sentences by its last component only. */
+/* path is used in error sentences by its last component only. The first part of a split model
+ * ("x-00001-of-00003.gguf") opens the others beside it: their tensors are this file's then, its
+ * metadata is the first part's. */
 ESP_CHECKED esp_code gguf_open(gguf_file **out, const char *path, esp_error *err);
 /* The same over memory that the caller keeps (tests, fuzzing). */
 ESP_CHECKED esp_code gguf_open_memory(gguf_file **out, const void *bytes, size_t count,
                                       const char *name, esp_error *err);
 void gguf_close(gguf_file *file);
 
-uint64_t gguf_bytes(const gguf_file *file); /* size of the file */
+/* The files of a split model, this one is number 0; of any other: this one alone. */
+uint32_t gguf_part_count(const gguf_file *file);
+const gguf_file *gguf_part(const gguf_file *file, uint32_t index);
+
+uint64_t gguf_bytes(const gguf_file *file); /* size of this file alone */
 const void *gguf_data(const gguf_file *file); /* its first byte: the whole file is readable */
 const char *gguf_name(const gguf_file *file);
 uint32_t gguf_version(const gguf_file *file);

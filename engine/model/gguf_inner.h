@@ -1,8 +1,9 @@
-/* gguf_inner.h - what the three parts of the GGUF reader share; nobody else includes it.
+/* gguf_inner.h - what the four parts of the GGUF reader share; nobody else includes it.
  *
  *   gguf.c           map the file, header, the order of reading, lookup
  *   gguf_metadata.c  key/value pairs and their getters
  *   gguf_tensors.c   tensor table and the layout of the data
+ *   gguf_parts.c     the further files of a split model
  *
  * All lengths in the file meet a bound in the cursor first: a length is compared with the bytes
  * that remain and never added to a pointer. */
@@ -23,6 +24,7 @@ enum {
     GGUF_ALIGNMENT_DEFAULT = 32,
     GGUF_ALIGNMENT_MIN = 8,
     GGUF_ALIGNMENT_MAX = 65536,
+    GGUF_PARTS_MAX = 1024,
     /* the least bytes that one of them can take in the file */
     GGUF_PAIR_BYTES_MIN = 8 + 1 + 4 + 1,
     GGUF_TENSOR_BYTES_MIN = 8 + 1 + 4 + 8 + 4 + 8,
@@ -50,6 +52,8 @@ struct gguf_file {
     uint64_t *offsets;      /* of each tensor, from data_begin; freed after the layout is checked */
     uint32_t *tensors_by_name;
     size_t data_begin; /* offset of the tensor data in the file */
+    gguf_file **parts; /* of a split model: those behind the first, which is this one */
+    uint32_t part_count;
 };
 
 /* What is left to read. */
@@ -130,6 +134,13 @@ ESP_CHECKED esp_code gguf_read_tensors(gguf_file *file, gguf_cursor *cursor, uin
 /* Holds every tensor against the data region that begins at data_begin and sets the data pointers.
  */
 ESP_CHECKED esp_code gguf_place_tensors(gguf_file *file, esp_error *err);
+
+/* Builds the name index; ESP_INVALID when two tensors have one name. */
+ESP_CHECKED esp_code gguf_index_tensors(gguf_file *file, esp_error *err);
+/* Opens one file, whether or not it is a part of more. */
+ESP_CHECKED esp_code gguf_open_one(gguf_file **out, const char *path, esp_error *err);
+/* Opens the parts beside a file that says it is the first of several, and takes their tensors in. */
+ESP_CHECKED esp_code gguf_open_parts(gguf_file *file, const char *path, esp_error *err);
 
 const gguf_pair *gguf_find_pair(const gguf_file *file, const char *key);
 

@@ -136,8 +136,9 @@ static int compare_names(const void *a, const void *b, void *tensors) {
     return gguf_compare_text(all[*(const uint32_t *)a].name, all[*(const uint32_t *)b].name);
 }
 
-static esp_code index_tensors(gguf_file *file, esp_error *err) {
+esp_code gguf_index_tensors(gguf_file *file, esp_error *err) {
     uint32_t count = file->tensor_count, *order = mem_new(count ? count : 1, sizeof *order);
+    free(file->tensors_by_name);
     file->tensors_by_name = order;
     for (uint32_t i = 0; i < count; i++)
         order[i] = i;
@@ -164,7 +165,7 @@ esp_code gguf_read_tensors(gguf_file *file, gguf_cursor *cursor, uint64_t count,
         esp_code code = read_tensor(file, cursor, i, &file->tensors[i], &file->offsets[i], err);
         if (code) return code;
     }
-    return index_tensors(file, err);
+    return gguf_index_tensors(file, err);
 }
 
 static int compare_offsets(const void *a, const void *b, void *offsets) {

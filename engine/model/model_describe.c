@@ -117,6 +117,13 @@ static void describe_name(json_t *root, const gguf_file *gguf) {
     set(root, "name", code || !found ? json_null() : json_text(name.at, name.bytes));
 }
 
+static uint64_t all_bytes(const gguf_file *gguf) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < gguf_part_count(gguf); i++)
+        bytes += gguf_bytes(gguf_part(gguf, i));
+    return bytes;
+}
+
 char *model_file_describe(model_file *file) {
     const gguf_file *gguf = file->gguf;
     char format[24];
@@ -125,13 +132,14 @@ char *model_file_describe(model_file *file) {
     set(root, "kind", json_string("model"));
     set(root, "file", json_string(gguf_name(gguf)));
     set(root, "format", json_string(format));
+    set(root, "files", json_integer(gguf_part_count(gguf)));
     set(root, "family", json_string(file->weights.spec.family));
     describe_name(root, gguf);
     describe_types(root, &file->weights.tensors);
     describe_spec(root, &file->weights.spec);
     set(root, "tokenizer", describe_tokenizer(&file->tokens.source));
     set(root, "chat_template", json_boolean(file->chat_template.at != NULL));
-    set(root, "file_bytes", json_integer((json_int_t)gguf_bytes(gguf)));
+    set(root, "file_bytes", json_integer((json_int_t)all_bytes(gguf)));
     set(root, "digest", json_string(model_file_digest(file)));
     set(root, "tensors", describe_tensors(&file->weights.tensors));
     char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9));

@@ -1,10 +1,8 @@
 /* model_file.c - opens a model file and checks all that can be known of it without packing a
  * weight: family, spec, every tensor's shape, tokenizer data, chat template. */
 // SPDX-License-Identifier: Apache-2.0
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "engine/base/mem.h"
 #include "engine/model/checkpoint_gguf.h"
@@ -16,10 +14,9 @@ static esp_code refuse_parts(const gguf_file *gguf, esp_error *err) {
     uint32_t parts = 0;
     esp_code code = gguf_get_u32(gguf, "split.count", &found, &parts, err);
     if (code) return code;
-    if (parts > 1)
+    if (parts > 1 && gguf_part_count(gguf) == 1) /* from memory: nothing lies beside it */
         return esp_fail(err, ESP_INVALID,
-                        "%s: split.count is %u, so this is one part of a model; join the parts "
-                        "with llama.cpp's gguf-split --merge",
+                        "%s: split.count is %u, so this is one part of a model; wanted all of it",
                         gguf_name(gguf), parts);
     model_text type = {"", 0};
     code = gguf_get_text(gguf, "general.type", &found, &type, err);
@@ -128,19 +125,20 @@ const char *model_file_tool_template(const model_file *file, size_t *bytes) {
     return file->tool_template.at;
 }
 
-static void print_digest(char *out, size_t out_bytes, XXH128_hash_t hash) {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, hash);
-    size_t used = (size_t)snprintf(out, out_bytes, "xxh3-128:");
-    for (size_t i = 0; i < sizeof canonical.digest; i++, used += 2)
-        snprintf(out + used, out_bytes - used, "%02x", canonical.digest[i]);
+static void digest_gguf(const gguf_file *gguf, char out[MODEL_DIGEST_CHARS]) {
+    uint32_t count = gguf_part_count(gguf);
+    digest_file *files = mem_new(count, sizeof *files);
+    for (uint32_t i = 0; i < count; i++) {
+        const gguf_file *part = gguf_part(gguf, i);
+        files[i] = (digest_file){gguf_name(part), gguf_data(part), (size_t)gguf_bytes(part)};
+    }
+    model_digest(out, files, count);
+    free(files);
 }
 
 const char *model_file_digest(model_file *file) {
     ESP_ASSERT(pthread_mutex_lock(&file->digest_lock) == 0);
-    if (!file->digest[0])
-        print_digest(file->digest, sizeof file->digest,
-                     XXH3_128bits(gguf_data(file->gguf), gguf_bytes(file->gguf)));
+    if (!file->digest[0]) digest_gguf(file->gguf, file->digest);
     ESP_ASSERT(pthread_mutex_unlock(&file->digest_lock) == 0);
     return file->digest;
 }

@@ -7,6 +7,7 @@
 
 #include "engine/model/checkpoint.h"
 #include "engine/model/model.h"
+#include "engine/model/model_digest.h"
 #include "engine/model/token_source.h"
 
 struct model_file {
@@ -16,7 +17,7 @@ struct model_file {
     model_text chat_template; /* at NULL: none */
     model_text tool_template; /* the one for conversations with tools; at NULL: none */
     pthread_mutex_t digest_lock;
-    char digest[48]; /* under digest_lock until it is set; "" before */
+    char digest[MODEL_DIGEST_CHARS]; /* under digest_lock until it is set; "" before */
 };
 
 #endif

@@ -105,10 +105,10 @@ def weights(vocab, hidden=32, kv=16, inner=32):
     return table, data
 
 
-def tiny_llama(**damage):
+def tiny_llama(more=(), **damage):
     tokens, vocab = tokenizer()
     table, data = weights(vocab)
-    return gguf(metadata() + tokens, table, data, **damage)
+    return gguf([*metadata(), *tokens, *more], table, data, **damage)
 
 
 def every_type():
@@ -117,6 +117,11 @@ def every_type():
     pairs += [array(f"many.{kind}", kind, ["a", ""] if kind == STRING else [0, 1, 1])
               for kind in range(13) if kind != ARRAY]
     return gguf(pairs)
+
+
+def split(number, count, tensors):
+    return [pair("split.no", U16, number), pair("split.count", U32, count),
+            pair("split.tensors.count", I32, tensors)]
 
 
 def files():
@@ -138,6 +143,11 @@ def files():
         "dims_wrap": gguf([], [tensor("t", [1 << 32, 1 << 32], DT_F32, 0)], sixteen),
         "offset_wraps": gguf([], one + [tensor("u", [8], DT_F32, (1 << 64) - 32)], sixteen),
         "overlap": gguf([], one + [tensor("u", [8], DT_F32, 32)], sixteen),
+        "split_first": gguf(split(0, 2, 2), one, sixteen),
+        "split_last": gguf(split(1, 2, 2), one, sixteen),
+        "split_of_one": gguf(split(0, 1, 1), one, sixteen),
+        "split_count_huge": gguf(split(0, (1 << 32) - 1, 1), one, sixteen),
+        "split_model": tiny_llama(split(0, 3, 12)),
         "tensor_count_huge": gguf([], one, sixteen, tensor_count=1 << 62),
     }
 
