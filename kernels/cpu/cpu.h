@@ -118,6 +118,14 @@ static inline size_t cpu_scales_at(const cpu_format *format, uint32_t b) {
     return (size_t)(b / SUPER_BLOCKS + 1) * format->head_bytes + (size_t)b * format->scale_bytes;
 }
 
+/* Column c of a matrix meets input inputs[c]. One for all matrices that have it. */
+typedef struct cpu_order {
+    struct cpu_order *next;
+    uint32_t users; /* matrices */
+    uint32_t cols;
+    uint32_t inputs[];
+} cpu_order;
+
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
@@ -127,6 +135,7 @@ struct kern_matrix {
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
     size_t map_bytes;       /* one mapping holds both */
+    cpu_order *order;       /* NULL: inputs in their own order */
 };
 
 /* One worker's own memory. */
@@ -160,10 +169,12 @@ struct kern_device {
     uint32_t tokens_max;
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
+    cpu_order *orders;    /* of the matrices packed so far */
+    uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max;  /* of the widest matrix packed so far */
-    float *inputs;        /* [blocks_max][CHUNK_TOKENS][32]: activations as float32 */
-    float *input_sums;    /* [blocks_max][CHUNK_TOKENS]: their sum over each block */
-    float *half_sums;     /* [blocks_max][CHUNK_TOKENS][2]: over each half of a block */
+    float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32 */
+    float *input_sums;    /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;     /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {
@@ -189,6 +200,10 @@ static inline const uint32_t *cpu_block_table(const step_batch *batch, const ker
                                               uint32_t seq) {
     return batch->tables + ((size_t)kv->group * batch->seq_count + seq) * batch->table_stride;
 }
+
+/* The order as the device keeps it; dropped as often as it is taken. */
+cpu_order *cpu_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols);
+void cpu_order_drop(kern_device *dev, cpu_order *order); /* NULL is fine */
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                   esp_error *err) ESP_CHECKED;

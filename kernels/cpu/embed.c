@@ -101,13 +101,14 @@ static void read_row(const kern_matrix *table, uint32_t row, float scale, float 
     uint32_t lane = row % TILE_ROWS;
     const uint8_t *codes = table->codes + row / TILE_ROWS * table->code_bytes;
     const uint8_t *scales = table->scales + row / TILE_ROWS * table->scale_bytes;
+    const uint32_t *order = table->order ? table->order->inputs : NULL;
     scale_pair pair = {.scale = 1};
     for (uint32_t i = 0; i < table->cols; i++) {
         uint32_t b = i / TILE_COLS, k = i % TILE_COLS;
         if (format->scaling != SCALE_NONE && k % 16 == 0)
             pair = scales_at(table, scales, b, k / 16, lane);
         float w = value_at(table->dtype, codes + (size_t)b * format->code_bytes, k, lane);
-        out[i] = scale * (pair.scale * (w - pair.zero) + pair.offset);
+        out[order ? order[i] : i] = scale * (pair.scale * (w - pair.zero) + pair.offset);
     }
 }
 

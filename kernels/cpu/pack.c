@@ -181,15 +181,19 @@ static bool sizes(const kern_matrix_desc *desc, kern_matrix *matrix, uint64_t *s
 }
 
 /* The working space of linear grows with the widest input, here and never in a step. */
-static void widen_inputs(kern_device *dev, uint32_t blocks) {
-    if (blocks <= dev->blocks_max) return;
+static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
+    if (blocks <= dev->blocks_max && planes <= dev->planes) return;
+    if (blocks < dev->blocks_max) blocks = dev->blocks_max;
+    if (planes < dev->planes) planes = dev->planes;
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
     dev->blocks_max = blocks;
-    dev->inputs = mem_new((size_t)blocks * CHUNK_TOKENS, TILE_COLS * sizeof(float));
-    dev->input_sums = mem_new((size_t)blocks * CHUNK_TOKENS, sizeof(float));
-    dev->half_sums = mem_new((size_t)blocks * CHUNK_TOKENS, 2 * sizeof(float));
+    dev->planes = planes;
+    size_t rows = (size_t)planes * blocks * CHUNK_TOKENS;
+    dev->inputs = mem_new(rows, TILE_COLS * sizeof(float));
+    dev->input_sums = mem_new(rows, sizeof(float));
+    dev->half_sums = mem_new(rows, 2 * sizeof(float));
 }
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
@@ -210,14 +214,15 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
                     .matrix = matrix,
                     .row_bytes = (size_t)(desc->cols / info->block_elements) * info->block_bytes};
     pool_run(dev->pool, pack_tiles, &job);
-    widen_inputs(dev, matrix->blocks);
+    if (desc->order) matrix->order = cpu_order_take(dev, desc->order, desc->cols);
+    widen_inputs(dev, matrix->blocks, desc->order ? LINEAR_MATRICES_MAX : 1);
     *out = matrix;
     return ESP_OK;
 }
 
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix) {
-    (void)dev;
     if (!matrix) return;
+    cpu_order_drop(dev, matrix->order);
     mem_unmap(matrix->codes, matrix->map_bytes);
     free(matrix);
 }

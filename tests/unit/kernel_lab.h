@@ -194,16 +194,34 @@ static inline uint8_t *lab_blocks(esp_dtype dtype, uint32_t rows, uint32_t cols,
     return blocks;
 }
 
-static inline kern_matrix *lab_matrix(const lab *l, esp_dtype dtype, uint32_t rows, uint32_t cols,
-                                      uint64_t seed) {
+/* order: of the columns' inputs, or NULL. */
+static inline kern_matrix *lab_ordered_matrix(const lab *l, esp_dtype dtype, uint32_t rows,
+                                              uint32_t cols, const uint32_t *order, uint64_t seed) {
     uint8_t *blocks = lab_blocks(dtype, rows, cols, seed);
-    kern_matrix_desc desc = {.dtype = dtype, .rows = rows, .cols = cols, .data = blocks};
+    kern_matrix_desc desc = {
+        .dtype = dtype, .rows = rows, .cols = cols, .data = blocks, .order = order};
     kern_matrix *matrix = NULL;
     esp_error err = {0};
     esp_code code = l->ops->pack(l->dev, &desc, &matrix, &err);
     ESP_ASSERT(code == ESP_OK);
     free(blocks);
     return matrix;
+}
+
+static inline kern_matrix *lab_matrix(const lab *l, esp_dtype dtype, uint32_t rows, uint32_t cols,
+                                      uint64_t seed) {
+    return lab_ordered_matrix(l, dtype, rows, cols, NULL, seed);
+}
+
+/* Each of 0 .. count - 1 once, a shuffle that the seed decides; free() it. */
+static inline uint32_t *lab_shuffle(uint64_t seed, uint32_t count) {
+    uint32_t *order = malloc(count * sizeof *order);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t j = (uint32_t)(lab_hash(seed + i) % (i + 1));
+        order[i] = order[j];
+        order[j] = i;
+    }
+    return order;
 }
 
 /* A batch of seq_count sequences, each with its tokens [cached, cached + tokens). Sequences with 0
