@@ -39,9 +39,10 @@ typedef struct packed_scheme {
     uint32_t group_cols; /* columns that share a scale; 0: the whole row */
     bool symmetric;      /* compressed-tensors: no zero points are stored */
     uint32_t zero_bias;  /* GPTQ: added to stored zero points, 1 in its first layout */
-    uint32_t
-        block_rows; /* FP8: rows that share a scale with group_cols columns; 0: a scale a row, */
-                    /* or one for all, as the scales' shape says */
+    bool wants_groups;   /* GPTQ: the groups of inputs must be listed (act-order) */
+    /* FP8: rows that share a scale with group_cols columns; 0: a scale a row, or one for all, as
+     * the shape of the scales says. */
+    uint32_t block_rows;
 } packed_scheme;
 
 enum { PACKED_PARTS = 5 };

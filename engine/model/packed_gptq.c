@@ -24,6 +24,8 @@ static esp_code gptq_check(packed_matrix *m, esp_error *err) {
         return code;
     if ((code = packed_want_floats(m, PART_SCALES, err))) return code;
     if ((code = packed_want_shape(m, PART_SCALES, m->group_count, m->rows, err))) return code;
+    if (m->scheme.wants_groups && !m->part[PART_GROUPS])
+        return packed_fail(m, err, "desc_act is true, but it has no .g_idx");
     if ((code = packed_want_type(m, PART_GROUPS, RAW_I32, err))) return code;
     if ((code = packed_want_shape(m, PART_GROUPS, m->cols, 0, err))) return code;
     return packed_check_order(m, err);
