@@ -193,6 +193,7 @@ esp_code packed_find(packed_matrix *out, const tensor_set *tensors, model_text m
         out->part[i] = find_part(tensors, module, ops->parts[i]);
     if (!out->part[PART_SCALES])
         out->part[PART_SCALES] = find_part(tensors, module, ops->other_scales);
+    if (out->part[PART_CODES]) out->module.at = out->part[PART_CODES]->name.at;
     for (uint32_t i = 0; i < PACKED_PARTS; i++)
         if (ops->required >> i & 1 && !out->part[i])
             return packed_fail(out, err,

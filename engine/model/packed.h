@@ -49,7 +49,7 @@ enum { PACKED_PARTS = 5 };
 
 typedef struct packed_matrix {
     packed_scheme scheme;
-    model_text module;                      /* "model.layers.0.self_attn.q_proj" */
+    model_text module; /* "model.layers.0.self_attn.q_proj", of a part's name */
     const model_tensor *part[PACKED_PARTS]; /* NULL: absent */
     uint32_t rows, cols;                    /* outputs, inputs; a whole number of blocks in a row */
     uint32_t group_cols, group_count;       /* columns of a scale; scales of a row */

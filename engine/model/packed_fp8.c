@@ -45,7 +45,8 @@ static uint64_t fp8_scale_at(const packed_matrix *m, uint32_t row, uint32_t grou
 }
 
 const packing_ops packing_fp8 = {
-    .parts = {"weight", "weight_scale"},
+    /* The last three are of the rounding of activations, or 0; they are there and not read. */
+    .parts = {"weight", "weight_scale", "weight_zero_point", "input_scale", "input_scale_ub"},
     .other_scales = "weight_scale_inv",
     .required = 1 << PART_CODES | 1 << PART_SCALES,
     .check = fp8_check,
