@@ -48,6 +48,9 @@ typedef struct kern_matrix_desc {
     uint32_t rows;    /* N, outputs */
     uint32_t cols;    /* K, inputs; a multiple of the format's block_elements */
     const void *data; /* rows one after another, blocks as in the file; read during pack only */
+    /* Column c of the rows meets input order[c]: [K], each input once; read during pack only. NULL:
+     * inputs in their own order. */
+    const uint32_t *order;
 } kern_matrix_desc;
 
 /* The shape of the pages of one page group. A frame holds, for each of its layers, K then V, each

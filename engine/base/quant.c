@@ -45,6 +45,18 @@ uint16_t f16_of_f32(float f) {
     return (uint16_t)(sign | half);
 }
 
+/* Bits of exponent and fraction stand in a half as here, four places higher; exponents differ by 8. */
+float f32_of_e4m3(uint8_t code) {
+    if ((code & 0x7f) == 0x7f) return f32_of_bits(0x7fc00000u);
+    return f32_of_f16((uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7)) * 256.0f;
+}
+
+static float load_f32(const uint8_t *bytes) {
+    float value;
+    memcpy(&value, bytes, sizeof value);
+    return value;
+}
+
 static uint16_t load_u16(const uint8_t *bytes) {
     uint16_t value;
     memcpy(&value, bytes, sizeof value);
@@ -74,6 +86,13 @@ static void from_q8_0(const void *blocks, float *out, size_t count) {
         for (size_t j = 0; j < QUANT_PIECE; j++)
             out[i + j] = d * (float)block->q[j];
     }
+}
+
+static void from_f8_e4m3(const void *blocks, float *out, size_t count) {
+    const block_f8 *block = blocks;
+    for (size_t i = 0; i < count; i += QUANT_PIECE, block++)
+        for (size_t j = 0; j < QUANT_PIECE; j++)
+            out[i + j] = load_f32(block->scale) * f32_of_e4m3(block->q[j]);
 }
 
 /* --- readers: 32 weights of a block, unpacked ------------------------------------------------ */
@@ -219,6 +238,37 @@ static void read_iq4_xs(const void *blocks, size_t piece, quant_piece *out) {
     take_nibbles(block->low + 16 * p, out->codes);
 }
 
+/* Of DT_G2 to DT_G8, which have one head: codes of `bits` one after another. */
+static void read_grouped(const uint8_t *block, uint32_t bits, quant_piece *out) {
+    const uint8_t *in = block + offsetof(block_g2, bits);
+    uint32_t window = 0, have = 0;
+    out->group_scale = load_f32(block);
+    out->zero = load_u16(block + offsetof(block_g2, zero));
+    out->d = out->m = 0;
+    memset(out->scale, 0, sizeof out->scale);
+    memset(out->minimum, 0, sizeof out->minimum);
+    for (uint32_t i = 0; i < QUANT_PIECE; i++, window >>= bits, have -= bits) {
+        if (have < bits) {
+            window |= (uint32_t)*in++ << have;
+            have += 8;
+        }
+        out->codes[i] = (uint8_t)(window & ((1u << bits) - 1));
+    }
+}
+
+static void read_g2(const void *blocks, size_t piece, quant_piece *out) {
+    read_grouped((const uint8_t *)blocks + piece * sizeof(block_g2), 2, out);
+}
+static void read_g3(const void *blocks, size_t piece, quant_piece *out) {
+    read_grouped((const uint8_t *)blocks + piece * sizeof(block_g3), 3, out);
+}
+static void read_g4(const void *blocks, size_t piece, quant_piece *out) {
+    read_grouped((const uint8_t *)blocks + piece * sizeof(block_g4), 4, out);
+}
+static void read_g8(const void *blocks, size_t piece, quant_piece *out) {
+    read_grouped((const uint8_t *)blocks + piece * sizeof(block_g8), 8, out);
+}
+
 /* --- the table ------------------------------------------------------------------------------- */
 
 const int8_t quant_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
@@ -236,9 +286,16 @@ static const quant_coding codings[DT_COUNT] = {
     [DT_Q5_K] = {5, 32, .offset = -1, .read = read_q5_k},
     [DT_Q6_K] = {6, 16, .first = -32, .read = read_q6_k},
     [DT_IQ4_XS] = {4, 32, .values = quant_iq4_values, .read = read_iq4_xs},
+    [DT_G2] = {2, 32, .grouped = true, .read = read_g2},
+    [DT_G3] = {3, 32, .grouped = true, .read = read_g3},
+    [DT_G4] = {4, 32, .grouped = true, .read = read_g4},
+    [DT_G8] = {8, 32, .grouped = true, .read = read_g8},
 };
 
 static void piece_to_f32(const quant_coding *coding, const quant_piece *piece, float *out) {
+    for (uint32_t i = 0; coding->grouped && i < QUANT_PIECE; i++)
+        out[i] = piece->group_scale * (float)(piece->codes[i] - piece->zero);
+    if (coding->grouped) return;
     float d = f32_of_f16(piece->d), m = f32_of_f16(piece->m);
     for (uint32_t i = 0; i < QUANT_PIECE; i++) {
         uint32_t half = i / 16;
@@ -268,6 +325,10 @@ FROM_CODES(DT_Q4_K)
 FROM_CODES(DT_Q5_K)
 FROM_CODES(DT_Q6_K)
 FROM_CODES(DT_IQ4_XS)
+FROM_CODES(DT_G2)
+FROM_CODES(DT_G3)
+FROM_CODES(DT_G4)
+FROM_CODES(DT_G8)
 
 #define CODED(name, elements, block)                                                               \
     { #name, elements, sizeof(block), &codings[DT_##name], from_DT_##name }
@@ -288,6 +349,11 @@ static const dtype_row rows[DT_COUNT] = {
     [DT_Q5_K] = CODED(Q5_K, SUPER, block_q5_k),
     [DT_Q6_K] = CODED(Q6_K, SUPER, block_q6_k),
     [DT_IQ4_XS] = CODED(IQ4_XS, SUPER, block_iq4_xs),
+    [DT_G2] = CODED(G2, QUANT_PIECE, block_g2),
+    [DT_G3] = CODED(G3, QUANT_PIECE, block_g3),
+    [DT_G4] = CODED(G4, QUANT_PIECE, block_g4),
+    [DT_G8] = CODED(G8, QUANT_PIECE, block_g8),
+    [DT_F8_E4M3] = {"F8_E4M3", QUANT_PIECE, sizeof(block_f8), NULL, from_f8_e4m3},
 };
 
 const dtype_row *dtype_info(esp_dtype dtype) {

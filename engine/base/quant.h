@@ -1,4 +1,4 @@
-/* quant.h - the block formats in which tensors lie in files, as one table.
+/* quant.h - the block formats in which tensors lie in files and reach a backend, as one table.
  *
  * Shared by the file readers (engine/model) and by the backends that pack matrices (kernels).
  * A new format is a layout in quant_blocks.h, a row and a reader in quant.c; a backend that packs
@@ -7,6 +7,7 @@
 #ifndef ESPALIER_BASE_QUANT_H
 #define ESPALIER_BASE_QUANT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,26 +27,36 @@ typedef enum esp_dtype {
     DT_Q5_K,   /* as Q4_K, codes of 5 bits */
     DT_Q6_K,   /* a scale each 16:              w = d*scale*(q-32) */
     DT_IQ4_XS, /* a scale each 32:              w = d*scale*table[q] */
+    /* In no file: what the packings of Hugging Face folders become (engine/model). */
+    DT_G2, /* 32 weights, a float32 scale and a zero point, codes of 2 bits: w = scale*(q-zero) */
+    DT_G3,
+    DT_G4,
+    DT_G8,
+    DT_F8_E4M3, /* 32 weights, a float32 scale, bytes that are floats: w = scale*e4m3(q) */
     DT_COUNT
 } esp_dtype; /* byte by byte: quant_blocks.h */
 
 enum { QUANT_PIECE = 32 }; /* weights */
 
-/* 32 consecutive weights of a format whose codes are shorter than a byte, unpacked. */
+/* 32 consecutive weights of a format with a quant_coding, unpacked. */
 typedef struct quant_piece {
     uint8_t codes[QUANT_PIECE];
     uint16_t d, m;      /* f16; m 0 where the format has no offset */
     int8_t scale[2];    /* of weights 0..15 and 16..31; 1 where the block has d alone */
     uint8_t minimum[2]; /* likewise; 1 where the block has m alone */
+    float group_scale;  /* of DT_G2 to DT_G8, which have none of the above */
+    uint16_t zero;
 } quant_piece;
 
-/* What the codes of such a format mean: with h the half that weight i lies in,
+/* What the codes of such a format mean: w = group_scale * (codes[i] - zero) where `grouped`; else,
+ * with h the half that weight i lies in,
  *   w = (d * scale[h]) * value(codes[i])                                  offset 0
  *   w = (d * scale[h]) * value(codes[i]) + offset * (m * minimum[h])      offset 1 or -1
  * each operation rounded to float32; the products of scales are exact. */
 typedef struct quant_coding {
     uint32_t code_bits;
     uint32_t scale_cols;  /* weights that share a scale: 32 or 16 */
+    bool grouped;         /* DT_G2 to DT_G8 */
     int32_t offset;       /* 0: none; 1: m is added; -1: m * minimum is taken away */
     int32_t first;        /* value(code) = first + code, unless ... */
     const int8_t *values; /* ... this is set: value(code) = values[code] */
@@ -56,7 +67,7 @@ typedef struct dtype_row {
     const char *name;        /* "Q4_1" */
     uint32_t block_elements; /* 1, 32 or 256 */
     uint32_t block_bytes;
-    const quant_coding *coding; /* NULL for F32, F16, BF16, Q8_0: their elements are whole */
+    const quant_coding *coding; /* NULL for F32, F16, BF16, Q8_0, F8_E4M3: elements are whole */
     /* count weights, a multiple of block_elements, to float32, exactly as the format defines. */
     void (*dequantise)(const void *blocks, float *out, size_t count);
 } dtype_row;
@@ -92,6 +103,8 @@ static inline uint16_t bf16_of_f32(float f) {
     if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((u >> 16) | 0x40u);
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
+/* A float of 8 bits, 4 of them exponent (arXiv:2209.05433): no infinities; 0x7f and 0xff are NaN. */
+float f32_of_e4m3(uint8_t code);
 float f32_of_f16(uint16_t h);
 uint16_t f16_of_f32(float f); /* round to nearest even */
 

@@ -1,4 +1,4 @@
-/* quant_blocks.h - the quantised blocks of GGUF files, byte by byte.
+/* quant_blocks.h - quantised blocks, byte by byte: those of GGUF files, and our own.
  *
  * Little-endian and packed; in a file a block may begin at any address. Bits of a byte are counted
  * from the lowest. For quant.c alone: others read pieces (quant.h).
@@ -110,5 +110,44 @@ typedef struct block_iq4_xs {
     uint8_t low[128];
 } block_iq4_xs;
 static_assert(sizeof(block_iq4_xs) == 136, "the size in files");
+
+/* --- ours, in memory alone: 32 weights ------------------------------------------------------- */
+
+enum { QUANT_ZERO_MAX = 256 }; /* of a zero point; an f16 holds it exactly */
+
+/* Weight i is bits[] >> i * n & (2^n - 1), n bits a code, the first lowest. */
+typedef struct block_g2 {
+    uint8_t scale[4]; /* float32 */
+    uint8_t zero[2];  /* <= QUANT_ZERO_MAX */
+    uint8_t bits[8];
+} block_g2;
+static_assert(sizeof(block_g2) == 14, "no padding");
+
+typedef struct block_g3 {
+    uint8_t scale[4];
+    uint8_t zero[2];
+    uint8_t bits[12];
+} block_g3;
+static_assert(sizeof(block_g3) == 18, "no padding");
+
+typedef struct block_g4 {
+    uint8_t scale[4];
+    uint8_t zero[2];
+    uint8_t bits[16];
+} block_g4;
+static_assert(sizeof(block_g4) == 22, "no padding");
+
+typedef struct block_g8 {
+    uint8_t scale[4];
+    uint8_t zero[2];
+    uint8_t bits[32];
+} block_g8;
+static_assert(sizeof(block_g8) == 38, "no padding");
+
+typedef struct block_f8 {
+    uint8_t scale[4];
+    uint8_t q[32]; /* f32_of_e4m3; no NaN */
+} block_f8;
+static_assert(sizeof(block_f8) == 36, "no padding");
 
 #endif

@@ -132,15 +132,52 @@ esp_code checkpoint_find(const checkpoint *c, tensor_role role, uint32_t layer,
     return code;
 }
 
-/* Checks every tensor of one layer (or, from TENSOR_EMBEDDING on, the model's own) and marks it. */
+/* The packed matrix of a role; out->rows is 0 where it is none. */
+static esp_code find_packed(const checkpoint *c, tensor_role role, uint32_t layer,
+                            packed_matrix *out, esp_error *err) {
+    static const char suffix[] = ".weight";
+    const char *pattern = c->tensor_names[role];
+    *out = (packed_matrix){0};
+    if (!pattern || !c->quant.json || !is_wanted(&c->spec, role)) return ESP_OK;
+    char name[128];
+    snprintf(name, sizeof name, pattern, layer);
+    size_t bytes = strlen(name), end = sizeof suffix - 1;
+    if (bytes <= end || strcmp(name + bytes - end, suffix) != 0) return ESP_OK;
+    model_text module = {name, bytes - end};
+    return quant_config_find(&c->quant, &c->tensors, module, out, err);
+}
+
+static esp_code check_packed_shape(const checkpoint *c, tensor_role role, const packed_matrix *m,
+                                   esp_error *err) {
+    shape wanted = role_shape(&c->spec, role);
+    if (m->rows == wanted.rows && m->cols == wanted.cols) return ESP_OK;
+    return esp_fail(err, ESP_INVALID,
+                    "%s: module %.*s is packed as %u x %u; the configuration wants %llu x %llu",
+                    c->name, (int)m->module.bytes, m->module.at, m->rows, m->cols,
+                    (unsigned long long)wanted.rows, (unsigned long long)wanted.cols);
+}
+
+/* Checks what a role has and marks it. */
+static esp_code check_role(const checkpoint *c, tensor_role role, uint32_t layer, bool *used,
+                           esp_error *err) {
+    checkpoint_matrix matrix = {0};
+    esp_code code = role_shape(&c->spec, role).vector
+                        ? checkpoint_find(c, role, layer, &matrix.tensor, err)
+                        : checkpoint_find_matrix(c, role, layer, &matrix, err);
+    if (code) return code;
+    if (matrix.tensor) used[matrix.tensor - c->tensors.at] = true;
+    for (uint32_t i = 0; i < PACKED_PARTS; i++)
+        if (matrix.packed.part[i]) used[matrix.packed.part[i] - c->tensors.at] = true;
+    return ESP_OK;
+}
+
+/* Of one layer or, from TENSOR_EMBEDDING on, of the model. */
 static esp_code check_roles(const checkpoint *c, tensor_role first, uint32_t layer, bool *used,
                             esp_error *err) {
     tensor_role end = first == TENSOR_EMBEDDING ? TENSOR_ATTN_NORM : TENSOR_ROLE_COUNT;
     for (tensor_role role = first; role < end; role++) {
-        const model_tensor *tensor;
-        esp_code code = checkpoint_find(c, role, layer, &tensor, err);
+        esp_code code = check_role(c, role, layer, used, err);
         if (code) return code;
-        if (tensor) used[tensor - c->tensors.at] = true;
     }
     return ESP_OK;
 }
@@ -171,19 +208,45 @@ esp_code checkpoint_check(const checkpoint *c, esp_error *err) {
 esp_code checkpoint_find_matrix(const checkpoint *c, tensor_role role, uint32_t layer,
                                 checkpoint_matrix *out, esp_error *err) {
     *out = (checkpoint_matrix){0};
-    esp_code code = checkpoint_find(c, role, layer, &out->tensor, err);
+    esp_code code = find_packed(c, role, layer, &out->packed, err);
+    if (code) return code;
+    if (out->packed.rows) {
+        out->rows = out->packed.rows;
+        out->cols = out->packed.cols;
+        for (uint32_t i = 0; i < PACKED_PARTS; i++)
+            out->bytes += out->packed.part[i] ? out->packed.part[i]->bytes : 0;
+        return check_packed_shape(c, role, &out->packed, err);
+    }
+    code = checkpoint_find(c, role, layer, &out->tensor, err);
     if (code || !out->tensor) return code;
     out->rows = (uint32_t)out->tensor->dims[1];
     out->cols = (uint32_t)out->tensor->dims[0];
+    out->bytes = out->tensor->bytes;
     return ESP_OK;
+}
+
+/* Blocks, and before them the order of their columns, in *scratch. */
+static esp_code read_packed_rows(const packed_matrix *m, uint32_t first, uint32_t count,
+                                 void **scratch, kern_matrix_desc *out, esp_error *err) {
+    size_t order_bytes = m->ordered ? m->cols * sizeof(uint32_t) : 0;
+    *scratch = mem_resize(*scratch, 1, order_bytes + count * packed_row_bytes(m));
+    void *blocks = (uint8_t *)*scratch + order_bytes;
+    if (m->ordered) packed_read_order(m, *scratch);
+    *out = (kern_matrix_desc){.dtype = m->dtype,
+                              .rows = count,
+                              .cols = m->cols,
+                              .data = blocks,
+                              .order = m->ordered ? *scratch : NULL};
+    return packed_read_rows(m, first, count, blocks, err);
 }
 
 esp_code checkpoint_read_rows(const checkpoint *c, const checkpoint_matrix *matrix, uint32_t first,
                               uint32_t count, void **scratch, kern_matrix_desc *out,
                               esp_error *err) {
-    (void)c, (void)scratch, (void)err;
+    (void)c;
     const model_tensor *tensor = matrix->tensor;
     ESP_ASSERT(count > 0 && (uint64_t)first + count <= matrix->rows);
+    if (!tensor) return read_packed_rows(&matrix->packed, first, count, scratch, out, err);
     uint64_t row_bytes = tensor->bytes / matrix->rows;
     *out = (kern_matrix_desc){.dtype = tensor->dtype,
                               .rows = count,

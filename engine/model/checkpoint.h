@@ -11,6 +11,7 @@
 #define ESPALIER_MODEL_CHECKPOINT_H
 
 #include "engine/model/family.h"
+#include "engine/model/quant_config.h"
 #include "engine/model/spec.h"
 #include "engine/model/tensors.h"
 #include "kernels/kernels.h"
@@ -22,6 +23,7 @@ typedef struct checkpoint {
     bool centred_norms;              /* 1 must be added to norm weights (Gemma outside GGUF) */
     model_spec spec;
     tensor_set tensors;
+    quant_config quant; /* all-zero: matrices are plain tensors; freed by who fills it */
 } checkpoint;
 
 /* The tensor of a role, checked for presence, type and the shape that the spec wants ([rows, cols];
@@ -36,8 +38,10 @@ ESP_CHECKED esp_code checkpoint_check(const checkpoint *c, esp_error *err);
 
 /* A role's matrix; all-zero: there is none. */
 typedef struct checkpoint_matrix {
-    const model_tensor *tensor;
+    const model_tensor *tensor; /* NULL: packed */
+    packed_matrix packed;
     uint32_t rows, cols;
+    uint64_t bytes; /* of all rows, in the files */
 } checkpoint_matrix;
 
 ESP_CHECKED esp_code checkpoint_find_matrix(const checkpoint *c, tensor_role role, uint32_t layer,

@@ -50,7 +50,7 @@ static esp_code load_rows(loader *l, const checkpoint_matrix *matrix, uint32_t f
     if (code == ESP_OK) code = o->ops->pack(o->dev, &desc, out, l->err);
     if (code != ESP_OK) return code;
     l->m->weight_bytes += o->ops->matrix_bytes(*out);
-    report(l, matrix->tensor->bytes / matrix->rows * count);
+    report(l, matrix->bytes / matrix->rows * count);
     return ESP_OK;
 }
 

@@ -6,7 +6,9 @@
  *               p   = fma(q[k], x[k], p)   k in order from p = 0, q the whole value of the code
  *               acc = fma(scale, p, acc)   unquantised: acc + p
  *               acc = fma(offset, sum of the run's x, acc)   formats with an offset
- *             with scale and offset as quant.h defines them, whatever the batch, the tile shape or
+ *             where the format has a zero point, instead of the last two
+ *               acc = fma(scale, fma(-zero, sum of the run's x, p), acc)
+ *             with scale, offset and zero as quant.h defines them, whatever the batch, the tile shape or
  *             the thread count (Law 1).
  *
  * Packing     A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
@@ -16,11 +18,12 @@
  *                 codes of 4 bits     4 lines of nibbles
  *                 codes of 5, 6 bits  the same of the low four, then 1, 2 lines of the high bits
  *                 codes of 2, 3 bits  2 lines of pairs, then 0, 1 lines of the high bit
- *   Q8_0        int8 [32 columns][16 rows]
+ *   Q8_0        int8 [32 columns][16 rows]; codes of 8 bits and floats of 8 likewise
  *   F16, BF16   u16  [32][16]
  *   F32         f32  [32][16]
  *   scales      none when unquantised
  *               files' blocks of 32: f16 d[16] a block, followed by f16 m[16] where there is one
+ *               DT_G2 to DT_G8: f32 scale[16], f16 zero[16] a block; DT_F8_E4M3: f32 scale[16]
  *               files' blocks of 256: for 8 blocks a head, f16 d[16] and f16 m[16] where there is
  *               one, then for each of the 8
  *                 Q4_K, Q5_K  u8 scale[16], u8 minimum[16]
@@ -46,8 +49,10 @@ enum {
     QUERIES_MAX = 48, /* of one attention work item */
     CACHE_LINE_BYTES = 64,
     SCALE_ROW_BYTES = TILE_ROWS * 2, /* one f16 for each row of a tile */
-    LINE_BYTES = TILE_ROWS * 4,      /* one dword for each row of a tile */
-    SUPER_BLOCKS = 8,                /* blocks that share a head of scales */
+    FLOAT_ROW_BYTES = TILE_ROWS * 4, /* one f32 */
+    GROUP_SCALE_BYTES = FLOAT_ROW_BYTES + SCALE_ROW_BYTES,
+    LINE_BYTES = TILE_ROWS * 4, /* one dword for each row of a tile */
+    SUPER_BLOCKS = 8,           /* blocks that share a head of scales */
 };
 
 /* How many columns share a scale, and whether there is an offset as well. */
@@ -55,6 +60,7 @@ typedef enum cpu_scaling {
     SCALE_NONE,
     SCALE_32,
     SCALE_32_OFFSET,
+    SCALE_32_ZERO, /* the zero point, times -1, is called offset as well */
     SCALE_16,
     SCALE_16_OFFSET,
 } cpu_scaling;
@@ -94,6 +100,11 @@ static const cpu_format cpu_formats[DT_COUNT] = {
                  .scaling = SCALE_16},
     [DT_IQ4_XS] = {CODED(4, 0), .scale_bytes = TILE_ROWS, .head_bytes = SCALE_ROW_BYTES,
                    .scaling = SCALE_32},
+    [DT_G2] = {CODED(2, 0), .scale_bytes = GROUP_SCALE_BYTES, .scaling = SCALE_32_ZERO},
+    [DT_G3] = {CODED(2, 1), .scale_bytes = GROUP_SCALE_BYTES, .scaling = SCALE_32_ZERO},
+    [DT_G4] = {CODED(4, 0), .scale_bytes = GROUP_SCALE_BYTES, .scaling = SCALE_32_ZERO},
+    [DT_G8] = {TILE_COLS * TILE_ROWS, GROUP_SCALE_BYTES, .scaling = SCALE_32_ZERO},
+    [DT_F8_E4M3] = {TILE_COLS * TILE_ROWS, FLOAT_ROW_BYTES, .scaling = SCALE_32},
 };
 
 #undef CODED
@@ -107,6 +118,14 @@ static inline size_t cpu_scales_at(const cpu_format *format, uint32_t b) {
     return (size_t)(b / SUPER_BLOCKS + 1) * format->head_bytes + (size_t)b * format->scale_bytes;
 }
 
+/* Column c of a matrix meets input inputs[c]. One for all matrices that have it. */
+typedef struct cpu_order {
+    struct cpu_order *next;
+    uint32_t users; /* matrices */
+    uint32_t cols;
+    uint32_t inputs[];
+} cpu_order;
+
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
@@ -116,6 +135,7 @@ struct kern_matrix {
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
     size_t map_bytes;       /* one mapping holds both */
+    cpu_order *order;       /* NULL: inputs in their own order */
 };
 
 /* One worker's own memory. */
@@ -149,10 +169,12 @@ struct kern_device {
     uint32_t tokens_max;
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
+    cpu_order *orders;    /* of the matrices packed so far */
+    uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max;  /* of the widest matrix packed so far */
-    float *inputs;        /* [blocks_max][CHUNK_TOKENS][32]: activations as float32 */
-    float *input_sums;    /* [blocks_max][CHUNK_TOKENS]: their sum over each block */
-    float *half_sums;     /* [blocks_max][CHUNK_TOKENS][2]: over each half of a block */
+    float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32 */
+    float *input_sums;    /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;     /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {
@@ -178,6 +200,10 @@ static inline const uint32_t *cpu_block_table(const step_batch *batch, const ker
                                               uint32_t seq) {
     return batch->tables + ((size_t)kv->group * batch->seq_count + seq) * batch->table_stride;
 }
+
+/* The order as the device keeps it; dropped as often as it is taken. */
+cpu_order *cpu_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols);
+void cpu_order_drop(kern_device *dev, cpu_order *order); /* NULL is fine */
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                   esp_error *err) ESP_CHECKED;

@@ -32,7 +32,7 @@ static float value_at(esp_dtype dtype, const uint8_t *codes, uint32_t k, uint32_
     const cpu_format *format = &cpu_formats[dtype];
     const quant_coding *coding = dtype_info(dtype)->coding;
     uint32_t at = k * TILE_ROWS + lane;
-    if (coding) {
+    if (coding && coding->code_bits < 8) {
         uint32_t low = field_at(codes, format->low_bits, k, lane);
         codes += format->low_bits * LINE_BYTES;
         uint32_t high = field_at(codes, format->high_bits, k, lane);
@@ -41,6 +41,10 @@ static float value_at(esp_dtype dtype, const uint8_t *codes, uint32_t k, uint32_
     switch (dtype) {
     case DT_Q8_0:
         return (float)(int8_t)codes[at];
+    case DT_G8:
+        return (float)codes[at];
+    case DT_F8_E4M3:
+        return f32_of_e4m3(codes[at]);
     case DT_F16:
         return f32_of_f16(half_at(codes, at));
     case DT_BF16:
@@ -50,9 +54,9 @@ static float value_at(esp_dtype dtype, const uint8_t *codes, uint32_t k, uint32_
     }
 }
 
-/* Scale and offset of 16 columns, the half-th of block b, of row `lane`. */
+/* Of 16 columns, the half-th of block b, of row `lane`: w = scale * (value - zero) + offset. */
 typedef struct scale_pair {
-    float scale, offset;
+    float scale, offset, zero;
 } scale_pair;
 
 static scale_pair scales_at(const kern_matrix *table, const uint8_t *scales, uint32_t b,
@@ -60,6 +64,12 @@ static scale_pair scales_at(const kern_matrix *table, const uint8_t *scales, uin
     const cpu_format *format = &cpu_formats[table->dtype];
     const uint8_t *own = scales + cpu_scales_at(format, b);
     const uint8_t *halves = scales + cpu_halves_at(format, b);
+    if (format->scaling == SCALE_32_ZERO || table->dtype == DT_F8_E4M3) {
+        scale_pair group = {.scale = f32_of_bits(dword_at(halves, lane))};
+        if (format->scaling == SCALE_32_ZERO)
+            group.zero = f32_of_f16(half_at(halves + FLOAT_ROW_BYTES, lane));
+        return group;
+    }
     scale_pair out = {.scale = f32_of_f16(half_at(halves, lane))};
     if (format->scaling == SCALE_32_OFFSET || format->scaling == SCALE_16_OFFSET)
         out.offset = f32_of_f16(half_at(halves, TILE_ROWS + lane));
@@ -91,13 +101,14 @@ static void read_row(const kern_matrix *table, uint32_t row, float scale, float 
     uint32_t lane = row % TILE_ROWS;
     const uint8_t *codes = table->codes + row / TILE_ROWS * table->code_bytes;
     const uint8_t *scales = table->scales + row / TILE_ROWS * table->scale_bytes;
+    const uint32_t *order = table->order ? table->order->inputs : NULL;
     scale_pair pair = {.scale = 1};
     for (uint32_t i = 0; i < table->cols; i++) {
         uint32_t b = i / TILE_COLS, k = i % TILE_COLS;
         if (format->scaling != SCALE_NONE && k % 16 == 0)
             pair = scales_at(table, scales, b, k / 16, lane);
         float w = value_at(table->dtype, codes + (size_t)b * format->code_bytes, k, lane);
-        out[i] = scale * (pair.scale * w + pair.offset);
+        out[order ? order[i] : i] = scale * (pair.scale * (w - pair.zero) + pair.offset);
     }
 }
 

@@ -50,11 +50,21 @@ static void put_half(uint8_t *halves, uint32_t lane, uint16_t half) {
     memcpy(halves + lane * F16_BYTES, &half, sizeof half);
 }
 
+/* Of DT_G2 to DT_G8. */
+static void pack_group_scale(const quant_piece *piece, uint32_t lane, uint8_t *scales) {
+    memcpy(scales + lane * sizeof(float), &piece->group_scale, sizeof(float));
+    put_half(scales + FLOAT_ROW_BYTES, lane, f16_of_f32(piece->zero));
+}
+
 static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uint32_t b,
                         uint32_t lane, uint8_t *scales) {
     const cpu_format *format = &cpu_formats[matrix->dtype];
     uint8_t *own = scales + cpu_scales_at(format, b) + lane;
     uint8_t *halves = scales + cpu_halves_at(format, b);
+    if (format->scaling == SCALE_32_ZERO) {
+        pack_group_scale(piece, lane, halves);
+        return;
+    }
     put_half(halves, lane, piece->d);
     if (dtype_info(matrix->dtype)->coding->offset)
         put_half(halves + SCALE_ROW_BYTES, lane, piece->m);
@@ -81,28 +91,30 @@ static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uin
     }
 }
 
-static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane, uint8_t *codes,
-                           uint8_t *scales) {
-    const kern_matrix *matrix = job->matrix;
-    const cpu_format *format = &cpu_formats[matrix->dtype];
-    const quant_coding *coding = dtype_info(matrix->dtype)->coding;
-    ESP_ASSERT(coding->code_bits == format->low_bits + format->high_bits);
-    codes += lane * sizeof(uint32_t);
-    for (uint32_t b = 0; b < matrix->blocks; b++, codes += format->code_bytes) {
-        quant_piece piece;
-        coding->read(in, b, &piece);
-        pack_lines(piece.codes, 0, format->low_bits, codes);
-        pack_lines(piece.codes, format->low_bits, format->high_bits,
-                   codes + format->low_bits * LINE_BYTES);
-        pack_scales(matrix, &piece, b, lane, scales);
-    }
-}
-
 static inline void pack_column_major(const uint8_t *in, uint8_t *codes, uint32_t row,
                                      uint32_t count, uint32_t element_bytes) {
     for (uint32_t k = 0; k < count; k++)
         memcpy(codes + (k * TILE_ROWS + row) * element_bytes, in + k * element_bytes,
                element_bytes);
+}
+
+static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane, uint8_t *codes,
+                           uint8_t *scales) {
+    const kern_matrix *matrix = job->matrix;
+    const cpu_format *format = &cpu_formats[matrix->dtype];
+    const quant_coding *coding = dtype_info(matrix->dtype)->coding;
+    bool whole = coding->code_bits == 8;
+    ESP_ASSERT(whole || coding->code_bits == format->low_bits + format->high_bits);
+    if (!whole) codes += lane * sizeof(uint32_t);
+    for (uint32_t b = 0; b < matrix->blocks; b++, codes += format->code_bytes) {
+        quant_piece piece;
+        coding->read(in, b, &piece);
+        if (whole) pack_column_major(piece.codes, codes, lane, TILE_COLS, 1);
+        pack_lines(piece.codes, 0, format->low_bits, codes);
+        pack_lines(piece.codes, format->low_bits, format->high_bits,
+                   codes + format->low_bits * LINE_BYTES);
+        pack_scales(matrix, &piece, b, lane, scales);
+    }
 }
 
 static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane, uint8_t *codes,
@@ -115,6 +127,9 @@ static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane
         if (matrix->dtype == DT_Q8_0) {
             memcpy(scales + lane * F16_BYTES, in, F16_BYTES);
             pack_column_major(in + F16_BYTES, codes, lane, count, 1);
+        } else if (matrix->dtype == DT_F8_E4M3) {
+            memcpy(scales + lane * sizeof(float), in, sizeof(float));
+            pack_column_major(in + sizeof(float), codes, lane, count, 1);
         } else if (info->block_bytes == 2) {
             pack_column_major(in, codes, lane, count, 2);
         } else {
@@ -166,15 +181,19 @@ static bool sizes(const kern_matrix_desc *desc, kern_matrix *matrix, uint64_t *s
 }
 
 /* The working space of linear grows with the widest input, here and never in a step. */
-static void widen_inputs(kern_device *dev, uint32_t blocks) {
-    if (blocks <= dev->blocks_max) return;
+static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
+    if (blocks <= dev->blocks_max && planes <= dev->planes) return;
+    if (blocks < dev->blocks_max) blocks = dev->blocks_max;
+    if (planes < dev->planes) planes = dev->planes;
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
     dev->blocks_max = blocks;
-    dev->inputs = mem_new((size_t)blocks * CHUNK_TOKENS, TILE_COLS * sizeof(float));
-    dev->input_sums = mem_new((size_t)blocks * CHUNK_TOKENS, sizeof(float));
-    dev->half_sums = mem_new((size_t)blocks * CHUNK_TOKENS, 2 * sizeof(float));
+    dev->planes = planes;
+    size_t rows = (size_t)planes * blocks * CHUNK_TOKENS;
+    dev->inputs = mem_new(rows, TILE_COLS * sizeof(float));
+    dev->input_sums = mem_new(rows, sizeof(float));
+    dev->half_sums = mem_new(rows, 2 * sizeof(float));
 }
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
@@ -195,14 +214,15 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
                     .matrix = matrix,
                     .row_bytes = (size_t)(desc->cols / info->block_elements) * info->block_bytes};
     pool_run(dev->pool, pack_tiles, &job);
-    widen_inputs(dev, matrix->blocks);
+    if (desc->order) matrix->order = cpu_order_take(dev, desc->order, desc->cols);
+    widen_inputs(dev, matrix->blocks, desc->order ? LINEAR_MATRICES_MAX : 1);
     *out = matrix;
     return ESP_OK;
 }
 
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix) {
-    (void)dev;
     if (!matrix) return;
+    cpu_order_drop(dev, matrix->order);
     mem_unmap(matrix->codes, matrix->map_bytes);
     free(matrix);
 }

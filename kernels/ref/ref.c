@@ -63,8 +63,18 @@ static void ref_copy(kern_device *dev, void *to, const void *from, size_t bytes)
 static void widen_scratch(kern_device *dev, uint32_t cols) {
     if (cols <= dev->cols_max) return;
     dev->cols_max = cols;
-    size_t rows = (size_t)pool_threads(dev->pool) * 2;
+    size_t rows = (size_t)pool_threads(dev->pool) * REF_SCRATCH_ROWS;
     dev->row_scratch = mem_resize(dev->row_scratch, rows * cols, sizeof(float));
+}
+
+static uint32_t *copy_order(const kern_matrix_desc *desc) {
+    if (!desc->order) return NULL;
+    uint32_t *order = mem_new(desc->cols, sizeof *order);
+    for (uint32_t c = 0; c < desc->cols; c++) {
+        ESP_ASSERT(desc->order[c] < desc->cols);
+        order[c] = desc->order[c];
+    }
+    return order;
 }
 
 static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
@@ -85,6 +95,7 @@ static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_ma
     matrix->rows = desc->rows;
     matrix->cols = desc->cols;
     matrix->row_bytes = row_bytes;
+    matrix->order = copy_order(desc);
     memcpy(matrix->blocks, desc->data, row_bytes * desc->rows);
     widen_scratch(dev, desc->cols);
     *out = matrix;
@@ -93,6 +104,7 @@ static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_ma
 
 static void ref_matrix_close(kern_device *dev, kern_matrix *matrix) {
     (void)dev;
+    if (matrix) free(matrix->order);
     free(matrix);
 }
 

@@ -13,9 +13,11 @@
 #include "engine/base/pool.h"
 #include "kernels/kernels.h"
 
+enum { REF_SCRATCH_ROWS = 3 }; /* gate, up; a row before its columns are put in order */
+
 struct kern_device {
     thread_pool *pool;
-    float *row_scratch;  /* [threads][2][cols_max] dequantised weight rows */
+    float *row_scratch;  /* [threads][REF_SCRATCH_ROWS][cols_max] dequantised weight rows */
     uint32_t cols_max;   /* widest matrix packed so far */
     uint32_t tokens_max; /* of a batch */
 };
@@ -24,11 +26,20 @@ struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
     size_t row_bytes;
+    uint32_t *order;  /* kern_matrix_desc's, or NULL */
     uint8_t blocks[]; /* as in the file */
 };
 
 static inline const void *ref_row_blocks(const kern_matrix *matrix, uint32_t row) {
     return matrix->blocks + row * matrix->row_bytes;
+}
+
+/* out[k] = the weight that meets input k; spare: a row of scratch. */
+static inline void ref_read_row(const kern_matrix *matrix, uint32_t row, float *spare, float *out) {
+    float *blocks_out = matrix->order ? spare : out;
+    dtype_info(matrix->dtype)->dequantise(ref_row_blocks(matrix, row), blocks_out, matrix->cols);
+    for (uint32_t c = 0; matrix->order && c < matrix->cols; c++)
+        out[matrix->order[c]] = spare[c];
 }
 
 typedef float ref_lanes __attribute__((vector_size(16)));

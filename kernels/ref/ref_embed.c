@@ -7,12 +7,10 @@
 
 void ref_embed(kern_device *dev, const kern_embed *op) {
     const kern_matrix *table = op->table;
-    const dtype_row *info = dtype_info(table->dtype);
-    (void)dev;
     for (uint32_t t = 0; t < op->token_count; t++) {
         ESP_ASSERT(op->ids[t] >= 0 && (uint32_t)op->ids[t] < table->rows);
         float *out = (float *)op->out + (size_t)t * table->cols;
-        info->dequantise(ref_row_blocks(table, (uint32_t)op->ids[t]), out, table->cols);
+        ref_read_row(table, (uint32_t)op->ids[t], dev->row_scratch, out);
         for (uint32_t i = 0; i < table->cols; i++)
             out[i] *= op->scale;
     }

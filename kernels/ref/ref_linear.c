@@ -2,7 +2,7 @@
  *
  * In    x [T,K] f32; up to three matrices [N,K] of any dtype, their outputs side by side
  * Out   out [T, sum of N] f32; gated: silu(gate) * up or gelu(gate) * up, [T,N]
- * Temp  one or two weight rows as float32 per worker, each dequantised once per call
+ * Temp  up to three weight rows as float32 per worker, each dequantised once per call
  * Work  split over rows n: one worker computes all tokens of an output column */
 // SPDX-License-Identifier: Apache-2.0
 #include <math.h>
@@ -14,11 +14,6 @@ typedef struct linear_job {
     const kern_linear *op;
     uint32_t out_cols;
 } linear_job;
-
-static const float *dequantised(const kern_matrix *matrix, uint32_t row, float *scratch) {
-    dtype_info(matrix->dtype)->dequantise(ref_row_blocks(matrix, row), scratch, matrix->cols);
-    return scratch;
-}
 
 static float bias_of(const kern_linear *op, uint32_t m, uint32_t row) {
     return op->bias[m] ? ((const float *)op->bias[m])[row] : 0.0f;
@@ -36,7 +31,8 @@ static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32
                          float *scratch) {
     const kern_linear *op = job->op;
     const kern_matrix *matrix = op->matrix[m];
-    const float *w = dequantised(matrix, row, scratch);
+    float *w = scratch;
+    ref_read_row(matrix, row, scratch + matrix->cols, w);
     float bias = bias_of(op, m, row);
     for (uint32_t t = 0; t < op->token_count; t++) {
         const float *x = (const float *)op->in + (size_t)t * matrix->cols;
@@ -50,8 +46,9 @@ static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32
 static void gated_column(const linear_job *job, uint32_t row, float *scratch) {
     const kern_linear *op = job->op;
     uint32_t cols = op->matrix[0]->cols;
-    const float *gate = dequantised(op->matrix[0], row, scratch);
-    const float *up = dequantised(op->matrix[1], row, scratch + cols);
+    float *gate = scratch, *up = scratch + cols, *spare = up + cols;
+    ref_read_row(op->matrix[0], row, spare, gate);
+    ref_read_row(op->matrix[1], row, spare, up);
     for (uint32_t t = 0; t < op->token_count; t++) {
         const float *x = (const float *)op->in + (size_t)t * cols;
         float g = ref_dot(gate, x, cols) + bias_of(op, 0, row);
@@ -64,7 +61,7 @@ static void gated_column(const linear_job *job, uint32_t row, float *scratch) {
 static void linear_columns(void *arg, uint32_t worker, uint32_t workers) {
     const linear_job *job = arg;
     const kern_linear *op = job->op;
-    float *scratch = job->dev->row_scratch + (size_t)worker * 2 * job->dev->cols_max;
+    float *scratch = job->dev->row_scratch + (size_t)worker * REF_SCRATCH_ROWS * job->dev->cols_max;
     uint32_t begin, end, m = 0, first = 0;
     pool_share(job->out_cols, 1, worker, workers, &begin, &end);
     for (uint32_t col = begin; col < end; col++) {

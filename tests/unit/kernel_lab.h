@@ -112,6 +112,12 @@ static inline void lab_put_half(uint8_t *at, float value) {
     memcpy(at, &half, sizeof half);
 }
 
+/* A zero point from 0 to 2^bits. */
+static inline void lab_put_zero(uint8_t *at, uint64_t random, uint32_t bits) {
+    uint16_t zero = (uint16_t)(random % ((1u << bits) + 1));
+    memcpy(at, &zero, sizeof zero);
+}
+
 /* rows x cols weights of about unit size, as in a file; free() them. */
 static inline uint8_t *lab_blocks(esp_dtype dtype, uint32_t rows, uint32_t cols, uint64_t seed) {
     const dtype_row *info = dtype_info(dtype);
@@ -165,6 +171,20 @@ static inline uint8_t *lab_blocks(esp_dtype dtype, uint32_t rows, uint32_t cols,
         case DT_Q6_K: /* 128 and 32 */
             lab_put_half(block + offsetof(block_q6_k, d), value / 4096);
             break;
+        case DT_G2:
+        case DT_G3:
+        case DT_G4:
+        case DT_G8:
+            value /= (float)(1u << info->coding->code_bits);
+            memcpy(block, &value, sizeof value);
+            lab_put_zero(block + 4, lab_hash(~seed + i), info->coding->code_bits);
+            break;
+        case DT_F8_E4M3: /* 448 */
+            value /= 448;
+            memcpy(block, &value, sizeof value);
+            for (uint32_t j = 4; j < info->block_bytes; j++)
+                if ((block[j] & 0x7f) == 0x7f) block[j] ^= 1; /* no NaN */
+            break;
         case DT_IQ4_XS: /* 32 and 127 */
         default:
             lab_put_half(block, value / 4064);
@@ -174,16 +194,34 @@ static inline uint8_t *lab_blocks(esp_dtype dtype, uint32_t rows, uint32_t cols,
     return blocks;
 }
 
-static inline kern_matrix *lab_matrix(const lab *l, esp_dtype dtype, uint32_t rows, uint32_t cols,
-                                      uint64_t seed) {
+/* order: of the columns' inputs, or NULL. */
+static inline kern_matrix *lab_ordered_matrix(const lab *l, esp_dtype dtype, uint32_t rows,
+                                              uint32_t cols, const uint32_t *order, uint64_t seed) {
     uint8_t *blocks = lab_blocks(dtype, rows, cols, seed);
-    kern_matrix_desc desc = {.dtype = dtype, .rows = rows, .cols = cols, .data = blocks};
+    kern_matrix_desc desc = {
+        .dtype = dtype, .rows = rows, .cols = cols, .data = blocks, .order = order};
     kern_matrix *matrix = NULL;
     esp_error err = {0};
     esp_code code = l->ops->pack(l->dev, &desc, &matrix, &err);
     ESP_ASSERT(code == ESP_OK);
     free(blocks);
     return matrix;
+}
+
+static inline kern_matrix *lab_matrix(const lab *l, esp_dtype dtype, uint32_t rows, uint32_t cols,
+                                      uint64_t seed) {
+    return lab_ordered_matrix(l, dtype, rows, cols, NULL, seed);
+}
+
+/* Each of 0 .. count - 1 once, a shuffle that the seed decides; free() it. */
+static inline uint32_t *lab_shuffle(uint64_t seed, uint32_t count) {
+    uint32_t *order = malloc(count * sizeof *order);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t j = (uint32_t)(lab_hash(seed + i) % (i + 1));
+        order[i] = order[j];
+        order[j] = i;
+    }
+    return order;
 }
 
 /* A batch of seq_count sequences, each with its tokens [cached, cached + tokens). Sequences with 0

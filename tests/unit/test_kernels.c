@@ -57,6 +57,7 @@ typedef struct linear_case {
     uint32_t rows[3], matrices, cols, tokens;
     kern_epilogue epilogue;
     bool bias;
+    uint64_t order[3]; /* seed of the order of each matrix's inputs; 0: their own */
 } linear_case;
 
 static kern_kind out_kind(const linear_case *c) {
@@ -83,7 +84,9 @@ static float *linear_of(const lab *l, const linear_case *c, uint32_t first, uint
         .in = lab_upload(l, KIND_ACT, in + skip, in_count - skip),
         .out = lab_upload(l, out_kind(c), before + (size_t)first * out_cols(c), out_count)};
     for (uint32_t m = 0; m < c->matrices; m++) {
-        op.matrix[m] = lab_matrix(l, c->dtype[m], c->rows[m], c->cols, 100 + m);
+        uint32_t *order = c->order[m] ? lab_shuffle(c->order[m], c->cols) : NULL;
+        op.matrix[m] = lab_ordered_matrix(l, c->dtype[m], c->rows[m], c->cols, order, 100 + m);
+        free(order);
         if (c->bias) op.bias[m] = lab_upload_random(l, KIND_F32, 50 + m, c->rows[m]);
     }
     l->ops->linear(l->dev, &op);
@@ -157,6 +160,62 @@ static void linear_puts_matrices_side_by_side(void **state) {
                              .bias = true};
             compare_linear(&c, 2);
         }
+}
+
+/* Columns sorted each matrix its own way, some alike, some as they are; what ref does by sorting the
+ * weights back. */
+static void linear_takes_inputs_in_each_matrix_order(void **state) {
+    (void)state;
+    static const uint64_t orders[][3] = {{5, 5, 5}, {5, 6, 7}, {5, 0, 5}, {0, 5, 0}, {0, 0, 9}};
+    for (uint32_t i = 0; i < 5; i++)
+        for (uint32_t tokens = 1; tokens <= 129; tokens *= 2 + tokens % 2) {
+            linear_case plain = {.dtype = {DT_G4, DT_G3, i % 2 ? DT_G4 : DT_Q2_K},
+                                 .rows = {72, 24, 25},
+                                 .matrices = 3,
+                                 .cols = i % 2 ? 96 : 256,
+                                 .tokens = tokens};
+            linear_case gated = {.dtype = {DT_G8, DT_G8},
+                                 .rows = {40, 40},
+                                 .matrices = 2,
+                                 .cols = 64,
+                                 .tokens = tokens,
+                                 .epilogue = EPI_SILU_MUL};
+            memcpy(plain.order, orders[i], sizeof plain.order);
+            memcpy(gated.order, orders[i], sizeof gated.order);
+            compare_linear(&plain, 1 + i % 3);
+            compare_linear(&gated, 1 + i % 3);
+        }
+}
+
+/* Weights in another order, inputs in another order: the same sums to the last bit. */
+static void order_moves_inputs_to_their_columns(void **state) {
+    (void)state;
+    enum { COLS = 128, ROWS = 33, T = 9 };
+    uint32_t *order = lab_shuffle(3, COLS);
+    float *in = lab_random(4, T * COLS), moved[T * COLS];
+    for (uint32_t t = 0; t < T; t++)
+        for (uint32_t c = 0; c < COLS; c++)
+            moved[t * COLS + c] = in[t * COLS + order[c]];
+    for (uint32_t i = 0; i < LEVELS && have(levels[i]); i++) {
+        lab l = lab_open(&kern_cpu, levels[i], DT_BF16, 2);
+        float *out[2];
+        for (uint32_t way = 0; way < 2; way++) {
+            kern_matrix *w = lab_ordered_matrix(&l, DT_G4, ROWS, COLS, way ? NULL : order, 8);
+            void *x = lab_upload(&l, KIND_ACT, way ? moved : in, T * COLS);
+            out[way] = lab_alloc(&l, T * ROWS * sizeof(float));
+            kern_linear op = {
+                .in = x, .token_count = T, .matrix = {w}, .matrix_count = 1, .out = out[way]};
+            l.ops->linear(l.dev, &op);
+            l.ops->matrix_close(l.dev, w);
+            lab_release(&l, KIND_ACT, x, T * COLS);
+        }
+        assert_same_bits(out[0], out[1], T * ROWS, "reordered");
+        for (uint32_t way = 0; way < 2; way++)
+            l.ops->release(l.dev, out[way], T * ROWS * sizeof(float));
+        lab_close(&l);
+    }
+    free(in);
+    free(order);
 }
 
 static void gated_linear_agrees_with_ref(void **state) {
@@ -236,7 +295,8 @@ static void linear_row_is_the_same_in_any_company(void **state) {
                              .matrices = 2,
                              .cols = cols_of((esp_dtype)d, 128),
                              .tokens = 200,
-                             .epilogue = epilogues[d % 5]};
+                             .epilogue = epilogues[d % 5],
+                             .order = {d % 3, d % 2}};
             lab alone = lab_open(&kern_cpu, levels[i], DT_BF16, 1);
             float *want = linear_of(&alone, &c, 0, c.tokens);
             for (uint32_t n = 0; n < 8; n++) {
@@ -304,9 +364,11 @@ static void embed_is_exact(void **state) {
     lab ref = lab_open(&kern_ref, LEVEL_AUTO, DT_F32, 1);
     lab cpu = lab_open(&kern_cpu, LEVEL_AUTO, DT_BF16, 2);
     float want[T * H], got[T * H];
+    uint32_t *order = lab_shuffle(12, H);
     for (int d = 0; d < DT_COUNT; d++) {
-        kern_matrix *a = lab_matrix(&ref, (esp_dtype)d, V, H, 3);
-        kern_matrix *b = lab_matrix(&cpu, (esp_dtype)d, V, H, 3);
+        const uint32_t *columns = d % 2 ? order : NULL;
+        kern_matrix *a = lab_ordered_matrix(&ref, (esp_dtype)d, V, H, columns, 3);
+        kern_matrix *b = lab_ordered_matrix(&cpu, (esp_dtype)d, V, H, columns, 3);
         kern_embed op = {.table = a, .ids = ids, .token_count = T, .scale = 1.7f, .out = want};
         kern_ref.embed(ref.dev, &op);
         op.table = b;
@@ -317,6 +379,7 @@ static void embed_is_exact(void **state) {
         kern_ref.matrix_close(ref.dev, a);
         kern_cpu.matrix_close(cpu.dev, b);
     }
+    free(order);
     lab_close(&ref);
     lab_close(&cpu);
 }
@@ -763,6 +826,8 @@ int main(void) {
         cmocka_unit_test(ref_is_the_same_on_any_number_of_threads),
         cmocka_unit_test(linear_agrees_with_ref),
         cmocka_unit_test(linear_puts_matrices_side_by_side),
+        cmocka_unit_test(linear_takes_inputs_in_each_matrix_order),
+        cmocka_unit_test(order_moves_inputs_to_their_columns),
         cmocka_unit_test(gated_linear_agrees_with_ref),
         cmocka_unit_test(packed_weights_are_exact),
         cmocka_unit_test(linear_row_is_the_same_in_any_company),

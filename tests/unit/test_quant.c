@@ -121,9 +121,9 @@ static void plain_formats_are_one_element_a_block(void **state) {
 /* GGUF spells them so (ggml_type names, upper case). */
 static void every_format_has_a_name_and_a_size(void **state) {
     (void)state;
-    static const char *const names[] = {"F32",  "F16",  "BF16", "Q8_0",   "Q4_0",
-                                        "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K",
-                                        "Q3_K", "Q4_K", "Q5_K", "Q6_K",   "IQ4_XS"};
+    static const char *const names[] = {
+        "F32",  "F16",  "BF16", "Q8_0", "Q4_0",   "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "Q2_K",
+        "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "G2",   "G3",   "G4",   "G8",     "F8_E4M3"};
     for (int i = 0; i < DT_COUNT; i++) {
         assert_string_equal(dtype_info((esp_dtype)i)->name, names[i]);
         assert_true(dtype_info((esp_dtype)i)->block_bytes > 0);
@@ -137,7 +137,7 @@ static void pieces_add_up_to_the_weights(void **state) {
     for (int d = 0; d < DT_COUNT; d++) {
         const dtype_row *row = dtype_info((esp_dtype)d);
         const quant_coding *coding = row->coding;
-        if (!coding) continue;
+        if (!coding || coding->grouped) continue;
         uint8_t memory[1 + 2 * 210];
         for (size_t i = 0; i < sizeof memory; i++)
             memory[i] = (uint8_t)(i * 37 % 101); /* no byte makes an infinite half */
@@ -158,6 +158,50 @@ static void pieces_add_up_to_the_weights(void **state) {
     }
 }
 
+/* Codes of every width, some across two bytes, against zero points up to 2^bits. */
+static void grouped_blocks_mean_scale_times_distance_from_zero(void **state) {
+    (void)state;
+    static const struct {
+        esp_dtype dtype;
+        uint32_t bits;
+    } formats[] = {{DT_G2, 2}, {DT_G3, 3}, {DT_G4, 4}, {DT_G8, 8}};
+    for (size_t f = 0; f < 4; f++) {
+        uint32_t bits = formats[f].bits;
+        uint8_t block[38];
+        const float scale = -0.0123f;
+        uint16_t zero = (uint16_t)(1u << bits);
+        memcpy(block, &scale, 4);
+        memcpy(block + 4, &zero, 2);
+        for (uint32_t i = 0; i < 4 * bits; i++)
+            block[6 + i] = (uint8_t)(i * 91 + 29);
+        assert_int_equal(dtype_info(formats[f].dtype)->block_bytes, 6 + 4 * bits);
+        float out[32];
+        dtype_info(formats[f].dtype)->dequantise(block, out, 32);
+        for (uint32_t i = 0; i < 32; i++) {
+            int code = 0;
+            for (uint32_t b = 0; b < bits; b++)
+                code |= (block[6 + (i * bits + b) / 8] >> (i * bits + b) % 8 & 1) << b;
+            assert_true(out[i] == scale * (float)(code - zero));
+        }
+    }
+}
+
+/* arXiv:2209.05433, table 1: bias 7, subnormals, largest 448, no infinity. */
+static void floats_of_eight_bits_are_what_their_paper_says(void **state) {
+    (void)state;
+    for (int code = 0; code < 256; code++) {
+        int exponent = code >> 3 & 15, fraction = code & 7;
+        float wanted =
+            exponent ? ldexpf(8.0f + (float)fraction, exponent - 10) : ldexpf((float)fraction, -9);
+        float got = f32_of_e4m3((uint8_t)code);
+        if ((code & 0x7f) == 0x7f)
+            assert_true(isnan(got));
+        else
+            assert_true(got == (code & 0x80 ? -wanted : wanted));
+    }
+    assert_true(f32_of_e4m3(0x7e) == 448.0f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_half_widens_exactly_and_comes_back),
@@ -166,6 +210,8 @@ int main(void) {
         cmocka_unit_test(blocks_mean_what_their_format_says),
         cmocka_unit_test(plain_formats_are_one_element_a_block),
         cmocka_unit_test(pieces_add_up_to_the_weights),
+        cmocka_unit_test(grouped_blocks_mean_scale_times_distance_from_zero),
+        cmocka_unit_test(floats_of_eight_bits_are_what_their_paper_says),
         cmocka_unit_test(every_format_has_a_name_and_a_size),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -66,7 +66,7 @@ static void blocks_mean_what_the_reference_says(void **state) {
     for (json_t *row; (row = vector_next(file)); json_decref(row))
         check_row(row, seen);
     fclose(file);
-    for (int d = 0; d < DT_COUNT; d++)
+    for (int d = 0; d < DT_G2; d++) /* those that follow are in no GGUF file */
         assert_true(seen[d] || dtype_info((esp_dtype)d)->block_elements == 1);
 }
 

@@ -80,10 +80,20 @@ ALWAYS_INLINE vf v_pairs(vi pairs, uint32_t j) {
     const vf table = _mm512_setr_ps(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
     return _mm512_permutexvar_ps(vi_right(pairs, 2 * j), table);
 }
-ALWAYS_INLINE vf v_threes(vi pairs, vi bits, uint32_t j) {
-    const vf table = _mm512_setr_ps(-4, -3, -2, -1, 0, 1, 2, 3, -4, -3, -2, -1, 0, 1, 2, 3);
+ALWAYS_INLINE vf v_threes(vi pairs, vi bits, uint32_t j, float first) {
+    const vf table = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7);
     vi index = vi_mix(vi_right(pairs, 2 * j), vi_move(bits, j, 2), 4);
-    return _mm512_permutexvar_ps(index, table);
+    return _mm512_permutexvar_ps(index, v_add(table, v_set1(first)));
+}
+
+ALWAYS_INLINE vf v_load_u8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+/* A half whose exponent is 8 too low: the sign comes along when the byte is widened. */
+ALWAYS_INLINE vf v_load_e4m3(const uint8_t *p) {
+    __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+    wide = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16((short)0xbf80));
+    return _mm512_cvtph_ps(wide);
 }
 
 /* The low or the high nibbles of a byte a row. */
@@ -124,9 +134,18 @@ ALWAYS_INLINE vf v_sixes(vi low, vi pairs, uint32_t j) {
 ALWAYS_INLINE vf v_pairs(vi pairs, uint32_t j) {
     return vi_floats(vi_and(vi_right(pairs, 2 * j), 3), 0);
 }
-ALWAYS_INLINE vf v_threes(vi pairs, vi bits, uint32_t j) {
+ALWAYS_INLINE vf v_threes(vi pairs, vi bits, uint32_t j, float first) {
     vi low = vi_and(vi_right(pairs, 2 * j), 3), high = vi_and(vi_move(bits, j, 2), 4);
-    return vi_floats(vi_or(low, high), -4);
+    return vi_floats(vi_or(low, high), first);
+}
+
+ALWAYS_INLINE vf v_load_u8(const uint8_t *p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+}
+ALWAYS_INLINE vf v_load_e4m3(const uint8_t *p) {
+    __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)p));
+    wide = _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16((short)0xbf80));
+    return _mm256_cvtph_ps(wide);
 }
 
 ALWAYS_INLINE vf v_load_byte_nibbles(const uint8_t *p, bool high) {
@@ -135,6 +154,9 @@ ALWAYS_INLINE vf v_load_byte_nibbles(const uint8_t *p, bool high) {
 }
 
 #endif
+
+/* What v_load_e4m3 leaves out: a power of two, so the scale takes it exactly. */
+#define E4M3_UNIT 256.0f
 
 /* Column k + j of a block, k a multiple of 8, rows of vector v: values without their scale. */
 ALWAYS_INLINE vf tile_values(esp_dtype dtype, const uint8_t *block, uint32_t k, uint32_t j,
@@ -148,6 +170,7 @@ ALWAYS_INLINE vf tile_values(esp_dtype dtype, const uint8_t *block, uint32_t k, 
         return v_nibbles(vi_line(nibbles), j, -8);
     case DT_Q4_1:
     case DT_Q4_K:
+    case DT_G4:
         return v_nibbles(vi_line(nibbles), j, 0);
     case DT_IQ4_NL:
     case DT_IQ4_XS:
@@ -160,9 +183,16 @@ ALWAYS_INLINE vf tile_values(esp_dtype dtype, const uint8_t *block, uint32_t k, 
     case DT_Q6_K:
         return v_sixes(vi_line(nibbles), vi_pairs(high, k), j);
     case DT_Q2_K:
+    case DT_G2:
         return v_pairs(vi_pairs(low, k), j);
     case DT_Q3_K:
-        return v_threes(vi_pairs(low, k), vi_bits(high, k), j);
+        return v_threes(vi_pairs(low, k), vi_bits(high, k), j, -4);
+    case DT_G3:
+        return v_threes(vi_pairs(low, k), vi_bits(high, k), j, 0);
+    case DT_G8:
+        return v_load_u8(block + at);
+    case DT_F8_E4M3:
+        return v_load_e4m3(block + at);
     case DT_Q8_0:
         return v_load_i8((const int8_t *)block + at);
     case DT_F16:
@@ -175,7 +205,7 @@ ALWAYS_INLINE vf tile_values(esp_dtype dtype, const uint8_t *block, uint32_t k, 
 }
 
 ALWAYS_INLINE bool has_offset(cpu_scaling scaling) {
-    return scaling == SCALE_32_OFFSET || scaling == SCALE_16_OFFSET;
+    return scaling == SCALE_32_OFFSET || scaling == SCALE_16_OFFSET || scaling == SCALE_32_ZERO;
 }
 /* Columns that share a scale. */
 ALWAYS_INLINE uint32_t scale_cols(cpu_scaling scaling) {
@@ -188,18 +218,26 @@ ALWAYS_INLINE vf tile_scale(esp_dtype dtype, const uint8_t *scales, uint32_t b, 
     const cpu_format *format = &cpu_formats[dtype];
     const uint8_t *halves = scales + cpu_halves_at(format, b) + v * LANES * 2;
     const uint8_t *own = scales + cpu_scales_at(format, b) + half * TILE_ROWS + v * LANES;
+    const float *whole =
+        (const float *)(const void *)(scales + cpu_halves_at(format, b)) + v * LANES;
+    if (format->scaling == SCALE_32_ZERO) return v_load(whole);
+    if (dtype == DT_F8_E4M3) return v_mul(v_load(whole), v_set1(E4M3_UNIT));
     vf d = v_load_f16((const uint16_t *)(const void *)halves);
     if (format->head_bytes == 0) return d;
     if (dtype == DT_Q2_K) return v_mul(d, v_load_byte_nibbles(own, false));
     return v_mul(d, v_load_i8((const int8_t *)own));
 }
 
-/* What is added for each unit of input, likewise; for formats with an offset. */
+/* What is added for each unit of input, likewise; for formats with an offset or a zero point. */
 ALWAYS_INLINE vf tile_offset(esp_dtype dtype, const uint8_t *scales, uint32_t b, uint32_t half,
                              uint32_t v) {
     const cpu_format *format = &cpu_formats[dtype];
     const uint8_t *halves = scales + cpu_halves_at(format, b) + SCALE_ROW_BYTES + v * LANES * 2;
     const uint8_t *own = scales + cpu_scales_at(format, b) + v * LANES;
+    if (format->scaling == SCALE_32_ZERO) {
+        const uint8_t *zeros = scales + cpu_halves_at(format, b) + FLOAT_ROW_BYTES + v * LANES * 2;
+        return v_sub(v_zero(), v_load_f16((const uint16_t *)(const void *)zeros));
+    }
     vf m = v_load_f16((const uint16_t *)(const void *)halves);
     if (format->head_bytes == 0) return m;
     m = v_sub(v_zero(), m);

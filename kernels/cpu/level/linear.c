@@ -18,9 +18,12 @@ typedef struct linear_job {
     uint32_t cols, blocks;
     uint32_t out_cols;
     uint32_t first_col[LINEAR_MATRICES_MAX];
-    uint32_t units;      /* of work: a tile, or a tile of gate and of up */
-    uint32_t unit_tiles; /* 1 or 2 */
-    bool half_sums;      /* a format has an offset each 16 columns */
+    uint32_t units;                              /* of work: a tile, or a tile of gate and of up */
+    uint32_t unit_tiles;                         /* 1 or 2 */
+    bool half_sums;                              /* a format has an offset each 16 columns */
+    const cpu_order *order[LINEAR_MATRICES_MAX]; /* of each plane of the expanded inputs */
+    uint32_t planes;
+    uint32_t plane[LINEAR_MATRICES_MAX]; /* of each matrix */
 } linear_job;
 
 /* The tiles that one worker computes side by side; for gated epilogues all gates, then all ups. */
@@ -32,14 +35,19 @@ typedef struct strip {
 
 /* --- activations to float32 -------------------------------------------------------------- */
 
+/* Block b of an input, `count` of its columns; short or reordered ones are put together first. */
+static const uint16_t *block_of(const uint16_t *in, const cpu_order *order, uint32_t b,
+                                uint32_t count, uint16_t lined_up[TILE_COLS]) {
+    uint32_t first = b * TILE_COLS;
+    if (!order && count == TILE_COLS) return in + first;
+    for (uint32_t k = 0; k < count; k++)
+        lined_up[k] = in[order ? order->inputs[first + k] : first + k];
+    memset(lined_up + count, 0, (TILE_COLS - count) * sizeof *lined_up);
+    return lined_up;
+}
+
 /* halves: the sums over 16 columns each; NULL where no format asks for them. */
-static void expand_block(const uint16_t *in, uint32_t count, float *out, float *sum,
-                         float *halves) {
-    uint16_t padded[TILE_COLS] = {0};
-    if (count < TILE_COLS) {
-        memcpy(padded, in, count * sizeof *in);
-        in = padded;
-    }
+static void expand_block(const uint16_t *in, float *out, float *sum, float *halves) {
     v16 half[2];
     for (uint32_t i = 0; i < 2; i++)
         for (uint32_t v = 0; v < VECTORS; v++) {
@@ -54,20 +62,33 @@ static void expand_block(const uint16_t *in, uint32_t count, float *out, float *
     *sum = v16_sum(half[0]);
 }
 
-/* Tokens base + begin .. base + end of the op, into rows begin .. end of the shared inputs. */
-static void expand_tokens(const linear_job *job, uint32_t base, uint32_t rows, uint32_t begin,
-                          uint32_t end) {
+/* Where a plane begins, in blocks of `rows` rows. */
+static size_t plane_at(const linear_job *job, uint32_t plane, uint32_t rows) {
+    return (size_t)plane * job->blocks * rows;
+}
+
+/* Tokens base + begin .. base + end of the op, into rows begin .. end of a plane. */
+static void expand_plane(const linear_job *job, uint32_t plane, uint32_t base, uint32_t rows,
+                         uint32_t begin, uint32_t end) {
     kern_device *dev = job->dev;
     for (uint32_t t = begin; t < end; t++) {
         const uint16_t *in = (const uint16_t *)job->op->in + (size_t)(base + t) * job->cols;
         for (uint32_t b = 0; b < job->blocks; b++) {
             uint32_t left = job->cols - b * TILE_COLS;
-            size_t at = (size_t)b * rows + t;
-            expand_block(in + (size_t)b * TILE_COLS, left < TILE_COLS ? left : TILE_COLS,
-                         dev->inputs + at * TILE_COLS, dev->input_sums + at,
-                         job->half_sums ? dev->half_sums + at * 2 : NULL);
+            size_t at = plane_at(job, plane, rows) + (size_t)b * rows + t;
+            uint16_t lined_up[TILE_COLS];
+            expand_block(
+                block_of(in, job->order[plane], b, left < TILE_COLS ? left : TILE_COLS, lined_up),
+                dev->inputs + at * TILE_COLS, dev->input_sums + at,
+                job->half_sums ? dev->half_sums + at * 2 : NULL);
         }
     }
+}
+
+static void expand_tokens(const linear_job *job, uint32_t base, uint32_t rows, uint32_t begin,
+                          uint32_t end) {
+    for (uint32_t plane = 0; plane < job->planes; plane++)
+        expand_plane(job, plane, base, rows, begin, end);
 }
 
 /* --- strips ------------------------------------------------------------------------------ */
@@ -91,11 +112,7 @@ static strip strip_at(const linear_job *job, uint32_t unit, uint32_t end) {
 }
 
 static tile_run run_of(const linear_job *job, const strip *s, uint32_t input_rows) {
-    tile_run run = {.blocks = job->blocks,
-                    .inputs = job->dev->inputs,
-                    .input_sums = job->dev->input_sums,
-                    .half_sums = job->dev->half_sums,
-                    .input_rows = input_rows};
+    tile_run run = {.blocks = job->blocks, .input_rows = input_rows};
     for (uint32_t i = 0; i < s->count; i++) {
         const kern_matrix *matrix = job->op->matrix[s->matrix[i]];
         run.codes[i] = matrix->codes + s->tile[i] * matrix->code_bytes;
@@ -108,11 +125,21 @@ static esp_dtype format_of(const linear_job *job, const strip *s, uint32_t tile)
     return job->op->matrix[s->matrix[tile]]->dtype;
 }
 
-/* How many tiles from `first` on have one format. */
-static uint32_t same_format(const linear_job *job, const strip *s, uint32_t first) {
-    uint32_t end = first + 1;
-    while (end < s->count && format_of(job, s, end) == format_of(job, s, first))
+static uint32_t plane_of(const linear_job *job, const strip *s, uint32_t tile) {
+    return job->plane[s->matrix[tile]];
+}
+
+/* How many tiles from `first` on have one format and one order of inputs; the run is turned to
+ * their inputs. */
+static uint32_t take_alike(const linear_job *job, const strip *s, uint32_t first, tile_run *run) {
+    uint32_t end = first + 1, plane = plane_of(job, s, first);
+    while (end < s->count && format_of(job, s, end) == format_of(job, s, first) &&
+           plane_of(job, s, end) == plane)
         end++;
+    size_t at = plane_at(job, plane, run->input_rows);
+    run->inputs = job->dev->inputs + at * TILE_COLS;
+    run->input_sums = job->dev->input_sums + at;
+    run->half_sums = job->dev->half_sums + at * 2;
     return end - first;
 }
 
@@ -122,7 +149,7 @@ static void strip_fused(const linear_job *job, const strip *s, uint32_t tokens,
                         cpu_scratch *scratch) {
     tile_run run = run_of(job, s, tokens);
     for (uint32_t first = 0, count; first < s->count; first += count) {
-        count = same_format(job, s, first);
+        count = take_alike(job, s, first, &run);
         esp_dtype dtype = format_of(job, s, first);
         LEVEL_NAME(tiles_fused)(dtype, &run, first, count, tokens, scratch->sums);
     }
@@ -135,7 +162,7 @@ static void strip_blocked(const linear_job *job, const strip *s, uint32_t tokens
     tile_run run = run_of(job, s, tokens);
     memset(scratch->sums, 0, tokens * sizeof scratch->sums[0]);
     for (uint32_t first = 0, count; first < s->count; first += count) {
-        count = same_format(job, s, first);
+        count = take_alike(job, s, first, &run);
         esp_dtype dtype = format_of(job, s, first);
         LEVEL_NAME(tiles_blocked)(dtype, &run, first, count, tokens, scratch);
     }
@@ -245,6 +272,18 @@ static void many_tokens(void *arg, uint32_t worker, uint32_t workers) {
     }
 }
 
+/* One plane for each order that the matrices have; equal orders are one pointer. */
+static void plan_inputs(linear_job *job) {
+    for (uint32_t m = 0; m < job->op->matrix_count; m++) {
+        const cpu_order *order = job->op->matrix[m]->order;
+        uint32_t plane = 0;
+        while (plane < job->planes && job->order[plane] != order)
+            plane++;
+        if (plane == job->planes) job->order[job->planes++] = order;
+        job->plane[m] = plane;
+    }
+}
+
 static linear_job job_of(kern_device *dev, const kern_linear *op) {
     bool gated = kern_is_gated(op->epilogue);
     linear_job job = {.dev = dev,
@@ -259,6 +298,7 @@ static linear_job job_of(kern_device *dev, const kern_linear *op) {
         job.out_cols += op->matrix[m]->rows;
         job.units += op->matrix[m]->tiles;
     }
+    plan_inputs(&job);
     return job;
 }
 

@@ -27,7 +27,8 @@ enum {
 
 #define FOR_EACH_FORMAT(of)                                                                        \
     of(DT_F32) of(DT_F16) of(DT_BF16) of(DT_Q8_0) of(DT_Q4_0) of(DT_Q4_1) of(DT_Q5_0) of(DT_Q5_1)  \
-        of(DT_IQ4_NL) of(DT_Q2_K) of(DT_Q3_K) of(DT_Q4_K) of(DT_Q5_K) of(DT_Q6_K) of(DT_IQ4_XS)
+        of(DT_IQ4_NL) of(DT_Q2_K) of(DT_Q3_K) of(DT_Q4_K) of(DT_Q5_K) of(DT_Q6_K) of(DT_IQ4_XS)    \
+            of(DT_G2) of(DT_G3) of(DT_G4) of(DT_G8) of(DT_F8_E4M3)
 
 /* Some tiles of one format; the tokens they meet. */
 typedef struct tile_run {
@@ -43,8 +44,10 @@ typedef struct tile_run {
 /* acc with the p of some columns added. */
 ALWAYS_INLINE vf tile_add(cpu_scaling scaling, vf scale, vf offset, vf p, float input_sum, vf acc) {
     if (scaling == SCALE_NONE) return v_add(acc, p);
+    if (scaling == SCALE_32_ZERO) p = v_fma(offset, v_set1(input_sum), p);
     acc = v_fma(scale, p, acc);
-    return has_offset(scaling) ? v_fma(offset, v_set1(input_sum), acc) : acc;
+    return has_offset(scaling) && scaling != SCALE_32_ZERO ? v_fma(offset, v_set1(input_sum), acc)
+                                                           : acc;
 }
 
 /* The sum of the inputs of row `row` over half `half` of block b, or over all of the block. */

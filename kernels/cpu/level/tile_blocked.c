@@ -120,11 +120,15 @@ typedef void multiply_fn(MULTIPLY_ARGS);
 MULTIPLY_OF(SCALE_NONE)
 MULTIPLY_OF(SCALE_32)
 MULTIPLY_OF(SCALE_32_OFFSET)
+MULTIPLY_OF(SCALE_32_ZERO)
 MULTIPLY_OF(SCALE_16)
 MULTIPLY_OF(SCALE_16_OFFSET)
 static multiply_fn *const multiply_of[] = {
-    [SCALE_NONE] = multiply_SCALE_NONE,           [SCALE_32] = multiply_SCALE_32,
-    [SCALE_32_OFFSET] = multiply_SCALE_32_OFFSET, [SCALE_16] = multiply_SCALE_16,
+    [SCALE_NONE] = multiply_SCALE_NONE,
+    [SCALE_32] = multiply_SCALE_32,
+    [SCALE_32_OFFSET] = multiply_SCALE_32_OFFSET,
+    [SCALE_32_ZERO] = multiply_SCALE_32_ZERO,
+    [SCALE_16] = multiply_SCALE_16,
     [SCALE_16_OFFSET] = multiply_SCALE_16_OFFSET,
 };
 
