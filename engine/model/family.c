@@ -6,7 +6,8 @@
 #include "engine/model/family.h"
 
 static const model_family *const FAMILIES[] = {&family_llama,  &family_qwen2,  &family_qwen3,
-                                               &family_gemma2, &family_gemma3, &family_phi3};
+                                               &family_gemma2, &family_gemma3, &family_phi3,
+                                               &family_bert};
 enum { FAMILY_COUNT = sizeof FAMILIES / sizeof FAMILIES[0] };
 
 static esp_code fail_architecture(const gguf_file *file, model_text seen, esp_error *err) {
