@@ -22,18 +22,27 @@ static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err) {
     model_config *c = &e->config;
+    bool step_tokens_given = c->step_tokens > 0;
+    uint32_t input_max = spec->input_max ? spec->input_max : spec->context;
+    if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
     if (!c->step_tokens) c->step_tokens = STEP_TOKENS_DEFAULT;
+    if (spec_runs_whole(spec) && !step_tokens_given) c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
     if (c->max_seqs > c->step_tokens)
         return esp_fail_field(err, ESP_INVALID, "--max-seqs",
                               "--max-seqs %u is over --step-tokens %u: each running sequence "
                               "needs a token of every step",
                               c->max_seqs, c->step_tokens);
-    if (!c->max_context) c->max_context = least(spec->context, CONTEXT_DEFAULT);
     if (c->max_context > spec->context)
         return esp_fail_field(err, ESP_INVALID, "--max-context",
                               "--max-context %u: the model was trained for %u", c->max_context,
                               spec->context);
+    if (spec_runs_whole(spec) && c->step_tokens < c->max_context)
+        return esp_fail_field(err, ESP_INVALID, "--step-tokens",
+                              "--step-tokens %u: this model computes a text in one step, which "
+                              "must hold the %u tokens of --max-context; raise the first or lower "
+                              "the second",
+                              c->step_tokens, c->max_context);
     if (!c->waiting_max) c->waiting_max = LIMIT_WAITING_DEFAULT;
     e->live_max = c->waiting_max + c->max_seqs;
     return ESP_OK;
@@ -170,7 +179,8 @@ static esp_code open_model(engine *e, const model_file *file,
     if (code != ESP_OK) return code;
     e->model_vocab = spec->vocab;
     code = open_pages(e, err);
-    if (code == ESP_OK) code = sample_scratch_open(&e->scratch, spec->vocab, err);
+    if (code == ESP_OK && !engine_embeds(e))
+        code = sample_scratch_open(&e->scratch, spec->vocab, err);
     if (code == ESP_OK) take_batch(e);
     return code;
 }
@@ -249,8 +259,38 @@ void engine_close(engine *e) {
 
 /* ---- what other threads call ---- */
 
+static esp_code check_kind(const engine *e, const request *r, esp_error *err) {
+    if (engine_embeds(e) == (r->embedding_width > 0)) return ESP_OK;
+    if (engine_embeds(e))
+        return esp_fail_field(err, ESP_PRECONDITION, "model",
+                              "model: \"%s\" embeds texts and generates none; use Embed, or "
+                              "espalier embed",
+                              e->name);
+    return esp_fail_field(err, ESP_PRECONDITION, "model",
+                          "model: \"%s\" generates text and embeds none; use Generate, or espalier "
+                          "generate",
+                          e->name);
+}
+
+/* The scheduler judges the rest of an input to embed: it has no output to leave room for. */
+static esp_code check_input(const engine *e, const request *r, esp_error *err) {
+    uint32_t width = model_get_spec(e->model)->hidden;
+    ESP_ASSERT(r->embedding_width == width);
+    if (r->prompt_count > e->config.max_context)
+        return esp_fail_field(err, ESP_INVALID, "inputs",
+                              "inputs: %u tokens; at most %u are taken (--max-context)",
+                              r->prompt_count, e->config.max_context);
+    uint32_t pages = (r->prompt_count + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
+    if ((uint64_t)pages * e->batch.group_count > e->page_count)
+        return esp_fail_field(err, ESP_INVALID, "inputs",
+                              "inputs: %u tokens need %u pages, the cache has %u (--kv-memory)",
+                              r->prompt_count, pages * e->batch.group_count, e->page_count);
+    return ESP_OK;
+}
+
 static esp_code check_fits(const engine *e, const request *r, esp_error *err) {
     uint64_t tokens = (uint64_t)r->prompt_count + r->output_max;
+    if (r->embedding_width) return check_input(e, r, err);
     if (r->prompt_count >= e->config.max_context)
         return esp_fail_field(err, ESP_INVALID, "prompt",
                               "prompt: %u tokens leave no room for output in a context of %u "
@@ -289,7 +329,8 @@ static esp_code check_room(engine *e, esp_error *err) {
 }
 
 esp_code engine_submit(engine *e, request *r, esp_error *err) {
-    esp_code code = check_fits(e, r, err);
+    esp_code code = check_kind(e, r, err);
+    if (code == ESP_OK) code = check_fits(e, r, err);
     if (code == ESP_OK) code = check_room(e, err);
     if (code != ESP_OK) return code;
     if (!r->submitted_us) r->submitted_us = clock_now_us();
@@ -381,6 +422,9 @@ static void logits_batch(engine *e, const int32_t *ids, uint32_t first, uint32_t
 }
 
 static esp_code check_logits(engine *e, const int32_t *ids, uint32_t count, esp_error *err) {
+    if (engine_embeds(e))
+        return esp_fail_field(err, ESP_PRECONDITION, "--model",
+                              "--model: \"%s\" embeds texts; it has no logits", e->name);
     if (count == 0 || count > e->config.max_context ||
         (count + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS * e->batch.group_count > e->page_count)
         return esp_fail_field(err, ESP_INVALID, "--ids",
@@ -418,6 +462,7 @@ const tokenizer *engine_tokenizer(const engine *e) { return e->tok; }
 const char *engine_name(const engine *e) { return e->name; }
 const char *engine_profile(const engine *e) { return e->profile; }
 uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
+bool engine_embeds(const engine *e) { return model_get_spec(e->model)->pooling != POOLING_NONE; }
 size_t engine_weight_bytes(const engine *e) { return model_weight_bytes(e->model); }
 
 const chat_template *engine_template(const engine *e, const esp_error **why) {
@@ -445,6 +490,7 @@ void engine_read_stats(const engine *e, engine_stats *out) {
         .preemptions_total = atomic_load(&c->preemptions),
         .steps_total = atomic_load(&c->steps),
         .step_tokens_total = atomic_load(&c->step_tokens),
+        .embeddings_total = atomic_load(&c->embeddings),
         .last_step_us = atomic_load(&c->step_ended_us),
         .step_running = atomic_load(&c->step_running),
         .step_began_us = atomic_load(&c->step_began_us),

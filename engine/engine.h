@@ -37,10 +37,12 @@ const chat_template *engine_template(const engine *e, const esp_error **why);
 const char *engine_name(const engine *e);    /* --name or the file's name without .gguf */
 const char *engine_profile(const engine *e); /* the numeric profile */
 uint32_t engine_context_max(const engine *e);
+/* Whether it takes requests for vectors (of engine_spec's `hidden` floats) instead of such for tokens. */
+bool engine_embeds(const engine *e);
 size_t engine_weight_bytes(const engine *e);
 
 /* Hands the request to the engine thread (which takes its own reference) or says why not:
- * ESP_INVALID can never fit; ESP_EXHAUSTED full, with retry_ms; ESP_UNAVAILABLE draining. */
+ * ESP_INVALID can never fit, or the model does not do that; ESP_EXHAUSTED full, with retry_ms; ESP_UNAVAILABLE draining. */
 ESP_CHECKED esp_code engine_submit(engine *e, request *r, esp_error *err);
 /* Seen within one step; idempotent; the request still ends through `done`. */
 void engine_cancel(engine *e, request *r);
@@ -84,6 +86,7 @@ typedef struct engine_stats {
     uint64_t requests_total, prompt_tokens_total, output_tokens_total, preemptions_total;
     uint64_t finished_total[FINISH_ERROR + 1]; /* by finish_reason */
     uint64_t steps_total, step_tokens_total;
+    uint64_t embeddings_total;
     int64_t last_step_us;  /* when the last step ended (monotonic); 0 = none yet */
     bool step_running;     /* a step is in flight: its age is now - step_began_us */
     int64_t step_began_us;

@@ -20,6 +20,7 @@ typedef struct atomic_histogram {
 typedef struct engine_counters {
     _Atomic uint32_t waiting, running, pages_used;
     _Atomic uint64_t requests, prompt_tokens, output_tokens, preemptions, steps, step_tokens;
+    _Atomic uint64_t embeddings;
     _Atomic uint64_t finished[FINISH_ERROR + 1];
     _Atomic int64_t step_began_us, step_ended_us;
     _Atomic bool step_running, broken;

@@ -2,6 +2,7 @@
  *
  * A decode step allocates nothing, holds no lock, and wakes the stream side once. */
 // SPDX-License-Identifier: Apache-2.0
+#include <math.h>
 #include <string.h>
 
 #include "engine/base/clock.h"
@@ -104,6 +105,8 @@ static void take_submission(engine *e, request *r, int64_t now_us) {
     sched_request want = {.owner = r,
                           .prompt_tokens = r->prompt_count,
                           .output_max = r->output_max,
+                          .prompt_only = r->embedding_width > 0,
+                          .whole = spec_runs_whole(model_get_spec(e->model)),
                           .priority = r->priority,
                           .deadline_us = r->deadline_us};
     if (sched_submit(e->sched, now_us, &want, &r->seq, &error) != ESP_OK) {
@@ -176,7 +179,7 @@ static void build_batch(engine *e, const sched_plan *plan, int64_t now_us) {
     fill_tables(e, plan);
 }
 
-/* ---- stage 4: logits -> tokens ---- */
+/* ---- stage 4: logits -> tokens, or pooled states -> vectors ---- */
 
 /* Why the request ends with this token, or FINISH_NONE. */
 static finish_reason judge(engine *e, request *r, int32_t id) {
@@ -239,7 +242,38 @@ static void collect_row(engine *e, const sched_work *work, const float *logits, 
     }
 }
 
-static esp_code collect(engine *e, const sched_plan *plan, esp_error *err) {
+static bool all_finite(const float *values, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++)
+        if (!isfinite(values[i])) return false;
+    return true;
+}
+
+/* The text's vector, and the end of its request. */
+static void collect_embedding(engine *e, const sched_work *work, const float *row, int64_t now_us) {
+    request *r = work->owner;
+    esp_error error = {0};
+    memcpy(r->embedding, row, r->embedding_width * sizeof *row);
+    r->first_token_us = r->last_token_us = now_us;
+    sched_finish(e->sched, now_us, work->seq);
+    if (!all_finite(row, r->embedding_width)) {
+        esp_fail(&error, ESP_INTERNAL, "the embedding of this input is not finite");
+        engine_end_request(e, r, FINISH_ERROR, &error);
+        return;
+    }
+    count_up(&e->counters.embeddings, 1);
+    engine_end_request(e, r, FINISH_STOP, NULL);
+}
+
+static void collect_embeddings(engine *e, const sched_plan *plan) {
+    if (e->batch.row_count == 0) return;
+    const float *rows = model_pooled(e->model);
+    uint32_t width = model_get_spec(e->model)->hidden;
+    int64_t now_us = clock_now_us();
+    for (uint32_t i = 0; i < e->batch.row_count; i++)
+        collect_embedding(e, &plan->work[e->row_work[i]], rows + (size_t)i * width, now_us);
+}
+
+static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err) {
     uint32_t rows = e->batch.row_count;
     for (uint32_t first = 0; first < rows; first += MODEL_LOGITS_ROWS) {
         uint32_t count = rows - first < MODEL_LOGITS_ROWS ? rows - first : MODEL_LOGITS_ROWS;
@@ -310,7 +344,10 @@ bool engine_step(engine *e) {
         code = model_forward(e->model, &e->batch, e->arena, &error);
         if (code == ESP_OK) {
             sched_computed(e->sched);
-            code = collect(e, &plan, &error);
+            if (engine_embeds(e))
+                collect_embeddings(e, &plan);
+            else
+                code = collect_tokens(e, &plan, &error);
         }
     }
     if (code != ESP_OK) break_down(e, &error);

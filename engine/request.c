@@ -22,7 +22,8 @@ static esp_code check_shape(const request_options *o, esp_error *err) {
     if (o->prompt_count == 0)
         return esp_fail_field(err, ESP_INVALID, "prompt",
                               "prompt: no tokens; at least 1 is wanted");
-    if (o->output_max == 0)
+    ESP_ASSERT(!o->embedding_width || o->output_max == 0);
+    if (o->output_max == 0 && !o->embedding_width)
         return esp_fail_field(err, ESP_INVALID, "max_tokens",
                               "max_tokens: 0; at least 1 is wanted");
     /* Before anything is copied: the memory of a request is known to be small. */
@@ -57,6 +58,8 @@ static esp_code check_prompt(const request_options *o, uint32_t vocab, esp_error
 static void copy_input(request *r, const request_options *o) {
     r->prompt_count = o->prompt_count;
     r->output_max = o->output_max;
+    r->embedding_width = o->embedding_width;
+    if (o->embedding_width) r->embedding = mem_new(o->embedding_width, sizeof *r->embedding);
     r->tokens = mem_new((size_t)o->prompt_count + o->output_max, sizeof *r->tokens);
     memcpy(r->tokens, o->prompt, o->prompt_count * sizeof *r->tokens);
     r->policy = o->policy;
@@ -104,5 +107,6 @@ void request_unref(request *r) {
     free(r->bias);
     free(r->logprobs);
     free(r->top);
+    free(r->embedding);
     free(r);
 }

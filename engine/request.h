@@ -32,7 +32,7 @@
 
 typedef enum finish_reason {
     FINISH_NONE,
-    FINISH_STOP,      /* eos or a stop string */
+    FINISH_STOP,      /* eos or a stop string; the embedding is made */
     FINISH_LENGTH,    /* output_max reached */
     FINISH_CANCELLED, /* the client went away or cancelled */
     FINISH_DEADLINE,
@@ -46,7 +46,7 @@ const char *finish_reason_name(finish_reason reason);
 typedef struct request_options {
     const int32_t *prompt;
     uint32_t prompt_count; /* >= 1 */
-    uint32_t output_max;   /* >= 1 */
+    uint32_t output_max;   /* >= 1; an embedding: 0 */
     sample_policy policy;  /* bias is copied */
     bool ignore_eos;
     uint32_t stop_count; /* <= SAMPLE_STOP_MAX */
@@ -54,6 +54,7 @@ typedef struct request_options {
     int32_t priority;
     int64_t deadline_us; /* monotonic; 0 = none */
     void *user;          /* the submitter's, never followed by the engine */
+    uint32_t embedding_width; /* > 0: one vector of so many floats is wanted instead of tokens */
 } request_options;
 
 typedef struct request {
@@ -62,6 +63,7 @@ typedef struct request {
 
     /* Input, constant after request_new. */
     uint32_t prompt_count, output_max;
+    uint32_t embedding_width; /* 0: it generates */
     sample_policy policy;
     sample_bias *bias;
     bool ignore_eos;
@@ -73,6 +75,7 @@ typedef struct request {
     int32_t *tokens;          /* [prompt_count + output_max] prompt first */
     float *logprobs;          /* [output_max] or NULL */
     sample_logprob *top;      /* [output_max][policy.top_logprobs] or NULL */
+    float *embedding;         /* [embedding_width] once done, unless it failed; or NULL */
     _Atomic uint32_t published;
     _Atomic bool done; /* set last */
 

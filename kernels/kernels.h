@@ -70,25 +70,31 @@ typedef struct kern_kv_layer {
     uint32_t layer;         /* index inside the group */
 } kern_kv_layer;
 
-/* out[t,:] = scale * row ids[t] of the table, as float32 */
+/* out[t,:] = scale * row ids[t] of the table (+ row position[t] of the positions) (+ added), as float32 */
 typedef struct kern_embed {
     const kern_matrix *table; /* [V,H] */
     const int32_t *ids;       /* [T] host, 0 <= id < V */
     uint32_t token_count;
     float scale;
+    const kern_matrix *positions; /* [P,H] learned ones, or NULL */
+    const uint32_t *position;     /* [T] host, < P; read with positions only */
+    const void *added;            /* [H] F32, to every token; or NULL */
     void *out; /* [T,H] F32 */
 } kern_embed;
 
 /* RMSNorm (arXiv:1910.07467): y[i,:] = x * rsqrt(mean(x^2) + eps) * weight, x = in[rows ? rows[i] : i,:].
+ * LayerNorm (arXiv:1607.06450), when a bias is given: the same of x - mean(x), plus bias.
  * out = y, an input of a linear; or, for a norm that stands behind a sublayer, out = out + y in the
- * residual stream. The mean is summed in a fixed order in float32 or wider. */
+ * residual stream. The means are summed in a fixed order in float32 or wider. */
 typedef struct kern_norm {
     const void *in; /* [T,H] F32 */
     const uint32_t *rows; /* [count] host, or NULL for all */
     uint32_t count, width;
     const void *weight; /* [H] F32 */
+    const void *bias;   /* [H] F32: LayerNorm; NULL: RMSNorm */
     float eps;
-    bool residual; /* add to out instead */
+    bool residual; /* add to out instead; RMSNorm only */
+    void *kept;    /* [count,H] F32: y in full as well; may be `in` when rows is NULL. NULL: not kept */
     void *out;     /* [count,H] ACT; residual: F32 */
 } kern_norm;
 
@@ -98,11 +104,17 @@ typedef enum kern_epilogue {
     EPI_SILU_MUL, /* two matrices g,u of equal shape: out = silu(g) * u  (out ACT) */
     EPI_GELU_MUL, /* the same with gelu in its tanh form (arXiv:1606.08415, section 2) */
     EPI_SOFTCAP,  /* out = softcap * tanh(y / softcap)  (out F32) */
+    EPI_GELU,     /* out = gelu(y), tanh form     (out ACT) */
+    EPI_GELU_ERF, /* out = y * (1 + erf(y / sqrt(2))) / 2, the exact form (out ACT) */
 } kern_epilogue;
 
 /* Gate and up matrices are combined, not set side by side. */
 static inline bool kern_is_gated(kern_epilogue epilogue) {
     return epilogue == EPI_SILU_MUL || epilogue == EPI_GELU_MUL;
+}
+/* What is written is the input of a linear. */
+static inline bool kern_gives_act(kern_epilogue epilogue) {
+    return kern_is_gated(epilogue) || epilogue == EPI_GELU || epilogue == EPI_GELU_ERF;
 }
 
 /* y[t,:] = W x[t,:] (+ bias). Up to three matrices share the input; their outputs are consecutive columns
@@ -122,7 +134,8 @@ typedef struct kern_linear {
 /* Norms q and k where weights are given (RMSNorm over each head), rotates both by position and stores k
  * and v into the pages.
  *   qkv[t] = q [heads,D] | k [kv_heads,D] | v [kv_heads,D]; q is changed in place.
- * The first `rotary` dims of each head turn: pairs (2i, 2i+1) if interleaved, else (i, i + rotary/2).
+ * The first `rotary` dims of each head turn: pairs (2i, 2i+1) if interleaved, else (i, i + rotary/2);
+ * with rotary 0 nothing turns, and there are no tables.
  * cos_sin[p][i] = (cos, sin) of position p, pair i (RoFormer, arXiv:2104.09864). A model may have a second
  * table for sequences that outgrew its first context (LongRoPE, arXiv:2402.13753). */
 typedef struct kern_rope_store {
@@ -141,7 +154,8 @@ typedef struct kern_rope_store {
 /* Causal attention over pages: for each token t at position p and query head h,
  *   out[t,h,:] = sum_j softmax_j(cap(scale * q[t,h] . k[j, h/G])) v[j, h/G],  j in (p - window, p]
  * with G = heads / kv_heads; window 0 = no window; cap(s) = softcap * tanh(s / softcap), or s. Keys are walked in position order in blocks that begin
- * at absolute multiples of KV_PAGE_TOKENS, so that chunking changes no bit. */
+ * at absolute multiples of KV_PAGE_TOKENS, so that chunking changes no bit.
+ * Bidirectional: j in all of the sequence, which the batch must hold whole; no window. */
 typedef struct kern_attention {
     const step_batch *batch;
     const void *qkv; /* [T, (heads + 2*kv_heads) * D] F32, after rope_store; only q is read */
@@ -149,9 +163,25 @@ typedef struct kern_attention {
     float scale;
     float softcap; /* 0: none */
     uint32_t window;
+    bool bidirectional;
     kern_kv_layer kv;
     void *out; /* [T, heads * D] ACT */
 } kern_attention;
+
+/* One vector for a sequence out of the states of its tokens: their mean, or the first's or the last's;
+ * then divided by its own length in the sense of L2, at least 1e-12, if `normalise`. */
+typedef enum kern_pooling { POOL_NONE, POOL_MEAN, POOL_FIRST, POOL_LAST } kern_pooling;
+
+/* Row i is of the sequence whose last token is batch->rows[i]. Mean and first want the batch to hold
+ * the sequence whole. Sums go token by token. */
+typedef struct kern_pool_states {
+    const step_batch *batch;
+    const void *in; /* [T,width] F32 */
+    uint32_t width;
+    kern_pooling pooling; /* not POOL_NONE */
+    bool normalise;
+    void *out; /* [batch->row_count, width] F32 */
+} kern_pool_states;
 
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu" */
@@ -182,6 +212,7 @@ typedef struct kern_ops {
     void (*linear)(kern_device *dev, const kern_linear *op);
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
     void (*attention)(kern_device *dev, const kern_attention *op);
+    void (*pool_states)(kern_device *dev, const kern_pool_states *op);
 
     /* Waits for all ops; the first device fault since open, for ever after. */
     ESP_CHECKED esp_code (*sync)(kern_device *dev, esp_error *err);

@@ -162,7 +162,17 @@ void seq_end(scheduler *s, uint32_t slot) {
 
 static esp_code check_context(const scheduler *s, const sched_request *r, esp_error *err) {
     uint32_t context = s->options.context_max;
-    if (r->prompt_tokens >= context)
+    if (r->prompt_only && r->prompt_tokens > context)
+        return esp_fail_field(err, ESP_INVALID, "prompt",
+                              "the input has %u tokens, a sequence may have %u; shorten it or "
+                              "raise --max-context",
+                              r->prompt_tokens, context);
+    if (r->whole && r->prompt_tokens > s->options.step_tokens)
+        return esp_fail_field(err, ESP_INVALID, "prompt",
+                              "the input has %u tokens and is computed in one step of at most %u; "
+                              "shorten it or raise --step-tokens",
+                              r->prompt_tokens, s->options.step_tokens);
+    if (!r->prompt_only && r->prompt_tokens >= context)
         return esp_fail_field(err, ESP_INVALID, "prompt",
                               "the prompt has %u tokens, a sequence may have %u with at least one "
                               "of output; shorten it or raise --max-context",
@@ -179,7 +189,7 @@ static esp_code check_pages(const scheduler *s, const sched_request *r, esp_erro
     uint32_t pages = kv_page_count(s->kv), tokens = r->prompt_tokens + r->output_max;
     uint32_t needed = kv_pages_for(s->kv, tokens);
     if (needed <= pages) return ESP_OK;
-    bool prompt = kv_pages_for(s->kv, r->prompt_tokens + 1) > pages;
+    bool prompt = r->prompt_only || kv_pages_for(s->kv, r->prompt_tokens + 1) > pages;
     return esp_fail_field(err, ESP_INVALID, prompt ? "prompt" : "max_tokens",
                           "%u prompt tokens plus max_tokens %u need %u pages of the KV cache, "
                           "which has %u; ask for less or raise --kv-memory",
@@ -190,7 +200,8 @@ static esp_code check_request(const scheduler *s, const sched_request *r, esp_er
     if (r->prompt_tokens == 0)
         return esp_fail_field(err, ESP_INVALID, "prompt",
                               "the prompt has no tokens, at least 1 is wanted");
-    if (r->output_max == 0)
+    ESP_ASSERT(r->prompt_only ? r->output_max == 0 : !r->whole);
+    if (r->output_max == 0 && !r->prompt_only)
         return esp_fail_field(err, ESP_INVALID, "max_tokens",
                               "max_tokens is 0, at least 1 is wanted");
     esp_code code = check_context(s, r, err);

@@ -15,7 +15,8 @@
  *                               (gone; the slot is free)  <-----------------------------+
  *
  * Plan: decodes (one token left to compute) first, then prefill chunks, first come first served, until
- * step_tokens are spent; at most one partial chunk a step. When pages run out for a running sequence's
+ * step_tokens are spent; at most one partial chunk a step. A whole request is never cut: it waits, and
+ * who waits behind it too, until a step has room for all of it. When pages run out for a running sequence's
  * growth, the newest running sequence is preempted and goes to the head of the waiting ones (it recomputes;
  * by law 1 its tokens do not change).
  *
@@ -48,6 +49,8 @@ typedef struct sched_request {
     void *owner;          /* the engine's request; comes back in plans, never followed */
     uint32_t prompt_tokens; /* >= 1 */
     uint32_t output_max;  /* >= 1; prompt_tokens + output_max <= context_max */
+    bool prompt_only;     /* it ends with its prompt: output_max is 0, sched_append is never called */
+    bool whole;           /* of one that is prompt_only: all its tokens in one step */
     int32_t priority;     /* higher goes first among the waiting; 0 by default */
     int64_t deadline_us;  /* monotonic; 0 = none */
 } sched_request;

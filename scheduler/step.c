@@ -84,10 +84,14 @@ static void list_running(scheduler *s, sched_plan *plan, bool decodes) {
     }
 }
 
+static bool fits(const scheduler *s, const sequence *q) {
+    return !q->request.whole || q->known <= s->options.step_tokens - s->token_count;
+}
+
 static void admit(scheduler *s, sched_plan *plan) {
     while (s->running.count < s->options.seqs_max && s->token_count < s->options.step_tokens) {
         uint32_t slot = waiting_head(s);
-        if (slot == NO_SLOT || !seq_admit(s, slot)) return;
+        if (slot == NO_SLOT || !fits(s, &s->sequences[slot]) || !seq_admit(s, slot)) return;
         sequence *q = &s->sequences[slot];
         uint32_t budget = s->options.step_tokens - s->token_count;
         q->planned = q->known < budget ? q->known : budget;

@@ -54,7 +54,19 @@ static shape role_shape(const model_spec *spec, tensor_role role) {
     case TENSOR_ATTN_POST_NORM:
     case TENSOR_MLP_NORM:
     case TENSOR_MLP_POST_NORM:
+    case TENSOR_EMBEDDING_NORM:
+    case TENSOR_EMBEDDING_NORM_BIAS:
+    case TENSOR_ATTN_NORM_BIAS:
+    case TENSOR_MLP_NORM_BIAS:
+    case TENSOR_O_BIAS:
+    case TENSOR_DOWN_BIAS:
         return (shape){1, hidden, true};
+    case TENSOR_UP_BIAS:
+        return (shape){1, spec->intermediate, true};
+    case TENSOR_POSITIONS:
+        return (shape){(uint64_t)spec->position_offset + spec->context, hidden, false};
+    case TENSOR_TOKEN_TYPES:
+        return (shape){spec->token_types, hidden, false};
     case TENSOR_ROLE_COUNT:
         break;
     }
@@ -108,6 +120,8 @@ static bool is_wanted(const model_spec *spec, tensor_role role) {
     case TENSOR_ROPE_SHORT:
     case TENSOR_ROPE_LONG:
         return spec->rope.scaling == SCALING_LONGROPE;
+    case TENSOR_TOKEN_TYPES:
+        return spec->token_types > 0;
     default:
         return true;
     }

@@ -5,9 +5,9 @@
 
 #include "engine/model/family_table.h"
 
-const model_family *const FAMILIES[] = {&family_llama,  &family_mistral, &family_ministral,
-                                        &family_qwen2,  &family_qwen3,   &family_gemma2,
-                                        &family_gemma3, &family_phi3,    NULL};
+const model_family *const FAMILIES[] = {
+    &family_llama,  &family_mistral, &family_ministral, &family_qwen2, &family_qwen3,
+    &family_gemma2, &family_gemma3,  &family_phi3,      &family_bert,  NULL};
 
 static esp_code fail_architecture(const gguf_file *file, model_text seen, esp_error *err) {
     char known[96] = "";

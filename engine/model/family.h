@@ -10,7 +10,8 @@
 #include "engine/model/hf_config.h"
 #include "engine/model/spec.h"
 
-/* Roles of a decoder's tensors; the per-layer ones begin at TENSOR_ATTN_NORM. Vectors are F32. */
+/* Roles of a model's tensors; the per-layer ones begin at TENSOR_ATTN_NORM. An encoder's two norms
+ * stand behind its sublayers. */
 typedef enum tensor_role {
     TENSOR_EMBEDDING,
     TENSOR_FINAL_NORM,
@@ -18,6 +19,10 @@ typedef enum tensor_role {
     TENSOR_ROPE_DIVISORS, /* [rotary/2], with SCALING_DIVISORS only */
     TENSOR_ROPE_SHORT,    /* [rotary/2], with SCALING_LONGROPE only */
     TENSOR_ROPE_LONG,
+    TENSOR_POSITIONS,      /* encoders: [offset + context, H] */
+    TENSOR_TOKEN_TYPES,    /* encoders: [token_types, H] */
+    TENSOR_EMBEDDING_NORM, /* encoders: of the sum of the three */
+    TENSOR_EMBEDDING_NORM_BIAS,
     TENSOR_ATTN_NORM,
     TENSOR_Q,
     TENSOR_K,
@@ -36,6 +41,11 @@ typedef enum tensor_role {
     TENSOR_GATE_UP, /* instead of the two: rows of gate, of up */
     TENSOR_DOWN,
     TENSOR_MLP_POST_NORM,
+    TENSOR_ATTN_NORM_BIAS, /* these: encoders */
+    TENSOR_O_BIAS,
+    TENSOR_MLP_NORM_BIAS,
+    TENSOR_UP_BIAS,
+    TENSOR_DOWN_BIAS,
     TENSOR_ROLE_COUNT
 } tensor_role;
 
@@ -56,7 +66,7 @@ typedef struct model_family {
 } model_family;
 
 extern const model_family family_llama, family_mistral, family_ministral, family_qwen2,
-    family_qwen3, family_gemma2, family_gemma3, family_phi3;
+    family_qwen3, family_gemma2, family_gemma3, family_phi3, family_bert;
 
 /* The names that all families share. */
 #define FAMILY_COMMON_TENSORS                                                                      \

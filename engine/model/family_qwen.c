@@ -1,16 +1,23 @@
 /* family_qwen.c - Qwen2 and 2.5: Llama's shape with biases on q, k and v. Qwen3: none, but an
  * RMSNorm over each head of q and k. Rope turns halves. */
 // SPDX-License-Identifier: Apache-2.0
+#include <string.h>
+
 #include "engine/model/family.h"
 #include "engine/model/family_config.h"
 #include "engine/model/family_decoder.h"
+#include "engine/model/family_embedding.h"
 
 enum { QWEN_SCALINGS = 1 << SCALING_LINEAR | 1 << SCALING_YARN };
 
 /* Which layers slide is not in such files, so a window cannot be computed. */
 static esp_code read_qwen(const gguf_file *file, const char *architecture, model_spec *spec,
                           esp_error *err) {
-    const decoder_traits traits = {.architecture = architecture, .scalings = QWEN_SCALINGS};
+    static const char *const own_keys[] = {"pooling_type", "normalize_embeddings", NULL};
+    bool embeds = strcmp(architecture, "qwen3") == 0;
+    const decoder_traits traits = {.architecture = architecture,
+                                   .scalings = QWEN_SCALINGS,
+                                   .own_keys = embeds ? own_keys : NULL};
     esp_code code = decoder_read(file, &traits, spec, err);
     if (code) return code;
     if ((code = decoder_read_window(file, architecture, 0, spec, err))) return code;
@@ -24,8 +31,10 @@ static esp_code read_qwen2(const gguf_file *file, model_spec *spec, esp_error *e
     return read_qwen(file, "qwen2", spec, err);
 }
 
+/* Some embed: Qwen3-Embedding takes the last token's state. */
 static esp_code read_qwen3(const gguf_file *file, model_spec *spec, esp_error *err) {
-    return read_qwen(file, "qwen3", spec, err);
+    esp_code code = read_qwen(file, "qwen3", spec, err);
+    return code ? code : embedding_read_keys(file, "qwen3", spec, err);
 }
 
 /* Only use_sliding_window puts the window in use: then the layers from max_window_layers on slide. */

@@ -1,4 +1,4 @@
-/* forward.c - one step batch through any decoder that a model_spec describes.
+/* forward.c - one step batch through any decoder or encoder that a model_spec describes.
  *
  *   x = embed(ids)
  *   each layer:  x += [norm] O . attention(rope([norm] QKV . norm(x)))
@@ -6,6 +6,13 @@
  *   logits = [cap] Output . norm(x[rows])
  *
  * What stands in brackets is there when the spec or the weights say so; act is silu or gelu.
+ * An encoder's norms stand behind, its matrices have biases b, its MLP no gate:
+ *
+ *   x = norm(embed(ids) + position + type)
+ *   each layer:  x = norm(x + O . attention(QKV . x + b) + b)
+ *                x = norm(x + Down . act(Up . x + b) + b)
+ *
+ * A model that embeds ends in one vector for each text, pooled from x (a decoder's normed).
  * Only sequence and shapes live here; all arithmetic is the backend's. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/weights.h"
@@ -21,14 +28,27 @@ static void norm(model *m, const void *in, const uint32_t *rows, uint32_t count,
                                                       .out = out});
 }
 
-/* x += matrix . in; with a post norm x += norm(matrix . in). */
-static void add_branch(model *m, const kern_matrix *matrix, const void *in, uint32_t t,
-                       const void *post_norm) {
+/* x = norm(x), in full and as the input of a linear. bias NULL: an RMSNorm. */
+static void norm_in_place(model *m, uint32_t count, const void *weight, const void *bias) {
+    m->options.ops->norm(m->options.dev, &(kern_norm){.in = m->x,
+                                                      .count = count,
+                                                      .width = m->spec.hidden,
+                                                      .weight = weight,
+                                                      .bias = bias,
+                                                      .eps = m->spec.norm_eps,
+                                                      .kept = m->x,
+                                                      .out = m->act});
+}
+
+/* x += matrix . in (+ bias); with a post norm x += norm(matrix . in (+ bias)). */
+static void add_branch(model *m, const kern_matrix *matrix, const void *bias, const void *in,
+                       uint32_t t, const void *post_norm) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
     ops->linear(dev, &(kern_linear){.in = in,
                                     .token_count = t,
                                     .matrix = {matrix},
+                                    .bias = {bias},
                                     .matrix_count = 1,
                                     .epilogue = post_norm ? EPI_STORE : EPI_RESIDUAL,
                                     .out = post_norm ? m->branch : m->x});
@@ -72,7 +92,7 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                         .group = 0,
                         .layer = layer};
 
-    norm(m, m->x, NULL, t, w->attn_norm, m->act);
+    if (!s->encoder) norm(m, m->x, NULL, t, w->attn_norm, m->act);
     ops->linear(dev, &(kern_linear){.in = m->act,
                                     .token_count = t,
                                     .matrix = {w->q, w->k, w->v},
@@ -87,23 +107,76 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                                           .scale = s->attention_scale,
                                           .softcap = s->attention_softcap,
                                           .window = s->slides[layer] ? s->window : 0,
+                                          .bidirectional = s->encoder,
                                           .kv = kv,
                                           .out = m->act});
-    add_branch(m, w->o, m->act, t, w->attn_post_norm);
+    add_branch(m, w->o, w->o_bias, m->act, t, w->attn_post_norm);
+    if (s->encoder) norm_in_place(m, t, w->attn_norm, w->attn_norm_bias);
 }
 
-static void mlp(model *m, const layer_weights *w, uint32_t t) {
-    const kern_ops *ops = m->options.ops;
-    kern_device *dev = m->options.dev;
+static void gated_mlp(model *m, const layer_weights *w, uint32_t t) {
     bool gelu = m->spec.activation == ACTIVATION_GELU_TANH;
     norm(m, m->x, NULL, t, w->mlp_norm, m->act);
-    ops->linear(dev, &(kern_linear){.in = m->act,
-                                    .token_count = t,
-                                    .matrix = {w->gate, w->up},
-                                    .matrix_count = 2,
-                                    .epilogue = gelu ? EPI_GELU_MUL : EPI_SILU_MUL,
-                                    .out = m->mid});
-    add_branch(m, w->down, m->mid, t, w->mlp_post_norm);
+    m->options.ops->linear(m->options.dev,
+                           &(kern_linear){.in = m->act,
+                                          .token_count = t,
+                                          .matrix = {w->gate, w->up},
+                                          .matrix_count = 2,
+                                          .epilogue = gelu ? EPI_GELU_MUL : EPI_SILU_MUL,
+                                          .out = m->mid});
+    add_branch(m, w->down, NULL, m->mid, t, w->mlp_post_norm);
+}
+
+static void encoder_mlp(model *m, const layer_weights *w, uint32_t t) {
+    bool exact = m->spec.activation == ACTIVATION_GELU_ERF;
+    m->options.ops->linear(m->options.dev,
+                           &(kern_linear){.in = m->act,
+                                          .token_count = t,
+                                          .matrix = {w->up},
+                                          .bias = {w->up_bias},
+                                          .matrix_count = 1,
+                                          .epilogue = exact ? EPI_GELU_ERF : EPI_GELU,
+                                          .out = m->mid});
+    add_branch(m, w->down, w->down_bias, m->mid, t, NULL);
+    norm_in_place(m, t, w->mlp_norm, w->mlp_norm_bias);
+}
+
+static void embed(model *m, const step_batch *batch) {
+    m->options.ops->embed(m->options.dev, &(kern_embed){.table = m->embedding,
+                                                        .ids = batch->ids,
+                                                        .token_count = batch->token_count,
+                                                        .scale = m->spec.embedding_scale,
+                                                        .positions = m->positions,
+                                                        .position = batch->positions,
+                                                        .added = m->token_type,
+                                                        .out = m->x});
+    if (m->embedding_norm)
+        norm_in_place(m, batch->token_count, m->embedding_norm, m->embedding_norm_bias);
+}
+
+static kern_pooling pooling_of(spec_pooling pooling) {
+    switch (pooling) {
+    case POOLING_MEAN:
+        return POOL_MEAN;
+    case POOLING_FIRST:
+        return POOL_FIRST;
+    case POOLING_LAST:
+        return POOL_LAST;
+    case POOLING_NONE:
+        break;
+    }
+    return POOL_NONE;
+}
+
+static void pool(model *m, const step_batch *batch) {
+    if (m->final_norm) norm_in_place(m, batch->token_count, m->final_norm, NULL);
+    m->options.ops->pool_states(m->options.dev,
+                                &(kern_pool_states){.batch = batch,
+                                                    .in = m->x,
+                                                    .width = m->spec.hidden,
+                                                    .pooling = pooling_of(m->spec.pooling),
+                                                    .normalise = m->spec.normalise,
+                                                    .out = m->pooled});
 }
 
 esp_code model_forward(model *m, const step_batch *batch, void *arena, esp_error *err) {
@@ -112,24 +185,28 @@ esp_code model_forward(model *m, const step_batch *batch, void *arena, esp_error
     ESP_ASSERT(batch->token_count <= m->options.tokens_max);
     ESP_ASSERT(batch->row_count <= m->options.rows_max);
 
-    ops->embed(dev, &(kern_embed){.table = m->embedding,
-                                  .ids = batch->ids,
-                                  .token_count = batch->token_count,
-                                  .scale = m->spec.embedding_scale,
-                                  .out = m->x});
+    embed(m, batch);
     for (uint32_t i = 0; i < m->spec.layers; i++) {
         attention(m, &m->layers[i], i, batch, arena);
-        mlp(m, &m->layers[i], batch->token_count);
+        (m->spec.encoder ? encoder_mlp : gated_mlp)(m, &m->layers[i], batch->token_count);
     }
-    if (batch->row_count) norm(m, m->x, batch->rows, batch->row_count, m->final_norm, m->picked);
+    if (batch->row_count && m->pooled)
+        pool(m, batch);
+    else if (batch->row_count)
+        norm(m, m->x, batch->rows, batch->row_count, m->final_norm, m->picked);
     return ops->sync(dev, err);
+}
+
+const float *model_pooled(const model *m) {
+    ESP_ASSERT(m->pooled);
+    return m->pooled; /* ref and cpu buffers are host memory */
 }
 
 esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
                       esp_error *err) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
-    ESP_ASSERT(count <= MODEL_LOGITS_ROWS && first + count <= m->options.rows_max);
+    ESP_ASSERT(m->output && count <= MODEL_LOGITS_ROWS && first + count <= m->options.rows_max);
     size_t row_bytes = m->spec.hidden * ops->element_bytes(dev, KIND_ACT);
     ops->linear(dev, &(kern_linear){.in = (const char *)m->picked + first * row_bytes,
                                     .token_count = count,

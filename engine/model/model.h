@@ -82,4 +82,8 @@ ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch, void *aren
 ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
                                   esp_error *err);
 
+/* The vectors of the batch last run, by a model whose spec says how to pool: row i of the batch's rows,
+ * [row_count, hidden] float32 in host memory of the model's, valid until the next call. */
+const float *model_pooled(const model *m);
+
 #endif

@@ -68,6 +68,7 @@ static esp_code make_table(model *m, const rope_plan *plan, void **out, esp_erro
 esp_code model_prepare_rope(model *m, esp_error *err) {
     const model_spec *s = &m->spec;
     const spec_rope local = {.theta = s->local_theta, .factor = 1, .magnitude = 1};
+    if (s->rotary == 0) return ESP_OK;
     bool divided = s->rope.scaling == SCALING_LONGROPE || s->rope.scaling == SCALING_DIVISORS;
     rope_plan plan = {
         .rope = &s->rope, .divisors = divided ? s->rope.divisors : NULL, .rotary = s->rotary};

@@ -1,4 +1,4 @@
-/* spec.h - the shape of any decoder, as data. forward.c reads it; a family file fills it from a
+/* spec.h - the shape of any decoder or encoder, as data. forward.c reads it; a family file fills it from a
  * file's metadata. What a spec cannot say is refused by name, never approximated. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_SPEC_H
@@ -20,7 +20,19 @@ enum {
     SPEC_HEAD_DIM_MULTIPLE = 16, /* what the attention kernels take at a time */
 };
 
-typedef enum spec_activation { ACTIVATION_SILU, ACTIVATION_GELU_TANH } spec_activation;
+typedef enum spec_activation {
+    ACTIVATION_SILU,
+    ACTIVATION_GELU_TANH,
+    ACTIVATION_GELU_ERF, /* the exact one; without a gate only */
+} spec_activation;
+
+/* How a text becomes one vector; POOLING_NONE: the model generates. */
+typedef enum spec_pooling {
+    POOLING_NONE,
+    POOLING_MEAN,
+    POOLING_FIRST, /* the [CLS] token's state */
+    POOLING_LAST,
+} spec_pooling;
 
 /* How the frequencies theta^(-2i/rotary) are scaled for a longer context than the first one. */
 typedef enum spec_scaling {
@@ -71,7 +83,23 @@ typedef struct model_spec {
 
     float embedding_scale; /* 1 for llama */
     float logit_softcap;   /* 0: none */
+
+    /* encoders (BERT and its kind): LayerNorms behind the sublayers, biases, an MLP without a gate */
+    bool encoder;             /* x = norm(x + f(x)), every matrix has a bias, attention sees the whole
+                               * sequence, positions are learned: none of it without the others */
+    uint32_t token_types;     /* rows of the token type table, whose first is added; 0: no table */
+    uint32_t position_offset; /* rows of the position table before that of position 0 */
+
+    /* models that embed */
+    spec_pooling pooling;
+    bool normalise;     /* the vector is divided by its length */
+    uint32_t input_max; /* tokens of a text that it was trained for, at most context; 0: context */
 } model_spec;
+
+/* Whether a text is always computed in one step: its tokens see each other, or all are pooled. */
+static inline bool spec_runs_whole(const model_spec *spec) {
+    return spec->encoder || spec->pooling == POOLING_MEAN || spec->pooling == POOLING_FIRST;
+}
 
 /* Length beyond which a sequence is rotated by the long list; UINT32_MAX: there is none. */
 static inline uint32_t spec_short_context(const model_spec *spec) {

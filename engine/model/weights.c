@@ -112,6 +112,11 @@ static esp_code load_layer(loader *l, uint32_t i) {
         {TENSOR_UP, &w->up, NULL},
         {TENSOR_DOWN, &w->down, NULL},
         {TENSOR_MLP_POST_NORM, NULL, &w->mlp_post_norm},
+        {TENSOR_ATTN_NORM_BIAS, NULL, &w->attn_norm_bias},
+        {TENSOR_O_BIAS, NULL, &w->o_bias},
+        {TENSOR_MLP_NORM_BIAS, NULL, &w->mlp_norm_bias},
+        {TENSOR_UP_BIAS, NULL, &w->up_bias},
+        {TENSOR_DOWN_BIAS, NULL, &w->down_bias},
     };
     const model_spec *s = &l->m->spec;
     uint32_t query = s->heads * s->head_dim, key = s->kv_heads * s->head_dim;
@@ -126,12 +131,53 @@ static esp_code load_layer(loader *l, uint32_t i) {
     return code;
 }
 
-static esp_code load_weights(loader *l) {
+/* The row of token type 0 as a vector: one text has one type. */
+static esp_code load_token_type(loader *l) {
+    const model_options *o = &l->m->options;
+    kern_matrix *types = NULL;
+    esp_code code = load_matrix(l, TENSOR_TOKEN_TYPES, 0, &types);
+    if (code || !types) return code;
+    code = model_take_buffer(l->m, l->m->spec.hidden, sizeof(float), &l->m->token_type, l->err);
+    const int32_t first = 0;
+    if (code == ESP_OK)
+        o->ops->embed(o->dev, &(kern_embed){.table = types,
+                                            .ids = &first,
+                                            .token_count = 1,
+                                            .scale = 1,
+                                            .out = l->m->token_type});
+    l->m->weight_bytes -= o->ops->matrix_bytes(types);
+    o->ops->matrix_close(o->dev, types);
+    return code;
+}
+
+/* Positions from the first that a token can have. */
+static esp_code load_positions(loader *l) {
+    const model_spec *s = &l->m->spec;
+    checkpoint_matrix matrix;
+    esp_code code = checkpoint_find_matrix(l->weights, TENSOR_POSITIONS, 0, &matrix, l->err);
+    if (code || !matrix.rows) return code;
+    return load_rows(l, &matrix, s->position_offset, s->context, &l->m->positions);
+}
+
+static esp_code load_embedding(loader *l) {
     model *m = l->m;
     esp_code code = load_matrix(l, TENSOR_EMBEDDING, 0, &m->embedding);
+    if (code == ESP_OK) code = load_positions(l);
+    if (code == ESP_OK) code = load_token_type(l);
+    if (code == ESP_OK) code = load_vector(l, TENSOR_EMBEDDING_NORM, 0, &m->embedding_norm);
+    if (code == ESP_OK)
+        code = load_vector(l, TENSOR_EMBEDDING_NORM_BIAS, 0, &m->embedding_norm_bias);
+    return code;
+}
+
+static esp_code load_weights(loader *l) {
+    model *m = l->m;
+    esp_code code = load_embedding(l);
     if (code == ESP_OK) code = load_vector(l, TENSOR_FINAL_NORM, 0, &m->final_norm);
-    if (code == ESP_OK) code = load_matrix(l, TENSOR_OUTPUT, 0, &m->output);
-    if (code == ESP_OK && !m->output) m->output = m->embedding;
+    if (m->spec.pooling == POOLING_NONE) {
+        if (code == ESP_OK) code = load_matrix(l, TENSOR_OUTPUT, 0, &m->output);
+        if (code == ESP_OK && !m->output) m->output = m->embedding;
+    }
     for (uint32_t i = 0; i < m->spec.layers && code == ESP_OK; i++)
         code = load_layer(l, i);
     return code;
@@ -142,6 +188,8 @@ static esp_code take_workspace(model *m, esp_error *err) {
     const model_options *o = &m->options;
     size_t f32 = o->ops->element_bytes(o->dev, KIND_F32);
     size_t act = o->ops->element_bytes(o->dev, KIND_ACT);
+    bool embeds = s->pooling != POOLING_NONE;
+    uint64_t pooled_rows = embeds ? o->rows_max : 0, logit_rows = embeds ? 0 : MODEL_LOGITS_ROWS;
     uint64_t t = o->tokens_max, q_width = (uint64_t)s->heads * s->head_dim;
     uint64_t qkv_width = q_width + 2ull * s->kv_heads * s->head_dim;
     const struct {
@@ -155,11 +203,13 @@ static esp_code take_workspace(model *m, esp_error *err) {
         {t * qkv_width, f32, &m->qkv},
         {t * s->intermediate, act, &m->mid},
         {(uint64_t)o->rows_max * s->hidden, act, &m->picked},
-        {(uint64_t)MODEL_LOGITS_ROWS * s->vocab, f32, &m->logits},
+        {logit_rows * s->vocab, f32, &m->logits},
+        {pooled_rows * s->hidden, f32, &m->pooled},
     };
     esp_code code = ESP_OK;
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers && code == ESP_OK; i++)
-        code = model_take_buffer(m, buffers[i].count, buffers[i].bytes, buffers[i].out, err);
+        if (buffers[i].count > 0)
+            code = model_take_buffer(m, buffers[i].count, buffers[i].bytes, buffers[i].out, err);
     return code;
 }
 
@@ -197,6 +247,7 @@ void model_close(model *m) {
             ops->matrix_close(dev, all[j]);
     }
     if (m->output != m->embedding) ops->matrix_close(dev, m->output);
+    ops->matrix_close(dev, m->positions);
     ops->matrix_close(dev, m->embedding);
     for (uint32_t i = 0; i < m->buffer_count; i++)
         ops->release(dev, m->buffers[i].at, m->buffers[i].bytes);

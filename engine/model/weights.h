@@ -16,6 +16,9 @@ typedef struct layer_weights {
     void *mlp_norm;                 /* [H] */
     kern_matrix *gate, *up, *down;
     void *mlp_post_norm; /* [H], or NULL */
+    /* encoders; else NULL */
+    void *attn_norm_bias, *mlp_norm_bias; /* [H] */
+    void *o_bias, *up_bias, *down_bias;   /* [rows of the matrix] */
 } layer_weights;
 
 /* One device buffer and its size, for release. */
@@ -30,8 +33,11 @@ struct model {
     kern_kv_shape kv_shape;
 
     kern_matrix *embedding; /* [V,H] */
-    kern_matrix *output;    /* [V,H]; the embedding itself when tied */
-    void *final_norm;       /* [H] */
+    kern_matrix *output;    /* [V,H]; the embedding itself when tied; NULL: no logits */
+    void *final_norm;       /* [H]; NULL: none */
+    kern_matrix *positions; /* [P,H] learned, or NULL */
+    void *token_type;       /* [H] what every token gets, or NULL */
+    void *embedding_norm, *embedding_norm_bias; /* [H], or NULL */
     layer_weights *layers;
     void *rope;       /* [context_max, rotary/2, 2] F32 */
     void *rope_long;  /* of sequences beyond spec_short_context, or NULL */
@@ -45,7 +51,8 @@ struct model {
     void *qkv;    /* [T, (heads + 2*kv_heads) * D] F32 */
     void *mid;    /* [T,I] ACT */
     void *picked; /* [R,H] ACT, normed rows whose logits are wanted */
-    void *logits; /* [MODEL_LOGITS_ROWS, V] F32 */
+    void *logits; /* [MODEL_LOGITS_ROWS, V] F32; NULL: none are made */
+    void *pooled; /* [R,H] F32, of models that embed; else NULL */
 
     device_buffer *buffers; /* everything from alloc, for model_close */
     uint32_t buffer_count, buffer_capacity;

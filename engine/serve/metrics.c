@@ -83,6 +83,7 @@ static void write_counts(FILE *out, const engine_stats *s) {
     counter(out, "prompt_tokens_total", "Prompt tokens of started requests.",
             s->prompt_tokens_total);
     counter(out, "output_tokens_total", "Tokens generated.", s->output_tokens_total);
+    counter(out, "embeddings_total", "Inputs embedded.", s->embeddings_total);
     counter(out, "preemptions_total", "Times a request gave its pages up and began again.",
             s->preemptions_total);
     counter(out, "steps_total", "Engine steps.", s->steps_total);

@@ -126,6 +126,9 @@ static void cpu_attention(kern_device *dev, const kern_attention *op) {
     const kern_kv_shape *shape = op->kv.shape;
     ESP_ASSERT(shape->head_dim <= CPU_HEAD_DIM_MAX && shape->head_dim % 2 == 0);
     ESP_ASSERT(op->heads % shape->kv_heads == 0);
+    ESP_ASSERT(!(op->bidirectional && op->window));
+    for (uint32_t s = 0; op->bidirectional && s < op->batch->seq_count; s++)
+        ESP_ASSERT(op->batch->seq_cached[s] == 0);
     ESP_ASSERT(op->kv.layer < shape->layers && op->kv.group < op->batch->group_count);
     dev->level->attention(dev, op);
 }
@@ -154,5 +157,6 @@ const kern_ops kern_cpu = {
     .linear = cpu_linear,
     .rope_store = cpu_rope_store,
     .attention = cpu_attention,
+    .pool_states = cpu_pool_states,
     .sync = cpu_sync,
 };

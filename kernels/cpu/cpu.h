@@ -210,5 +210,6 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cpu_matrix_bytes(const kern_matrix *matrix);
 void cpu_embed(kern_device *dev, const kern_embed *op);
+void cpu_pool_states(kern_device *dev, const kern_pool_states *op);
 
 #endif

@@ -1,6 +1,7 @@
-/* embed.c - out[t,:] = scale * table[ids[t],:], read out of the packed tiles.
+/* embed.c - out[t,:] = scale * table[ids[t],:] (+ positions[position[t],:]) (+ added[:]), read out of
+ * the packed tiles.
  *
- * In     table [V,H] packed; ids [T], each below V
+ * In     table [V,H], positions [P,H] packed; ids [T], each below V; position [T], each below P
  * Out    out [T,H] f32, exactly what the format defines when scale is 1
  * Cost   one row a token: plain code, on the caller. A tied output matrix needs no second copy */
 // SPDX-License-Identifier: Apache-2.0
@@ -96,7 +97,9 @@ static scale_pair scales_at(const kern_matrix *table, const uint8_t *scales, uin
     return out;
 }
 
-static void read_row(const kern_matrix *table, uint32_t row, float scale, float *out) {
+/* out = before + scale * the row; before may be NULL, or out. */
+static void read_row(const kern_matrix *table, uint32_t row, float scale, const float *before,
+                     float *out) {
     const cpu_format *format = &cpu_formats[table->dtype];
     uint32_t lane = row % TILE_ROWS;
     const uint8_t *codes = table->codes + row / TILE_ROWS * table->code_bytes;
@@ -108,15 +111,29 @@ static void read_row(const kern_matrix *table, uint32_t row, float scale, float 
         if (format->scaling != SCALE_NONE && k % 16 == 0)
             pair = scales_at(table, scales, b, k / 16, lane);
         float w = value_at(table->dtype, codes + (size_t)b * format->code_bytes, k, lane);
-        out[order ? order[i] : i] = scale * (pair.scale * (w - pair.zero) + pair.offset);
+        uint32_t at = order ? order[i] : i;
+        float value = scale * (pair.scale * (w - pair.zero) + pair.offset);
+        out[at] = before ? before[at] + value : value;
     }
+}
+
+static void add_rest(const kern_embed *op, uint32_t t, float *out) {
+    const kern_matrix *positions = op->positions;
+    const float *added = op->added;
+    if (positions) {
+        ESP_ASSERT(op->position[t] < positions->rows && positions->cols == op->table->cols);
+        read_row(positions, op->position[t], 1, out, out);
+    }
+    for (uint32_t i = 0; added && i < op->table->cols; i++)
+        out[i] += added[i];
 }
 
 void cpu_embed(kern_device *dev, const kern_embed *op) {
     (void)dev;
     for (uint32_t t = 0; t < op->token_count; t++) {
         ESP_ASSERT(op->ids[t] >= 0 && (uint32_t)op->ids[t] < op->table->rows);
-        read_row(op->table, (uint32_t)op->ids[t], op->scale,
-                 (float *)op->out + (size_t)t * op->table->cols);
+        float *out = (float *)op->out + (size_t)t * op->table->cols;
+        read_row(op->table, (uint32_t)op->ids[t], op->scale, NULL, out);
+        add_rest(op, t, out);
     }
 }

@@ -142,5 +142,6 @@ const kern_ops kern_ref = {
     .linear = ref_linear,
     .rope_store = ref_rope_store,
     .attention = ref_attention,
+    .pool_states = ref_pool_states,
     .sync = ref_sync,
 };

@@ -86,5 +86,6 @@ void ref_norm(kern_device *dev, const kern_norm *op);
 void ref_linear(kern_device *dev, const kern_linear *op);
 void ref_rope_store(kern_device *dev, const kern_rope_store *op);
 void ref_attention(kern_device *dev, const kern_attention *op);
+void ref_pool_states(kern_device *dev, const kern_pool_states *op);
 
 #endif

@@ -1,7 +1,7 @@
-/* ref_attention.c - causal attention over pages.
+/* ref_attention.c - attention over pages.
  *
  *   out[t,h,:] = sum_j softmax_j(cap(scale * q[t,h] . k[j,h/G])) v[j,h/G],  j in (p - window, p]
- *   cap(s) = softcap * tanh(s / softcap), or s
+ *   cap(s) = softcap * tanh(s / softcap), or s;  bidirectional: j in the whole sequence
  *
  * In      q in qkv [T, (heads + 2*kv_heads) * D] f32; pages as ref_rope_store writes them
  * Out     out [T, heads*D] f32
@@ -13,6 +13,12 @@
 
 #include "kernels/ref/ref.h"
 
+static uint32_t last_position(const step_batch *batch, uint32_t t) {
+    uint32_t seq = batch->token_seq[t];
+    ESP_ASSERT(batch->seq_cached[seq] == 0);
+    return batch->seq_tokens[seq] - 1;
+}
+
 static void attend(const kern_attention *op, uint32_t t, uint32_t h, float *out) {
     const step_batch *batch = op->batch;
     const kern_kv_shape *shape = op->kv.shape;
@@ -22,7 +28,7 @@ static void attend(const kern_attention *op, uint32_t t, uint32_t h, float *out)
         (size_t)(op->kv.group * batch->seq_count + batch->token_seq[t]) * batch->table_stride;
     const float *q =
         (const float *)op->qkv + ((size_t)t * (op->heads + 2 * shape->kv_heads) + h) * dim;
-    uint32_t last = batch->positions[t];
+    uint32_t last = op->bidirectional ? last_position(batch, t) : batch->positions[t];
     uint32_t first = op->window && last >= op->window ? last - op->window + 1 : 0;
     float top = -INFINITY, sum = 0.0f;
     memset(out, 0, dim * sizeof *out);
@@ -57,6 +63,6 @@ static void attention_rows(void *arg, uint32_t worker, uint32_t workers) {
 }
 
 void ref_attention(kern_device *dev, const kern_attention *op) {
-    ESP_ASSERT(op->heads % op->kv.shape->kv_heads == 0);
+    ESP_ASSERT(op->heads % op->kv.shape->kv_heads == 0 && !(op->bidirectional && op->window));
     if (op->batch->token_count > 0) pool_run(dev->pool, attention_rows, &op);
 }

@@ -1,7 +1,7 @@
 /* ref_linear.c - y[t,n] = sum_k W[n,k] x[t,k] (+ bias[n]), then the epilogue.
  *
  * In    x [T,K] f32; up to three matrices [N,K] of any dtype, their outputs side by side
- * Out   out [T, sum of N] f32; gated: silu(gate) * up or gelu(gate) * up, [T,N]
+ * Out   out [T, sum of N] f32; gated: silu(gate) * up or gelu(gate) * up, [T,N]; or gelu of each
  * Temp  up to three weight rows as float32 per worker, each dequantised once per call
  * Work  split over rows n: one worker computes all tokens of an output column */
 // SPDX-License-Identifier: Apache-2.0
@@ -26,6 +26,21 @@ static float gelu(float x) {
     return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
 }
 
+static float gelu_erf(float x) { return 0.5f * x * (1.0f + erff(x * (float)M_SQRT1_2)); }
+
+static float finish(const kern_linear *op, float y) {
+    switch (op->epilogue) {
+    case EPI_SOFTCAP:
+        return ref_softcap(y, op->softcap);
+    case EPI_GELU:
+        return gelu(y);
+    case EPI_GELU_ERF:
+        return gelu_erf(y);
+    default:
+        return y;
+    }
+}
+
 /* Column `col` of out is row `row` of matrix m. */
 static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32_t col,
                          float *scratch) {
@@ -37,8 +52,7 @@ static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32
     for (uint32_t t = 0; t < op->token_count; t++) {
         const float *x = (const float *)op->in + (size_t)t * matrix->cols;
         float *out = (float *)op->out + (size_t)t * job->out_cols + col;
-        float y = ref_dot(w, x, matrix->cols) + bias;
-        if (op->epilogue == EPI_SOFTCAP) y = ref_softcap(y, op->softcap);
+        float y = finish(op, ref_dot(w, x, matrix->cols) + bias);
         *out = op->epilogue == EPI_RESIDUAL ? *out + y : y;
     }
 }

@@ -31,9 +31,10 @@ static void norm_heads(const kern_rope_store *op, float *heads, uint32_t count,
     }
 }
 
-/* (cos, sin) pairs of a token's position. */
+/* (cos, sin) pairs of a token's position; NULL where nothing turns. */
 static const float *angles_of(const kern_rope_store *op, uint32_t t) {
     const step_batch *batch = op->batch;
+    if (op->rotary == 0) return NULL;
     bool outgrown = batch->seq_long && batch->seq_long[batch->token_seq[t]];
     ESP_ASSERT(!outgrown || op->long_cos_sin);
     return (const float *)(outgrown ? op->long_cos_sin : op->cos_sin) +

@@ -91,6 +91,9 @@ static sched_request request_of(const char *line, void *owner) {
     return (sched_request){.owner = owner,
                            .prompt_tokens = (uint32_t)number(line, "prompt", 0),
                            .output_max = (uint32_t)number(line, "out", 0),
+                           .prompt_only =
+                               number(line, "prompt_only", 0) || number(line, "whole", 0),
+                           .whole = number(line, "whole", 0) > 0,
                            .priority = (int32_t)number(line, "priority", 0),
                            .deadline_us = number(line, "deadline", 0)};
 }
@@ -152,7 +155,7 @@ static void answer(story *t, const sched_plan *plan, int64_t now_us) {
     for (uint32_t i = 0; i < plan->work_count; i++) {
         if (!plan->work[i].row) continue;
         actor *a = plan->work[i].owner;
-        if (++a->generated == a->out)
+        if (++a->generated >= a->out)
             sched_finish(t->s, now_us, a->seq);
         else
             sched_append(t->s, a->seq);

@@ -1,7 +1,7 @@
-/* attention.c - causal attention over pages.
+/* attention.c - attention over pages.
  *
  *   out[t,h,:] = sum_j softmax_j(cap(scale * q[t,h] . k[j,h/G])) v[j,h/G],  j in (p - window, p]
- *   cap(s) = softcap * tanh(s / softcap), or s
+ *   cap(s) = softcap * tanh(s / softcap), or s;  bidirectional: j in the whole sequence
  *
  * In      q in qkv [T, (heads + 2*kv_heads) * D] f32; pages of cpu.h, bf16 or f32
  * Out     out [T, heads*D] bf16
@@ -32,8 +32,8 @@ typedef struct attention_job {
 
 typedef struct query {
     const float *q;
-    float *out;               /* running sum of p * v, relative to top */
-    uint32_t position, first; /* sees keys first..position */
+    float *out;           /* running sum of p * v, relative to top */
+    uint32_t last, first; /* sees keys first..last */
     float top, sum;
 } query;
 
@@ -82,8 +82,8 @@ typedef struct slot_range {
 
 static slot_range visible(const query *q, uint32_t begin) {
     slot_range range = {0, 0};
-    if (q->position < begin || q->first >= begin + KV_PAGE_TOKENS) return range;
-    uint32_t end = q->position - begin + 1;
+    if (q->last < begin || q->first >= begin + KV_PAGE_TOKENS) return range;
+    uint32_t end = q->last - begin + 1;
     range.first = q->first > begin ? q->first - begin : 0;
     range.end = end < KV_PAGE_TOKENS ? end : KV_PAGE_TOKENS;
     return range;
@@ -221,7 +221,7 @@ static void open_queries(const attention_job *job, const attention_item *item, q
             .q = (const float *)op->qkv +
                  ((size_t)t * (op->heads + 2 * shape->kv_heads) + head) * dim,
             .out = outs + (size_t)i * width,
-            .position = position,
+            .last = op->bidirectional ? op->batch->seq_tokens[item->seq] - 1 : position,
             .first = op->window && position >= op->window ? position - op->window + 1 : 0,
             .top = -INFINITY,
         };
@@ -271,7 +271,7 @@ static void attend_item(const attention_job *job, const attention_item *item,
     query queries[QUERIES_MAX];
     open_queries(job, item, queries, scratch->outs);
     uint32_t first = queries[0].first / KV_PAGE_TOKENS;
-    uint32_t last = queries[item->count - 1].position / KV_PAGE_TOKENS;
+    uint32_t last = queries[item->count - 1].last / KV_PAGE_TOKENS;
     size_t row_bytes = KV_PAGE_TOKENS * cpu_kv_element_bytes(job->dev);
     for (uint32_t i = first; i <= last; i++) {
         page_view page = page_at(job, item, i);

@@ -1,7 +1,7 @@
 /* linear.c - y[t,:] = W x[t,:] (+ bias), then the epilogue.
  *
  * In     x [T,K] bf16; up to three packed matrices [N,K]; bias [N] f32 or NULL
- * Out    STORE, RESIDUAL, SOFTCAP: [T, sum of N] f32; gated: [T,N] bf16
+ * Out    STORE, RESIDUAL, SOFTCAP: [T, sum of N] f32; gated: [T,N] bf16; GELU: [T, sum of N] bf16
  * Temp   x as float32, CHUNK_TOKENS at a time, shared by the workers; sums of one strip per worker
  * Work   split over tiles of 16 rows, statically: one worker computes an output, always by the
  * chain of cpu.h, so neither T nor the thread count changes a bit Cost   T <= 4 reads each weight
@@ -189,16 +189,29 @@ static void cap_row(const kern_linear *op, float *y) {
         v_store(y + v, v_softcap(v_load(y + v), op->softcap));
 }
 
+/* What is the input of another linear. */
+static void store_act(const kern_linear *op, const float *y, uint16_t *out, uint32_t rows) {
+    uint16_t act[TILE_ROWS];
+    for (uint32_t v = 0; v < TILE_ROWS; v += LANES) {
+        vf x = v_load(y + v);
+        v_store_bf16(act + v, op->epilogue == EPI_GELU ? v_gelu(x) : v_gelu_erf(x));
+    }
+    memcpy(out, act, rows * sizeof *out);
+}
+
 static void finish_plain(const linear_job *job, const strip *s, uint32_t token, float *sums) {
     const kern_linear *op = job->op;
     for (uint32_t i = 0; i < s->count; i++) {
         uint32_t m = s->matrix[i], rows = tile_rows(op->matrix[m], s->tile[i]);
         float *y = sums + i * TILE_ROWS;
-        float *out = (float *)op->out + (size_t)token * job->out_cols + job->first_col[m] +
-                     (size_t)s->tile[i] * TILE_ROWS;
+        size_t at =
+            (size_t)token * job->out_cols + job->first_col[m] + (size_t)s->tile[i] * TILE_ROWS;
+        float *out = (float *)op->out + at;
         add_bias(op, m, s->tile[i], rows, y);
         cap_row(op, y);
-        if (op->epilogue != EPI_RESIDUAL)
+        if (kern_gives_act(op->epilogue))
+            store_act(op, y, (uint16_t *)op->out + at, rows);
+        else if (op->epilogue != EPI_RESIDUAL)
             memcpy(out, y, rows * sizeof *out);
         else if (rows == TILE_ROWS)
             for (uint32_t r = 0; r < TILE_ROWS; r++)

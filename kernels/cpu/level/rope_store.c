@@ -45,9 +45,10 @@ static void norm_heads(const kern_rope_store *op, float *heads, uint32_t count,
     }
 }
 
-/* (cos, sin) pairs of a token's position. */
+/* (cos, sin) pairs of a token's position; NULL where nothing turns. */
 static const float *angles_of(const kern_rope_store *op, uint32_t t) {
     const step_batch *batch = op->batch;
+    if (op->rotary == 0) return NULL;
     bool outgrown = batch->seq_long && batch->seq_long[batch->token_seq[t]];
     ESP_ASSERT(!outgrown || op->long_cos_sin);
     return (const float *)(outgrown ? op->long_cos_sin : op->cos_sin) +
@@ -84,7 +85,7 @@ static void rope_token(const rope_job *job, uint32_t t) {
     const float *angles = angles_of(op, t);
     norm_heads(op, q, op->heads, op->q_norm);
     norm_heads(op, k, shape->kv_heads, op->k_norm);
-    for (float *head = q; head < v; head += dim) {
+    for (float *head = q; head < v && pairs > 0; head += dim) {
         if (op->interleaved)
             rotate_pairs(head, angles, pairs);
         else

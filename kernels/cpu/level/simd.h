@@ -194,6 +194,31 @@ ALWAYS_INLINE vf v_gelu(vf x) {
     return v_logistic_mul(x, v_mul(v_mul(x, inner), v_set1(2.0f * 0.7978845608028654f)));
 }
 
+/* e^(z^2) erfc(z) = t P(t), t = 1 / (1 + 0.4 z), for z >= 0: a relative least-maximum fit of ours to
+ * double precision values, within 4e-7 once in float32. */
+ALWAYS_INLINE vf v_erfc_factor(vf z) {
+    vf t = v_div(v_set1(1.0f), v_fma(z, v_set1(0.4f), v_set1(1.0f)));
+    vf y = v_set1(4.1253332e-2f);
+    y = v_fma(y, t, v_set1(-1.4032063e-1f));
+    y = v_fma(y, t, v_set1(8.3990104e-2f));
+    y = v_fma(y, t, v_set1(8.7961204e-2f));
+    y = v_fma(y, t, v_set1(7.9758592e-2f));
+    y = v_fma(y, t, v_set1(1.9339235e-1f));
+    y = v_fma(y, t, v_set1(2.0188780e-1f));
+    y = v_fma(y, t, v_set1(2.2644308e-1f));
+    y = v_fma(y, t, v_set1(2.2563423e-1f));
+    return v_mul(y, t);
+}
+
+/* 0.5 x (1 + erf(x / sqrt(2))): with h = 0.5 |x| erfc(|x| / sqrt(2)), -h below 0 and x - h above. */
+ALWAYS_INLINE vf v_gelu_erf(vf x) {
+    vf size = v_max(v_sub(v_zero(), x), x);
+    vf e = v_exp2(v_mul(v_mul(x, x), v_set1(-0.5f * 1.44269504088896341f)));
+    vf factor = v_erfc_factor(v_mul(size, v_set1(0.70710678118654752f)));
+    vf h = v_mul(v_mul(v_set1(0.5f), size), v_mul(factor, e));
+    return v_sub(v_max(v_zero(), x), h);
+}
+
 /* tanh x = 1 - 2 / (1 + e^2x), within 2e-7 of it. */
 ALWAYS_INLINE vf v_tanh(vf x) {
     vf e = v_exp2(v_mul(x, v_set1(2.0f * 1.44269504088896341f)));
@@ -205,23 +230,44 @@ ALWAYS_INLINE vf v_softcap(vf x, float cap) {
     return v_mul(v_set1(cap), v_tanh(v_mul(x, v_set1(1.0f / cap))));
 }
 
-/* Sixteen partial sums, the last partial vector padded with zeros. */
-ALWAYS_INLINE float v_sum_of_squares(const float *x, uint32_t width) {
+/* The sum of (x - centre)^2: sixteen partial sums, the last partial vector padded with the centre. */
+ALWAYS_INLINE float v_sum_of_squares_around(const float *x, float centre, uint32_t width) {
     v16 sum;
     for (uint32_t v = 0; v < VECTORS; v++)
         sum.v[v] = v_zero();
     uint32_t i = 0;
     for (; i + 16 <= width; i += 16)
         for (uint32_t v = 0; v < VECTORS; v++) {
-            vf a = v_load(x + i + v * LANES);
+            vf a = v_sub(v_load(x + i + v * LANES), v_set1(centre));
             sum.v[v] = v_fma(a, a, sum.v[v]);
         }
-    float tail[16] = {0};
-    memcpy(tail, x + i, (width - i) * sizeof *x);
+    float tail[16];
+    for (uint32_t k = 0; k < 16; k++)
+        tail[k] = i + k < width ? x[i + k] : centre;
     for (uint32_t v = 0; v < VECTORS; v++) {
-        vf a = v_load(tail + v * LANES);
+        vf a = v_sub(v_load(tail + v * LANES), v_set1(centre));
         sum.v[v] = v_fma(a, a, sum.v[v]);
     }
+    return v16_sum(sum);
+}
+
+ALWAYS_INLINE float v_sum_of_squares(const float *x, uint32_t width) {
+    return v_sum_of_squares_around(x, 0, width);
+}
+
+/* Sixteen partial sums, the last partial vector padded with zeros. */
+ALWAYS_INLINE float v_sum(const float *x, uint32_t width) {
+    v16 sum;
+    for (uint32_t v = 0; v < VECTORS; v++)
+        sum.v[v] = v_zero();
+    uint32_t i = 0;
+    for (; i + 16 <= width; i += 16)
+        for (uint32_t v = 0; v < VECTORS; v++)
+            sum.v[v] = v_add(v_load(x + i + v * LANES), sum.v[v]);
+    float tail[16] = {0};
+    memcpy(tail, x + i, (width - i) * sizeof *x);
+    for (uint32_t v = 0; v < VECTORS; v++)
+        sum.v[v] = v_add(v_load(tail + v * LANES), sum.v[v]);
     return v16_sum(sum);
 }
 
