@@ -1,6 +1,6 @@
 /* bench_linear.c - the linears of one model shape at several token counts; one JSON row each.
  *
- *   bench_linear [ref|avx2|avx512] [THREADS] [TOKENS,TOKENS,...] [FORMAT|formats]
+ *   bench_linear [ref|avx2|avx512|amx] [THREADS] [TOKENS,TOKENS,...] [FORMAT|formats]
  *
  * The shape is SmolLM2-135M in Q4_1 with a Q8_0 output matrix; with FORMAT (Q4_K), or with `formats`
  * for each one in turn, a stack of matrices of that format instead. Every layer has matrices of its
@@ -150,6 +150,7 @@ int main(int argc, char **argv) {
     bool ref = strcmp(name, "ref") == 0;
     kern_level level = strcmp(name, "avx2") == 0     ? LEVEL_AVX2
                        : strcmp(name, "avx512") == 0 ? LEVEL_AVX512
+                       : strcmp(name, "amx") == 0    ? LEVEL_AMX
                                                      : LEVEL_AUTO;
     lab l = lab_open(ref ? &kern_ref : &kern_cpu, level, ref ? DT_F32 : DT_BF16,
                      argc > 2 ? (uint32_t)atoi(argv[2]) : 0);

@@ -16,15 +16,18 @@ static esp_code choose_level(kern_level wanted, const cpu_level **out, esp_error
         return esp_fail_field(err, ESP_PRECONDITION, "--device",
                               "this processor or its system lacks AVX2, FMA, F16C or BMI2, which "
                               "the cpu device needs; use --device ref");
-    if (wanted == LEVEL_AMX)
-        return esp_fail_field(err, ESP_UNIMPLEMENTED, "--device",
-                              "the AMX level is not built yet; use --device cpu:avx512");
     if (wanted == LEVEL_AUTO) wanted = best;
+    if (wanted == LEVEL_AMX && best < LEVEL_AMX)
+        return esp_fail_field(err, ESP_PRECONDITION, "--device",
+                              "this processor or its system lacks AMX (TILE, BF16) or AVX512_BF16; "
+                              "use --device cpu");
     if (wanted > best)
         return esp_fail_field(err, ESP_PRECONDITION, "--device",
                               "this processor or its system lacks AVX-512 (F, BW, DQ, VL); use "
                               "--device cpu:avx2");
-    *out = wanted == LEVEL_AVX512 ? &cpu_level_avx512 : &cpu_level_avx2;
+    *out = wanted == LEVEL_AMX      ? &cpu_level_amx
+           : wanted == LEVEL_AVX512 ? &cpu_level_avx512
+                                    : &cpu_level_avx2;
     return ESP_OK;
 }
 

@@ -9,7 +9,8 @@
  *             where the format has a zero point, instead of the last two
  *               acc = fma(scale, fma(-zero, sum of the run's x, p), acc)
  *             with scale, offset and zero as quant.h defines them, whatever the batch, the tile shape or
- *             the thread count (Law 1).
+ *             the thread count (Law 1). The AMX level adds up p in an order of its own, in
+ *             amx/linear_amx.c.
  *
  * Packing     A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
  *             zeros. The codes of a tile lie block after block, the scales in a second array.
@@ -53,6 +54,7 @@ enum {
     GROUP_SCALE_BYTES = FLOAT_ROW_BYTES + SCALE_ROW_BYTES,
     LINE_BYTES = TILE_ROWS * 4, /* one dword for each row of a tile */
     SUPER_BLOCKS = 8,           /* blocks that share a head of scales */
+    AMX_PANEL = 12,             /* blocks of two tiles that are unpacked at once: they stay in L1 */
 };
 
 /* How many columns share a scale, and whether there is an offset as well. */
@@ -138,6 +140,13 @@ struct kern_matrix {
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
+/* Some blocks of one weight tile as the AMX level multiplies them. */
+typedef struct amx_panel {
+    _Alignas(CACHE_LINE_BYTES) uint16_t codes[AMX_PANEL][TILE_ROWS * TILE_COLS]; /* bf16 */
+    _Alignas(CACHE_LINE_BYTES) float scales[AMX_PANEL][2][TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) float offsets[AMX_PANEL][2][TILE_ROWS];
+} amx_panel;
+
 /* One worker's own memory. */
 typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float sums[CHUNK_TOKENS][STRIP_TILES * TILE_ROWS];
@@ -148,6 +157,7 @@ typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float keys[CPU_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     _Alignas(CACHE_LINE_BYTES) float values[KV_PAGE_TOKENS * CPU_HEAD_DIM_MAX];
     _Alignas(CACHE_LINE_BYTES) float outs[QUERIES_MAX * CPU_HEAD_DIM_MAX];
+    amx_panel panels[2];
 } cpu_scratch;
 
 /* The ops of one instruction level: every file of level/ is compiled once for each. */
@@ -161,6 +171,7 @@ typedef struct cpu_level {
 
 extern const cpu_level cpu_level_avx2;
 extern const cpu_level cpu_level_avx512;
+extern const cpu_level cpu_level_amx;
 
 struct kern_device {
     thread_pool *pool;
@@ -172,9 +183,10 @@ struct kern_device {
     cpu_order *orders;    /* of the matrices packed so far */
     uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max;  /* of the widest matrix packed so far */
-    float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32 */
-    float *input_sums;    /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
-    float *half_sums;     /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
+    float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32; the AMX
+                           * level has twice as many tokens, in bf16 */
+    float *input_sums;    /* [planes][blocks][2 * CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;     /* [planes][blocks][2 * CHUNK_TOKENS][2]: over each half of a block */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {

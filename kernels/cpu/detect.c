@@ -3,16 +3,26 @@
  * CPUID says what the processor has, XGETBV what the system saves on a context switch; both are
  * needed. Must itself run on any x86-64.
  *
- * Source  Intel SDM volume 1, 13.3 (XCR0) and 14.3, 15.2 (detection of AVX, AVX2, AVX-512) */
+ * Source  Intel SDM volume 1, 13.3 (XCR0) and 14.3, 15.2 (detection of AVX, AVX2, AVX-512), 18 (AMX);
+ *         Linux, Documentation/arch/x86/xstate.rst (permission for tiles) */
 // SPDX-License-Identifier: Apache-2.0
 #include <cpuid.h>
+#include <stdbool.h>
 #include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "kernels/kernels.h"
 
 enum {
-    XCR0_AVX = 0x06,    /* xmm and ymm state */
-    XCR0_AVX512 = 0xe6, /* and opmask and zmm */
+    XCR0_AVX = 0x06,      /* xmm and ymm state */
+    XCR0_AVX512 = 0xe6,   /* and opmask and zmm */
+    XCR0_TILES = 0x60000, /* tile configuration and data */
+    XFEATURE_TILE_DATA = 18,
+    ARCH_REQ_XCOMP_PERM = 0x1023, /* asm/prctl.h of Linux 5.16 and later */
+    LEAF7_EDX_AMX_BF16 = 1 << 22,
+    LEAF7_EDX_AMX_TILE = 1 << 24,
+    LEAF7_1_EAX_AVX512_BF16 = 1 << 5,
 };
 
 static const uint32_t AVX512_NEEDED = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
@@ -21,6 +31,17 @@ static uint32_t enabled_state(void) {
     uint32_t low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return low;
+}
+
+/* The processor has AMX, the system saves its tiles, and lets this process use them: it must be asked
+ * once, for all threads. */
+static bool may_use_amx(uint32_t state, uint32_t leaf7_edx) {
+    uint32_t eax, ebx, ecx, edx;
+    const uint32_t needed = LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE;
+    if ((leaf7_edx & needed) != needed || (state & XCR0_TILES) != XCR0_TILES) return false;
+    if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
+    if (!(eax & LEAF7_1_EAX_AVX512_BF16)) return false;
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA) == 0;
 }
 
 kern_level kern_cpu_best_level(void) {
@@ -34,5 +55,6 @@ kern_level kern_cpu_best_level(void) {
     const uint32_t avx2_needed = bit_AVX2 | bit_BMI2;
     if ((ebx & avx2_needed) != avx2_needed) return LEVEL_AUTO;
     if ((ebx & AVX512_NEEDED) != AVX512_NEEDED) return LEVEL_AVX2;
-    return (state & XCR0_AVX512) == XCR0_AVX512 ? LEVEL_AVX512 : LEVEL_AVX2;
+    if ((state & XCR0_AVX512) != XCR0_AVX512) return LEVEL_AVX2;
+    return may_use_amx(state, edx) ? LEVEL_AMX : LEVEL_AVX512;
 }

@@ -192,8 +192,8 @@ static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
     dev->planes = planes;
     size_t rows = (size_t)planes * blocks * CHUNK_TOKENS;
     dev->inputs = mem_new(rows, TILE_COLS * sizeof(float));
-    dev->input_sums = mem_new(rows, sizeof(float));
-    dev->half_sums = mem_new(rows, 2 * sizeof(float));
+    dev->input_sums = mem_new(2 * rows, sizeof(float));
+    dev->half_sums = mem_new(2 * rows, 2 * sizeof(float));
 }
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,

@@ -74,7 +74,12 @@ def test_the_numpy_reference_has_the_logits_of_transformers(reference, name):
 def cpu_levels():
     with open("/proc/cpuinfo", encoding="ascii") as file:
         flags = next(line for line in file if line.startswith("flags")).split()
-    return ["cpu:avx2"] + (["cpu:avx512"] if "avx512bw" in flags and "avx512vl" in flags else [])
+    levels = ["cpu:avx2"]
+    if "avx512bw" in flags and "avx512vl" in flags:
+        levels.append("cpu:avx512")
+        if "amx_bf16" in flags and "avx512_bf16" in flags:
+            levels.append("cpu:amx")
+    return levels
 
 
 @pytest.fixture(scope="module")

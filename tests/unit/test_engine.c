@@ -196,6 +196,12 @@ static void avx2_answers_do_not_depend_on_company(void **state) {
     check_company(DEVICE_CPU, LEVEL_AVX2);
 }
 
+static void amx_answers_do_not_depend_on_company(void **state) {
+    (void)state;
+    if (kern_cpu_best_level() < LEVEL_AMX) skip();
+    check_company(DEVICE_CPU, LEVEL_AMX);
+}
+
 static void avx512_answers_do_not_depend_on_company(void **state) {
     (void)state;
     if (kern_cpu_best_level() < LEVEL_AVX512) skip();
@@ -466,6 +472,7 @@ int main(void) {
         cmocka_unit_test(ref_answers_do_not_depend_on_company),
         cmocka_unit_test(avx2_answers_do_not_depend_on_company),
         cmocka_unit_test(avx512_answers_do_not_depend_on_company),
+        cmocka_unit_test(amx_answers_do_not_depend_on_company),
         cmocka_unit_test(a_decode_step_allocates_nothing),
         cmocka_unit_test(the_allocation_counter_counts),
         cmocka_unit_test(a_cancel_is_seen_within_one_step),

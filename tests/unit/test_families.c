@@ -250,7 +250,7 @@ static void ref_gives_the_reference_logits(void **state) {
 
 static void cpu_is_near_the_reference(void **state) {
     (void)state;
-    for (kern_level level = LEVEL_AVX2; level <= LEVEL_AVX512; level++)
+    for (kern_level level = LEVEL_AVX2; level <= LEVEL_AMX; level++)
         for (uint32_t i = 0; i < FAMILY_COUNT && level <= kern_cpu_best_level(); i++)
             judge_family(FAMILIES[i], &kern_cpu, level, judge_cpu);
 }
@@ -306,7 +306,7 @@ static void assert_chunks_agree(rig *r, const family_case *c) {
 /* However a prompt is cut into chunks, each position has the same bits (Law 1). */
 static void chunks_of_a_prefill_change_no_bit(void **state) {
     (void)state;
-    for (kern_level level = LEVEL_AVX2; level <= LEVEL_AVX512; level++)
+    for (kern_level level = LEVEL_AVX2; level <= LEVEL_AMX; level++)
         for (const family_case *c = cases; c < cases + case_count; c++) {
             if (c->spoiled[0] || level > kern_cpu_best_level()) continue;
             rig r = open_rig(c->model, &kern_cpu, level);
