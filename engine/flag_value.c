@@ -119,6 +119,11 @@ static esp_code set_choice(const flag *f, const char *source, const char *value,
     return bad(err, source, value, wanted);
 }
 
+static void add_text(flag_list *list, const char *value) {
+    ESP_ASSERT(list->count < FLAG_LIST_MAX); /* flags.c takes no more */
+    list->at[list->count++] = value;
+}
+
 esp_code flag_set(const flag *f, const char *source, const char *value, void *base,
                   esp_error *err) {
     char *field = (char *)base + f->offset;
@@ -126,6 +131,9 @@ esp_code flag_set(const flag *f, const char *source, const char *value, void *ba
     switch (f->kind) {
     case FLAG_TEXT:
         memcpy(field, &value, sizeof value);
+        break;
+    case FLAG_LIST:
+        add_text((flag_list *)(void *)field, value);
         break;
     case FLAG_SWITCH:
         code = set_switch(source, value, field, err);

@@ -27,6 +27,11 @@ void flag_values_free(flag_values *values) {
 /* What the command line gave: borrowed from argv; NULL = not given. */
 typedef struct given {
     const char *value[FLAG_COUNT_MAX];
+    struct {
+        const flag *of; /* which FLAG_LIST option */
+        const char *text;
+    } list[FLAG_LIST_MAX]; /* the values of all of them, as they came */
+    uint32_t list_count;
     const char *positional;
     const char *config;
     bool help;
@@ -57,6 +62,17 @@ static esp_code take_positional(const flag_command *command, char *word, given *
     return ESP_OK;
 }
 
+static esp_code take_list(const flag *f, const char *text, given *g, esp_error *err) {
+    if (g->list_count == FLAG_LIST_MAX)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, f->name,
+                              "--%s is one too many: at most %d options that may be repeated are "
+                              "taken",
+                              f->name, FLAG_LIST_MAX);
+    g->list[g->list_count].of = f;
+    g->list[g->list_count++].text = text;
+    return ESP_OK;
+}
+
 /* "--name=value" or "--name value"; *next moves behind what was read. */
 static esp_code take_flag(const flag_command *command, int argc, char **argv, int *next, given *g,
                           esp_error *err) {
@@ -84,7 +100,7 @@ static esp_code take_flag(const flag_command *command, int argc, char **argv, in
         return esp_fail_field(err, ESP_OUT_OF_RANGE, word, "%s needs a value: %s %s", word, word,
                               f ? f->placeholder : "FILE");
     }
-    return ESP_OK;
+    return f && f->kind == FLAG_LIST ? take_list(f, *slot, g, err) : ESP_OK;
 }
 
 static esp_code read_words(const flag_command *command, int argc, char **argv, given *g,
@@ -117,6 +133,19 @@ static const char *last_component(const char *path) {
     return slash ? slash + 1 : path;
 }
 
+/* Of a FLAG_LIST option all values, of any other the one that counts. */
+static esp_code set_one(const flag *f, const given *g, const char *source, const char *value,
+                        void *base, esp_error *err) {
+    bool listed = false;
+    esp_code code = ESP_OK;
+    for (uint32_t i = 0; i < g->list_count && code == ESP_OK; i++) {
+        if (g->list[i].of != f) continue;
+        listed = true;
+        code = flag_set(f, source, g->list[i].text, base, err);
+    }
+    return listed ? code : flag_set(f, source, value, base, err);
+}
+
 static esp_code set_all(const flag_command *command, const given *g, const flag_values *file,
                         void *target, esp_error *err) {
     const flag *f;
@@ -130,7 +159,7 @@ static esp_code set_all(const flag_command *command, const given *g, const flag_
             snprintf(source, sizeof source, "%s in %s", f->name,
                      g->config ? last_component(g->config) : "");
         if (value) {
-            esp_code code = flag_set(f, source, value, (char *)target + base, err);
+            esp_code code = set_one(f, g, source, value, (char *)target + base, err);
             if (code != ESP_OK) return code;
         } else if (f->required) {
             return esp_fail_field(err, ESP_OUT_OF_RANGE, f->name,

@@ -20,6 +20,7 @@
 
 typedef enum flag_kind {
     FLAG_TEXT,   /* const char * */
+    FLAG_LIST,   /* flag_list: each time the option is given, its text is one more */
     FLAG_SWITCH, /* bool; takes no value on the command line */
     FLAG_U32,    /* uint32_t in [least, most] */
     FLAG_U64,    /* uint64_t */
@@ -29,6 +30,13 @@ typedef enum flag_kind {
     FLAG_ONLY,   /* nothing: the word `only` is accepted, others are not built yet */
     FLAG_LATER,  /* nothing: not built yet */
 } flag_kind;
+
+enum { FLAG_LIST_MAX = 64 };
+
+typedef struct flag_list {
+    const char *at[FLAG_LIST_MAX];
+    uint32_t count;
+} flag_list;
 
 typedef struct flag_choice {
     const char *word; /* NULL ends the list; one that ends in ':' takes any rest */

@@ -194,6 +194,57 @@ static void sizes_are_powers_of_1024(void **state) {
     }
 }
 
+/* ---- options that may be repeated ---- */
+
+typedef struct listing {
+    const char *text;
+    flag_list list;
+} listing;
+
+static const flag listing_flags[] = {
+    {.name = "text", .kind = FLAG_TEXT, .offset = offsetof(listing, text), .help = "one"},
+    {.name = "arg", .kind = FLAG_LIST, .offset = offsetof(listing, list), .help = "many"},
+};
+static const flag_table listing_table = {"Words", listing_flags, 2};
+static const flag_command listing_command = {
+    .name = "words", .usage = "", .examples = "", .part = {{&listing_table, 0}}};
+
+static esp_code parse_list(int argc, char **argv, listing *out, esp_error *err) {
+    flag_values none = {{0}};
+    bool help;
+    *out = (listing){0};
+    return flags_parse(&listing_command, argc, argv, out, &none, &help, err);
+}
+
+static void a_list_option_keeps_every_value_in_order(void **state) {
+    (void)state;
+    char words[][12] = {"--arg", "a=1", "--text=t", "--arg=b=2", "--arg", ""};
+    char *argv[] = {words[0], words[1], words[2], words[3], words[4], words[5]};
+    listing got;
+    assert_int_equal(parse_list(6, argv, &got, NULL), ESP_OK);
+    assert_string_equal(got.text, "t");
+    assert_int_equal(got.list.count, 3);
+    assert_string_equal(got.list.at[0], "a=1");
+    assert_string_equal(got.list.at[1], "b=2");
+    assert_string_equal(got.list.at[2], "");
+    assert_int_equal(parse_list(0, argv, &got, NULL), ESP_OK);
+    assert_int_equal(got.list.count, 0);
+}
+
+static void a_list_option_has_an_end(void **state) {
+    (void)state;
+    char word[] = "--arg=x";
+    char *argv[FLAG_LIST_MAX + 1];
+    for (int i = 0; i <= FLAG_LIST_MAX; i++)
+        argv[i] = word;
+    listing got;
+    esp_error err = {0};
+    assert_int_equal(parse_list(FLAG_LIST_MAX, argv, &got, &err), ESP_OK);
+    assert_int_equal(got.list.count, FLAG_LIST_MAX);
+    assert_int_equal(parse_list(FLAG_LIST_MAX + 1, argv, &got, &err), ESP_OUT_OF_RANGE);
+    assert_non_null(strstr(err.message, "--arg"));
+}
+
 /* --help needs nothing else and hides what is not built. */
 static void help_tells_every_option(void **state) {
     (void)state;
@@ -339,6 +390,8 @@ int main(void) {
         cmocka_unit_test(planned_options_are_refused_as_such),
         cmocka_unit_test(sizes_are_powers_of_1024),
         cmocka_unit_test(help_tells_every_option),
+        cmocka_unit_test(a_list_option_keeps_every_value_in_order),
+        cmocka_unit_test(a_list_option_has_an_end),
         cmocka_unit_test(a_config_file_gives_what_flags_do_not),
         cmocka_unit_test(a_switch_can_be_off_in_the_file),
         cmocka_unit_test(bad_config_files_are_refused_with_a_sentence),
