@@ -145,15 +145,9 @@ static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     if (tok_count(e->tok) > model_file_spec(file)->vocab)
         return esp_fail(err, ESP_INVALID, "%s: the tokenizer has %u tokens, the embedding %u rows",
                         e->name, tok_count(e->tok), model_file_spec(file)->vocab);
-    size_t bytes;
-    const char *source = model_file_template(file, &bytes);
-    if (!source)
-        esp_fail(&e->template_why, ESP_UNIMPLEMENTED,
-                 "the model has no chat template; send a prompt or token ids");
     /* Without a template all but chat messages works, so a refusal is kept, not returned. */
-    else if (template_open(&e->template, source, bytes, &e->template_why) != ESP_OK)
+    if (model_file_chat(file, e->tok, &e->template, &e->template_why) != ESP_OK)
         e->template = NULL;
-    if (e->template) template_set_tokens_of(e->template, e->tok);
     return ESP_OK;
 }
 

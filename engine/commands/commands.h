@@ -37,14 +37,25 @@ ESP_CHECKED esp_code command_options(const flag_command *command, int argc, char
 /* "1,2,3" (blanks allowed) -> ids, each below vocab. */
 ESP_CHECKED esp_code read_ids(const char *text, uint32_t vocab, tok_ids *out, esp_error *err);
 
-/* A JSON array of {"role", "content"}; free with messages_free. */
-typedef struct message_list {
-    struct json_t *root; /* owns the strings */
-    chat_message *at;
-    uint32_t count;
-} message_list;
-ESP_CHECKED esp_code read_messages(const char *path, message_list *out, esp_error *err);
-void messages_free(message_list *list);
+/* --tools and --arg, of commands that take --messages. */
+typedef struct chat_config {
+    const char *tools;
+    flag_list args;
+} chat_config;
+extern const flag_table chat_flags; /* of chat_config */
+
+/* What those options say; conversation_free, also after a failure. */
+typedef struct conversation {
+    struct json_t *messages;  /* array of {"role", "content", ...} */
+    struct json_t *tools;     /* array, or NULL */
+    struct json_t *variables; /* object, or NULL */
+} conversation;
+ESP_CHECKED esp_code conversation_read(const char *messages, const chat_config *config,
+                                       conversation *out, esp_error *err);
+ESP_CHECKED esp_code conversation_render(const chat_template *t, const conversation *c,
+                                         bool add_generation_prompt, chat_prompt *out,
+                                         esp_error *err);
+void conversation_free(conversation *c);
 
 /* Model file and tokenizer, for commands that compute nothing. */
 typedef struct opened_file {

@@ -15,6 +15,7 @@ enum { OUTPUT_TOKENS_DEFAULT = 512 };
 
 typedef struct options {
     model_config model;
+    chat_config chat;
     const char *prompt, *ids, *messages;
     uint32_t max_tokens, top_k;
     float temperature, top_p;
@@ -100,35 +101,37 @@ static const flag_command command = {
         "  espalier generate --model m.gguf --prompt \"Once upon a time\" --max-tokens 64\n"
         "  espalier generate --model m.gguf --messages chat.json --temperature 0.7 --seed 1 "
         "--json\n",
-    .part = {{&own_table, 0}, {&config_model_flags, offsetof(options, model)}},
+    .part = {{&own_table, 0},
+             {&chat_flags, offsetof(options, chat)},
+             {&config_model_flags, offsetof(options, model)}},
 };
 
 /* ---- prompt ---- */
 
-static esp_code encode_messages(engine *e, const char *path, tok_ids *ids, esp_error *err) {
+static esp_code encode_messages(engine *e, const options *o, tok_ids *ids, esp_error *err) {
     const esp_error *why;
     const chat_template *template = engine_template(e, &why);
     if (!template) {
         if (err) *err = *why;
         return why->code;
     }
-    message_list list = {0};
+    conversation list;
     chat_prompt prompt = {0};
-    esp_code code = read_messages(path, &list, err);
-    if (code == ESP_OK) code = template_render(template, list.at, list.count, true, &prompt, err);
+    esp_code code = conversation_read(o->messages, &o->chat, &list, err);
+    if (code == ESP_OK) code = conversation_render(template, &list, true, &prompt, err);
     if (code == ESP_OK) {
         tok_encode_options how = {
             .parse_special = true, .plain = prompt.plain, .plain_count = prompt.plain_count};
         code = tok_encode(engine_tokenizer(e), prompt.text, prompt.bytes, &how, ids, err);
     }
     chat_prompt_free(&prompt);
-    messages_free(&list);
+    conversation_free(&list);
     return code;
 }
 
 static esp_code make_prompt(engine *e, const options *o, tok_ids *ids, esp_error *err) {
     if (o->ids) return read_ids(o->ids, engine_spec(e)->vocab, ids, err);
-    if (o->messages) return encode_messages(e, o->messages, ids, err);
+    if (o->messages) return encode_messages(e, o, ids, err);
     tok_encode_options how = {.add_special = true};
     return tok_encode(engine_tokenizer(e), o->prompt, strlen(o->prompt), &how, ids, err);
 }
@@ -230,6 +233,8 @@ static esp_code check(options *o, esp_error *err) {
     if (!!o->prompt + !!o->ids + !!o->messages != 1)
         return esp_fail(err, ESP_OUT_OF_RANGE,
                         "wanted exactly one of --prompt TEXT, --ids 1,2,3 and --messages FILE");
+    if (!o->messages && (o->chat.tools || o->chat.args.count))
+        return esp_fail(err, ESP_OUT_OF_RANGE, "--tools and --arg go with --messages FILE");
     if (o->seed_given) return ESP_OK;
     uint32_t seed; /* 32 bits are easy to type again */
     if (getrandom(&seed, sizeof seed, 0) != sizeof seed)

@@ -7,6 +7,7 @@
 
 typedef struct options {
     model_config model;
+    chat_config chat;
     const char *messages;
     bool no_generation_prompt;
 } options;
@@ -17,13 +18,12 @@ static const flag own_flags[] = {
      .offset = offsetof(options, messages),
      .placeholder = "FILE",
      .required = true,
-     .help = "JSON: [{\"role\": \"user\", \"content\": \"Hello\"}, ...]"},
+     .help = "JSON: [{\"role\": \"user\", \"content\": \"Hello\"}, ...]; all of a message reaches "
+             "the template: tool_calls, name, content as a list of parts"},
     {.name = "no-generation-prompt",
      .kind = FLAG_SWITCH,
      .offset = offsetof(options, no_generation_prompt),
      .help = "end behind the last message instead of where the answer begins"},
-    {.name = "tools", .kind = FLAG_LATER, .placeholder = "FILE"},
-    {.name = "arg", .kind = FLAG_LATER, .placeholder = "KEY=JSON"},
 };
 static const flag_table own_table = {
     .title = "Messages", .flags = own_flags, .count = sizeof own_flags / sizeof *own_flags};
@@ -31,25 +31,25 @@ static const flag_table own_table = {
 static const flag_command command = {
     .name = "render",
     .summary = "Prints the prompt that the model's chat template makes of messages, byte for byte.",
-    .usage = "--model PATH --messages FILE [--no-generation-prompt]",
-    .examples = "  espalier render --model m.gguf --messages chat.json\n",
-    .part = {{&config_file_flags, offsetof(options, model)}, {&own_table, 0}},
+    .usage =
+        "--model PATH --messages FILE [--tools FILE] [--arg KEY=JSON]... [--no-generation-prompt]",
+    .examples = "  espalier render --model m.gguf --messages chat.json\n"
+                "  espalier render --model m.gguf --messages chat.json --tools tools.json --arg "
+                "enable_thinking=false\n",
+    .part = {{&config_file_flags, offsetof(options, model)},
+             {&own_table, 0},
+             {&chat_flags, offsetof(options, chat)}},
 };
 
-static esp_code render(const options *o, const model_file *file, const message_list *messages,
+static esp_code render(const options *o, const model_file *file, const conversation *messages,
                        esp_error *err) {
-    size_t bytes;
-    const char *source = model_file_template(file, &bytes);
-    if (!source) return esp_fail(err, ESP_PRECONDITION, "the model file holds no chat template");
     chat_template *template = NULL;
     chat_prompt prompt = {0};
     tokenizer *tok = NULL;
-    esp_code code = template_open(&template, source, bytes, err);
-    if (code == ESP_OK) code = model_file_tokenizer(file, &tok, err);
-    if (code == ESP_OK) template_set_tokens_of(template, tok);
+    esp_code code = model_file_tokenizer(file, &tok, err);
+    if (code == ESP_OK) code = model_file_chat(file, tok, &template, err);
     if (code == ESP_OK)
-        code = template_render(template, messages->at, messages->count, !o->no_generation_prompt,
-                               &prompt, err);
+        code = conversation_render(template, messages, !o->no_generation_prompt, &prompt, err);
     if (code == ESP_OK) fwrite(prompt.text, 1, prompt.bytes, stdout);
     chat_prompt_free(&prompt);
     template_close(template);
@@ -63,11 +63,11 @@ esp_code command_render(int argc, char **argv, esp_error *err) {
     esp_code code = command_options(&command, argc, argv, &o, &go, err);
     if (!go) return code;
     model_file *file = NULL;
-    message_list messages = {0};
-    code = model_file_open(&file, o.model.model_path, err);
-    if (code == ESP_OK) code = read_messages(o.messages, &messages, err);
+    conversation messages;
+    code = conversation_read(o.messages, &o.chat, &messages, err);
+    if (code == ESP_OK) code = model_file_open(&file, o.model.model_path, err);
     if (code == ESP_OK) code = render(&o, file, &messages, err);
-    messages_free(&messages);
+    conversation_free(&messages);
     model_file_close(file);
     return code;
 }

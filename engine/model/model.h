@@ -34,6 +34,13 @@ const model_spec *model_file_spec(const model_file *file);
 ESP_CHECKED esp_code model_file_tokenizer(const model_file *file, tokenizer **out, esp_error *err);
 /* Chat template source, or NULL; bytes set. */
 const char *model_file_template(const model_file *file, size_t *bytes);
+/* The template for conversations with tools, of models that publish two; or NULL. */
+const char *model_file_tool_template(const model_file *file, size_t *bytes);
+/* Opens both, with the tokenizer's bos and eos (engine/text/template.h). ESP_UNIMPLEMENTED where the
+ * model has none; else template_open's errors. */
+struct chat_template;
+ESP_CHECKED esp_code model_file_chat(const model_file *file, const tokenizer *tok,
+                                     struct chat_template **out, esp_error *err);
 /* "xxh3-128:<32 hex>" of the whole file; computed on first call (reads every byte). */
 const char *model_file_digest(model_file *file);
 /* The JSON object that `espalier inspect` prints (malloc'd; the caller frees). The numeric profile is not

@@ -41,12 +41,21 @@ static esp_code check_vocabulary(const model_file *file, esp_error *err) {
                     gguf_name(file->gguf), tokens, file->weights.spec.vocab);
 }
 
-static esp_code read_template(model_file *file, esp_error *err) {
+static esp_code read_template(const gguf_file *gguf, const char *key, model_text *out,
+                              esp_error *err) {
     bool found;
     model_text text = {NULL, 0};
-    esp_code code = gguf_get_text(file->gguf, "tokenizer.chat_template", &found, &text, err);
-    if (!code && found) file->chat_template = text;
+    esp_code code = gguf_get_text(gguf, key, &found, &text, err);
+    if (!code && found) *out = text;
     return code;
+}
+
+/* Of a model with several templates, the others are named in their keys. */
+static esp_code read_templates(model_file *file, esp_error *err) {
+    esp_code code = read_template(file->gguf, "tokenizer.chat_template", &file->chat_template, err);
+    return code ? code
+                : read_template(file->gguf, "tokenizer.chat_template.tool_use",
+                                &file->tool_template, err);
 }
 
 static esp_code read_all(model_file *file, esp_error *err) {
@@ -55,7 +64,7 @@ static esp_code read_all(model_file *file, esp_error *err) {
     if ((code = checkpoint_read_gguf(&file->weights, file->gguf, err))) return code;
     if ((code = token_source_read(&file->tokens, file->gguf, err))) return code;
     if ((code = check_vocabulary(file, err))) return code;
-    return read_template(file, err);
+    return read_templates(file, err);
 }
 
 /* Takes the opened gguf over, also when it fails. */
@@ -112,6 +121,11 @@ esp_code model_file_tokenizer(const model_file *file, tokenizer **out, esp_error
 const char *model_file_template(const model_file *file, size_t *bytes) {
     *bytes = file->chat_template.bytes;
     return file->chat_template.at;
+}
+
+const char *model_file_tool_template(const model_file *file, size_t *bytes) {
+    *bytes = file->tool_template.bytes;
+    return file->tool_template.at;
 }
 
 static void print_digest(char *out, size_t out_bytes, XXH128_hash_t hash) {

@@ -14,6 +14,7 @@ struct model_file {
     checkpoint weights;
     token_source tokens;
     model_text chat_template; /* at NULL: none */
+    model_text tool_template; /* the one for conversations with tools; at NULL: none */
     pthread_mutex_t digest_lock;
     char digest[48]; /* under digest_lock until it is set; "" before */
 };

@@ -15,7 +15,8 @@
 
 struct chat_template {
     jinja_template *jinja;
-    json_t *own; /* bos_token, eos_token */
+    jinja_template *tool_use; /* instead of jinja where tools are given; NULL: none */
+    json_t *own;              /* bos_token, eos_token */
 };
 
 static_assert((int)CHAT_PROMPT_BYTES_MAX == (int)JINJA_OUTPUT_BYTES_MAX, "one limit, two doors");
@@ -24,26 +25,35 @@ static void name_field(esp_error *err, const char *field) {
     if (err && !err->field[0]) snprintf(err->field, sizeof err->field, "%s", field);
 }
 
-esp_code template_open(chat_template **out, const char *source, size_t bytes, esp_error *err) {
-    ESP_ASSERT(out && (source || bytes == 0));
-    *out = NULL;
+static esp_code compile(jinja_template **out, const char *source, size_t bytes, esp_error *err) {
     if (bytes == 0)
         return esp_fail_field(err, ESP_UNIMPLEMENTED, "tokenizer.chat_template",
                               "the model's chat template is empty; send prompt text or token ids");
+    esp_code code = jinja_open(out, source, bytes, err);
+    if (code != ESP_OK) name_field(err, "tokenizer.chat_template");
+    return code;
+}
+
+esp_code template_open(chat_template **out, const char *source, size_t bytes, esp_error *err) {
+    ESP_ASSERT(out && (source || bytes == 0));
+    *out = NULL;
     jinja_template *jinja;
-    esp_code code = jinja_open(&jinja, source, bytes, err);
-    if (code != ESP_OK) {
-        name_field(err, "tokenizer.chat_template");
-        return code;
-    }
+    esp_code code = compile(&jinja, source, bytes, err);
+    if (code != ESP_OK) return code;
     *out = mem_new(1, sizeof **out);
     (*out)->jinja = jinja;
     (*out)->own = json_object();
     return ESP_OK;
 }
 
+esp_code template_set_tool_use(chat_template *t, const char *source, size_t bytes, esp_error *err) {
+    ESP_ASSERT(t && !t->tool_use && (source || bytes == 0));
+    return compile(&t->tool_use, source, bytes, err);
+}
+
 void template_close(chat_template *t) {
     if (!t) return;
+    jinja_close(t->tool_use);
     jinja_close(t->jinja);
     json_decref(t->own);
     free(t);
@@ -132,7 +142,7 @@ esp_code template_render_full(const chat_template *t, const chat_options *o, cha
     json_t *data = variables_json(o);
     jinja_output made = {0};
     jinja_input in = {.data = data, .own = t->own, .now_us = o->now_us ? o->now_us : clock_us()};
-    code = jinja_render(t->jinja, &in, &made, err);
+    code = jinja_render(o->tools && t->tool_use ? t->tool_use : t->jinja, &in, &made, err);
     json_decref(data);
     if (code != ESP_OK) name_field(err, "messages");
     *out = (chat_prompt){made.text, made.bytes, made.plain, made.plain_count};

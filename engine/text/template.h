@@ -50,6 +50,11 @@ ESP_CHECKED esp_code template_open(chat_template **out, const char *source, size
                                    esp_error *err);
 void template_close(chat_template *t);
 
+/* A second template, for conversations with tools: models that publish several name it "tool_use".
+ * Before the first render; the errors of template_open. */
+ESP_CHECKED esp_code template_set_tool_use(chat_template *t, const char *source, size_t bytes,
+                                           esp_error *err);
+
 /* What the template sees as bos_token and eos_token (copied); {NULL, 0} where the model has none.
  * Before the first render. */
 void template_set_tokens(chat_template *t, tok_text bos, tok_text eos);

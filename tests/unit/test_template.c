@@ -127,6 +127,28 @@ static void everything_passes_through(void **state) {
     json_decref(variables);
 }
 
+/* A model with two templates: the second is for tools, be they none. */
+static void tools_choose_the_template_for_tools(void **state) {
+    (void)state;
+    chat_template *t = open_template(text_of("plain {{ tools is none }}"));
+    json_t *messages = json_array(), *tools = json_array();
+    chat_options options = {.json = messages};
+    chat_prompt prompt;
+    assert_int_equal(template_set_tool_use(t, "{% for", 6, NULL), ESP_INVALID);
+    assert_int_equal(template_set_tool_use(t, "tools {{ tools }}{{ bos_token }}", 32, NULL), ESP_OK);
+    template_set_tokens(t, text_of("<s>"), text_of("</s>"));
+    assert_int_equal(template_render_full(t, &options, &prompt, NULL), ESP_OK);
+    assert_string_equal(prompt.text, "plain True");
+    chat_prompt_free(&prompt);
+    options.tools = tools;
+    assert_int_equal(template_render_full(t, &options, &prompt, NULL), ESP_OK);
+    assert_string_equal(prompt.text, "tools []<s>");
+    chat_prompt_free(&prompt);
+    template_close(t);
+    json_decref(messages);
+    json_decref(tools);
+}
+
 /* A template that raises is the client's error, in the template's own words. */
 static void a_raising_template_speaks_for_itself(void **state) {
     (void)state;
@@ -187,6 +209,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(prompts_equal_jinja),
         cmocka_unit_test(everything_passes_through),
+        cmocka_unit_test(tools_choose_the_template_for_tools),
         cmocka_unit_test(a_raising_template_speaks_for_itself),
         cmocka_unit_test(what_is_no_template_is_refused),
         cmocka_unit_test(limits_are_exact),
