@@ -24,13 +24,23 @@ static const flag_table own_table = {
 
 static const flag_command command = {
     .name = "detokenize",
-    .summary =
-        "Turns token ids into text: the very bytes, with special tokens by their names and no\n"
-        "newline added (except on a terminal).",
+    .summary = "Turns token ids into text, with special tokens by their names, bytes that are no "
+               "UTF-8 as\n"
+               "U+FFFD, and no newline added (except on a terminal).",
     .usage = "--model PATH --ids 1,2,3",
     .examples = "  espalier detokenize --model m.gguf --ids 19556,905\n",
     .part = {{&config_file_flags, offsetof(options, model)}, {&own_table, 0}},
 };
+
+/* As a text of its own: without the space that a tokenizer put in front of it. */
+static void print_text(const tokenizer *tok, const tok_ids *ids) {
+    char piece[TOK_PIECE_MAX];
+    tok_stream stream = {0};
+    for (uint32_t i = 0; i < ids->count; i++)
+        fwrite(piece, 1, tok_stream_next(tok, &stream, ids->at[i], true, piece), stdout);
+    fwrite(piece, 1, tok_stream_end(&stream, piece), stdout);
+    if (isatty(STDOUT_FILENO)) putchar('\n');
+}
 
 esp_code command_detokenize(int argc, char **argv, esp_error *err) {
     options o = {0};
@@ -41,11 +51,7 @@ esp_code command_detokenize(int argc, char **argv, esp_error *err) {
     tok_ids ids = {0};
     code = open_file(o.model.model_path, &opened, err);
     if (code == ESP_OK) code = read_ids(o.ids, tok_count(opened.tok), &ids, err);
-    for (uint32_t i = 0; code == ESP_OK && i < ids.count; i++) {
-        tok_text piece = tok_bytes(opened.tok, ids.at[i]);
-        fwrite(piece.at, 1, piece.bytes, stdout);
-    }
-    if (code == ESP_OK && isatty(STDOUT_FILENO)) putchar('\n');
+    if (code == ESP_OK) print_text(opened.tok, &ids);
     tok_ids_free(&ids);
     close_file(&opened);
     return code;
