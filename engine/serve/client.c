@@ -118,6 +118,7 @@ static Espalier__V1__ChatMessage **wire_messages(const client_message *messages,
         list[i] = mem_new(1, sizeof **list);
         espalier__v1__chat_message__init(list[i]);
         list[i]->role = (char *)(uintptr_t)messages[i].role;
+        list[i]->_content_case = ESPALIER__V1__CHAT_MESSAGE___CONTENT_CONTENT;
         list[i]->content = (char *)(uintptr_t)messages[i].content;
     }
     return list;

@@ -7,6 +7,7 @@
 #include <sys/random.h>
 
 #include "engine/base/mem.h"
+#include "engine/serve/chat_input.h"
 
 #define INPUT(name) ESPALIER__V1__GENERATE_REQUEST__INPUT_##name
 
@@ -62,47 +63,16 @@ static esp_code read_ids(const served_model *model, const Espalier__V1__TokenIds
     return ESP_OK;
 }
 
-static esp_code check_chat(const served_model *model, const Espalier__V1__ChatInput *in,
-                           esp_error *err) {
+/* The template writes the special tokens itself; those inside contents stay text. */
+static esp_code read_chat(const served_model *model, const Espalier__V1__ChatInput *in,
+                          tok_ids *ids, esp_error *err) {
     if (!model->chat)
         return esp_fail_field(
             err, ESP_UNIMPLEMENTED, "chat", "chat: %.300s; send a prompt or token_ids",
             model->chat_why && model->chat_why->message[0] ? model->chat_why->message
                                                            : "the model has no chat template");
-    if (in->n_messages == 0)
-        return esp_fail_field(err, ESP_INVALID, "chat.messages",
-                              "chat.messages: empty; wanted at least 1 message");
-    if (in->n_messages > CHAT_MESSAGES_MAX)
-        return esp_fail_field(err, ESP_INVALID, "chat.messages",
-                              "chat.messages: %zu messages; at most %d are taken", in->n_messages,
-                              CHAT_MESSAGES_MAX);
-    for (size_t i = 0; i < in->n_messages; i++)
-        if (!in->messages[i]->role[0])
-            return esp_fail_field(err, ESP_INVALID, "chat.messages.role",
-                                  "chat.messages[%zu].role: empty; wanted \"user\" or the like", i);
-    return ESP_OK;
-}
-
-static esp_code render(const served_model *model, const Espalier__V1__ChatInput *in,
-                       chat_prompt *out, esp_error *err) {
-    chat_message *messages = mem_new(in->n_messages, sizeof *messages);
-    for (size_t i = 0; i < in->n_messages; i++) {
-        const Espalier__V1__ChatMessage *m = in->messages[i];
-        messages[i] = (chat_message){.role = {m->role, strlen(m->role)},
-                                     .content = {m->content, strlen(m->content)}};
-    }
-    esp_code code =
-        template_render(model->chat, messages, (uint32_t)in->n_messages, true, out, err);
-    free(messages);
-    return code;
-}
-
-/* The template writes the special tokens itself; those inside contents stay text. */
-static esp_code read_chat(const served_model *model, const Espalier__V1__ChatInput *in,
-                          tok_ids *ids, esp_error *err) {
     chat_prompt prompt = {0};
-    esp_code code = check_chat(model, in, err);
-    if (code == ESP_OK) code = render(model, in, &prompt, err);
+    esp_code code = chat_input_render(model->chat, in, &prompt, err);
     if (code != ESP_OK) return code;
     tok_encode_options options = {
         .parse_special = true, .plain = prompt.plain, .plain_count = prompt.plain_count};

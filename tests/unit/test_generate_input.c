@@ -143,6 +143,154 @@ static void chat_without_a_template_is_unimplemented(void **state) {
     refuse(&m, ESP_UNIMPLEMENTED, "chat");
 }
 
+/* ---- chat ---- */
+
+typedef Espalier__V1__ChatMessage chat_line;
+typedef Espalier__V1__ChatInput chat_body;
+
+static char *text(const char *literal) { return (char *)(uintptr_t)literal; }
+
+static chat_line line_of(const char *role, const char *content) {
+    chat_line line = ESPALIER__V1__CHAT_MESSAGE__INIT;
+    line.role = text(role);
+    if (content) {
+        line._content_case = ESPALIER__V1__CHAT_MESSAGE___CONTENT_CONTENT;
+        line.content = text(content);
+    }
+    return line;
+}
+
+/* One message through the template: its prompt is `wanted`; or, where that is NULL, it is refused
+ * with this field and with a sentence that holds these words. */
+static void ask_chat(const char *source, chat_body *body, chat_line *line, const char *wanted,
+                     const char *field, const char *sentence) {
+    chat_template *t = NULL;
+    assert_int_equal(template_open(&t, source, strlen(source), NULL), ESP_OK);
+    served_model model = served;
+    model.chat = t;
+    chat_line *all[] = {line};
+    body->messages = all;
+    body->n_messages = 1;
+    message m = ESPALIER__V1__GENERATE_REQUEST__INIT;
+    m.input_case = ESPALIER__V1__GENERATE_REQUEST__INPUT_CHAT;
+    m.chat = body;
+    request *r;
+    esp_error err = {0};
+    esp_code code = generate_input(&model, &m, 0, NULL, &r, &err);
+    if (wanted) {
+        char got[CONTEXT + 1] = "";
+        if (code != ESP_OK) fail_msg("%s", err.message);
+        for (uint32_t i = 0; i < r->prompt_count; i++)
+            got[i] = (char)r->tokens[i];
+        assert_string_equal(got, wanted);
+        request_unref(r);
+    } else {
+        assert_int_equal(code, ESP_INVALID);
+        assert_string_equal(err.field, field);
+        if (!strstr(err.message, sentence)) fail_msg("%s", err.message);
+    }
+    template_close(t);
+}
+
+#define SHOW                                                                                       \
+    "{% for m in messages %}{{ m.role }}:{{ m.content }}:{{ m.name }}:{{ m.tool_call_id }}:"       \
+    "{{ m.reasoning_content }}:{{ m.tool_calls | tojson if m.tool_calls else '' }}{% endfor %}|"   \
+    "{{ tools | tojson }}|{{ enable_thinking }}|{{ add_generation_prompt }}"
+
+static void all_of_a_message_reaches_the_template(void **state) {
+    (void)state;
+    chat_body body = ESPALIER__V1__CHAT_INPUT__INIT;
+    chat_line line = line_of("tool", "c");
+    ask_chat(SHOW, &body, &line, "tool:c::::|null||True", NULL, NULL);
+    line.name = text("n");
+    line.tool_call_id = text("id");
+    line.reasoning_content = text("why");
+    line.tool_calls_json = text("[{\"b\": 1.0, \"a\": \"<\"}]");
+    body.tools_json = text("[{\"t\":{}}]");
+    body.template_arguments_json = text("{\"enable_thinking\": false}");
+    ask_chat(SHOW, &body, &line,
+             "tool:c:n:id:why:[{\"b\": 1.0, \"a\": \"<\"}]|[{\"t\": {}}]|False|True", NULL, NULL);
+}
+
+/* Published templates ask for `content is none` beside tool calls. */
+static void content_left_out_is_null_beside_tool_calls_only(void **state) {
+    (void)state;
+    static const char ask[] = "{{ messages[0].content is none }}{{ messages[0].content == '' }}";
+    chat_body body = ESPALIER__V1__CHAT_INPUT__INIT;
+    chat_line line = line_of("assistant", NULL);
+    ask_chat(ask, &body, &line, "FalseTrue", NULL, NULL);
+    line.tool_calls_json = text("[{}]");
+    ask_chat(ask, &body, &line, "TrueFalse", NULL, NULL);
+    line = line_of("assistant", "");
+    line.tool_calls_json = text("[{}]");
+    ask_chat(ask, &body, &line, "FalseTrue", NULL, NULL);
+}
+
+static void json_fields_that_are_wrong_are_named(void **state) {
+    (void)state;
+    static const struct {
+        const char *tools, *arguments, *calls, *field, *sentence;
+    } bad[] = {
+        {"[", "", "", "chat.tools_json", "no JSON at line 1"},
+        {"{}", "", "", "chat.tools_json", "wanted a JSON array"},
+        {"[1]", "", "", "chat.tools_json", "[0]: no JSON object"},
+        {"[{\"a\":1,\"a\":2}]", "", "", "chat.tools_json", "no JSON"},
+        {" ", "", "", "chat.tools_json", "no JSON"},
+        {"", "[]", "", "chat.template_arguments_json", "wanted a JSON object"},
+        {"", "{\"messages\":[]}", "", "chat.template_arguments_json", "messages"},
+        {"", "{\"bos_token\":\"x\"}", "", "chat.template_arguments_json", "bos_token"},
+        {"", "{\"a b\":1}", "", "chat.template_arguments_json", "is no name"},
+        {"", "", "{}", "chat.messages.tool_calls_json", "chat.messages[0].tool_calls_json: wanted"},
+        {"", "", "[{}, []]", "chat.messages.tool_calls_json", "[1]: no JSON object"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        chat_body body = ESPALIER__V1__CHAT_INPUT__INIT;
+        chat_line line = line_of("user", "x");
+        body.tools_json = text(bad[i].tools);
+        body.template_arguments_json = text(bad[i].arguments);
+        line.tool_calls_json = text(bad[i].calls);
+        ask_chat("x", &body, &line, NULL, bad[i].field, bad[i].sentence);
+    }
+}
+
+/* "[{},{},...]", to be freed. */
+static char *objects(size_t count) {
+    char *list = malloc(3 * count + 2);
+    list[0] = '[';
+    for (size_t i = 0; i < count; i++)
+        memcpy(list + 1 + 3 * i, "{},", 3);
+    memcpy(list + 3 * count, "]", 2);
+    return list;
+}
+
+static void json_fields_have_limits(void **state) {
+    (void)state;
+    static char big[400 << 10];
+    chat_body body = ESPALIER__V1__CHAT_INPUT__INIT;
+    chat_line line = line_of("user", "x");
+    char *tools = objects(1024), *more = objects(1025), *calls = objects(257);
+    body.tools_json = tools;
+    ask_chat("{{ tools | length }}", &body, &line, "1024", NULL, NULL);
+    body.tools_json = more;
+    ask_chat("x", &body, &line, NULL, "chat.tools_json", "1025 objects");
+    body.tools_json = text("");
+    line.tool_calls_json = calls;
+    ask_chat("x", &body, &line, NULL, "chat.messages.tool_calls_json", "257 objects");
+    memset(big, ' ', sizeof big - 1);
+    body.tools_json = line.tool_calls_json = big; /* each is within the limit, both are not */
+    ask_chat("x", &body, &line, NULL, "chat", "bytes in its JSON fields");
+    free(tools);
+    free(more);
+    free(calls);
+}
+
+static void what_the_template_refuses_is_the_client_s_error(void **state) {
+    (void)state;
+    chat_body body = ESPALIER__V1__CHAT_INPUT__INIT;
+    chat_line line = line_of("user", "x");
+    ask_chat("{{ raise_exception('Only ' ~ tools) }}", &body, &line, NULL, "messages", "Only None");
+}
+
 static void model_is_looked_up_by_name(void **state) {
     (void)state;
     message m = prompt_message("a");
@@ -255,6 +403,11 @@ int main(void) {
         cmocka_unit_test(empty_and_missing_input_are_refused),
         cmocka_unit_test(ids_out_of_range_are_refused),
         cmocka_unit_test(chat_without_a_template_is_unimplemented),
+        cmocka_unit_test(all_of_a_message_reaches_the_template),
+        cmocka_unit_test(content_left_out_is_null_beside_tool_calls_only),
+        cmocka_unit_test(json_fields_that_are_wrong_are_named),
+        cmocka_unit_test(json_fields_have_limits),
+        cmocka_unit_test(what_the_template_refuses_is_the_client_s_error),
         cmocka_unit_test(model_is_looked_up_by_name),
         cmocka_unit_test(seed_given_is_used_and_others_are_drawn),
         cmocka_unit_test(last_bias_of_a_token_counts),
