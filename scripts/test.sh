@@ -32,6 +32,12 @@ install_client() {
     fi
 }
 
+# Published chat templates, out of what was downloaded before (bench/peers, models); tests skip the rest.
+collect_templates() {
+    [ -d "$CACHE/templates" ] || logged chat-templates python3 "$ROOT/tests/vectors/collect_chat_templates.py" ||
+        say "tests of some chat templates will be skipped: not there (see build/logs/chat-templates.log)"
+}
+
 build_all() {
     local preset
     for preset in "$@"; do
@@ -54,6 +60,7 @@ main() {
     install_packages build fetch test
     install_client
     fetch_model || say "tests of the real model will be skipped: not downloaded (see build/logs/fetch-model.log)"
+    ESPALIER_CACHE="$CACHE" collect_templates
     build_all "${presets[@]}"
     say "running ctest"
     # CTest's own list of what failed last time is not asked for: no --rerun-failed, no result kept.

@@ -279,6 +279,14 @@ static jvalue sort_pairs(jrun *run, jpair *at, uint32_t count, bool reverse) {
     return jvalue_list(out);
 }
 
+/* Sorting compares lists of the attributes, so two that are equal need have no order: none and none,
+ * undefined and undefined. */
+static jvalue in_list(jrun *run, jvalue key) {
+    jlist *list = jlist_new(run, JF_LIST);
+    jlist_push(run, list, key);
+    return jvalue_list(list);
+}
+
 static jvalue sort(jrun *run, jvalue value, const jargs *args) {
     jvalue slots[3];
     jinja_bind(run, "sort", "reverse case_sensitive attribute", args, slots);
@@ -286,9 +294,10 @@ static jvalue sort(jrun *run, jvalue value, const jargs *args) {
         jinja_fail(run, "sort: several attributes are not supported");
     const jlist *all = jvalue_iterate(run, value);
     jpair *at = jinja_take(run, all->count, sizeof *at);
-    for (uint32_t i = 0; i < all->count; i++)
-        at[i] = (jpair){sort_key(run, all->at[i], slots[2], jinja_truth_or(slots[1], false)),
-                        all->at[i]};
+    for (uint32_t i = 0; i < all->count; i++) {
+        jvalue key = sort_key(run, all->at[i], slots[2], jinja_truth_or(slots[1], false));
+        at[i] = (jpair){in_list(run, key), all->at[i]};
+    }
     return sort_pairs(run, at, all->count, jinja_truth_or(slots[0], false));
 }
 

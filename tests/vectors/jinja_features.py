@@ -374,6 +374,17 @@ l|reverse|list
 s|reverse
 (l|reverse)|join
 [1,'a']|sort
+[none,none]|sort
+[none,1]|sort
+[{'a':1},{'a':1}]|sort
+[{'a':1},{'a':2}]|sort
+['b','a']|sort(attribute='type')
+[{'type':'b'},{}]|sort(attribute='type')
+[{'type':'b','n':1},{'type':'A','n':2},{'type':'B','n':3}]|sort(attribute='type')|map(attribute='n')|list
+[{'type':none,'n':1},{'type':none,'n':2}]|sort(attribute='type',reverse=true)|map(attribute='n')|list
+[none,none]|min
+[undefined_name,undefined_name]|sort|length
+[[2,'x'],[1,none],[1,none]]|sort
 l<[3,2]
 'a'<'b'
 'a'<1

@@ -1,11 +1,11 @@
 """Writes jinja_features.jsonl and chat_templates.jsonl with jinja2 3.1 as transformers 4.57 sets it up.
 
-    make_jinja_vectors.py TEMPLATES_FOLDER     (needs: pip install jinja2 transformers)
+    make_jinja_vectors.py TEMPLATES_FOLDER...     (needs: pip install jinja2 transformers)
 
 jinja_features.jsonl: {"data": D}, then a row a template: {"template": T} and "text", "raises" or "refused".
-chat_templates.jsonl: {"data": D, "own": O} a conversation; then for each NAME.jinja of the folder
+chat_templates.jsonl: {"data": D, "own": O} a conversation; then for each NAME.jinja of the folders
 {"name": NAME, "bytes": N, "digest": of its text} and, a conversation each, {"bytes": N, "digest": D} or {"raises": M}.
-The templates themselves are their models' and are not copied. Digests are 64-bit FNV-1a.
+The templates themselves are their models' and are not copied (collect_chat_templates.py finds some). Digests are 64-bit FNV-1a.
 """
 # SPDX-License-Identifier: Apache-2.0
 import datetime
@@ -52,10 +52,10 @@ def digest_of(row):
     return {"bytes": len(data), "digest": fnv(data)}
 
 
-def chat_rows(folder):
+def chat_rows(folders):
     conversations = list(jinja_conversations.conversations())
     yield from ({"data": data, "own": own} for data, own in conversations)
-    for path in sorted(glob.glob(os.path.join(folder, "*.jinja"))):
+    for path in sorted((p for f in folders for p in glob.glob(os.path.join(f, "*.jinja"))), key=os.path.basename):
         source = open(path, "rb").read()
         yield {"name": os.path.basename(path), "bytes": len(source), "digest": fnv(source)}
         template = _compile_jinja_template(source.decode())
@@ -69,4 +69,4 @@ def write(name, rows):
 
 
 write("jinja_features.jsonl", [{"data": jinja_features.DATA}, *map(feature, jinja_features.templates())])
-write("chat_templates.jsonl", chat_rows(sys.argv[1]))
+write("chat_templates.jsonl", chat_rows(sys.argv[1:]))
