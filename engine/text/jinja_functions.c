@@ -79,14 +79,17 @@ static jvalue raise_exception(jrun *run, const jargs *args) {
     jinja_raise(run, jvalue_string(run, slots[0]));
 }
 
-/* %f is Python's own: microseconds. */
-static const char *with_microseconds(jrun *run, const char *format, int64_t us) {
+/* As Python does before it asks the C library: %f is microseconds, %z and %Z nothing, since its now()
+ * has no time zone. */
+static const char *python_format(jrun *run, const char *format, int64_t us) {
     size_t bytes = strlen(format);
     char *out = jinja_take(run, bytes * 3u + 1, 1), *to = out;
     for (const char *at = format; *at; at++) {
         bool is_field = *at == '%' && at[1];
         if (is_field && at[1] == 'f') {
             to += snprintf(to, 7, "%06" PRId64, us);
+            at++;
+        } else if (is_field && (at[1] == 'z' || at[1] == 'Z')) {
             at++;
         } else {
             *to++ = *at;
@@ -104,7 +107,7 @@ static jvalue strftime_now(jrun *run, const jargs *args) {
     int64_t us = (run->now_us % 1000000 + 1000000) % 1000000;
     time_t seconds = (run->now_us - us) / 1000000;
     struct tm now;
-    const char *chars = with_microseconds(run, jtext_chars_of(run, format), us);
+    const char *chars = python_format(run, jtext_chars_of(run, format), us);
     if (!localtime_r(&seconds, &now)) jinja_fail(run, "strftime_now: there is no such time");
     size_t bytes = *chars ? strftime(text, sizeof text, chars, &now) : 0;
     if (*chars && !bytes)

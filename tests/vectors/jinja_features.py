@@ -574,4 +574,6 @@ def templates():
     yield from ("{{ " + e + " }}" for e in EXPRESSIONS.split("\n") if e)
     yield from (t for t in STATEMENTS.split("\n") if t)
     yield from (drawn(r) for _ in range(400))
-    yield from ("", "\n", "a\n", "a\n\n", "{{ strftime_now('%d %b %Y %H:%M:%S.%f %%') }}", "{{ strftime_now('') }}|")
+    yield from ("", "\n", "a\n", "a\n\n", "{{ strftime_now('%d %b %Y %H:%M:%S.%f %%') }}", "{{ strftime_now('') }}|",
+                "{{ strftime_now('%A, %B %e %-d %y %m %I:%p %a %b %j %U %w %W %u %V %G %C %h %D %F %T %R %n%t|%z|%Z|%%z') }}",
+                "{{ strftime_now('%Z') }}|{{ strftime_now('%c %x %X') }}|{{ strftime_now('é 日 %Y') }}")
