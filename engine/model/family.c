@@ -1,17 +1,18 @@
-/* family.c - the table of families. */
+/* family.c - the table of families; how one is found in a GGUF file. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 #include <string.h>
 
-#include "engine/model/family.h"
+#include "engine/model/family_table.h"
 
-static const model_family *const FAMILIES[] = {&family_llama,  &family_qwen2,  &family_qwen3,
-                                               &family_gemma2, &family_gemma3, &family_phi3};
-enum { FAMILY_COUNT = sizeof FAMILIES / sizeof FAMILIES[0] };
+const model_family *const FAMILIES[] = {&family_llama,  &family_mistral, &family_ministral,
+                                        &family_qwen2,  &family_qwen3,   &family_gemma2,
+                                        &family_gemma3, &family_phi3,    NULL};
 
 static esp_code fail_architecture(const gguf_file *file, model_text seen, esp_error *err) {
     char known[96] = "";
-    for (size_t i = 0; i < FAMILY_COUNT; i++) {
+    for (size_t i = 0; FAMILIES[i]; i++) {
+        if (!FAMILIES[i]->architecture) continue;
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "",
                  FAMILIES[i]->architecture);
@@ -32,9 +33,9 @@ esp_code family_find(const gguf_file *file, const model_family **out, esp_error 
         return esp_fail(err, ESP_INVALID,
                         "%s: the metadata key general.architecture is missing; this is no model",
                         gguf_name(file));
-    for (size_t i = 0; i < FAMILY_COUNT; i++) {
+    for (size_t i = 0; FAMILIES[i]; i++) {
         const char *name = FAMILIES[i]->architecture;
-        if (strlen(name) != seen.bytes || memcmp(name, seen.at, seen.bytes) != 0) continue;
+        if (!name || strlen(name) != seen.bytes || memcmp(name, seen.at, seen.bytes) != 0) continue;
         *out = FAMILIES[i];
         return ESP_OK;
     }

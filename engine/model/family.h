@@ -1,11 +1,13 @@
-/* family.h - one family: metadata keys and tensor names -> spec and weights. A family file is short;
- * the table of families is in family.c, what they share of the metadata in family_decoder.c. How the
- * names are used: checkpoint.h. */
+/* family.h - one family: metadata keys and tensor names -> spec and weights, of a GGUF file and of a
+ * Hugging Face folder. A family file is short; the table of families is in family.c, what they share
+ * of the metadata in family_decoder.c, of config.json in family_config.c. How the names are used:
+ * checkpoint.h. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_FAMILY_H
 #define ESPALIER_MODEL_FAMILY_H
 
 #include "engine/model/gguf.h"
+#include "engine/model/hf_config.h"
 #include "engine/model/spec.h"
 
 /* Roles of a decoder's tensors; the per-layer ones begin at TENSOR_ATTN_NORM. Vectors are F32. */
@@ -38,15 +40,23 @@ typedef enum tensor_role {
 } tensor_role;
 
 typedef struct model_family {
+    /* GGUF; architecture NULL: there are no such files. */
     const char *architecture; /* value of general.architecture */
     /* Reads and validates every key of the family; refuses what it cannot compute. */
     esp_code (*read_spec)(const gguf_file *file, model_spec *spec, esp_error *err);
     /* printf patterns of the tensor names, "%u" = layer; NULL where the family has none. */
     const char *tensor_names[TENSOR_ROLE_COUNT];
+
+    /* Hugging Face folders; classes NULL: there are no such folders. */
+    const char *const *classes; /* config.json's `architectures`; NULL at the end */
+    const char *model_type;     /* its `model_type`, for a config without a class */
+    esp_code (*read_config)(const hf_config *config, model_spec *spec, esp_error *err);
+    const char *config_tensor_names[TENSOR_ROLE_COUNT]; /* of bare names: family_bare_name */
+    bool config_centred_norms; /* norm weights are kept as their distance from 1 */
 } model_family;
 
-extern const model_family family_llama, family_qwen2, family_qwen3, family_gemma2, family_gemma3,
-    family_phi3;
+extern const model_family family_llama, family_mistral, family_ministral, family_qwen2,
+    family_qwen3, family_gemma2, family_gemma3, family_phi3;
 
 /* The names that all families share. */
 #define FAMILY_COMMON_TENSORS                                                                      \
@@ -61,7 +71,30 @@ extern const model_family family_llama, family_qwen2, family_qwen3, family_gemma
     [TENSOR_V] = "blk.%u.attn_v.weight", [TENSOR_GATE] = "blk.%u.ffn_gate.weight",                 \
     [TENSOR_UP] = "blk.%u.ffn_up.weight"
 
+/* The same in Hugging Face folders, without what family_bare_name takes off. */
+#define FAMILY_COMMON_CONFIG_TENSORS                                                               \
+    [TENSOR_EMBEDDING] = "embed_tokens.weight", [TENSOR_FINAL_NORM] = "norm.weight",               \
+    [TENSOR_OUTPUT] = "lm_head.weight", [TENSOR_ATTN_NORM] = "layers.%u.input_layernorm.weight",   \
+    [TENSOR_O] = "layers.%u.self_attn.o_proj.weight",                                              \
+    [TENSOR_DOWN] = "layers.%u.mlp.down_proj.weight"
+
+#define FAMILY_SEPARATE_CONFIG_TENSORS                                                             \
+    [TENSOR_Q] = "layers.%u.self_attn.q_proj.weight",                                              \
+    [TENSOR_K] = "layers.%u.self_attn.k_proj.weight",                                              \
+    [TENSOR_V] = "layers.%u.self_attn.v_proj.weight",                                              \
+    [TENSOR_GATE] = "layers.%u.mlp.gate_proj.weight", [TENSOR_UP] = "layers.%u.mlp.up_proj.weight"
+
 /* By general.architecture; an unknown one is refused with the list of known ones. */
 ESP_CHECKED esp_code family_find(const gguf_file *file, const model_family **out, esp_error *err);
+/* By the class that config.json names, or its model_type where it names none. */
+ESP_CHECKED esp_code family_find_config(const hf_config *config, const model_family **out,
+                                        esp_error *err);
+
+/* A folder's tensor name without the modules around the text model: "model.", and those of models
+ * that hold more than text. Its bytes are a tail of name's. */
+model_text family_bare_name(model_text name);
+/* Whether a folder's tensor, by its bare name, says nothing about the text model: a table computed
+ * from the config, a second copy of tied embeddings, the parts for images. */
+bool family_ignores_tensor(const model_spec *spec, model_text bare_name);
 
 #endif

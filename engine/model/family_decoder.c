@@ -7,16 +7,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum {
-    HIDDEN_MAX = 65536,
-    INTERMEDIATE_MAX = 1048576,
-    HEADS_MAX = 1024,
-    VOCAB_MAX = 4194304,
-    CONTEXT_MAX = 16777216,
-    COLUMNS_MULTIPLE = 32,  /* elements of the largest block of a format */
-    HEAD_DIM_MULTIPLE = 16, /* what the attention kernels take at a time */
-};
-
 /* Keys that are read here, or that say nothing about the arithmetic. Any other one under the
  * architecture's prefix is refused, unless the family reads it. */
 static const char *const SHARED_KEYS[] = {
@@ -64,10 +54,12 @@ static esp_code read_shape(const gguf_file *file, const char *architecture, mode
         uint32_t *out;
     } keys[] = {
         {"block_count", {1, SPEC_LAYERS_MAX, 0}, &spec->layers},
-        {"context_length", {1, CONTEXT_MAX, 0}, &spec->context},
-        {"embedding_length", {32, HIDDEN_MAX, COLUMNS_MULTIPLE}, &spec->hidden},
-        {"feed_forward_length", {32, INTERMEDIATE_MAX, COLUMNS_MULTIPLE}, &spec->intermediate},
-        {"attention.head_count", {1, HEADS_MAX, 0}, &spec->heads},
+        {"context_length", {1, SPEC_CONTEXT_MAX, 0}, &spec->context},
+        {"embedding_length", {32, SPEC_HIDDEN_MAX, SPEC_COLUMNS_MULTIPLE}, &spec->hidden},
+        {"feed_forward_length",
+         {32, SPEC_INTERMEDIATE_MAX, SPEC_COLUMNS_MULTIPLE},
+         &spec->intermediate},
+        {"attention.head_count", {1, SPEC_HEADS_MAX, 0}, &spec->heads},
     };
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         decoder_key key = decoder_key_of(architecture, keys[i].suffix);
@@ -101,13 +93,13 @@ static esp_code read_head_dim(const gguf_file *file, const char *architecture, m
     if (code) return code;
     if (!found && spec->hidden % spec->heads == 0) spec->head_dim = spec->hidden / spec->heads;
     if (spec->head_dim == 0 || spec->head_dim > SPEC_HEAD_DIM_MAX ||
-        spec->head_dim % HEAD_DIM_MULTIPLE != 0)
+        spec->head_dim % SPEC_HEAD_DIM_MULTIPLE != 0)
         return esp_fail(err, ESP_INVALID,
                         "%s: %s is %s%u (embedding_length %u, head_count %u); wanted a multiple "
                         "of %d up to %d",
                         gguf_name(file), key.text, found ? "" : "missing, and a head has ",
                         found ? spec->head_dim : spec->hidden / spec->heads, spec->hidden,
-                        spec->heads, HEAD_DIM_MULTIPLE, SPEC_HEAD_DIM_MAX);
+                        spec->heads, SPEC_HEAD_DIM_MULTIPLE, SPEC_HEAD_DIM_MAX);
     spec->attention_scale = 1.0f / sqrtf((float)spec->head_dim);
     return ESP_OK;
 }
@@ -122,10 +114,10 @@ static esp_code check_head_dim(const gguf_file *file, const char *architecture,
     if (value_length != spec->head_dim)
         return esp_fail(err, ESP_INVALID, "%s: %s is %u; wanted the length of a key, %u",
                         gguf_name(file), key.text, value_length, spec->head_dim);
-    if (columns % COLUMNS_MULTIPLE != 0)
-        return esp_fail(err, ESP_INVALID,
-                        "%s: %u heads of %u give %u columns; wanted a multiple of %d",
-                        gguf_name(file), spec->heads, spec->head_dim, columns, COLUMNS_MULTIPLE);
+    if (columns % SPEC_COLUMNS_MULTIPLE != 0)
+        return esp_fail(
+            err, ESP_INVALID, "%s: %u heads of %u give %u columns; wanted a multiple of %d",
+            gguf_name(file), spec->heads, spec->head_dim, columns, SPEC_COLUMNS_MULTIPLE);
     return ESP_OK;
 }
 
@@ -162,10 +154,10 @@ static esp_code read_vocab(const gguf_file *file, model_spec *spec, esp_error *e
         return esp_fail(err, ESP_INVALID, "%s: tensor token_embd.weight is missing",
                         gguf_name(file));
     uint64_t rows = embedding->dims[1];
-    if (rows > VOCAB_MAX)
+    if (rows > SPEC_VOCAB_MAX)
         return esp_fail(err, ESP_INVALID,
                         "%s: tensor token_embd.weight has %llu rows; wanted %d at most",
-                        gguf_name(file), (unsigned long long)rows, VOCAB_MAX);
+                        gguf_name(file), (unsigned long long)rows, SPEC_VOCAB_MAX);
     spec->vocab = (uint32_t)rows;
     spec->tied_embeddings = gguf_find(file, "output.weight") == NULL;
     spec->embedding_scale = 1;
@@ -176,7 +168,7 @@ esp_code decoder_read_window(const gguf_file *file, const char *architecture, ui
                              model_spec *spec, esp_error *err) {
     decoder_key key = decoder_key_of(architecture, "attention.sliding_window");
     esp_code code =
-        family_may_u32(file, key.text, (family_range){0, CONTEXT_MAX, 0}, &spec->window, err);
+        family_may_u32(file, key.text, (family_range){0, SPEC_CONTEXT_MAX, 0}, &spec->window, err);
     for (uint32_t i = 0; i < spec->layers; i++)
         spec->slides[i] = spec->window > 0 && (full_every == 0 || (i + 1) % full_every != 0);
     return code;

@@ -8,10 +8,11 @@
 #include "engine/model/spec.h"
 
 typedef struct decoder_traits {
-    const char *architecture;    /* prefix of its keys, without the dot */
-    bool rope_interleaved;       /* rows of q and k lie permuted in its files */
-    unsigned scalings;           /* 1 << spec_scaling of those it computes besides none */
-    const char *const *own_keys; /* suffixes of keys that the family reads itself; NULL at the end */
+    const char *architecture; /* prefix of its keys, without the dot */
+    bool rope_interleaved;    /* rows of q and k lie permuted in its files */
+    unsigned scalings;        /* 1 << spec_scaling of those it computes besides none */
+    const char *const
+        *own_keys; /* suffixes of keys that the family reads itself; NULL at the end */
 } decoder_traits;
 
 /* Fills *spec but for what only the family knows; an unknown or unsupported key is refused. */
