@@ -82,6 +82,10 @@ static inline float quant_value(const quant_coding *coding, uint8_t code) {
 /* Never NULL for a dtype below DT_COUNT. */
 const dtype_row *dtype_info(esp_dtype dtype);
 
+/* Whether all of count weights, a multiple of block_elements, are finite numbers. About as fast as
+ * memory gives the blocks (quant_finite.c). */
+bool quant_finite(esp_dtype dtype, const void *blocks, size_t count);
+
 static inline float f32_of_bits(uint32_t bits) {
     union {
         uint32_t u;

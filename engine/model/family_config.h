@@ -14,11 +14,8 @@
 #include "engine/model/hf_keys.h"
 #include "engine/model/spec.h"
 
-/* What the reference implementation has for every class. */
-enum {
-    CONFIG_SCALINGS =
-        1 << SCALING_LINEAR | 1 << SCALING_DIVISORS | 1 << SCALING_YARN | 1 << SCALING_LONGROPE
-};
+/* Every class has these. LongRoPE means something else in each version of the reference but for Phi. */
+enum { CONFIG_SCALINGS = 1 << SCALING_LINEAR | 1 << SCALING_DIVISORS | 1 << SCALING_YARN };
 
 typedef struct config_traits {
     const char *family;

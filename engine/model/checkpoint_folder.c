@@ -1,0 +1,27 @@
+/* checkpoint_folder.c - the weights of a Hugging Face folder. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/model/checkpoint_folder.h"
+
+/* By their bare names, without those that say nothing. */
+static void add_tensors(checkpoint *out, const safetensors_file *shard) {
+    const tensor_set *tensors = safetensors_tensors(shard);
+    for (uint32_t i = 0; i < tensors->count; i++) {
+        model_tensor tensor = tensors->at[i];
+        tensor.name = family_bare_name(tensor.name);
+        if (!family_ignores_tensor(&out->spec, tensor.name)) tensor_set_add(&out->tensors, &tensor);
+    }
+}
+
+esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
+                                const hf_config *config, esp_error *err) {
+    out->name = model_folder_name(folder);
+    esp_code code = family_find_config(config, &out->family, err);
+    if (code) return code;
+    out->tensor_names = out->family->config_tensor_names;
+    out->centred_norms = out->family->config_centred_norms;
+    if ((code = out->family->read_config(config, &out->spec, err))) return code;
+    for (uint32_t i = 0; i < model_folder_shard_count(folder); i++)
+        add_tensors(out, model_folder_shard(folder, i));
+    if ((code = tensor_set_seal(&out->tensors, err))) return code;
+    return checkpoint_check(out, err);
+}
