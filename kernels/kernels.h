@@ -53,6 +53,15 @@ typedef struct kern_matrix_desc {
     const uint32_t *order;
 } kern_matrix_desc;
 
+/* A packed matrix as it lies in memory, for a file that keeps it. */
+typedef struct kern_image {
+    esp_dtype dtype;
+    uint32_t rows, cols;
+    const uint32_t *order; /* [K], or NULL */
+    const void *bytes;     /* for open_image 64-byte aligned */
+    uint64_t count;
+} kern_image;
+
 /* The shape of the pages of one page group. A frame holds, for each of its layers, K then V, each
  * kv_heads blocks of KV_PAGE_TOKENS x head_dim elements in the order that the backend likes. */
 typedef struct kern_kv_shape {
@@ -185,6 +194,8 @@ typedef struct kern_pool_states {
 
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu" */
+    /* Names what images look like inside; a new name whenever that changes. */
+    const char *layout;
 
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
     void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
@@ -201,6 +212,12 @@ typedef struct kern_ops {
     /* Copies and packs; desc->data may go away afterwards. Uses the pool. */
     ESP_CHECKED esp_code (*pack)(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                                  esp_error *err);
+    /* The matrix's own memory, valid while it is open. */
+    void (*image)(const kern_matrix *matrix, kern_image *out);
+    /* A matrix over the bytes of an image, which outlive it and are only read. ESP_INVALID unless
+     * shape and order are possible and count is what they take. */
+    ESP_CHECKED esp_code (*open_image)(kern_device *dev, const kern_image *image, kern_matrix **out,
+                                       esp_error *err);
     void (*matrix_close)(kern_device *dev, kern_matrix *matrix);
     size_t (*matrix_bytes)(const kern_matrix *matrix);
 
@@ -220,6 +237,9 @@ typedef struct kern_ops {
 
 extern const kern_ops kern_ref;
 extern const kern_ops kern_cpu;
+
+/* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
+bool kern_image_is_sane(const kern_image *image);
 
 /* The best CPU level of this machine (CPUID and XGETBV); LEVEL_AUTO when not even AVX2 is there. */
 kern_level kern_cpu_best_level(void);

@@ -1,8 +1,8 @@
 /* quant_blocks.h - quantised blocks, byte by byte: those of GGUF files, and our own.
  *
  * Little-endian and packed; in a file a block may begin at any address. Bits of a byte are counted
- * from the lowest. For quant.c and quant_finite.c alone: others read
- * pieces (quant.h).
+ * from the lowest. For quant.c, quant_finite.c, quantize.c and the packings of engine/model; others
+ * read pieces (quant.h).
  * Source  block_q4_0 to block_iq4_xs of the GGUF reference implementation (ggml-common.h) */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_BASE_QUANT_BLOCKS_H

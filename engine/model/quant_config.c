@@ -301,9 +301,21 @@ static bool matches_pattern(const char *pattern, model_text module) {
     return found >= 0;
 }
 
+/* Modules go by their bare names here (family_bare_name); targets are written with all of it. */
+static bool matches_below(const char *target, const char *above, model_text module) {
+    char name[256];
+    int bytes = snprintf(name, sizeof name, "%s%.*s", above, (int)module.bytes, module.at);
+    if (bytes >= (int)sizeof name) return false;
+    if (strncmp(target, "re:", 3) != 0) return strcmp(target, name) == 0;
+    return matches_pattern(target + 3, (model_text){name, (size_t)bytes});
+}
+
 static bool matches(const char *target, model_text module) {
-    if (strncmp(target, "re:", 3) == 0) return matches_pattern(target + 3, module);
-    return strlen(target) == module.bytes && memcmp(target, module.at, module.bytes) == 0;
+    static const char *const above[] = {"", "model.", "model.language_model.",
+                                        "language_model.model."};
+    for (size_t i = 0; i < sizeof above / sizeof *above; i++)
+        if (matches_below(target, above[i], module)) return true;
+    return false;
 }
 
 /* Every matrix of a decoder is a Linear. */

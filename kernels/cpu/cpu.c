@@ -143,6 +143,7 @@ static esp_code cpu_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_cpu = {
     .name = "cpu",
+    .layout = CPU_LAYOUT,
     .open = cpu_open,
     .close = cpu_close,
     .profile = cpu_profile,
@@ -152,6 +153,8 @@ const kern_ops kern_cpu = {
     .upload = cpu_copy,
     .download = cpu_copy,
     .pack = cpu_pack,
+    .image = cpu_image,
+    .open_image = cpu_open_image,
     .matrix_close = cpu_matrix_close,
     .matrix_bytes = cpu_matrix_bytes,
     .frame_bytes = cpu_frame_bytes,

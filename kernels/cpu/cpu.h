@@ -12,7 +12,7 @@
  *             the thread count (Law 1). The AMX level adds up p in an order of its own, in
  *             amx/linear_amx.c.
  *
- * Packing     A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
+ * Packing     (CPU_LAYOUT: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
  *             zeros. The codes of a tile lie block after block, the scales in a second array.
  *   coded       lines of 64 bytes: dword r of a line holds n bits each of 32/n columns of row r,
  *               the first column lowest; read 16 rows at once, shifted right. A block has
@@ -40,6 +40,8 @@
 
 #include "engine/base/pool.h"
 #include "kernels/kernels.h"
+
+#define CPU_LAYOUT "cpu-tiles-1"
 
 enum {
     TILE_ROWS = 16,
@@ -137,6 +139,7 @@ struct kern_matrix {
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
     size_t map_bytes;       /* one mapping holds both */
+    bool borrowed;          /* the mapping is another's, and read-only */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
@@ -219,6 +222,9 @@ void cpu_order_drop(kern_device *dev, cpu_order *order); /* NULL is fine */
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                   esp_error *err) ESP_CHECKED;
+void cpu_image(const kern_matrix *matrix, kern_image *out);
+esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
+                        esp_error *err) ESP_CHECKED;
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cpu_matrix_bytes(const kern_matrix *matrix);
 void cpu_embed(kern_device *dev, const kern_embed *op);

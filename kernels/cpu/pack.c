@@ -160,13 +160,11 @@ static void pack_tiles(void *arg, uint32_t worker, uint32_t workers) {
         pack_row(job, row);
 }
 
-static bool sizes(const kern_matrix_desc *desc, kern_matrix *matrix, uint64_t *scales_at) {
-    const cpu_format *format = &cpu_formats[desc->dtype];
-    matrix->dtype = desc->dtype;
-    matrix->rows = desc->rows;
-    matrix->cols = desc->cols;
-    matrix->tiles = (desc->rows - 1) / TILE_ROWS + 1;
-    matrix->blocks = (desc->cols - 1) / TILE_COLS + 1;
+/* Of a matrix whose dtype, rows and cols are set. */
+static bool sizes(kern_matrix *matrix, uint64_t *scales_at) {
+    const cpu_format *format = &cpu_formats[matrix->dtype];
+    matrix->tiles = (matrix->rows - 1) / TILE_ROWS + 1;
+    matrix->blocks = (matrix->cols - 1) / TILE_COLS + 1;
     matrix->code_bytes = (size_t)matrix->blocks * format->code_bytes;
     matrix->scale_bytes = (size_t)matrix->blocks * format->scale_bytes +
                           (size_t)(matrix->blocks / SUPER_BLOCKS) * format->head_bytes;
@@ -196,14 +194,21 @@ static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
     dev->half_sums = mem_new(2 * rows, 2 * sizeof(float));
 }
 
+/* What a matrix needs of the device. */
+static void finish(kern_device *dev, kern_matrix *matrix, const uint32_t *order) {
+    if (order) matrix->order = cpu_order_take(dev, order, matrix->cols);
+    widen_inputs(dev, matrix->blocks, order ? LINEAR_MATRICES_MAX : 1);
+}
+
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                   esp_error *err) {
     const dtype_row *info = dtype_info(desc->dtype);
     ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
     *out = NULL;
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
+    *matrix = (kern_matrix){.dtype = desc->dtype, .rows = desc->rows, .cols = desc->cols};
     uint64_t scales_at = 0;
-    if (sizes(desc, matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
+    if (sizes(matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
     if (!matrix->codes) {
         free(matrix);
         return esp_fail(err, ESP_EXHAUSTED, "cpu: no memory for a %s matrix of %u x %u", info->name,
@@ -214,8 +219,34 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
                     .matrix = matrix,
                     .row_bytes = (size_t)(desc->cols / info->block_elements) * info->block_bytes};
     pool_run(dev->pool, pack_tiles, &job);
-    if (desc->order) matrix->order = cpu_order_take(dev, desc->order, desc->cols);
-    widen_inputs(dev, matrix->blocks, desc->order ? LINEAR_MATRICES_MAX : 1);
+    finish(dev, matrix, desc->order);
+    *out = matrix;
+    return ESP_OK;
+}
+
+void cpu_image(const kern_matrix *matrix, kern_image *out) {
+    *out = (kern_image){.dtype = matrix->dtype,
+                        .rows = matrix->rows,
+                        .cols = matrix->cols,
+                        .order = matrix->order ? matrix->order->inputs : NULL,
+                        .bytes = matrix->codes,
+                        .count = matrix->map_bytes};
+}
+
+esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
+                        esp_error *err) {
+    kern_matrix shape = {.dtype = image->dtype, .rows = image->rows, .cols = image->cols};
+    uint64_t scales_at = 0;
+    *out = NULL;
+    if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) || shape.map_bytes != image->count)
+        return esp_fail(err, ESP_INVALID, "cpu: %llu bytes are no packed matrix of %u x %u",
+                        (unsigned long long)image->count, image->rows, image->cols);
+    kern_matrix *matrix = mem_new(1, sizeof *matrix);
+    *matrix = shape;
+    matrix->borrowed = true;
+    matrix->codes = (uint8_t *)(uintptr_t)image->bytes;
+    matrix->scales = matrix->codes + scales_at;
+    finish(dev, matrix, image->order);
     *out = matrix;
     return ESP_OK;
 }
@@ -223,7 +254,7 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix) {
     if (!matrix) return;
     cpu_order_drop(dev, matrix->order);
-    mem_unmap(matrix->codes, matrix->map_bytes);
+    if (!matrix->borrowed) mem_unmap(matrix->codes, matrix->map_bytes);
     free(matrix);
 }
 

@@ -67,14 +67,24 @@ static void widen_scratch(kern_device *dev, uint32_t cols) {
     dev->row_scratch = mem_resize(dev->row_scratch, rows * cols, sizeof(float));
 }
 
-static uint32_t *copy_order(const kern_matrix_desc *desc) {
-    if (!desc->order) return NULL;
-    uint32_t *order = mem_new(desc->cols, sizeof *order);
-    for (uint32_t c = 0; c < desc->cols; c++) {
-        ESP_ASSERT(desc->order[c] < desc->cols);
-        order[c] = desc->order[c];
+/* The bytes of a row and of all rows. */
+static bool sizes(esp_dtype dtype, uint32_t rows, uint32_t cols, uint64_t *row, uint64_t *all) {
+    const dtype_row *info = dtype_info(dtype);
+    return check_mul(cols / info->block_elements, info->block_bytes, row) &&
+           check_mul(*row, rows, all);
+}
+
+/* What pack and open_image have in common; the blocks are set. */
+static void finish(kern_device *dev, kern_matrix *matrix, uint32_t rows, uint32_t cols,
+                   const uint32_t *order) {
+    matrix->rows = rows;
+    matrix->cols = cols;
+    matrix->order = order ? mem_new(cols, sizeof *order) : NULL;
+    for (uint32_t c = 0; order && c < cols; c++) {
+        ESP_ASSERT(order[c] < cols);
+        matrix->order[c] = order[c];
     }
-    return order;
+    widen_scratch(dev, cols);
 }
 
 static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
@@ -82,9 +92,9 @@ static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_ma
     const dtype_row *info = dtype_info(desc->dtype);
     ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
     *out = NULL;
-    size_t row_bytes = (size_t)(desc->cols / info->block_elements) * info->block_bytes;
-    uint64_t bytes;
-    if (!check_mul(row_bytes, desc->rows, &bytes) || !check_add(bytes, sizeof(kern_matrix), &bytes))
+    uint64_t row_bytes, all, bytes;
+    if (!sizes(desc->dtype, desc->rows, desc->cols, &row_bytes, &all) ||
+        !check_add(all, sizeof(kern_matrix), &bytes))
         return esp_fail(err, ESP_INVALID, "ref: a matrix of %u x %u is too large", desc->rows,
                         desc->cols);
     kern_matrix *matrix = malloc(bytes);
@@ -92,12 +102,36 @@ static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_ma
         return esp_fail(err, ESP_EXHAUSTED, "ref: no memory for a matrix of %u x %u (%llu bytes)",
                         desc->rows, desc->cols, (unsigned long long)bytes);
     matrix->dtype = desc->dtype;
-    matrix->rows = desc->rows;
-    matrix->cols = desc->cols;
     matrix->row_bytes = row_bytes;
-    matrix->order = copy_order(desc);
-    memcpy(matrix->blocks, desc->data, row_bytes * desc->rows);
-    widen_scratch(dev, desc->cols);
+    matrix->blocks = matrix->own;
+    memcpy(matrix->own, desc->data, all);
+    finish(dev, matrix, desc->rows, desc->cols, desc->order);
+    *out = matrix;
+    return ESP_OK;
+}
+
+static void ref_image(const kern_matrix *matrix, kern_image *out) {
+    *out = (kern_image){.dtype = matrix->dtype,
+                        .rows = matrix->rows,
+                        .cols = matrix->cols,
+                        .order = matrix->order,
+                        .bytes = matrix->blocks,
+                        .count = matrix->rows * matrix->row_bytes};
+}
+
+static esp_code ref_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
+                               esp_error *err) {
+    uint64_t row_bytes, all;
+    *out = NULL;
+    if (!kern_image_is_sane(image) ||
+        !sizes(image->dtype, image->rows, image->cols, &row_bytes, &all) || all != image->count)
+        return esp_fail(err, ESP_INVALID, "ref: %llu bytes are no matrix of %u x %u",
+                        (unsigned long long)image->count, image->rows, image->cols);
+    kern_matrix *matrix = mem_new(1, sizeof *matrix);
+    matrix->dtype = image->dtype;
+    matrix->row_bytes = row_bytes;
+    matrix->blocks = image->bytes;
+    finish(dev, matrix, image->rows, image->cols, image->order);
     *out = matrix;
     return ESP_OK;
 }
@@ -125,6 +159,7 @@ static esp_code ref_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_ref = {
     .name = "ref",
+    .layout = "ref-blocks-1",
     .open = ref_open,
     .close = ref_close,
     .profile = ref_profile,
@@ -134,6 +169,8 @@ const kern_ops kern_ref = {
     .upload = ref_copy,
     .download = ref_copy,
     .pack = ref_pack,
+    .image = ref_image,
+    .open_image = ref_open_image,
     .matrix_close = ref_matrix_close,
     .matrix_bytes = ref_matrix_bytes,
     .frame_bytes = ref_frame_bytes,

@@ -26,8 +26,9 @@ struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
     size_t row_bytes;
-    uint32_t *order;  /* kern_matrix_desc's, or NULL */
-    uint8_t blocks[]; /* as in the file */
+    uint32_t *order;       /* kern_matrix_desc's, or NULL */
+    const uint8_t *blocks; /* as in the file: own, or an image's */
+    uint8_t own[];
 };
 
 static inline const void *ref_row_blocks(const kern_matrix *matrix, uint32_t row) {

@@ -361,6 +361,81 @@ static void packed_matrix_is_as_large_as_the_file(void **state) {
     lab_close(&l);
 }
 
+/* A matrix over its own image, in other memory, on another device: the same bits; of any format and
+ * order. One whose bytes do not fit its shape is refused. */
+static void image_of_a_matrix_computes_the_same(void **state) {
+    (void)state;
+    enum { ROWS = 45, COLS = 256, T = 3 };
+    const kern_ops *all[] = {&kern_ref, &kern_cpu};
+    uint32_t *order = lab_shuffle(2, COLS);
+    float *in = lab_random(1, T * COLS);
+    for (uint32_t i = 0; i < (have(LEVEL_AVX2) ? 2 : 1); i++)
+        for (int d = 0; d < DT_COUNT; d++) {
+            lab l = lab_open(all[i], LEVEL_AUTO, DT_F32, 1), other = lab_open(all[i], LEVEL_AUTO, DT_F32, 2);
+            kern_matrix *first =
+                lab_ordered_matrix(&l, (esp_dtype)d, ROWS, COLS, d % 2 ? order : NULL, 6);
+            kern_matrix *second = NULL;
+            kern_image image;
+            esp_error err = {0};
+            l.ops->image(first, &image);
+            void *copy = lab_alloc(&other, image.count);
+            memcpy(copy, image.bytes, image.count);
+            image.bytes = copy;
+            image.count--;
+            assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_INVALID);
+            image.count++;
+            image.rows += 16;
+            assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_INVALID);
+            image.rows -= 16;
+            assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_OK);
+            float out[2][T * ROWS];
+            kern_linear op = {.in = lab_upload(&l, KIND_ACT, in, T * COLS),
+                              .token_count = T,
+                              .matrix = {first},
+                              .matrix_count = 1,
+                              .out = out[0]};
+            l.ops->linear(l.dev, &op);
+            op.matrix[0] = second;
+            op.out = out[1];
+            l.ops->linear(other.dev, &op);
+            assert_same_bits(out[1], out[0], T * ROWS, dtype_info((esp_dtype)d)->name);
+            lab_release(&l, KIND_ACT, (void *)op.in, T * COLS);
+            l.ops->matrix_close(l.dev, first);
+            l.ops->matrix_close(other.dev, second);
+            l.ops->release(other.dev, copy, image.count);
+            lab_close(&l);
+            lab_close(&other);
+        }
+    free(in);
+    free(order);
+}
+
+/* What a damaged file may say. */
+static void impossible_images_are_refused(void **state) {
+    (void)state;
+    _Alignas(64) static uint8_t bytes[4096];
+    static const uint32_t twice[32] = {0}, far[32] = {0, 1, 2, 900};
+    static const kern_image bad[] = {{DT_COUNT, 16, 32, NULL, bytes, 512},
+                                     {DT_Q4_1, 0, 32, NULL, bytes, 0},
+                                     {DT_Q4_1, 16, 0, NULL, bytes, 0},
+                                     {DT_Q4_1, 16, 33, NULL, bytes, 320},
+                                     {DT_Q4_1, 16, 32, NULL, bytes + 8, 320},
+                                     {DT_Q4_1, 16, 32, twice, bytes, 320},
+                                     {DT_Q4_1, 16, 32, far, bytes, 320},
+                                     {DT_F32, UINT32_MAX, UINT32_MAX, NULL, bytes, 4096}};
+    const kern_ops *all[] = {&kern_ref, &kern_cpu};
+    for (uint32_t i = 0; i < (have(LEVEL_AVX2) ? 2 : 1); i++) {
+        lab l = lab_open(all[i], LEVEL_AUTO, DT_F32, 1);
+        for (size_t b = 0; b < sizeof bad / sizeof *bad; b++) {
+            kern_matrix *matrix;
+            esp_error err = {0};
+            assert_int_equal(all[i]->open_image(l.dev, &bad[b], &matrix, &err), ESP_INVALID);
+            assert_null(matrix);
+        }
+        lab_close(&l);
+    }
+}
+
 /* --- embed, norm -------------------------------------------------------------------------- */
 
 /* Rows come out of the packed tiles exactly as the reference reads them from the blocks. */
@@ -844,6 +919,8 @@ int main(void) {
         cmocka_unit_test(linear_row_is_the_same_in_any_company),
         cmocka_unit_test(linear_of_no_tokens_does_nothing),
         cmocka_unit_test(packed_matrix_is_as_large_as_the_file),
+        cmocka_unit_test(image_of_a_matrix_computes_the_same),
+        cmocka_unit_test(impossible_images_are_refused),
         cmocka_unit_test(embed_is_exact),
         cmocka_unit_test(norm_agrees_with_ref),
         cmocka_unit_test(residual_norm_agrees_with_ref),

@@ -207,8 +207,9 @@ static void modules_find_their_group(void **state) {
     esp_error err = {0};
     const char *text =
         "{'quant_method':'compressed-tensors','format':'naive-quantized','config_groups':{"
-        "'a':{'targets':['re:.*down'],'weights':{'num_bits':8,'strategy':'group','group_size':32}},"
-        "'b':{'targets':['m.up','Other'],'weights':{'num_bits':8,'strategy':'channel'}}}}";
+        "'a':{'targets':['re:model\\\\.m\\\\.down'],'weights':{'num_bits':8,'strategy':'group','"
+        "group_size':32}},"
+        "'b':{'targets':['model.m.up','Other'],'weights':{'num_bits':8,'strategy':'channel'}}}}";
     assert_int_equal(read_text(&config, text, false, &err), ESP_OK);
     tensor_set set = {0};
     static const char *const names[] = {"m.down_x", "m.up", "m.up_too", "m.plain"};
