@@ -40,6 +40,7 @@ typedef struct model_config {
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+    bool keep_pages;      /* tests and benches: pages behind a window are not freed */
 } model_config;
 
 /* What `serve` takes besides. */

@@ -81,28 +81,41 @@ static esp_code open_device(engine *e, esp_error *err) {
 
 /* ---- pages ---- */
 
+/* Most pages that max_seqs sequences of that many tokens hold, when the tokens of one step are spread
+ * over them or all one sequence's. */
+static uint64_t pages_wanted(const engine *e, uint32_t tokens) {
+    const page_groups *groups = model_page_groups(e->model);
+    const model_config *c = &e->config;
+    uint64_t pages = 0;
+    for (uint32_t g = 0; g < groups->count; g++) {
+        uint64_t decoding = kv_group_pages(groups->windows[g], 1, tokens);
+        uint64_t prefilling = kv_group_pages(groups->windows[g], c->step_tokens, tokens);
+        pages += (c->max_seqs - 1) * decoding + prefilling;
+    }
+    return pages;
+}
+
 /* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need). */
-static uint64_t kv_memory_wanted(const engine *e, uint64_t page_bytes) {
+static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
     if (c->kv_memory) return c->kv_memory;
-    uint64_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
-    uint64_t pages = (tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-    uint64_t need = pages * c->max_seqs * page_bytes, quarter = mem_available() / 4;
+    uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
+    uint64_t need = pages_wanted(e, tokens) * frame_bytes, quarter = mem_available() / 4;
     return need < quarter ? need : quarter;
 }
 
 static esp_code open_pages(engine *e, esp_error *err) {
-    uint32_t groups = model_kv_groups(e->model);
+    const page_groups *groups = model_page_groups(e->model);
     uint64_t frame = e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
-    uint64_t per_seq = (e->config.max_context + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-    uint64_t memory = kv_memory_wanted(e, frame * groups), pages = memory / frame;
-    uint64_t useful = per_seq * groups * e->config.max_seqs;
+    uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
+    uint64_t useful = pages_wanted(e, e->config.max_context), fewest = 2ull * groups->count;
     if (pages > useful) pages = useful;
-    if (pages < 2ull * groups)
+    if (pages < fewest)
         return esp_fail_field(err, ESP_INVALID, "--kv-memory",
                               "--kv-memory %llu: a page of this model takes %llu bytes and at "
-                              "least %u are needed",
-                              (unsigned long long)memory, (unsigned long long)frame, 2 * groups);
+                              "least %llu are needed",
+                              (unsigned long long)memory, (unsigned long long)frame,
+                              (unsigned long long)fewest);
     e->page_count = (uint32_t)pages;
     e->arena_bytes = pages * frame;
     esp_code code = e->ops->alloc(e->dev, e->arena_bytes, &e->arena, err);
@@ -112,14 +125,15 @@ static esp_code open_pages(engine *e, esp_error *err) {
                        .step_tokens = e->config.step_tokens,
                        .context_max = e->config.max_context,
                        .short_context = spec_short_context(model_get_spec(e->model)),
-                       .kv = {.page_count = e->page_count, .group_count = groups}};
+                       .kv = {.page_count = e->page_count, .group_count = groups->count}};
+    memcpy(o.kv.windows, groups->windows, sizeof o.kv.windows);
     return sched_open(&e->sched, &o, err);
 }
 
 static void take_batch(engine *e) {
     uint32_t t = e->config.step_tokens, s = e->config.max_seqs;
     step_batch *b = &e->batch;
-    b->group_count = model_kv_groups(e->model);
+    b->group_count = model_page_groups(e->model)->count;
     b->table_stride = (e->config.max_context + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
     b->ids = mem_new(t, sizeof *b->ids);
     b->positions = mem_new(t, sizeof *b->positions);
@@ -173,6 +187,7 @@ static esp_code open_model(engine *e, const model_file *file,
                        .tokens_max = e->config.step_tokens,
                        .rows_max = most(e->config.max_seqs, MODEL_LOGITS_ROWS),
                        .context_max = e->config.max_context,
+                       .keep_pages = e->config.keep_pages,
                        .progress = progress,
                        .progress_arg = progress_arg};
     code = model_open(&e->model, file, &o, err);
@@ -302,12 +317,12 @@ static esp_code check_fits(const engine *e, const request *r, esp_error *err) {
                               "%u (--max-context); at most %u fit",
                               r->output_max, r->prompt_count, e->config.max_context,
                               e->config.max_context - r->prompt_count);
-    uint32_t pages = (uint32_t)(tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-    if ((uint64_t)pages * e->batch.group_count > e->page_count)
+    uint64_t pages = kv_pages_for(sched_kv(e->sched), (uint32_t)tokens);
+    if (pages > e->page_count)
         return esp_fail_field(err, ESP_INVALID, "max_tokens",
-                              "max_tokens: %llu tokens in all need %u pages, the cache has %u "
+                              "max_tokens: %llu tokens in all need %llu pages, the cache has %u "
                               "(--kv-memory)",
-                              (unsigned long long)tokens, pages * e->batch.group_count,
+                              (unsigned long long)tokens, (unsigned long long)pages,
                               e->page_count);
     return ESP_OK;
 }
@@ -400,6 +415,21 @@ esp_code engine_start(engine *e, esp_error *err) {
 
 /* ---- logits of a whole prompt ---- */
 
+/* One sequence of `total` tokens has the arena to itself: a ring of pages for each group, long enough
+ * for all tokens or for what one step touches. */
+static void logits_tables(engine *e, uint32_t total) {
+    step_batch *b = &e->batch;
+    uint32_t base = 0;
+    for (uint32_t g = 0; g < b->group_count; g++) {
+        uint32_t window = model_page_groups(e->model)->windows[g];
+        uint32_t pages = kv_group_pages(window, e->config.step_tokens, total);
+        for (uint32_t i = 0; i < b->table_stride; i++)
+            b->tables[g * b->table_stride + i] = base + i % pages;
+        base += pages;
+    }
+    ESP_ASSERT(base <= e->page_count);
+}
+
 /* Tokens [first, first + count) of one prompt of `total`. */
 static void logits_batch(engine *e, const int32_t *ids, uint32_t first, uint32_t count,
                          uint32_t total) {
@@ -417,8 +447,7 @@ static void logits_batch(engine *e, const int32_t *ids, uint32_t first, uint32_t
         b->token_seq[i] = 0;
         b->rows[i] = i;
     }
-    for (uint32_t i = 0; i < b->group_count * b->table_stride; i++)
-        b->tables[i] = i < e->page_count ? i : 0;
+    logits_tables(e, total);
 }
 
 static esp_code check_logits(engine *e, const int32_t *ids, uint32_t count, esp_error *err) {
@@ -426,7 +455,7 @@ static esp_code check_logits(engine *e, const int32_t *ids, uint32_t count, esp_
         return esp_fail_field(err, ESP_PRECONDITION, "--model",
                               "--model: \"%s\" embeds texts; it has no logits", e->name);
     if (count == 0 || count > e->config.max_context ||
-        (count + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS * e->batch.group_count > e->page_count)
+        kv_pages_for(sched_kv(e->sched), count) > e->page_count)
         return esp_fail_field(err, ESP_INVALID, "--ids",
                               "--ids: %u ids given; 1 to %u fit (--max-context, --kv-memory)",
                               count, e->config.max_context);

@@ -163,11 +163,13 @@ static void fill_tables(engine *e, const sched_plan *plan) {
     const kv_cache *kv = sched_kv(e->sched);
     for (uint32_t g = 0; g < b->group_count; g++)
         for (uint32_t s = 0; s < plan->work_count; s++) {
-            uint32_t count;
-            const uint32_t *pages = kv_pages(kv, plan->work[s].table, g, &count);
+            kv_list list = kv_pages(kv, plan->work[s].table, g);
             /* Kernels find table s of group g at (g * seq_count + s) * table_stride. */
-            memcpy(b->tables + ((size_t)g * plan->work_count + s) * b->table_stride, pages,
-                   count * sizeof *pages);
+            uint32_t *table = b->tables + ((size_t)g * plan->work_count + s) * b->table_stride;
+            /* What lies behind a window is not copied, but for one KV_PAGE_NONE: who reads too far
+             * back reads far outside the arena. */
+            uint32_t first = list.begin - (list.begin > 0);
+            memcpy(table + first, list.pages + first, (list.end - first) * sizeof *table);
         }
 }
 

@@ -24,9 +24,14 @@ static void check_heap(const scheduler *s, const slot_heap *heap) {
 }
 
 static void check_running(const scheduler *s, const sequence *q) {
-    uint32_t pages;
-    kv_pages(s->kv, q->table, 0, &pages);
-    ESP_ASSERT((uint64_t)pages * KV_PAGE_TOKENS >= (uint64_t)q->cached + q->planned);
+    const kv_options *kv = &s->options.kv;
+    for (uint32_t group = 0; group < kv->group_count; group++) {
+        kv_list list = kv_pages(s->kv, q->table, group);
+        uint32_t window = kv->windows[group];
+        uint32_t oldest = window && q->cached >= window ? q->cached - window + 1 : 0;
+        ESP_ASSERT(list.begin == oldest / KV_PAGE_TOKENS);
+        ESP_ASSERT((uint64_t)list.end * KV_PAGE_TOKENS >= (uint64_t)q->cached + q->planned);
+    }
     ESP_ASSERT(q->cached + q->planned <= q->known);
 }
 
@@ -53,9 +58,8 @@ static void check_sequences(const scheduler *s) {
 static void check_tables(const scheduler *s) {
     ESP_ASSERT(s->tables_free_count + s->running.count == s->options.seqs_max);
     for (uint32_t i = 0; i < s->tables_free_count; i++) {
-        uint32_t pages;
-        kv_pages(s->kv, s->tables_free[i], 0, &pages);
-        ESP_ASSERT(pages == 0);
+        for (uint32_t group = 0; group < s->options.kv.group_count; group++)
+            ESP_ASSERT(kv_pages(s->kv, s->tables_free[i], group).end == 0);
     }
 }
 

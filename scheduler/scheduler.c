@@ -65,6 +65,7 @@ esp_code sched_open(scheduler **out, const sched_options *options, esp_error *er
     scheduler *s = mem_new(1, sizeof *s);
     s->options = *options;
     s->options.kv.table_count = options->seqs_max;
+    s->options.kv.step_tokens = options->step_tokens;
     s->options.kv.table_pages_max = (options->context_max - 1) / KV_PAGE_TOKENS + 1;
     code = kv_open(&s->kv, &s->options.kv, err);
     if (code) {
@@ -105,13 +106,15 @@ static uint32_t tokens_max(const sequence *q) {
     return q->request.prompt_tokens + q->request.output_max;
 }
 
+uint32_t seq_prefill_tokens(const sequence *q) {
+    return q->known < tokens_max(q) ? q->known + 1 : q->known;
+}
+
 bool seq_admit(scheduler *s, uint32_t slot) {
     sequence *q = &s->sequences[slot];
     ESP_ASSERT(q->state == SEQ_WAITING && s->tables_free_count > 0);
-    /* Room for the next token too, or it would be preempted by its own first answer. */
-    uint32_t tokens = q->known < tokens_max(q) ? q->known + 1 : q->known;
     kv_table table = s->tables_free[s->tables_free_count - 1];
-    if (kv_reserve(s->kv, table, tokens) != ESP_OK) return false;
+    if (kv_reserve(s->kv, table, seq_prefill_tokens(q)) != ESP_OK) return false;
     s->tables_free_count--;
     waiting_remove(s, slot);
     q->table = table;
@@ -187,13 +190,13 @@ static esp_code check_context(const scheduler *s, const sched_request *r, esp_er
 
 static esp_code check_pages(const scheduler *s, const sched_request *r, esp_error *err) {
     uint32_t pages = kv_page_count(s->kv), tokens = r->prompt_tokens + r->output_max;
-    uint32_t needed = kv_pages_for(s->kv, tokens);
+    uint64_t needed = kv_pages_for(s->kv, tokens);
     if (needed <= pages) return ESP_OK;
     bool prompt = r->prompt_only || kv_pages_for(s->kv, r->prompt_tokens + 1) > pages;
     return esp_fail_field(err, ESP_INVALID, prompt ? "prompt" : "max_tokens",
-                          "%u prompt tokens plus max_tokens %u need %u pages of the KV cache, "
+                          "%u prompt tokens plus max_tokens %u need %llu pages of the KV cache, "
                           "which has %u; ask for less or raise --kv-memory",
-                          r->prompt_tokens, r->output_max, needed, pages);
+                          r->prompt_tokens, r->output_max, (unsigned long long)needed, pages);
 }
 
 static esp_code check_request(const scheduler *s, const sched_request *r, esp_error *err) {
@@ -264,7 +267,9 @@ void sched_append(scheduler *s, sched_seq seq) {
     ESP_ASSERT(q->known < tokens_max(q));
     bool before = seq_outgrown(s, q);
     q->known++;
-    if (!before && seq_outgrown(s, q)) q->cached = 0;
+    if (before || !seq_outgrown(s, q) || q->state != SEQ_RUNNING) return;
+    q->cached = 0;
+    kv_slide(s->kv, q->table, 0);
 }
 
 static void note_finish(scheduler *s, int64_t now_us) {

@@ -20,6 +20,9 @@
  * growth, the newest running sequence is preempted and goes to the head of the waiting ones (it recomputes;
  * by law 1 its tokens do not change).
  *
+ * Pages behind a window are given back as soon as what moved the window is computed. Of a window group a
+ * long prompt holds, from its admission on, what its window and one step can touch, not the whole prompt.
+ *
  * Thread     the engine thread only.
  * Invariant  sched_check: every running sequence's table holds its cached tokens; no slot is in two lists;
  *            plan tokens <= step_tokens. */
@@ -41,7 +44,7 @@ typedef struct sched_options {
     uint32_t step_tokens; /* token budget of a step (--step-tokens) */
     uint32_t context_max; /* most tokens of a sequence (--max-context) */
     uint32_t short_context; /* a sequence that grows beyond it is computed anew, once; 0: none is */
-    kv_options kv;        /* table_count and table_pages_max are set by sched_open */
+    kv_options kv;        /* table_count, table_pages_max and step_tokens are set by sched_open */
 } sched_options;
 
 /* What the scheduler is told of a request. */
@@ -105,7 +108,8 @@ void sched_step(scheduler *s, int64_t now_us, sched_plan *plan);
 void sched_computed(scheduler *s);
 
 /* One more known token of a sequence whose row was sampled. With the one beyond short_context the model
- * treats the whole sequence differently: what is cached no longer counts, and it keeps its pages. */
+ * treats the whole sequence differently: what is cached no longer counts, and it keeps its pages, but for
+ * window groups that have freed some of theirs. */
 void sched_append(scheduler *s, sched_seq seq);
 
 /* The sequence is over; its pages are released now. */

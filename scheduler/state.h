@@ -88,6 +88,8 @@ void waiting_remove(scheduler *s, uint32_t slot);
 sched_seq seq_handle(const scheduler *s, uint32_t slot);
 /* Known tokens beyond options.short_context. */
 bool seq_outgrown(const scheduler *s, const sequence *q);
+/* Tokens that a prefill has room for: with one more, or its own first answer would preempt it. */
+uint32_t seq_prefill_tokens(const sequence *q);
 /* Waiting -> running; false when pages are short. */
 bool seq_admit(scheduler *s, uint32_t slot);
 /* Running -> head of the waiting ones, pages dropped. */

@@ -45,7 +45,8 @@ static uint32_t share(scheduler *s, bool decodes, uint32_t budget) {
 /* Preempts from the newest on until the sequence has its pages; true when it was the one to go. */
 static bool back(scheduler *s, uint32_t slot, sched_plan *plan) {
     const sequence *q = &s->sequences[slot];
-    while (kv_reserve(s->kv, q->table, q->cached + q->planned) != ESP_OK) {
+    uint32_t tokens = tokens_left(q) > 1 ? seq_prefill_tokens(q) : q->known;
+    while (kv_reserve(s->kv, q->table, tokens) != ESP_OK) {
         uint32_t newest = s->running.tail;
         ESP_ASSERT(newest != s->running.head); /* sched_submit took only what fits alone */
         seq_preempt(s, newest);
@@ -122,6 +123,7 @@ void sched_computed(scheduler *s) {
         if (q->state != SEQ_RUNNING || q->generation != w->seq.generation) continue;
         q->cached += q->planned;
         q->planned = 0;
+        kv_slide(s->kv, q->table, q->cached);
     }
     s->work_count = 0;
 }

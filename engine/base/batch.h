@@ -13,7 +13,7 @@
 
 enum {
     KV_PAGE_TOKENS = 16, /* token slots of a page */
-    KV_GROUPS_MAX = 4,   /* page groups: layers of one attention kind */
+    KV_GROUPS_MAX = 8,   /* page groups: layers of one attention kind */
     BATCH_NO_ADAPTER = -1,
 };
 
@@ -34,7 +34,7 @@ typedef struct step_batch {
     int32_t *seq_adapter;  /* [S] adapter slot or BATCH_NO_ADAPTER */
     uint8_t *seq_long;     /* [S] 1: rotated by the model's long rope table; NULL: none is */
     uint32_t *tables;      /* [group_count][S][table_stride] frame numbers, in position order; S is this
-                          * batch's seq_count */
+                          * batch's seq_count. Behind a group's window they are not to be read */
 
     uint32_t *rows; /* [R] token indices whose logits are wanted, ascending */
 } step_batch;

@@ -89,8 +89,8 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
     kern_kv_layer kv = {.arena = arena,
                         .frame_bytes = ops->frame_bytes(dev, &m->kv_shape),
                         .shape = &m->kv_shape,
-                        .group = 0,
-                        .layer = layer};
+                        .group = m->groups.group_of[layer],
+                        .layer = m->groups.index_of[layer]};
 
     if (!s->encoder) norm(m, m->x, NULL, t, w->attn_norm, m->act);
     ops->linear(dev, &(kern_linear){.in = m->act,

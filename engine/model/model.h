@@ -15,6 +15,7 @@
 #include "engine/base/batch.h"
 #include "engine/base/status.h"
 #include "engine/model/checkpoint.h"
+#include "engine/model/page_groups.h"
 #include "engine/model/spec.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/kernels.h"
@@ -53,6 +54,7 @@ typedef struct model_options {
     uint32_t tokens_max;   /* T of the largest batch */
     uint32_t rows_max;     /* R of the largest batch */
     uint32_t context_max;  /* positions for which rope is prepared */
+    bool keep_pages;       /* window layers keep all their pages: one page group */
     /* Called while weights are packed, for a progress bar; NULL for none. */
     void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_arg;
@@ -67,8 +69,8 @@ void model_close(model *m);
 const model_spec *model_get_spec(const model *m);
 size_t model_weight_bytes(const model *m); /* packed */
 
-/* Page groups of this model and the shape of their pages (one group for full attention). */
-uint32_t model_kv_groups(const model *m);
+/* Page groups of this model, and the shape of their pages. */
+const page_groups *model_page_groups(const model *m);
 const kern_kv_shape *model_kv_shape(const model *m);
 
 /* Most rows whose logits are computed at once; bounds the logits buffer. */

@@ -220,7 +220,8 @@ esp_code model_open(model **out, const model_file *file, const model_options *op
     m->spec = *model_file_spec(file);
     m->options = *options;
     m->layers = mem_new(m->spec.layers, sizeof *m->layers);
-    m->kv_shape = (kern_kv_shape){m->spec.layers, m->spec.kv_heads, m->spec.head_dim};
+    page_groups_plan(&m->groups, &m->spec, options->context_max, options->keep_pages);
+    m->kv_shape = (kern_kv_shape){m->groups.layers, m->spec.kv_heads, m->spec.head_dim};
 
     loader l = {.m = m, .weights = model_file_weights(file), .err = err};
     l.total_bytes = checkpoint_bytes(l.weights);
@@ -258,8 +259,5 @@ void model_close(model *m) {
 
 const model_spec *model_get_spec(const model *m) { return &m->spec; }
 size_t model_weight_bytes(const model *m) { return m->weight_bytes; }
-uint32_t model_kv_groups(const model *m) {
-    (void)m;
-    return 1; /* window layers keep all their pages: the window is a mask */
-}
+const page_groups *model_page_groups(const model *m) { return &m->groups; }
 const kern_kv_shape *model_kv_shape(const model *m) { return &m->kv_shape; }

@@ -30,7 +30,8 @@ typedef struct device_buffer {
 struct model {
     model_spec spec;
     model_options options;
-    kern_kv_shape kv_shape;
+    page_groups groups;
+    kern_kv_shape kv_shape; /* of a page: layers of one group */
 
     kern_matrix *embedding; /* [V,H] */
     kern_matrix *output;    /* [V,H]; the embedding itself when tied; NULL: no logits */

@@ -22,6 +22,7 @@ typedef struct setting {
     const char *name;
     uint32_t seqs_max, waiting_max, step_tokens, context_max, pages, groups;
     uint32_t short_context; /* 0: none */
+    uint32_t windows[KV_GROUPS_MAX];
     uint32_t prompt_max, output_max;
     /* Chances in 1024, per step. */
     uint32_t submits, cancels, forced, early_ends;
@@ -135,7 +136,7 @@ static void check_dropped(world *w, const sched_plan *plan) {
 static void check_work(world *w, const sched_work *work) {
     client *c = work->owner;
     assert_true(c->live);
-    uint32_t known = c->request.prompt_tokens + c->generated, pages;
+    uint32_t known = c->request.prompt_tokens + c->generated;
     /* It goes on where it was, or from the start after a preemption. */
     assert_true(work->first == c->cached || work->first == 0);
     assert_int_equal(work->outgrown, w->set->short_context && known > w->set->short_context);
@@ -144,8 +145,14 @@ static void check_work(world *w, const sched_work *work) {
     assert_true(work->count >= 1 && work->first + work->count <= known);
     assert_int_equal(work->row, work->first + work->count == known);
     for (uint32_t group = 0; group < w->set->groups; group++) {
-        kv_pages(sched_kv(w->s), work->table, group, &pages);
-        assert_true((work->first + work->count - 1) / KV_PAGE_TOKENS < pages);
+        /* Every page that the step reads or writes is there, and none that it cannot reach. */
+        kv_list list = kv_pages(sched_kv(w->s), work->table, group);
+        uint32_t window = w->set->windows[group];
+        uint32_t oldest = window && work->first >= window ? work->first - window + 1 : 0;
+        assert_int_equal(list.begin, oldest / KV_PAGE_TOKENS);
+        assert_true((work->first + work->count - 1) / KV_PAGE_TOKENS < list.end);
+        assert_true(list.end - list.begin <=
+                    kv_group_pages(window, w->set->step_tokens, known + 1));
     }
     c->cached = work->first + work->count;
 }
@@ -217,6 +224,7 @@ static world *open_world(const setting *set, uint64_t seed) {
                              .context_max = set->context_max,
                              .short_context = set->short_context,
                              .kv = {.page_count = set->pages, .group_count = set->groups}};
+    memcpy(options.kv.windows, set->windows, sizeof set->windows);
     assert_int_equal(sched_open(&w->s, &options, NULL), ESP_OK);
     w->client_count = set->seqs_max + set->waiting_max + 4;
     w->clients = mem_new(w->client_count, sizeof *w->clients);
@@ -319,6 +327,35 @@ static const setting settings[] = {
      .forced = 30,
      .deadlines = 100,
      .early_ends = 30},
+    {.name = "windows", /* chunks longer than the window */
+     .seqs_max = 8,
+     .waiting_max = 12,
+     .step_tokens = 40,
+     .context_max = 256,
+     .pages = 24,
+     .groups = 3,
+     .windows = {0, 24, 24},
+     .prompt_max = 100,
+     .output_max = 80,
+     .submits = 300,
+     .cancels = 10,
+     .early_ends = 5},
+    {.name = "sliding", /* all layers slide; long outputs; some are computed anew */
+     .seqs_max = 6,
+     .waiting_max = 12,
+     .step_tokens = 12,
+     .context_max = 400,
+     .short_context = 90,
+     .pages = 15,
+     .groups = 2,
+     .windows = {17, 17},
+     .prompt_max = 120,
+     .output_max = 200,
+     .submits = 200,
+     .cancels = 20,
+     .deadlines = 50,
+     .forced = 5,
+     .priorities = true},
     {.name = "starved",
      .seqs_max = 12,
      .waiting_max = 4,

@@ -117,7 +117,7 @@ static rig open_rig(const char *name, const kern_ops *ops, kern_level level) {
     assert_int_equal(model_open(&r.m, file, &wanted, &err), ESP_OK);
     model_file_close(file);
     r.vocab = model_get_spec(r.m)->vocab;
-    r.arena_bytes = PAGES * ops->frame_bytes(r.dev, model_kv_shape(r.m));
+    r.arena_bytes = KV_GROUPS_MAX * PAGES * ops->frame_bytes(r.dev, model_kv_shape(r.m));
     assert_int_equal(ops->alloc(r.dev, r.arena_bytes, &r.arena, &err), ESP_OK);
     return r;
 }
@@ -132,13 +132,14 @@ static void close_rig(rig *r) {
 /* Tokens [first, first + count) of one sequence; their logits into out [count, vocab]. */
 static void run_chunk(rig *r, const int32_t *ids, uint32_t first, uint32_t count, bool outgrown,
                       float *out) {
-    uint32_t positions[CONTEXT], zeros[CONTEXT] = {0}, rows[CONTEXT], tables[PAGES], one = 0;
+    uint32_t positions[CONTEXT], zeros[CONTEXT] = {0}, rows[CONTEXT];
+    uint32_t tables[KV_GROUPS_MAX * PAGES], one = 0;
     int32_t own_ids[CONTEXT], adapter = BATCH_NO_ADAPTER;
     uint8_t seq_long = outgrown;
     step_batch batch = {.token_count = count,
                         .seq_count = 1,
                         .row_count = count,
-                        .group_count = 1,
+                        .group_count = model_page_groups(r->m)->count,
                         .table_stride = PAGES,
                         .ids = own_ids,
                         .positions = positions,
@@ -156,8 +157,8 @@ static void run_chunk(rig *r, const int32_t *ids, uint32_t first, uint32_t count
         positions[i] = first + i;
         rows[i] = i;
     }
-    for (uint32_t i = 0; i < PAGES; i++)
-        tables[i] = (i * 7 + 3) % PAGES; /* neighbours in the sequence are none in memory */
+    for (uint32_t i = 0; i < batch.group_count * PAGES; i++) /* neighbours are none in memory */
+        tables[i] = i / PAGES * PAGES + (i * 7 + 3) % PAGES;
     assert_int_equal(model_forward(r->m, &batch, r->arena, &err), ESP_OK);
     for (uint32_t i = 0; i < count; i += MODEL_LOGITS_ROWS) {
         uint32_t some = count - i < MODEL_LOGITS_ROWS ? count - i : MODEL_LOGITS_ROWS;

@@ -9,20 +9,25 @@
 
 #include "kvcache/kvcache.h"
 
-static kv_cache *open_cache(uint32_t pages, uint32_t groups) {
-    kv_options options = {
-        .page_count = pages, .group_count = groups, .table_count = 4, .table_pages_max = 8};
+/* The second group, if there is one, sees `window` tokens; 0: all. A step writes 16 tokens. */
+static kv_cache *open_windowed(uint32_t pages, uint32_t groups, uint32_t window) {
+    kv_options options = {.page_count = pages,
+                          .group_count = groups,
+                          .table_count = 4,
+                          .table_pages_max = 8,
+                          .step_tokens = 16,
+                          .windows = {0, window}};
     kv_cache *kv;
     assert_int_equal(kv_open(&kv, &options, NULL), ESP_OK);
     assert_int_equal(kv_free_count(kv), pages);
     return kv;
 }
 
-static uint32_t pages_in(const kv_cache *kv, kv_table table) {
-    uint32_t count;
-    kv_pages(kv, table, 0, &count);
-    return count;
+static kv_cache *open_cache(uint32_t pages, uint32_t groups) {
+    return open_windowed(pages, groups, 0);
 }
+
+static uint32_t pages_in(const kv_cache *kv, kv_table table) { return kv_pages(kv, table, 0).end; }
 
 /* 16 tokens a page: the 17th needs the second one. */
 static void a_table_grows_by_whole_pages(void **state) {
@@ -47,13 +52,12 @@ static void a_table_grows_by_whole_pages(void **state) {
 static void growth_keeps_the_pages_there_are(void **state) {
     (void)state;
     kv_cache *kv = open_cache(10, 1);
-    uint32_t count, first;
     assert_int_equal(kv_reserve(kv, 0, 16), ESP_OK);
-    first = kv_pages(kv, 0, 0, &count)[0];
+    uint32_t first = kv_pages(kv, 0, 0).pages[0];
     assert_int_equal(kv_reserve(kv, 1, 16), ESP_OK);
     assert_int_equal(kv_reserve(kv, 0, 40), ESP_OK);
-    const uint32_t *list = kv_pages(kv, 0, 0, &count);
-    assert_int_equal(count, 3);
+    assert_int_equal(pages_in(kv, 0), 3);
+    const uint32_t *list = kv_pages(kv, 0, 0).pages;
     assert_int_equal(list[0], first);
     assert_true(list[0] != list[1] && list[1] != list[2] && list[0] != list[2]);
     kv_close(kv);
@@ -79,15 +83,17 @@ static void exhaustion_leaves_the_table_as_it_was(void **state) {
 static void shared_pages_are_freed_by_the_last_holder(void **state) {
     (void)state;
     kv_cache *kv = open_cache(10, 2);
-    uint32_t count, shared[2];
+    uint32_t shared[2];
     assert_int_equal(kv_reserve(kv, 0, 40), ESP_OK);
-    kv_share(kv, 0, 2, 32);
+    kv_slide(kv, 0, 40);
+    assert_true(kv_share(kv, 0, 2, 32));
     kv_check(kv);
     assert_int_equal(kv_free_count(kv), 4);
     for (uint32_t group = 0; group < 2; group++) {
-        shared[group] = kv_pages(kv, 2, group, &count)[1];
-        assert_int_equal(count, 2);
-        assert_int_equal(shared[group], kv_pages(kv, 0, group, &count)[1]);
+        kv_list list = kv_pages(kv, 2, group);
+        shared[group] = list.pages[1];
+        assert_int_equal(list.end, 2);
+        assert_int_equal(shared[group], kv_pages(kv, 0, group).pages[1]);
     }
     assert_int_not_equal(shared[0], shared[1]);
     assert_int_equal(kv_reserve(kv, 2, 33), ESP_OK); /* its own third page */
@@ -95,25 +101,154 @@ static void shared_pages_are_freed_by_the_last_holder(void **state) {
     kv_release(kv, 0);
     kv_check(kv);
     assert_int_equal(kv_free_count(kv), 4);
-    assert_int_equal(kv_pages(kv, 2, 1, &count)[1], shared[1]);
+    assert_int_equal(kv_pages(kv, 2, 1).pages[1], shared[1]);
     kv_release(kv, 2);
     assert_int_equal(kv_free_count(kv), 10);
     kv_check(kv);
     kv_close(kv);
 }
 
+/* A list as text: "." for each page freed, "x" for each held. */
+static void assert_list(const kv_cache *kv, uint32_t group, const char *wanted) {
+    char seen[16] = "";
+    kv_list list = kv_pages(kv, 0, group);
+    for (uint32_t i = 0; i < list.end; i++) {
+        assert_true((i < list.begin) == (list.pages[i] == KV_PAGE_NONE));
+        seen[i] = i < list.begin ? '.' : 'x';
+    }
+    assert_string_equal(seen, wanted);
+    kv_check(kv);
+}
+
+/* A window of 20: the token at 34 is the last that sees position 15, so page 0 goes when the next
+ * one is 35. The other group keeps everything. */
+static void pages_behind_the_window_are_freed(void **state) {
+    (void)state;
+    kv_cache *kv = open_windowed(16, 2, 20);
+    const struct {
+        uint32_t next;
+        const char *window, *all;
+    } cases[] = {{16, "xx", "xx"},
+                 {34, "xxx", "xxx"},
+                 {35, ".xx", "xxx"},
+                 {50, ".xxx", "xxxx"},
+                 {51, "..xx", "xxxx"},
+                 {66, "..xxx", "xxxxx"},
+                 {82, "...xxx", "xxxxxx"},
+                 {98, "....xxx", "xxxxxxx"},
+                 {114, ".....xxx", "xxxxxxxx"},
+                 {127, "......xx", "xxxxxxxx"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(kv_reserve(kv, 0, cases[i].next + 1), ESP_OK);
+        kv_slide(kv, 0, cases[i].next);
+        assert_list(kv, 0, cases[i].all);
+        assert_list(kv, 1, cases[i].window);
+    }
+    assert_int_equal(kv_free_count(kv), 16 - 8 - 2);
+    kv_release(kv, 0);
+    assert_int_equal(kv_free_count(kv), 16);
+    kv_check(kv);
+    kv_close(kv);
+}
+
+/* 100 tokens are wanted, 16 a step: the window group takes what 19 tokens before a chunk and its 16
+ * can touch, four pages at most, and moves on; the number held never grows. */
+static void a_window_group_holds_what_a_step_can_touch(void **state) {
+    (void)state;
+    kv_cache *kv = open_windowed(16, 2, 20);
+    assert_int_equal(kv_group_pages(0, 16, 100), 7);
+    assert_int_equal(kv_group_pages(20, 16, 100), 4);
+    assert_int_equal(kv_group_pages(20, 16, 40), 3);
+    assert_int_equal(kv_group_pages(1, 1, 100), 1);
+    assert_int_equal(kv_group_pages(2, 1, 100), 2);
+    assert_int_equal(kv_group_pages(UINT32_MAX, UINT32_MAX, UINT32_MAX), 1u << 28);
+    assert_int_equal(kv_pages_for(kv, 100), 11);
+    const char *lists[] = {"xxxx", "xxxx", "xxxx", ".xxxx", "..xxxx", "...xxxx"};
+    for (uint32_t step = 0; step < 6; step++) {
+        kv_slide(kv, 0, step * 16);
+        assert_int_equal(kv_reserve(kv, 0, 100), ESP_OK);
+        assert_list(kv, 0, "xxxxxxx");
+        assert_list(kv, 1, lists[step]);
+    }
+    kv_close(kv);
+}
+
+/* Two pages are free, the groups want two and one more: neither gets any. */
+static void exhaustion_leaves_windows_as_they_were(void **state) {
+    (void)state;
+    kv_cache *kv = open_windowed(8, 2, 20);
+    assert_int_equal(kv_reserve(kv, 0, 48), ESP_OK);
+    assert_int_equal(kv_reserve(kv, 0, 80), ESP_EXHAUSTED);
+    assert_list(kv, 1, "xxx");
+    kv_slide(kv, 0, 40); /* frees one */
+    assert_int_equal(kv_reserve(kv, 0, 64), ESP_OK);
+    assert_list(kv, 0, "xxxx");
+    assert_list(kv, 1, ".xxx");
+    assert_int_equal(kv_free_count(kv), 1);
+    kv_close(kv);
+}
+
+/* Computed anew from the start, a table needs pages that it has freed: it begins again there, and
+ * keeps what still fits. */
+static void going_back_drops_a_window_that_moved(void **state) {
+    (void)state;
+    kv_cache *kv = open_windowed(16, 2, 20);
+    assert_int_equal(kv_reserve(kv, 0, 30), ESP_OK);
+    kv_slide(kv, 0, 30);
+    kv_slide(kv, 0, 0);
+    assert_list(kv, 1, "xx"); /* nothing was freed yet */
+    assert_int_equal(kv_reserve(kv, 0, 60), ESP_OK);
+    kv_slide(kv, 0, 60);
+    assert_list(kv, 1, "..xx");
+    kv_slide(kv, 0, 0);
+    assert_list(kv, 0, "xxxx");
+    assert_list(kv, 1, "");
+    assert_int_equal(kv_reserve(kv, 0, 60), ESP_OK);
+    assert_list(kv, 1, "xxxx");
+    kv_close(kv);
+}
+
+/* What a new sequence at 32 reads lies from 13 on. As long as `from` has that, both share it; at 36
+ * its window has left page 0 behind. */
+static void a_prefix_is_shared_while_its_window_is_there(void **state) {
+    (void)state;
+    kv_cache *kv = open_windowed(16, 2, 20);
+    assert_int_equal(kv_reserve(kv, 0, 50), ESP_OK);
+    kv_slide(kv, 0, 34);
+    assert_true(kv_share(kv, 0, 1, 32));
+    assert_int_equal(kv_pages(kv, 1, 1).pages[0], kv_pages(kv, 0, 1).pages[0]);
+    kv_check(kv);
+    kv_slide(kv, 0, 36);
+    kv_check(kv);
+    assert_false(kv_share(kv, 0, 2, 32));
+    kv_slide(kv, 0, 50);
+    assert_true(kv_share(kv, 0, 2, 48)); /* reads from 29 on: page 0 is not needed */
+    assert_int_equal(kv_pages(kv, 2, 1).begin, 1);
+    assert_int_equal(kv_pages(kv, 2, 1).pages[0], KV_PAGE_NONE);
+    kv_check(kv);
+    for (kv_table table = 0; table < 3; table++)
+        kv_release(kv, table);
+    assert_int_equal(kv_free_count(kv), 16);
+    kv_check(kv);
+    kv_close(kv);
+}
+
 static void options_that_cannot_serve_are_refused_by_flag(void **state) {
     (void)state;
-    const kv_options good = {
-        .page_count = 1, .group_count = 1, .table_count = 1, .table_pages_max = 1};
-    kv_options bad[5] = {good, good, good, good, good};
-    const char *fields[] = {"--kv-memory", "", "", "--max-seqs", "--max-context"};
+    const kv_options good = {.page_count = 1,
+                             .group_count = 1,
+                             .table_count = 1,
+                             .table_pages_max = 1,
+                             .step_tokens = 1};
+    kv_options bad[6] = {good, good, good, good, good, good};
+    const char *fields[] = {"--kv-memory", "", "", "--max-seqs", "--max-context", "--step-tokens"};
     bad[0].page_count = 0;
     bad[1].group_count = 0;
     bad[2].group_count = KV_GROUPS_MAX + 1;
     bad[3].table_count = 0;
     bad[4].table_pages_max = 0;
-    for (int i = 0; i < 5; i++) {
+    bad[5].step_tokens = 0;
+    for (int i = 0; i < 6; i++) {
         kv_cache *kv;
         esp_error err;
         assert_int_equal(kv_open(&kv, &bad[i], &err), ESP_INVALID);
@@ -129,7 +264,8 @@ static void absurd_table_sizes_are_refused(void **state) {
     kv_options options = {.page_count = 1,
                           .group_count = 4,
                           .table_count = UINT32_MAX,
-                          .table_pages_max = UINT32_MAX};
+                          .table_pages_max = UINT32_MAX,
+                          .step_tokens = 1};
     kv_cache *kv;
     esp_error err;
     assert_int_equal(kv_open(&kv, &options, &err), ESP_EXHAUSTED);
@@ -142,6 +278,11 @@ int main(void) {
         cmocka_unit_test(growth_keeps_the_pages_there_are),
         cmocka_unit_test(exhaustion_leaves_the_table_as_it_was),
         cmocka_unit_test(shared_pages_are_freed_by_the_last_holder),
+        cmocka_unit_test(pages_behind_the_window_are_freed),
+        cmocka_unit_test(a_window_group_holds_what_a_step_can_touch),
+        cmocka_unit_test(exhaustion_leaves_windows_as_they_were),
+        cmocka_unit_test(going_back_drops_a_window_that_moved),
+        cmocka_unit_test(a_prefix_is_shared_while_its_window_is_there),
         cmocka_unit_test(options_that_cannot_serve_are_refused_by_flag),
         cmocka_unit_test(absurd_table_sizes_are_refused),
     };

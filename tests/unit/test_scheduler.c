@@ -2,7 +2,8 @@
  *
  * A scenario (tests/unit/scenarios/NAME.txt) is one story, a command a line, # begins a comment:
  *
- *   open seqs=4 waiting=8 step=16 context=256 pages=16 [groups=1] [short=N]
+ *   open seqs=4 waiting=8 step=16 context=256 pages=16 [groups=1] [short=N] [window=N]
+ *   (window: of the last group)
  *   submit NAME prompt=N out=N [priority=N] [deadline=US]
  *   refuse prompt=N out=N code=NAME [field=NAME] [says=WORD] [retry=MS]
  *   step US: PLAN
@@ -83,6 +84,8 @@ static void do_open(story *t, const char *line) {
                              .short_context = (uint32_t)number(line, "short", 0),
                              .kv = {.page_count = (uint32_t)number(line, "pages", 0),
                                     .group_count = (uint32_t)number(line, "groups", 1)}};
+    if (options.kv.group_count)
+        options.kv.windows[options.kv.group_count - 1] = (uint32_t)number(line, "window", 0);
     esp_error err = {0};
     if (sched_open(&t->s, &options, &err) != ESP_OK) complain(t, "open", err.message);
 }
