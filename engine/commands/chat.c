@@ -55,18 +55,13 @@ static const flag_command command = {
 
 #ifdef ESPALIER_SERVER
 typedef struct printer {
-    bool terminal; /* what a model writes must not steer it */
     bool printed;
 } printer;
 
 static void print_text(void *arg, const char *text, size_t bytes) {
     printer *p = arg;
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char c = (unsigned char)text[i];
-        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f;
-        putchar(control && p->terminal ? '?' : c);
-        p->printed = true;
-    }
+    print_model_text(text, bytes);
+    p->printed |= bytes > 0;
     fflush(stdout);
 }
 
@@ -81,7 +76,7 @@ static void print_stats(const client_result *r) {
 
 static esp_code answer(client *c, const options *o, const client_message *messages, uint32_t count,
                        client_result *result, esp_error *err) {
-    printer p = {.terminal = isatty(STDOUT_FILENO) == 1};
+    printer p = {0};
     esp_code code = client_chat(c, o->model ? o->model : "", messages, count, o->max_tokens,
                                 print_text, &p, result, err);
     if (p.printed || code == ESP_OK) putchar('\n');

@@ -57,6 +57,10 @@ ESP_CHECKED esp_code conversation_render(const chat_template *t, const conversat
                                          esp_error *err);
 void conversation_free(conversation *c);
 
+/* Text of a model on stdout, as it is; on a terminal its control characters but newline and tab are
+ * shown (^[ for escape), because there they would be commands. Whole UTF-8 characters. */
+void print_model_text(const char *text, size_t bytes);
+
 /* Model file and tokenizer, for commands that compute nothing. */
 typedef struct opened_file {
     model_file *file;

@@ -37,8 +37,8 @@ static void print_text(const tokenizer *tok, const tok_ids *ids) {
     char piece[TOK_PIECE_MAX];
     tok_stream stream = {0};
     for (uint32_t i = 0; i < ids->count; i++)
-        fwrite(piece, 1, tok_stream_next(tok, &stream, ids->at[i], true, piece), stdout);
-    fwrite(piece, 1, tok_stream_end(&stream, piece), stdout);
+        print_model_text(piece, tok_stream_next(tok, &stream, ids->at[i], true, piece));
+    print_model_text(piece, tok_stream_end(&stream, piece));
     if (isatty(STDOUT_FILENO)) putchar('\n');
 }
 

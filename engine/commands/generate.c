@@ -166,7 +166,7 @@ static void take_text(answer *a, const options *o, const char *piece, size_t byt
         memcpy(a->text + a->bytes, piece, bytes);
         a->bytes += bytes;
     } else {
-        fwrite(piece, 1, bytes, stdout);
+        print_model_text(piece, bytes);
         fflush(stdout);
     }
 }

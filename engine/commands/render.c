@@ -50,7 +50,7 @@ static esp_code render(const options *o, const model_file *file, const conversat
     if (code == ESP_OK) code = model_file_chat(file, tok, &template, err);
     if (code == ESP_OK)
         code = conversation_render(template, messages, !o->no_generation_prompt, &prompt, err);
-    if (code == ESP_OK) fwrite(prompt.text, 1, prompt.bytes, stdout);
+    if (code == ESP_OK) print_model_text(prompt.text, prompt.bytes);
     chat_prompt_free(&prompt);
     template_close(template);
     tok_close(tok);

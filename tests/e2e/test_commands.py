@@ -1,8 +1,10 @@
 """The commands: exit codes, JSON shapes, files, streams."""
 # SPDX-License-Identifier: Apache-2.0
 import json
+import os
 import re
 import socket
+import subprocess
 
 import numpy as np
 import pytest
@@ -79,6 +81,32 @@ def test_tokenize_reads_text_or_stdin(espalier, model):
 def test_tokenize_takes_special_text_as_plain_unless_told(espalier, model):
     ask = lambda *more: json.loads(espalier("tokenize", "--model", model, "--text", "<|im_start|>", *more).stdout)
     assert ask("--parse-special") == [1] and len(ask()) > 1
+
+
+def read_on_a_terminal(*command):
+    """What a program prints when its stdout is a terminal."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=theirs, stderr=subprocess.PIPE) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:  # EIO: the other side was closed
+            pass
+        assert process.wait(60) == 0, process.stderr.read()
+    os.close(ours)
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_control_characters_are_shown_on_a_terminal_and_kept_in_a_pipe(espalier, binary, model):
+    text = "a\x1b[31m\tb\r\x7f\x9b\u00e9\n"
+    ids = ",".join(map(str, json.loads(espalier("tokenize", "--model", model, stdin=text).stdout)))
+    flags = ("detokenize", "--model", model, "--ids", ids)
+    assert espalier(*flags, text=False).stdout.decode() == text
+    assert "a^[[31m" in read_on_a_terminal(binary, *flags)
+    shown = read_on_a_terminal(binary, *flags).expandtabs(8)
+    assert "b^M^?\\x9bé\n" in shown and not set(map(chr, range(32))) - {"\n"} & set(shown)
 
 
 def test_detokenize_turns_tokenize_around(espalier, model):
