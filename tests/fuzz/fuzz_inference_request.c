@@ -1,5 +1,5 @@
 /* fuzz_inference_request.c - the bytes of a GenerateRequest, as far as the engine's door: walked,
- * decoded, validated, tokenised. What is accepted must be within the limits. */
+ * decoded, validated, rendered, tokenised. What is accepted must be within the limits. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stddef.h>
 #include <stdint.h>
@@ -9,6 +9,11 @@
 #include "tests/unit/byte_tokenizer.h"
 
 enum { CONTEXT = 64, VOCABULARY = 256 };
+
+static const char source[] =
+    "{{ tools | tojson if tools }}{{ x }}{% for m in messages %}{{ m.role }}{{ m.content }}"
+    "{{ m.name }}{% for c in m.tool_calls %}{{ c.function.arguments | tojson }}{% endfor %}"
+    "{% if m.content is none %}{{ raise_exception(m.tool_call_id) }}{% endif %}{% endfor %}";
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -22,8 +27,11 @@ static void check_accepted(const request *r) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     static tokenizer *tok;
+    static chat_template *chat;
     if (!tok) tok = byte_tokenizer();
-    served_model model = {.name = "m", .tok = tok, .context_max = CONTEXT, .vocab = VOCABULARY};
+    if (!chat) ESP_ASSERT(template_open(&chat, source, sizeof source - 1, NULL) == ESP_OK);
+    served_model model = {
+        .name = "m", .tok = tok, .chat = chat, .context_max = CONTEXT, .vocab = VOCABULARY};
     mem_arena *arena = mem_arena_open(wire_arena_bytes(size));
     ProtobufCMessage *message;
     esp_error error = {0};
