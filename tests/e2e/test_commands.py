@@ -9,6 +9,8 @@ import subprocess
 import numpy as np
 import pytest
 
+from gguf_edit import BOOL, F32, I32, TEXT, U32, rewrite
+
 USAGE, DATA, NO_INPUT, UNAVAILABLE = 64, 65, 66, 69
 COMMANDS = ["serve", "chat", "health", "generate", "logits", "tokenize", "detokenize", "render", "inspect", "bench"]
 
@@ -113,6 +115,34 @@ def test_detokenize_turns_tokenize_around(espalier, model):
     text = "naïve café 🎉\n\n  春眠"
     ids = json.loads(espalier("tokenize", "--model", model, stdin=text).stdout)
     assert espalier("detokenize", "--model", model, "--ids", ",".join(map(str, ids))).stdout == text
+
+
+@pytest.fixture(scope="module")
+def spaced_model(tmp_path_factory):
+    """A tiny model with a SentencePiece vocabulary: bytes, and words that begin with a space."""
+    words = ["<unk>", "<s>", "</s>"] + [f"<0x{i:02X}>" for i in range(256)] + ["\u2581", "\u2581the", "\u2581cat", "t", "he"]
+    kinds = [2, 3, 3] + [6] * 256 + [1] * 5
+    path = tmp_path_factory.mktemp("spaced") / "spaced.gguf"
+    rewrite(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "vectors", "families", "llama3.gguf"), path, ["tokenizer."], [
+        ("tokenizer.ggml.model", TEXT, "llama"), ("tokenizer.ggml.tokens", [TEXT], words),
+        ("tokenizer.ggml.token_type", [I32], kinds), ("tokenizer.ggml.scores", [F32], [-float(i) for i in range(len(words))]),
+        ("tokenizer.ggml.bos_token_id", U32, 1), ("tokenizer.ggml.eos_token_id", U32, 2),
+        ("tokenizer.ggml.unknown_token_id", U32, 0), ("tokenizer.ggml.add_bos_token", BOOL, False)])
+    return path
+
+
+@pytest.mark.parametrize("text", ["the cat", " the cat", "cat \n", "\u00e9 the", ""])
+def test_detokenize_leaves_out_the_space_that_tokenize_put_in_front(espalier, spaced_model, text):
+    ids = json.loads(espalier("tokenize", "--model", spaced_model, stdin=text).stdout)
+    if ids:
+        assert espalier("detokenize", "--model", spaced_model, "--ids", ",".join(map(str, ids))).stdout == text
+    if text == "the cat":
+        assert ids[0] in (259, 260), "the vocabulary's space in front is not used"
+
+
+def test_detokenize_gives_whole_characters_only(espalier, spaced_model):
+    ids = lambda *numbers: ("detokenize", "--model", spaced_model, "--ids", ",".join(str(3 + n) for n in numbers))
+    assert espalier(*ids(0xc3, 0xa9)).stdout == "\u00e9" and espalier(*ids(0xc3, 0x41)).stdout == "\ufffdA"
 
 
 @pytest.mark.parametrize("ids", ["49152", "-1", "1,,2", "x", "", "99999999999999999999"])
