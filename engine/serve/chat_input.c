@@ -92,6 +92,7 @@ static esp_code append_message(json_t *list, const Espalier__V1__ChatMessage *m,
     set_text(message, "tool_call_id", m->tool_call_id);
     set_text(message, "name", m->name);
     set_text(message, "reasoning_content", m->reasoning_content);
+    set_text(message, "tools", m->tools_text);
     if (!*m->tool_calls_json) return ESP_OK;
     char field[64];
     snprintf(field, sizeof field, "chat.messages[%zu].tool_calls_json", json_array_size(list) - 1);

@@ -194,22 +194,25 @@ static void ask_chat(const char *source, chat_body *body, chat_line *line, const
 
 #define SHOW                                                                                       \
     "{% for m in messages %}{{ m.role }}:{{ m.content }}:{{ m.name }}:{{ m.tool_call_id }}:"       \
-    "{{ m.reasoning_content }}:{{ m.tool_calls | tojson if m.tool_calls else '' }}{% endfor %}|"   \
+    "{{ m.reasoning_content }}:{{ m.tools }}:{{ m.tool_calls | tojson if m.tool_calls else '' "    \
+    "}}{% endfor %}|"                                                                              \
     "{{ tools | tojson }}|{{ enable_thinking }}|{{ add_generation_prompt }}"
 
 static void all_of_a_message_reaches_the_template(void **state) {
     (void)state;
     chat_body body = ESPALIER__V1__CHAT_INPUT__INIT;
     chat_line line = line_of("tool", "c");
-    ask_chat(SHOW, &body, &line, "tool:c::::|null||True", NULL, NULL);
+    ask_chat(SHOW, &body, &line, "tool:c:::::|null||True", NULL, NULL);
     line.name = text("n");
     line.tool_call_id = text("id");
     line.reasoning_content = text("why");
     line.tool_calls_json = text("[{\"b\": 1.0, \"a\": \"<\"}]");
+    line.tools_text = text("[9]");
     body.tools_json = text("[{\"t\":{}}]");
     body.template_arguments_json = text("{\"enable_thinking\": false}");
     ask_chat(SHOW, &body, &line,
-             "tool:c:n:id:why:[{\"b\": 1.0, \"a\": \"<\"}]|[{\"t\": {}}]|False|True", NULL, NULL);
+             "tool:c:n:id:why:[9]:[{\"b\": 1.0, \"a\": \"<\"}]|[{\"t\": {}}]|False|True", NULL,
+             NULL);
 }
 
 /* Published templates ask for `content is none` beside tool calls. */
