@@ -189,8 +189,15 @@ static void links_that_lead_out_of_the_folder_are_refused(void **state) {
     assert_int_equal(symlink("/etc/hostname", in(folder, "tokenizer.json")), 0);
     refused(ESP_INVALID, "tokenizer.json: is a link that leads out of the folder model; copy the "
                          "file itself into the folder");
-    /* a folder whose name only begins like this one's */
     unlink(in(folder, "tokenizer.json"));
+    assert_int_equal(mkdir(in(folder, "additional_chat_templates"), 0700), 0);
+    assert_int_equal(
+        symlink("/etc/hostname", in(folder, "additional_chat_templates/tool_use.jinja")), 0);
+    refused(ESP_INVALID, "additional_chat_templates/tool_use.jinja: is a link that leads out of "
+                         "the folder model; copy the "
+                         "file itself into the folder");
+    unlink(in(folder, "additional_chat_templates/tool_use.jinja"));
+    /* a folder whose name only begins like this one's */
     assert_int_equal(mkdir(in(base, "model2"), 0700), 0);
     write_weights(in(base, "model2/m"), TENSOR("b"));
     unlink(in(folder, "m-2.safetensors"));
