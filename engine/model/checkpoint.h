@@ -22,6 +22,7 @@ typedef struct checkpoint {
     bool centred_norms;              /* 1 must be added to norm weights (Gemma outside GGUF) */
     model_spec spec;
     tensor_set tensors;
+    bool mapped; /* they lie in mapped files, whose pages may be given back */
 } checkpoint;
 
 /* The tensor of a role, checked for presence, type and the shape that the spec wants ([rows, cols];
@@ -44,7 +45,7 @@ ESP_CHECKED esp_code checkpoint_find_matrix(const checkpoint *c, tensor_role rol
                                             checkpoint_matrix *out, esp_error *err);
 /* Rows [first, first + count) for kern_ops.pack. What desc points to lives in the files or in
  * *scratch, which is the caller's: NULL at first, freed by free(), reused from call to call.
- * ESP_INVALID naming the tensor when a weight is no finite number. */
+ * Whether weights are finite numbers is looked at by read_ahead.h. */
 ESP_CHECKED esp_code checkpoint_read_rows(const checkpoint *c, const checkpoint_matrix *matrix,
                                           uint32_t first, uint32_t count, void **scratch,
                                           kern_matrix_desc *out, esp_error *err);
