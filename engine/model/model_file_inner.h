@@ -5,17 +5,21 @@
 
 #include <pthread.h>
 
+#include "engine/model/chat_source.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/model.h"
 #include "engine/model/model_digest.h"
+#include "engine/model/model_folder.h"
 #include "engine/model/token_source.h"
 
 struct model_file {
-    gguf_file *gguf; /* NULL: a folder */
+    gguf_file *gguf;      /* either this */
+    model_folder *folder; /* or that */
     checkpoint weights;
     token_source tokens;
     model_text chat_template; /* at NULL: none */
     model_text tool_template; /* the one for conversations with tools; at NULL: none */
+    chat_source folder_chat; /* where a folder's two lie */
     pthread_mutex_t digest_lock;
     char digest[MODEL_DIGEST_CHARS]; /* under digest_lock until it is set; "" before */
 };

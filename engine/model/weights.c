@@ -7,12 +7,14 @@
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "engine/model/checkpoint.h"
+#include "engine/model/read_ahead.h"
 
 /* What the loading functions share. */
 typedef struct loader {
     model *m;
     const checkpoint *weights;
     void *scratch; /* of checkpoint_read_rows */
+    read_ahead *ahead;
     uint64_t done_bytes, total_bytes;
     esp_error *err;
 } loader;
@@ -50,8 +52,12 @@ static esp_code load_rows(loader *l, const checkpoint_matrix *matrix, uint32_t f
     if (code == ESP_OK) code = o->ops->pack(o->dev, &desc, out, l->err);
     if (code != ESP_OK) return code;
     l->m->weight_bytes += o->ops->matrix_bytes(*out);
-    report(l, matrix->bytes / matrix->rows * count);
-    return ESP_OK;
+    uint64_t row_bytes = matrix->bytes / matrix->rows;
+    const model_tensor *tensor = matrix->tensor;
+    report(l, row_bytes * count);
+    if (!tensor) return ESP_OK; /* packed: its parts were read by read_ahead as they came */
+    return read_ahead_done(l->ahead, tensor, (const char *)tensor->data + first * row_bytes,
+                           count * row_bytes, l->err);
 }
 
 static esp_code load_matrix(loader *l, tensor_role role, uint32_t layer, kern_matrix **out) {
@@ -225,7 +231,10 @@ esp_code model_open(model **out, const model_file *file, const model_options *op
 
     loader l = {.m = m, .weights = model_file_weights(file), .err = err};
     l.total_bytes = checkpoint_bytes(l.weights);
+    l.ahead = read_ahead_open(&l.weights->tensors, l.weights->mapped);
     esp_code code = load_weights(&l);
+    if (code == ESP_OK) code = read_ahead_finish(l.ahead, err);
+    read_ahead_close(l.ahead);
     free(l.scratch);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);
