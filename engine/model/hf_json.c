@@ -15,10 +15,19 @@ esp_code hf_fail(const hf_reader *r, esp_code code, const char *path, const char
     return esp_fail(r->err, code, "%s: %s %s", r->file, path, what);
 }
 
+/* transformers writes 1e30 as a whole number for "no limit" (model_max_length): then all numbers become
+ * reals, and who wants a whole one names it. */
+static json_t *load(const file_view *view, json_error_t *error) {
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
+    const char *bytes = (const char *)view->bytes;
+    json_t *value = json_loadb(bytes, view->count, flags, error);
+    if (value || json_error_code(error) != json_error_numeric_overflow) return value;
+    return json_loadb(bytes, view->count, flags | JSON_DECODE_INT_AS_REAL, error);
+}
+
 static esp_code parse(json_t **out, const file_view *view, esp_error *err) {
     json_error_t error;
-    *out = json_loadb((const char *)view->bytes, view->count,
-                      JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    *out = load(view, &error);
     if (!*out)
         return esp_fail(err, ESP_INVALID, "%s is no JSON: line %d: %.120s", view->name, error.line,
                         error.text);
