@@ -85,6 +85,10 @@ static int32_t point_at(const char *at, size_t length) {
     return point;
 }
 
+bool bert_is_punctuation(tok_text character) {
+    return is_punctuation(point_at(character.at, character.bytes));
+}
+
 /* A character of the text into out: itself, a space, itself between spaces, or nothing. */
 static size_t clean_one(char *out, const char *at, size_t length) {
     int32_t c = point_at(at, length);

@@ -25,6 +25,9 @@ typedef struct bert_visitor {
     void *arg;
 } bert_visitor;
 
+/* Is this one character (whole UTF-8) punctuation to BERT? */
+bool bert_is_punctuation(tok_text character);
+
 ESP_CHECKED esp_code bert_cut(bert_words *w, tok_text text, bool uncased,
                               const bert_visitor *visitor);
 

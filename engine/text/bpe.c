@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/text/utf8.h"
 
 #define NO_RANK MERGE_NO_RANK
 #define NO_SYMBOL MERGE_NO_SYMBOL
@@ -21,11 +22,12 @@ enum { WHOLE_UNKNOWN, WHOLE_YES, WHOLE_NO };
 
 struct bpe {
     const vocab *vocab;
-    bool take_whole;
+    bool take_whole, fuse_unknown;
+    const char *origin; /* of the merges, while they are read */
     uint32_t merge_count;
     int32_t *results; /* [merge_count] token that the merge makes */
     pair_slot *slots; /* [mask + 1] */
-    uint32_t mask;
+    uint32_t mask, pair_count;
     /* [vocab->count] does merging the token's bytes give the token? Learned as pieces come by;
      * every thread would write the same answer, so relaxed stores do. */
     _Atomic uint8_t *whole;
@@ -46,44 +48,115 @@ static uint64_t pair_of(int32_t left, int32_t right) {
 
 static int32_t find_part(const vocab *v, tok_text part, char *bytes, size_t *count) {
     if (part.bytes > TOK_PIECE_MAX * 2) return VOCAB_NONE; /* longer than any token */
-    if (!vocab_decode_alphabet(part, bytes, count)) return VOCAB_NONE;
+    if (!vocab_decode(v, part, bytes, count)) return VOCAB_NONE;
     return vocab_find(v, bytes, *count);
 }
 
-static esp_code refuse_merge(uint32_t index, tok_text text, const char *why, esp_error *err) {
-    int shown = text.bytes < 80 ? (int)text.bytes : 80;
-    return esp_fail(err, ESP_INVALID, "tokenizer.ggml.merges entry %u (\"%.*s\") %s", index, shown,
-                    shown ? text.at : "", why);
+typedef struct merge_text {
+    tok_text left, right;
+} merge_text;
+
+static esp_code refuse_merge(const bpe *b, uint32_t index, merge_text text, const char *why,
+                             esp_error *err) {
+    int left = text.left.bytes < 80 ? (int)text.left.bytes : 80;
+    int right = text.right.bytes < 80 ? (int)text.right.bytes : 80;
+    return esp_fail(err, ESP_INVALID, "%s entry %u (\"%.*s%s%.*s\") %s", b->origin, index, left,
+                    left ? text.left.at : "", right ? " " : "", right, right ? text.right.at : "",
+                    why);
 }
 
-/* "left right" -> the two tokens and the one that they make. */
-static esp_code read_merge(bpe *b, uint32_t index, tok_text text, uint64_t *pair, esp_error *err) {
+/* The two tokens of a merge and the one that they make. */
+static esp_code read_merge(bpe *b, uint32_t index, merge_text text, uint64_t *pair,
+                           esp_error *err) {
     char bytes[TOK_PIECE_MAX * 4];
     size_t left_bytes, right_bytes;
-    const char *space = text.bytes ? memchr(text.at, ' ', text.bytes) : NULL;
-    if (!space) return refuse_merge(index, text, "has no space between its two parts", err);
-    tok_text left = {text.at, (size_t)(space - text.at)};
-    tok_text right = {space + 1, text.bytes - left.bytes - 1};
-    int32_t left_id = find_part(b->vocab, left, bytes, &left_bytes);
+    int32_t left_id = find_part(b->vocab, text.left, bytes, &left_bytes);
     if (left_id == VOCAB_NONE)
-        return refuse_merge(index, text, "begins with a part that is not in the vocabulary", err);
-    int32_t right_id = find_part(b->vocab, right, bytes + left_bytes, &right_bytes);
+        return refuse_merge(b, index, text, "begins with a part that is not in the vocabulary",
+                            err);
+    int32_t right_id = find_part(b->vocab, text.right, bytes + left_bytes, &right_bytes);
     if (right_id == VOCAB_NONE)
-        return refuse_merge(index, text, "ends with a part that is not in the vocabulary", err);
+        return refuse_merge(b, index, text, "ends with a part that is not in the vocabulary", err);
     b->results[index] = vocab_find(b->vocab, bytes, left_bytes + right_bytes);
     if (b->results[index] == VOCAB_NONE)
-        return refuse_merge(index, text, "makes a token that is not in the vocabulary", err);
+        return refuse_merge(b, index, text, "makes a token that is not in the vocabulary", err);
     *pair = pair_of(left_id, right_id);
     return ESP_OK;
+}
+
+static void take_slots(bpe *b, uint32_t capacity) {
+    b->slots = mem_new(capacity, sizeof *b->slots);
+    b->mask = capacity - 1;
+    for (uint32_t i = 0; i < capacity; i++)
+        b->slots[i].rank = NO_RANK;
+}
+
+static void grow_slots(bpe *b) {
+    pair_slot *old = b->slots;
+    uint32_t old_mask = b->mask;
+    ESP_ASSERT(old_mask < 1u << 30);
+    take_slots(b, 2 * (old_mask + 1));
+    for (uint32_t i = 0; i <= old_mask; i++) {
+        if (old[i].rank != NO_RANK) *slot_of(b, old[i].pair) = old[i];
+    }
+    free(old);
+}
+
+/* The better rank of a pair stays. */
+static void add_pair(bpe *b, uint64_t pair, uint32_t rank) {
+    if (b->pair_count >= b->mask / 2) grow_slots(b);
+    pair_slot *slot = slot_of(b, pair);
+    if (slot->rank != NO_RANK) return;
+    *slot = (pair_slot){pair, rank};
+    b->pair_count++;
+}
+
+/* "left right" */
+static bool cut_merge(tok_text text, merge_text *out) {
+    const char *space = text.bytes ? memchr(text.at, ' ', text.bytes) : NULL;
+    if (!space) return false;
+    out->left = (tok_text){text.at, (size_t)(space - text.at)};
+    out->right = (tok_text){space + 1, text.bytes - out->left.bytes - 1};
+    return true;
 }
 
 static esp_code read_merges(bpe *b, const tok_source *source, esp_error *err) {
     for (uint32_t rank = 0; rank < b->merge_count; rank++) {
         uint64_t pair;
-        esp_code code = read_merge(b, rank, source->merges[rank], &pair, err);
+        merge_text text = {.right = {"", 0}};
+        if (source->merges_are_pairs) {
+            text = (merge_text){source->merges[2 * (size_t)rank],
+                                source->merges[2 * (size_t)rank + 1]};
+        } else if (!cut_merge(source->merges[rank], &text)) {
+            text.left = source->merges[rank];
+            return refuse_merge(b, rank, text, "has no space between its two parts", err);
+        }
+        esp_code code = read_merge(b, rank, text, &pair, err);
         if (code) return code;
-        pair_slot *slot = slot_of(b, pair);
-        if (slot->rank == NO_RANK) *slot = (pair_slot){pair, rank}; /* the better rank stays */
+        add_pair(b, pair, rank);
+    }
+    return ESP_OK;
+}
+
+/* Every way to make a token of two. A token is BY_ID_BYTES_MAX bytes long at most, so that its ways cost no
+ * more than that for each of its bytes. */
+enum { BY_ID_BYTES_MAX = 256 };
+
+static esp_code derive_merges(bpe *b, esp_error *err) {
+    const vocab *v = b->vocab;
+    for (uint32_t id = 0; id < v->count; id++) {
+        tok_text token = vocab_bytes(v, id);
+        b->results[id] = (int32_t)id;
+        if (!vocab_is_text(v, id) || v->types[id] == TOK_USER_DEFINED) continue;
+        if (token.bytes > BY_ID_BYTES_MAX)
+            return esp_fail(err, ESP_INVALID, "%s: token %u has %zu bytes; wanted %d at most",
+                            b->origin, id, token.bytes, BY_ID_BYTES_MAX);
+        for (size_t i = 1; i < token.bytes; i++) {
+            int32_t left = vocab_find(v, token.at, i);
+            if (left == VOCAB_NONE) continue;
+            int32_t right = vocab_find(v, token.at + i, token.bytes - i);
+            if (right != VOCAB_NONE) add_pair(b, pair_of(left, right), id);
+        }
     }
     return ESP_OK;
 }
@@ -98,17 +171,14 @@ esp_code bpe_open(bpe **out, const vocab *v, const tok_source *source, bool take
     bpe *b = mem_new(1, sizeof *b);
     b->vocab = v;
     b->take_whole = take_whole;
-    b->merge_count = source->merge_count;
-    uint32_t capacity = 16;
-    while (capacity < 2 * b->merge_count)
-        capacity *= 2; /* merge_count <= 2^24 */
+    b->fuse_unknown = source->fuse_unknown;
+    b->origin = source->origin ? source->origin : "tokenizer.ggml.merges";
+    b->merge_count = source->merges_by_id ? v->count : source->merge_count;
+    take_slots(b, 16);
     b->results = mem_new((size_t)b->merge_count + 1, sizeof *b->results);
-    b->slots = mem_new(capacity, sizeof *b->slots);
-    b->mask = capacity - 1;
-    for (uint32_t i = 0; i < capacity; i++)
-        b->slots[i].rank = NO_RANK;
     b->whole = mem_new(v->count, sizeof *b->whole);
-    esp_code code = read_merges(b, source, err);
+    esp_code code = source->merges_by_id ? derive_merges(b, err) : read_merges(b, source, err);
+    b->origin = NULL;
     if (code) return bpe_close(b), code;
     *out = b;
     return ESP_OK;
@@ -154,12 +224,50 @@ static uint32_t rank_of(const bpe *b, const bpe_scratch *s, uint32_t symbol) {
 }
 
 /* One symbol per byte that has a token; returns how many. */
-static uint32_t lay_out(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes) {
+static uint32_t lay_out_bytes(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes) {
     uint32_t count = 0;
     for (size_t i = 0; i < bytes; i++) {
         int32_t id = b->vocab->byte_ids[(uint8_t)piece[i]];
         if (id != VOCAB_NONE) s->ids[count++] = id;
     }
+    return count;
+}
+
+/* The tokens of a character's bytes; false when one has none. */
+static bool lay_out_fallback(const bpe *b, bpe_scratch *s, tok_text character, uint32_t *count) {
+    const int32_t *ids = b->vocab->byte_ids;
+    for (size_t i = 0; i < character.bytes; i++) {
+        if (ids[(uint8_t)character.at[i]] == VOCAB_NONE) return false;
+    }
+    for (size_t i = 0; i < character.bytes; i++)
+        s->ids[(*count)++] = ids[(uint8_t)character.at[i]];
+    return true;
+}
+
+/* One symbol per character; an unknown one waits, because neighbours may fuse with it, and bytes' tokens
+ * pass it by (as in the `tokenizers` library). */
+static uint32_t lay_out_characters(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes) {
+    const vocab *v = b->vocab;
+    uint32_t count = 0;
+    bool waits = false;
+    for (size_t at = 0, length; at < bytes; at += length) {
+        (void)utf8_first(piece + at, bytes - at, &length);
+        int32_t id = vocab_find(v, piece + at, length);
+        if (id == VOCAB_NONE && lay_out_fallback(b, s, (tok_text){piece + at, length}, &count))
+            continue;
+        if (id == VOCAB_NONE && v->unknown == VOCAB_NONE) continue;
+        if (waits && (id != VOCAB_NONE || !b->fuse_unknown)) s->ids[count++] = v->unknown;
+        waits = id == VOCAB_NONE;
+        if (id != VOCAB_NONE) s->ids[count++] = id;
+    }
+    if (waits) s->ids[count++] = v->unknown;
+    return count;
+}
+
+/* The piece's symbols, linked and ranked; returns how many. */
+static uint32_t lay_out(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes) {
+    uint32_t count = b->vocab->kind == VOCAB_CHARS ? lay_out_characters(b, s, piece, bytes)
+                                                   : lay_out_bytes(b, s, piece, bytes);
     for (uint32_t i = 0; i < count; i++) {
         s->previous[i] = i ? i - 1 : NO_SYMBOL;
         s->next[i] = i + 1 < count ? i + 1 : NO_SYMBOL;

@@ -1,12 +1,16 @@
 /* bpe.h - byte-pair merging inside one piece of text.
  *
- * A piece begins as one token per byte; again and again the neighbouring pair with the best rank
+ * A piece begins as one token per byte (kind bpe: per character); again and again the neighbouring pair with the best rank
  * (the leftmost of equals) becomes one token, until no pair has a rank (Sennrich et al.,
  * arXiv:1508.07909; on bytes: GPT-2). Short pieces look for the best pair by scanning, long ones
  * keep a heap, so that a piece of n bytes costs O(n log n) whatever it holds.
  *
  * A byte that has no token of its own leaves no id and its neighbours become adjacent, as in the
- * `tokenizers` library without an unknown token.
+ * `tokenizers` library without an unknown token. A character without one becomes its bytes' tokens if
+ * each has one, else the unknown token.
+ *
+ * Which pairs have a rank: the list of merges says it; or (tiktoken) every pair that makes a token, whose
+ * id is the rank.
  *
  * Thread  the tables: any; a bpe_scratch belongs to one call at a time. */
 // SPDX-License-Identifier: Apache-2.0

@@ -4,8 +4,15 @@
  *
  *   gpt2       utf8.c -> [runs] -> nfc.c -> pretokenize.c -> bpe.c
  *   llama, t5  spaced_text.c -> [stretches] -> spm.c or unigram.c
- *   bert       bert_words.c -> wordpiece.c */
+ *   bert       bert_words.c -> wordpiece.c
+ *
+ * A plan goes its own way: specials.c -> utf8.c -> [runs] -> normalize.c -> specials.c (tokens that are looked
+ * for in normalised text) -> pre_cut.c -> [pieces] -> bpe.c, unigram.c or wordpiece.c. */
 // SPDX-License-Identifier: Apache-2.0
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
 #include "engine/text/bert_words.h"
 #include "engine/text/tokenizer_inner.h"
 #include "engine/text/utf8.h"
@@ -16,6 +23,11 @@ typedef struct encoding {
     pre_cutter *cutter; /* gpt2 */
     bpe_scratch scratch;
     nfc_buffer nfc;
+    tok_text text; /* all of it */
+    const tok_encode_options *options;
+    normal_buffer normal; /* of a plan */
+    char *spelled;        /* of a plan: a piece with U+2581 as a space */
+    size_t spelled_capacity;
     spaced_buffer spaced; /* llama, t5 */
     spm_scratch spm;
     unigram_scratch unigram;
@@ -131,14 +143,6 @@ static esp_code encode_word(void *arg, tok_text word, size_t characters) {
     return check_limit(e);
 }
 
-/* Text without special tokens. */
-static esp_code encode_between(encoding *e, tok_text text) {
-    if (e->tok->vocab.kind == VOCAB_BPE) return encode_byte_level(e, text);
-    if (e->tok->vocab.kind != VOCAB_WORDPIECE) return encode_spaced(e, text);
-    bert_visitor visitor = {encode_word, e};
-    return bert_cut(&e->words, text, e->tok->uncased, &visitor);
-}
-
 static size_t without_spaces_behind(const char *text, size_t begin, size_t end) {
     for (size_t space; end > begin; end -= space) {
         space = utf8_space_suffix(text + begin, end - begin);
@@ -155,18 +159,148 @@ static size_t behind_spaces(tok_text text, size_t at) {
     return at;
 }
 
+/* ---- a plan ---- */
+
+static tok_text spell(encoding *e, tok_text piece) {
+    if (!memmem(piece.at, piece.bytes, UTF8_SPACE_MARK, UTF8_SPACE_MARK_BYTES)) return piece;
+    if (piece.bytes > e->spelled_capacity) {
+        e->spelled_capacity = 2 * piece.bytes;
+        e->spelled = mem_resize(e->spelled, e->spelled_capacity, 1);
+    }
+    return (tok_text){e->spelled, utf8_marks_to_spaces(piece.at, piece.bytes, e->spelled)};
+}
+
+/* Merged stretch by stretch where each byte has a token, so that no two stretches meet in one unknown
+ * token. */
+static esp_code encode_characters(encoding *e, tok_text piece) {
+    const vocab *v = &e->tok->vocab;
+    tok_text text = spell(e, piece), stretch;
+    esp_code code = ESP_OK;
+    for (size_t at = 0; !code && at < text.bytes; at += stretch.bytes) {
+        stretch = v->has_bytes && !pre_takes_whole(e->tok->pre)
+                      ? stretch_at(v, text, at)
+                      : (tok_text){text.at + at, text.bytes - at};
+        if (v->has_bytes && has_too_many(e, stretch.at, stretch.bytes)) return refuse_count(e);
+        bpe_encode(e->tok->bpe, &e->scratch, stretch.at, stretch.bytes, e->out);
+        code = check_limit(e);
+    }
+    return code;
+}
+
+static size_t count_characters(tok_text text) {
+    size_t count = 0;
+    for (size_t i = 0; i < text.bytes; i++)
+        count += ((uint8_t)text.at[i] & 0xc0) != 0x80;
+    return count;
+}
+
+static esp_code encode_planned_piece(void *arg, const char *at, size_t bytes) {
+    encoding *e = arg;
+    tok_text piece = {at, bytes};
+    switch (e->tok->vocab.kind) {
+    case VOCAB_BPE:
+        return encode_piece(e, at, bytes);
+    case VOCAB_CHARS:
+        return encode_characters(e, piece);
+    case VOCAB_WORDPIECE:
+        return encode_word(e, piece, count_characters(piece));
+    case VOCAB_UNIGRAM:
+        unigram_encode(e->tok->unigram, &e->unigram, spell(e, piece), e->out->count, e->out);
+        return check_limit(e);
+    case VOCAB_SPM:
+        break;
+    }
+    ESP_ASSERT(!"this kind has no plan");
+    return ESP_INTERNAL;
+}
+
+static esp_code cut_planned(encoding *e, tok_text text, pre_place place) {
+    pre_visitor visitor = {encode_planned_piece, e};
+    return pre_cut_at(e->cutter, text.at, text.bytes, place, &visitor, e->err);
+}
+
+/* Normalised text: tokens that are looked for here, and what lies between them. */
+static esp_code encode_normalized(encoding *e, tok_text text, pre_place place,
+                                  specials_search *search) {
+    size_t at = 0, begin, bytes;
+    uint32_t id;
+    esp_code code = ESP_OK;
+    while (!code && specials_next(search, at, &begin, &bytes, &id)) {
+        uint8_t strips = specials_strips(&e->tok->later, id);
+        size_t end = begin, next = begin + bytes;
+        if (strips & TOK_STRIP_BEFORE) end = without_spaces_behind(text.at, at, begin);
+        if (strips & TOK_STRIP_AFTER) next = behind_spaces(text, next);
+        code = cut_planned(e, (tok_text){text.at + at, end - at}, place);
+        if (!code) code = add_id(e, (int32_t)id);
+        at = next;
+        place = PRE_PIECE_BEGINS;
+    }
+    return code ? code : cut_planned(e, (tok_text){text.at + at, text.bytes - at}, place);
+}
+
+/* A run of well-formed UTF-8. Where normalisation changed it, the spans say nothing about it any more, and
+ * control tokens are looked for only if there are no spans. */
+static esp_code encode_planned_run(encoding *e, tok_text run, pre_place place) {
+    tok_text text;
+    esp_code code = normalizer_apply(e->tok->normal, &e->normal, run, place == PRE_PIECE_GOES_ON,
+                                     &text, e->err);
+    if (code) return code;
+    bool same = text.at == run.at;
+    specials_search search = {.specials = &e->tok->later,
+                              .text = text,
+                              .control = e->options->parse_special &&
+                                         (same || e->options->plain_count == 0),
+                              .plain = e->options->plain,
+                              .plain_count = e->options->plain_count,
+                              .base = same ? (size_t)(run.at - e->text.at) : 0};
+    return encode_normalized(e, text, place, &search);
+}
+
+static esp_code encode_broken(encoding *e, tok_text bytes) {
+    if (e->tok->vocab.kind == VOCAB_BPE) return encode_bytes(e, bytes);
+    if (e->tok->vocab.kind != VOCAB_WORDPIECE)
+        vocab_add_unknown(&e->tok->vocab, bytes, e->out->count, e->out);
+    return check_limit(e);
+}
+
+static esp_code encode_planned(encoding *e, tok_text text) {
+    esp_code code = ESP_OK;
+    pre_place place = text.at == e->text.at ? PRE_TEXT_BEGINS : PRE_PIECE_BEGINS;
+    for (size_t at = 0; !code && at < text.bytes; place = PRE_PIECE_GOES_ON) {
+        size_t whole = utf8_whole_prefix(text.at + at, text.bytes - at), broken = 0;
+        if (whole) code = encode_planned_run(e, (tok_text){text.at + at, whole}, place);
+        at += whole;
+        if (code || at == text.bytes) break;
+        (void)utf8_first(text.at + at, text.bytes - at, &broken);
+        code = encode_broken(e, (tok_text){text.at + at, broken});
+        at += broken;
+    }
+    return code;
+}
+
+/* ---- the text ---- */
+
+/* Text without special tokens. */
+static esp_code encode_between(encoding *e, tok_text text) {
+    if (e->tok->planned) return encode_planned(e, text);
+    if (e->tok->vocab.kind == VOCAB_BPE) return encode_byte_level(e, text);
+    if (e->tok->vocab.kind != VOCAB_WORDPIECE) return encode_spaced(e, text);
+    bert_visitor visitor = {encode_word, e};
+    return bert_cut(&e->words, text, e->tok->uncased, &visitor);
+}
+
 static esp_code encode_text(encoding *e, tok_text text, const tok_encode_options *options) {
     specials_search search = {.specials = &e->tok->specials,
                               .text = text,
                               .control = options->parse_special,
                               .plain = options->plain,
                               .plain_count = options->plain_count};
-    size_t at = 0, begin;
+    size_t at = 0, begin, bytes;
     uint32_t id;
     esp_code code = ESP_OK;
-    while (!code && specials_next(&search, at, &begin, &id)) {
+    while (!code && specials_next(&search, at, &begin, &bytes, &id)) {
         uint8_t strips = specials_strips(&e->tok->specials, id);
-        size_t end = begin, next = begin + vocab_bytes(&e->tok->vocab, id).bytes;
+        size_t end = begin, next = begin + bytes;
         if (strips & TOK_STRIP_BEFORE) end = without_spaces_behind(text.at, at, begin);
         if (strips & TOK_STRIP_AFTER) next = behind_spaces(text, next);
         code = encode_between(e, (tok_text){text.at + at, end - at});
@@ -205,6 +339,8 @@ esp_code tok_encode(const tokenizer *tok, const char *text, size_t bytes,
                   .out = out,
                   .count_before = out->count,
                   .ids_max = options->ids_max,
+                  .text = {text, bytes},
+                  .options = options,
                   .err = err};
     /* NFC may lengthen a text: at most threefold (UAX #15, table of expansion factors). */
     if (tok->pre) e.cutter = pre_cutter_open(tok->pre, bytes * 3);
@@ -213,6 +349,8 @@ esp_code tok_encode(const tokenizer *tok, const char *text, size_t bytes,
     pre_cutter_close(e.cutter);
     bpe_scratch_free(&e.scratch);
     nfc_free(&e.nfc);
+    normal_free(&e.normal);
+    free(e.spelled);
     spaced_free(&e.spaced);
     spm_scratch_free(&e.spm);
     unigram_scratch_free(&e.unigram);

@@ -11,9 +11,8 @@
 
 #include "engine/base/mem.h"
 
-/* Code points that a canonical decomposition makes of one byte of UTF-8: 1 of 1, 3 of 2 (U+0390), 4
- * of 3 (U+1F82); and room for the last character. */
-enum { POINTS_PER_BYTE = 2, POINTS_SLACK = 4 };
+/* Code points that one character may decompose into (U+FDFA: 18), and room for utf8proc. */
+enum { POINTS_SLACK = 32 };
 
 void nfc_free(nfc_buffer *buffer) {
     free(buffer->points);
@@ -59,9 +58,28 @@ static void order_marks(nfc_buffer *buffer, int32_t *points, size_t count) {
     }
 }
 
-/* Code points of the text; options: UTF8PROC_DECOMPOSE or 0. */
-static size_t decompose(tok_text text, int32_t *points, size_t capacity,
-                        utf8proc_option_t options) {
+/* Code points whose decomposition the reference's older tables lack. */
+static bool stays(int32_t point, utf8proc_option_t options) {
+    static const int32_t later[][2] = {
+        {0x32ff, 0x32ff},   {0xa7f2, 0xa7f4},   {0xab69, 0xab69},   {0x10781, 0x10785},
+        {0x10787, 0x107b0}, {0x107b2, 0x107ba}, {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9},
+    };
+    if (!(options & UTF8PROC_COMPAT)) return false;
+    for (size_t i = 0; point >= 0x32ff && i < sizeof later / sizeof *later; i++) {
+        if (point >= later[i][0] && point <= later[i][1]) return true;
+    }
+    return false;
+}
+
+/* Room for the next character's code points and utf8proc's closing NUL. */
+static void reserve(nfc_buffer *buffer, size_t count) {
+    if (count + POINTS_SLACK <= buffer->capacity) return;
+    buffer->capacity = 2 * (count + POINTS_SLACK);
+    buffer->points = mem_resize(buffer->points, buffer->capacity, sizeof *buffer->points);
+}
+
+/* Code points of the text into the buffer; options: UTF8PROC_DECOMPOSE, ..COMPAT or 0. */
+static size_t decompose(nfc_buffer *buffer, tok_text text, utf8proc_option_t options) {
     size_t count = 0;
     for (size_t at = 0; at < text.bytes;) {
         int32_t point;
@@ -69,39 +87,42 @@ static size_t decompose(tok_text text, int32_t *points, size_t capacity,
         utf8proc_ssize_t used = utf8proc_iterate((const uint8_t *)text.at + at,
                                                  (utf8proc_ssize_t)(text.bytes - at), &point);
         ESP_ASSERT(used > 0);
+        reserve(buffer, count);
+        utf8proc_ssize_t room = (utf8proc_ssize_t)(buffer->capacity - count - 1);
         utf8proc_ssize_t made = utf8proc_decompose_char(
-            point, points + count, (utf8proc_ssize_t)(capacity - count), options, &boundary);
-        ESP_ASSERT(made > 0 && (size_t)made <= capacity - count);
+            point, buffer->points + count, room, stays(point, options) ? 0 : options, &boundary);
+        ESP_ASSERT(made > 0 && made <= room);
         count += (size_t)made;
         at += (size_t)used;
     }
+    reserve(buffer, count);
     return count;
 }
 
-/* Returns how many code points there is room for, utf8proc's closing NUL left out. */
-static size_t reserve(nfc_buffer *buffer, tok_text text) {
-    size_t needed = text.bytes * POINTS_PER_BYTE + POINTS_SLACK;
-    if (needed > buffer->capacity) {
-        buffer->points = mem_resize(buffer->points, needed, sizeof *buffer->points);
-        buffer->capacity = needed;
+tok_text nfc_of(nfc_buffer *buffer, tok_text text) { return nfc_form(buffer, text, true, false); }
+
+/* Below U+0080 no form changes anything. */
+static bool is_ascii(tok_text text) {
+    for (size_t i = 0; i < text.bytes; i++) {
+        if ((uint8_t)text.at[i] >= 0x80) return false;
     }
-    return needed - 1;
+    return true;
 }
 
-tok_text nfc_of(nfc_buffer *buffer, tok_text text) {
-    if (!may_change(text)) return text;
-    size_t room = reserve(buffer, text);
-    size_t count = decompose(text, buffer->points, room, UTF8PROC_DECOMPOSE);
+tok_text nfc_form(nfc_buffer *buffer, tok_text text, bool composed, bool compatible) {
+    bool same = composed && !compatible ? !may_change(text) : is_ascii(text);
+    if (same) return text;
+    utf8proc_option_t options = UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0);
+    size_t count = decompose(buffer, text, options);
     order_marks(buffer, buffer->points, count);
-    utf8proc_ssize_t bytes = utf8proc_reencode(buffer->points, (utf8proc_ssize_t)count,
-                                               UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    utf8proc_option_t how = UTF8PROC_STABLE | (composed ? UTF8PROC_COMPOSE : 0);
+    utf8proc_ssize_t bytes = utf8proc_reencode(buffer->points, (utf8proc_ssize_t)count, how);
     ESP_ASSERT(bytes >= 0);
     return (tok_text){(const char *)buffer->points, (size_t)bytes};
 }
 
 const int32_t *nfc_points(nfc_buffer *buffer, tok_text text, bool decomposed, size_t *count) {
-    size_t room = reserve(buffer, text);
-    *count = decompose(text, buffer->points, room, decomposed ? UTF8PROC_DECOMPOSE : 0);
+    *count = decompose(buffer, text, decomposed ? UTF8PROC_DECOMPOSE : 0);
     if (decomposed) order_marks(buffer, buffer->points, *count);
     return buffer->points;
 }

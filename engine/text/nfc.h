@@ -1,4 +1,4 @@
-/* nfc.h - Unicode normalisation forms C and D, in linear time.
+/* nfc.h - Unicode normalisation forms, in linear time.
  *
  * Thread  any; an nfc_buffer belongs to one call at a time. */
 // SPDX-License-Identifier: Apache-2.0
@@ -22,6 +22,9 @@ void nfc_free(nfc_buffer *buffer);
 /* text must be well-formed UTF-8. The result is text itself where nothing can change, else it lies
  * in the buffer until the next call. */
 tok_text nfc_of(nfc_buffer *buffer, tok_text text);
+
+/* Any of the four forms: composed (C, KC) or not (D, KD), compatible (KC, KD) or not. As nfc_of. */
+tok_text nfc_form(nfc_buffer *buffer, tok_text text, bool composed, bool compatible);
 
 /* The text's code points, in form NFD where decomposed is set; they lie in the buffer until the next
  * call. */

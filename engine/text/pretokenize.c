@@ -1,12 +1,10 @@
-/* pretokenize.c - the table of pre-tokenizer patterns, and cutting by them.
+/* pretokenize.c - the table of pre-tokenizer patterns, and the stages that a plan declares.
  *
  * Each row is held against the `tokenizers` library by tests/unit/test_pretokenize. A convention
  * without such a check is not in the table. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/text/pretokenize.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +12,8 @@
 
 #include "engine/base/mem.h"
 #include "engine/text/newer_unicode.h"
+#include "engine/text/pre_inner.h"
+#include "engine/text/pre_pattern.h"
 
 enum { STAGES_MAX = 3, NAMES_MAX = 3 };
 
@@ -87,20 +87,6 @@ static const pre_row rows[] = {
 };
 enum { ROW_COUNT = sizeof rows / sizeof *rows };
 
-struct pretokenizer {
-    const pre_row *row;
-    uint32_t stage_count;
-    pcre2_code *stages[STAGES_MAX];
-};
-
-struct pre_cutter {
-    const pretokenizer *pre;
-    pcre2_match_data *match;
-    pcre2_match_context *context;
-    const pre_visitor *visitor; /* of the call that runs */
-    esp_error *err;
-};
-
 /* ---- opening ---- */
 
 static const pre_row *row_named(const char *name) {
@@ -125,35 +111,67 @@ static esp_code refuse_name(const char *name, esp_error *err) {
                           name ? "\"" : "", name ? name : "missing", name ? "\"" : "", known);
 }
 
-static esp_code compile(const char *pattern, pcre2_code **out, esp_error *err) {
-    int error;
-    PCRE2_SIZE offset;
-    /* The subject is validated by the caller; checking it again at every match would be quadratic.
-     */
-    *out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED,
-                         PCRE2_UTF | PCRE2_UCP | PCRE2_NO_UTF_CHECK, &error, &offset, NULL);
-    if (!*out) {
-        char reason[120];
-        pcre2_get_error_message(error, (PCRE2_UCHAR *)reason, sizeof reason);
-        return esp_fail(err, ESP_INTERNAL, "pre-tokenizer pattern fails at offset %zu: %s", offset,
-                        reason);
-    }
-    /* Where the kernel forbids making code, PCRE2 interprets: slower, same matches. */
-    (void)pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);
-    return ESP_OK;
-}
-
 esp_code pre_open(pretokenizer **out, const char *name, esp_error *err) {
     ESP_ASSERT(out);
     *out = NULL;
     const pre_row *row = name ? row_named(name) : NULL;
     if (!row) return refuse_name(name, err);
     pretokenizer *p = mem_new(1, sizeof *p);
-    p->row = row;
+    p->name = row->names[0];
+    p->takes_whole = row->takes_whole;
+    p->wants_nfc = row->wants_nfc;
     while (p->stage_count < STAGES_MAX && row->stages[p->stage_count]) {
-        esp_code code = compile(row->stages[p->stage_count], &p->stages[p->stage_count], err);
+        const char *pattern = row->stages[p->stage_count];
+        pre_stage *stage = &p->stages[p->stage_count++];
+        *stage = (pre_stage){.kind = TOK_SPLIT_REGEX, .behavior = TOK_ISOLATED};
+        esp_code code = pre_pattern_compile(pattern, &stage->code, err);
         if (code) return pre_close(p), code;
-        p->stage_count++;
+    }
+    *out = p;
+    return ESP_OK;
+}
+
+static esp_code open_regex(pre_stage *stage, tok_text pattern, esp_error *err) {
+    char *translated;
+    esp_code code = pre_pattern_translate(pattern, &translated, err);
+    if (!code) code = pre_pattern_compile(translated, &stage->code, err);
+    free(translated);
+    return code;
+}
+
+static esp_code open_stage(pre_stage *stage, const tok_split *split, esp_error *err) {
+    *stage = (pre_stage){.kind = split->kind,
+                         .behavior = split->behavior,
+                         .invert = split->invert,
+                         .first_only = split->first_only};
+    switch (split->kind) {
+    case TOK_SPLIT_REGEX:
+        return open_regex(stage, split->pattern, err);
+    case TOK_SPLIT_DIGITS:
+        return pre_pattern_compile(EACH_DIGIT, &stage->code, err);
+    case TOK_SPLIT_LITERAL:
+    case TOK_SPLIT_PREFIX:
+        if (split->pattern.bytes == 0)
+            return esp_fail(err, ESP_INVALID, "a text to split at or to prepend is empty");
+        stage->text = mem_copy_text(split->pattern.at, split->pattern.bytes);
+        stage->text_bytes = split->pattern.bytes;
+        return ESP_OK;
+    case TOK_SPLIT_PUNCTUATION:
+    case TOK_SPLIT_MARKS:
+        break;
+    }
+    return ESP_OK;
+}
+
+esp_code pre_open_plan(pretokenizer **out, const tok_plan *plan, bool takes_whole, esp_error *err) {
+    ESP_ASSERT(out && plan && plan->split_count <= TOK_STEPS_MAX);
+    *out = NULL;
+    pretokenizer *p = mem_new(1, sizeof *p);
+    p->name = "declared";
+    p->takes_whole = takes_whole;
+    for (uint32_t i = 0; i < plan->split_count; i++) {
+        esp_code code = open_stage(&p->stages[p->stage_count++], &plan->splits[i], err);
+        if (code) return pre_close(p), code;
     }
     *out = p;
     return ESP_OK;
@@ -161,69 +179,13 @@ esp_code pre_open(pretokenizer **out, const char *name, esp_error *err) {
 
 void pre_close(pretokenizer *p) {
     if (!p) return;
-    for (uint32_t i = 0; i < p->stage_count; i++)
-        pcre2_code_free(p->stages[i]);
+    for (uint32_t i = 0; i < p->stage_count; i++) {
+        pcre2_code_free(p->stages[i].code);
+        free(p->stages[i].text);
+    }
     free(p);
 }
 
-bool pre_takes_whole(const pretokenizer *p) { return p->row->takes_whole; }
+bool pre_takes_whole(const pretokenizer *p) { return p->takes_whole; }
 
-bool pre_wants_nfc(const pretokenizer *p) { return p->row->wants_nfc; }
-
-/* ---- cutting ---- */
-
-pre_cutter *pre_cutter_open(const pretokenizer *p, size_t text_bytes_max) {
-    pre_cutter *cutter = mem_new(1, sizeof *cutter);
-    cutter->pre = p;
-    cutter->match = pcre2_match_data_create(1, NULL);
-    cutter->context = pcre2_match_context_create(NULL);
-    ESP_ASSERT(cutter->match && cutter->context);
-    /* One match passes over its text a few times at most (one pass an alternative). */
-    size_t limit = 1000 + 16 * text_bytes_max;
-    pcre2_set_match_limit(cutter->context, limit < UINT32_MAX ? (uint32_t)limit : UINT32_MAX);
-    return cutter;
-}
-
-void pre_cutter_close(pre_cutter *cutter) {
-    if (!cutter) return;
-    pcre2_match_data_free(cutter->match);
-    pcre2_match_context_free(cutter->context);
-    free(cutter);
-}
-
-static esp_code cut_stage(pre_cutter *cutter, uint32_t stage, const char *text, size_t bytes);
-
-/* Hands a piece to the next stage, or to the visitor behind the last. */
-static esp_code pass_on(pre_cutter *cutter, uint32_t stage, const char *text, size_t bytes) {
-    if (bytes == 0) return ESP_OK;
-    if (stage + 1 < cutter->pre->stage_count) return cut_stage(cutter, stage + 1, text, bytes);
-    return cutter->visitor->piece(cutter->visitor->arg, text, bytes);
-}
-
-static esp_code cut_stage(pre_cutter *cutter, uint32_t stage, const char *text, size_t bytes) {
-    size_t at = 0;
-    while (at < bytes) {
-        int found = pcre2_match(cutter->pre->stages[stage], (PCRE2_SPTR)text, bytes, at,
-                                PCRE2_NO_UTF_CHECK, cutter->match, cutter->context);
-        if (found == PCRE2_ERROR_NOMATCH) break;
-        if (found < 0)
-            return esp_fail(cutter->err, ESP_INTERNAL,
-                            "pre-tokenizer \"%s\" gave up %zu bytes into a text of %zu (PCRE2 %d)",
-                            cutter->pre->row->names[0], at, bytes, found);
-        const PCRE2_SIZE *span = pcre2_get_ovector_pointer(cutter->match);
-        size_t begin = span[0], end = span[1]; /* a later stage writes over the span */
-        ESP_ASSERT(begin >= at && end > begin && end <= bytes);
-        esp_code code = pass_on(cutter, stage, text + at, begin - at);
-        if (!code) code = pass_on(cutter, stage, text + begin, end - begin);
-        if (code) return code;
-        at = end;
-    }
-    return pass_on(cutter, stage, text + at, bytes - at);
-}
-
-esp_code pre_cut(pre_cutter *cutter, const char *text, size_t bytes, const pre_visitor *visitor,
-                 esp_error *err) {
-    cutter->visitor = visitor;
-    cutter->err = err;
-    return bytes ? cut_stage(cutter, 0, text, bytes) : ESP_OK;
-}
+bool pre_wants_nfc(const pretokenizer *p) { return p->wants_nfc; }

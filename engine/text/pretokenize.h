@@ -1,7 +1,7 @@
 /* pretokenize.h - cuts text into the pieces inside which tokens are merged.
  *
  * Which cuts is the model's convention, named by tokenizer.ggml.pre: a row of the table in
- * pretokenize.c. A row has one or more stages, each a pattern; a stage cuts every piece of the
+ * pretokenize.c; or a tokenizer.json declares it (tok_plan). A row has one or more stages, each a pattern; a stage cuts every piece of the
  * stage before into its matches and what lies between them, and sees nothing outside that piece.
  *
  * The patterns are compiled once, by PCRE2 with its JIT. Each consumes what it looks at, up to a
@@ -12,15 +12,15 @@
 #ifndef ESPALIER_TEXT_PRETOKENIZE_H
 #define ESPALIER_TEXT_PRETOKENIZE_H
 
-#include <stdbool.h>
-#include <stddef.h>
-
-#include "engine/base/status.h"
+#include "engine/text/tokenizer.h"
 
 typedef struct pretokenizer pretokenizer;
 
 /* name: NULL counts as missing. An unknown one is ESP_UNIMPLEMENTED with the list of known ones. */
 ESP_CHECKED esp_code pre_open(pretokenizer **out, const char *name, esp_error *err);
+/* The stages of a plan. ESP_INVALID or ESP_UNIMPLEMENTED names a pattern that cannot be computed. */
+ESP_CHECKED esp_code pre_open_plan(pretokenizer **out, const tok_plan *plan, bool takes_whole,
+                                   esp_error *err);
 void pre_close(pretokenizer *p);
 
 /* A piece that is one token is taken without merging. */
@@ -39,7 +39,14 @@ typedef struct pre_visitor {
     void *arg;
 } pre_visitor;
 
-/* text must be well-formed UTF-8. The pieces are not empty and cover it. */
+/* Where in the text that tok_encode got a piece begins. */
+typedef enum pre_place { PRE_TEXT_BEGINS, PRE_PIECE_BEGINS, PRE_PIECE_GOES_ON } pre_place;
+
+/* text must be well-formed UTF-8. The pieces are not empty and cover it, unless a plan removes matches
+ * or puts a prefix in front (not of a piece that goes on). */
+ESP_CHECKED esp_code pre_cut_at(pre_cutter *cutter, const char *text, size_t bytes, pre_place place,
+                                const pre_visitor *visitor, esp_error *err);
+/* The same at the text's beginning. */
 ESP_CHECKED esp_code pre_cut(pre_cutter *cutter, const char *text, size_t bytes,
                              const pre_visitor *visitor, esp_error *err);
 

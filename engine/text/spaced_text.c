@@ -64,11 +64,12 @@ static bool read_replacement(const charsmap *map, uint32_t index, tok_text *out)
     return true;
 }
 
-size_t charsmap_find(const charsmap *map, tok_text text, tok_text *replacement) {
+/* Walks the trie; stops at the first key or goes on to the longest. Returns its bytes. */
+static size_t find_key(const charsmap *map, tok_text text, bool first, tok_text *replacement) {
     if (map->unit_count == 0) return 0;
     size_t found = 0;
     uint32_t index = offset_of(map->units[0]);
-    for (size_t i = 0; i < text.bytes; i++) {
+    for (size_t i = 0; i < text.bytes && !(found && first); i++) {
         uint8_t byte = (uint8_t)text.at[i];
         index ^= byte;
         if (byte == 0 || index >= map->unit_count) break;
@@ -78,6 +79,14 @@ size_t charsmap_find(const charsmap *map, tok_text text, tok_text *replacement) 
         if (unit >> 8 & 1 && read_replacement(map, index, replacement)) found = i + 1;
     }
     return found;
+}
+
+size_t charsmap_find(const charsmap *map, tok_text text, tok_text *replacement) {
+    return find_key(map, text, false, replacement);
+}
+
+bool charsmap_find_first(const charsmap *map, tok_text text, tok_text *replacement) {
+    return find_key(map, text, true, replacement) > 0;
 }
 
 /* ---- the text ---- */

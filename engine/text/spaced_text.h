@@ -37,6 +37,9 @@ void charsmap_close(charsmap *map);
 /* The longest key that text begins with; returns its bytes and its replacement, 0 when there is none. */
 size_t charsmap_find(const charsmap *map, tok_text text, tok_text *replacement);
 
+/* The shortest key that text begins with, whatever follows; false when there is none. */
+bool charsmap_find_first(const charsmap *map, tok_text text, tok_text *replacement);
+
 typedef struct spaced_rules {
     charsmap map;
     bool prefix;      /* a space in front of a text that is not empty */

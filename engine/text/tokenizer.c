@@ -7,6 +7,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/text/tokenizer_inner.h"
+#include "engine/text/utf8.h"
 
 enum { EOG_MAX = 256 };
 
@@ -51,7 +52,7 @@ static void copy_rules(tokenizer *tok, const tok_source *source) {
 }
 
 static esp_code open_bpe(tokenizer *tok, const tok_source *source, esp_error *err) {
-    esp_code code = pre_open(&tok->pre, source->pre, err);
+    esp_code code = tok->planned ? ESP_OK : pre_open(&tok->pre, source->pre, err);
     if (code) return code;
     return bpe_open(&tok->bpe, &tok->vocab, source, pre_takes_whole(tok->pre), err);
 }
@@ -60,7 +61,7 @@ static esp_code open_spaced(tokenizer *tok, const tok_source *source, esp_error 
     tok->spaced.prefix = source->add_space_prefix;
     tok->spaced.collapse = source->collapse_spaces;
     tok->spaced.keep_broken = tok->vocab.has_bytes;
-    tok->drops_first_space = source->add_space_prefix;
+    tok->drops_first_space = tok->planned ? source->drop_first_space : source->add_space_prefix;
     if (!source->types)
         return esp_fail(err, ESP_INVALID,
                         "tokenizer.ggml.token_type is missing; kind \"%s\" needs it", source->kind);
@@ -77,7 +78,15 @@ static esp_code open_words(tokenizer *tok, const tok_source *source, esp_error *
 
 static esp_code open_kind(tokenizer *tok, const tok_source *source, esp_error *err) {
     switch (tok->vocab.kind) {
+    case VOCAB_CHARS:
+        if (!tok->planned)
+            return esp_fail(
+                err, ESP_UNIMPLEMENTED,
+                "tokenizer.ggml.model is \"bpe\", which only a tokenizer.json describes");
+        tok->drops_first_space = source->drop_first_space;
+        return open_bpe(tok, source, err);
     case VOCAB_BPE:
+        tok->drops_first_space = tok->planned && source->drop_first_space;
         return open_bpe(tok, source, err);
     case VOCAB_SPM:
     case VOCAB_UNIGRAM:
@@ -89,6 +98,41 @@ static esp_code open_kind(tokenizer *tok, const tok_source *source, esp_error *e
     return ESP_INTERNAL;
 }
 
+/* ---- a plan's special tokens ---- */
+
+/* Which of the two searches a key is for. */
+typedef struct key_search {
+    const tok_source *source;
+    const normalizer *normal;
+    normal_buffer buffer;
+    bool normalized;
+} key_search;
+
+static tok_text key_of(void *arg, uint32_t id) {
+    key_search *search = arg;
+    tok_text text = search->source->tokens[id];
+    bool normalized = search->source->strips && search->source->strips[id] & TOK_NORMALIZED;
+    if (normalized != search->normalized) return (tok_text){"", 0};
+    if (!normalized || utf8_whole_prefix(text.at, text.bytes) != text.bytes) return text;
+    esp_code code = normalizer_apply(search->normal, &search->buffer, text, false, &text, NULL);
+    return code ? (tok_text){"", 0} : text;
+}
+
+static void open_searches(tokenizer *tok, const tok_source *source) {
+    key_search search = {.source = source, .normal = tok->normal};
+    specials_key key = {key_of, &search};
+    specials_open(&tok->specials, &tok->vocab, source->strips, &key);
+    search.normalized = true;
+    specials_open(&tok->later, &tok->vocab, source->strips, &key);
+    normal_free(&search.buffer);
+}
+
+static esp_code open_plan(tokenizer *tok, const tok_source *source, esp_error *err) {
+    tok->planned = true;
+    esp_code code = normalizer_open(&tok->normal, source->plan, err);
+    return code ? code : pre_open_plan(&tok->pre, source->plan, source->take_whole, err);
+}
+
 esp_code tok_open(tokenizer **out, const tok_source *source, esp_error *err) {
     ESP_ASSERT(out && source);
     *out = NULL;
@@ -98,9 +142,13 @@ esp_code tok_open(tokenizer **out, const tok_source *source, esp_error *err) {
     if (code) return code;
     tokenizer *tok = mem_new(1, sizeof *tok);
     code = vocab_open(&tok->vocab, source, err);
+    if (!code && source->plan) code = open_plan(tok, source, err);
     if (!code) code = open_kind(tok, source, err);
     if (code) return tok_close(tok), code;
-    specials_open(&tok->specials, &tok->vocab, source->strips);
+    if (tok->planned)
+        open_searches(tok, source);
+    else
+        specials_open(&tok->specials, &tok->vocab, source->strips, NULL);
     copy_rules(tok, source);
     *out = tok;
     return ESP_OK;
@@ -114,6 +162,8 @@ void tok_close(tokenizer *tok) {
     wordpiece_close(&tok->wordpiece);
     charsmap_close(&tok->spaced.map);
     specials_close(&tok->specials);
+    specials_close(&tok->later);
+    normalizer_close(tok->normal);
     vocab_close(&tok->vocab);
     pre_close(tok->pre);
     free(tok->eog);
@@ -140,6 +190,8 @@ bool tok_ends_generation(const tokenizer *tok, int32_t id) {
 int32_t tok_find(const tokenizer *tok, const char *text) {
     size_t bytes = strlen(text);
     int32_t special = specials_find(&tok->specials, (tok_text){text, bytes});
+    if (special == VOCAB_NONE && tok->planned)
+        special = specials_find(&tok->later, (tok_text){text, bytes});
     return special != VOCAB_NONE ? special : vocab_find(&tok->vocab, text, bytes);
 }
 

@@ -1,12 +1,16 @@
 /* tokenizer.h - text <-> token ids.
  *
- * Four kinds, as tokenizer.ggml.model names them; unknown names are refused:
+ * Five kinds, four of them as tokenizer.ggml.model names them; unknown names are refused:
  *
  *   gpt2   byte-level BPE; the pre-tokenizer pattern is chosen by name (tokenizer.ggml.pre) from the
  *          table in pretokenize.c
  *   llama  SentencePiece's BPE: merges by score, bytes where no token fits
  *   t5     SentencePiece's unigram: the most likely cut
  *   bert   WordPiece: words by BERT's rules, the longest tokens of each
+ *   bpe    BPE of characters with a list of merges (tokenizer.json of Llama 2, Mistral, Gemma)
+ *
+ * What happens to text before it is merged is the kind's rule, or a tok_plan: what a tokenizer.json
+ * declares, step by step.
  *
  * Ownership  tok_open copies what it needs out of tok_source.
  * Thread     read-only after open: any thread may encode and decode at once. */
@@ -29,11 +33,79 @@ typedef struct tok_text {
 } tok_text;
 
 typedef enum tok_type { /* numbers of tokenizer.ggml.token_type */
-    TOK_NORMAL = 1, TOK_UNKNOWN = 2, TOK_CONTROL = 3, TOK_USER_DEFINED = 4, TOK_UNUSED = 5, TOK_BYTE = 6
+                        TOK_NORMAL = 1,
+                        TOK_UNKNOWN = 2,
+                        TOK_CONTROL = 3,
+                        TOK_USER_DEFINED = 4,
+                        TOK_UNUSED = 5,
+                        TOK_BYTE = 6
 } tok_type;
 
-/* White space that a special token swallows when it is matched in text. */
-typedef enum tok_strip { TOK_STRIP_BEFORE = 1, TOK_STRIP_AFTER = 2 } tok_strip;
+/* How a special token is matched in text. */
+typedef enum tok_strip {
+    TOK_STRIP_BEFORE = 1, /* it swallows white space */
+    TOK_STRIP_AFTER = 2,
+    TOK_SINGLE_WORD = 4, /* not beside a word's character */
+    TOK_NORMALIZED = 8,  /* it is looked for in normalised text; with a plan alone */
+} tok_strip;
+
+/* ---- what a tokenizer.json declares (engine/text/normalize.h and pretokenize.h compute it) ---- */
+
+typedef enum tok_normal_kind {
+    TOK_NFC,
+    TOK_NFD,
+    TOK_NFKC,
+    TOK_NFKD,
+    TOK_LOWERCASE,     /* each character by itself */
+    TOK_STRIP_ACCENTS, /* marks vanish */
+    TOK_STRIP_SPACES,  /* at the ends: left, right */
+    TOK_PREPEND,       /* text, unless there is nothing to put it before */
+    TOK_REPLACE,       /* every match of pattern by text */
+    TOK_CHARSMAP       /* pattern is SentencePiece's precompiled_charsmap, by grapheme */
+} tok_normal_kind;
+
+/* One step of normalisation. */
+typedef struct tok_normal {
+    tok_normal_kind kind;
+    tok_text pattern, text;
+    bool is_regex;
+    bool left, right;
+} tok_normal;
+
+typedef enum tok_split_kind {
+    TOK_SPLIT_REGEX,
+    TOK_SPLIT_LITERAL,
+    TOK_SPLIT_DIGITS,      /* each a match */
+    TOK_SPLIT_PUNCTUATION, /* each a match */
+    TOK_SPLIT_PREFIX, /* puts `pattern` in front of a piece that does not begin so; cuts nothing */
+    TOK_SPLIT_MARKS   /* a space becomes U+2581 */
+} tok_split_kind;
+
+/* What becomes of a match and its neighbours, as the `tokenizers` library names it. */
+typedef enum tok_behavior {
+    TOK_ISOLATED,
+    TOK_REMOVED,
+    TOK_WITH_PREVIOUS,
+    TOK_WITH_NEXT,
+    TOK_CONTIGUOUS
+} tok_behavior;
+
+/* One stage of cutting. */
+typedef struct tok_split {
+    tok_split_kind kind;
+    tok_behavior behavior;
+    tok_text pattern;
+    bool invert;     /* what is between matches counts as match */
+    bool first_only; /* TOK_SPLIT_PREFIX: at the beginning of the text alone */
+} tok_split;
+
+enum { TOK_STEPS_MAX = 32 };
+
+typedef struct tok_plan {
+    uint32_t normal_count, split_count; /* TOK_STEPS_MAX at most */
+    const tok_normal *normals;
+    const tok_split *splits;
+} tok_plan;
 
 /* What a model file says of its tokenizer. */
 typedef struct tok_source {
@@ -44,7 +116,7 @@ typedef struct tok_source {
     const int32_t *types;   /* tok_type, or NULL: all normal */
     const uint8_t *strips;  /* per token: tok_strip bits, or NULL: none */
     const float *scores;    /* per token; kinds llama and t5 */
-    int32_t unknown;        /* stands for what has no token; kinds llama, t5, bert; -1: none */
+    int32_t unknown;        /* stands for what has no token; all but gpt2; -1: none */
     bool add_space_prefix;  /* kinds llama, t5: a space goes in front of text */
     bool collapse_spaces;   /* kinds llama, t5: runs of spaces become one, none at the ends */
     bool uncased;           /* kind bert: lower-case, without accents */
@@ -52,9 +124,18 @@ typedef struct tok_source {
     size_t charsmap_bytes;
     uint32_t merge_count;
     const tok_text *merges; /* "left right", best first */
-    int32_t bos, eos;       /* -1: none */
-    bool add_bos, add_eos;  /* the tokenizer's own rule */
-    uint32_t eog_count;     /* further ids that end a generation (eot, im_end) */
+    bool merges_are_pairs;  /* merges has 2 * merge_count texts, left and right */
+    bool
+        merges_by_id; /* kind gpt2: any two that make a token merge, the least id first (tiktoken) */
+    bool raw_bytes;   /* kind gpt2: tokens are spelled as they are, not in the byte alphabet */
+    bool take_whole;  /* with a plan: a piece that is one token is not merged */
+    bool fuse_unknown;     /* kind bpe: one unknown token for neighbours */
+    bool drop_first_space; /* with a plan: a text made of ids leaves its first space out */
+    const char *origin;    /* the merges' name in error sentences, or NULL: tokenizer.ggml.merges */
+    const tok_plan *plan;  /* or NULL: the kind's own way, or that of `pre` */
+    int32_t bos, eos;      /* -1: none */
+    bool add_bos, add_eos; /* the tokenizer's own rule */
+    uint32_t eog_count;    /* further ids that end a generation (eot, im_end) */
     const int32_t *eog;
 } tok_source;
 
@@ -85,8 +166,8 @@ typedef struct tok_span {
 } tok_span;
 
 typedef struct tok_encode_options {
-    bool add_special;   /* apply the tokenizer's own BOS/EOS rule */
-    bool parse_special; /* special-token text in the input becomes the special token */
+    bool add_special;      /* apply the tokenizer's own BOS/EOS rule */
+    bool parse_special;    /* special-token text in the input becomes the special token */
     const tok_span *plain; /* with parse_special: ranges (ascending, disjoint) where it does not */
     uint32_t plain_count;
     uint32_t ids_max; /* stop with ESP_INVALID beyond this many ids; 0 = no limit */

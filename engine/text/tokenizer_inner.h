@@ -4,6 +4,7 @@
 #define ESPALIER_TEXT_TOKENIZER_INNER_H
 
 #include "engine/text/bpe.h"
+#include "engine/text/normalize.h"
 #include "engine/text/pretokenize.h"
 #include "engine/text/spaced_text.h"
 #include "engine/text/specials.h"
@@ -16,8 +17,11 @@
 struct tokenizer {
     vocab vocab; /* vocab.kind says which of the next are open */
     specials specials;
-    pretokenizer *pre; /* gpt2 */
-    bpe *bpe;
+    bool planned;        /* text goes the way of a tok_plan: */
+    normalizer *normal;  /* first this, */
+    specials later;      /* then tokens that are looked for in normalised text, */
+    pretokenizer *pre;   /* then this (kind gpt2: always) */
+    bpe *bpe;            /* gpt2, bpe */
     spaced_rules spaced; /* llama, t5 */
     spm *spm;            /* llama */
     unigram *unigram;    /* t5 */

@@ -75,6 +75,19 @@ size_t utf8_marks_to_spaces(const char *text, size_t bytes, char *out) {
     return made;
 }
 
+size_t utf8_spaces_to_marks(const char *text, size_t bytes, char *out) {
+    size_t made = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        if (text[i] != ' ') {
+            out[made++] = text[i];
+            continue;
+        }
+        memcpy(out + made, UTF8_SPACE_MARK, UTF8_SPACE_MARK_BYTES);
+        made += UTF8_SPACE_MARK_BYTES;
+    }
+    return made;
+}
+
 /* The property White_Space, stable since Unicode 6.3. */
 static const char *const spaces[] = {
     " ",

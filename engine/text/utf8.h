@@ -30,6 +30,9 @@ enum { UTF8_SPACE_MARK_BYTES = 3 };
  * text itself. */
 size_t utf8_marks_to_spaces(const char *text, size_t bytes, char *out);
 
+/* The reverse; out has room for UTF8_SPACE_MARK_BYTES times bytes. */
+size_t utf8_spaces_to_marks(const char *text, size_t bytes, char *out);
+
 /* Bytes of the white-space character (Unicode's White_Space) that text begins with; 0: none. */
 size_t utf8_space_prefix(const char *text, size_t bytes);
 /* The same for the one it ends with. */

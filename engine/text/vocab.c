@@ -15,7 +15,8 @@
 static const char *const kinds[] = {[VOCAB_BPE] = "gpt2",
                                     [VOCAB_SPM] = "llama",
                                     [VOCAB_UNIGRAM] = "t5",
-                                    [VOCAB_WORDPIECE] = "bert"};
+                                    [VOCAB_WORDPIECE] = "bert",
+                                    [VOCAB_CHARS] = "bpe"};
 
 esp_code vocab_kind_of(const char *name, vocab_kind *out, esp_error *err) {
     for (int i = 0; name && i < (int)(sizeof kinds / sizeof *kinds); i++) {
@@ -25,7 +26,7 @@ esp_code vocab_kind_of(const char *name, vocab_kind *out, esp_error *err) {
     }
     return esp_fail_field(err, ESP_UNIMPLEMENTED, "tokenizer.ggml.model",
                           "tokenizer.ggml.model is %s%.64s%s; kinds known here: gpt2, llama, t5, "
-                          "bert",
+                          "bert, bpe",
                           name ? "\"" : "", name ? name : "missing", name ? "\"" : "");
 }
 
@@ -129,6 +130,15 @@ static size_t copy_text(tok_text text, char *out) {
     return text.bytes;
 }
 
+bool vocab_decode(const vocab *v, tok_text text, char *out, size_t *count) {
+    if (v->kind == VOCAB_BPE && !v->raw) return vocab_decode_alphabet(text, out, count);
+    if (v->kind == VOCAB_BPE)
+        *count = copy_text(text, out);
+    else
+        *count = utf8_marks_to_spaces(text.at, text.bytes, out);
+    return true;
+}
+
 /* U+2581 in front becomes a space; the rest is as it is. */
 static size_t decode_word(tok_text text, char *out) {
     bool begins = text.bytes >= UTF8_SPACE_MARK_BYTES &&
@@ -145,7 +155,7 @@ static esp_code decode_token(vocab *v, uint32_t id, tok_text text, char *out, si
                              esp_error *err) {
     uint8_t type = v->types[id];
     if (v->kind == VOCAB_BPE) {
-        if (!is_literal(type) && vocab_decode_alphabet(text, out, count)) return ESP_OK;
+        if (!is_literal(type) && vocab_decode(v, text, out, count)) return ESP_OK;
         v->closed[id] = type != TOK_USER_DEFINED;
         *count = copy_text(text, out);
         return ESP_OK;
@@ -247,6 +257,7 @@ esp_code vocab_open(vocab *v, const tok_source *source, esp_error *err) {
     if (!code) code = check_count(source, &pool_bytes, err);
     if (code) return code;
     take_memory(v, source->token_count, pool_bytes);
+    v->raw = source->raw_bytes;
     v->unknown = v->kind == VOCAB_BPE ? VOCAB_NONE : source->unknown;
     for (uint32_t id = 0; id < v->count; id++) {
         code = read_token(v, source, id, err);

@@ -4,7 +4,8 @@
  * kind has it, and kept as real bytes:
  *
  *   gpt2       GPT-2's byte alphabet, in which each byte is a printable character
- *   llama, t5  U+2581 is a space; a byte token is written <0x0A>
+ *              (or, where the source says so, plain bytes)
+ *   llama, t5, bpe  U+2581 is a space; a byte token is written <0x0A>
  *   bert       U+2581 in front marks the beginning of a word and is kept as a space
  *
  * Only what plain text may turn into is indexed for vocab_find: control,
@@ -18,7 +19,13 @@
 
 #include "engine/text/tokenizer.h"
 
-typedef enum vocab_kind { VOCAB_BPE, VOCAB_SPM, VOCAB_UNIGRAM, VOCAB_WORDPIECE } vocab_kind;
+typedef enum vocab_kind {
+    VOCAB_BPE,
+    VOCAB_SPM,
+    VOCAB_UNIGRAM,
+    VOCAB_WORDPIECE,
+    VOCAB_CHARS
+} vocab_kind;
 
 enum {
     VOCAB_TOKENS_MAX = 1 << 24,
@@ -38,7 +45,8 @@ typedef struct vocab {
     int32_t byte_ids[256]; /* token of a single byte; VOCAB_NONE: the vocabulary has none */
     bool has_bytes;        /* it has all 256 */
     bool crosses[256];     /* kinds llama, t5: some token has this byte before an inner space */
-    int32_t unknown;       /* of kinds llama, t5 and bert; VOCAB_NONE: none */
+    bool raw;              /* kind gpt2: tokens are spelled in plain bytes */
+    int32_t unknown;       /* of all kinds but gpt2; VOCAB_NONE: none */
 } vocab;
 
 /* The kind that tokenizer.ggml.model names; an unknown one is ESP_UNIMPLEMENTED with the list. */
@@ -68,6 +76,10 @@ static inline bool vocab_is_text(const vocab *v, uint32_t id) {
 /* Appends what stands for bytes that no token covers: their byte tokens where the vocabulary has all
  * 256, else its unknown token, once for neighbours (what was in out before `floor` is none). */
 void vocab_add_unknown(const vocab *v, tok_text bytes, uint32_t floor, tok_ids *out);
+
+/* A spelling of the vocabulary's kind -> the text it stands for, as vocab_find wants it; at most text.bytes
+ * into out. False when it is none. */
+bool vocab_decode(const vocab *v, tok_text text, char *out, size_t *count);
 
 /* Text in the byte alphabet -> bytes, at most text.bytes of them, into out; *count says how many.
  * False when a character is not of the alphabet. */
