@@ -1,4 +1,4 @@
-/* token_source.c - the tokenizer.* metadata of a GGUF file as a tok_source.
+/* token_source.c - the tokenizer.* metadata of a GGUF file as a tok_source, and what all sources share.
  *
  * Which ids end a generation: eos, eot and eom of the metadata, and the control tokens whose text
  * is the end mark of a chat format. The table is needed because many files name one end mark only,
@@ -7,6 +7,7 @@
  *
  * What a key that is missing means depends on the kind, and is what the format's writers rely on. */
 // SPDX-License-Identifier: Apache-2.0
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -229,41 +230,56 @@ static bool is_end_mark(const token_source *source, uint32_t id) {
 
 /* Marks are few; the bound keeps a file that repeats one a million times from costing their square.
  */
-static esp_code add_eog(token_source *out, const gguf_file *file, int32_t id, esp_error *err) {
+esp_code token_source_add_eog(token_source *out, int64_t id, const char *where, esp_error *err) {
     tok_source *source = &out->source;
     if (id < 0 || id == source->eos) return ESP_OK;
+    if (id >= source->token_count)
+        return esp_fail(err, ESP_INVALID,
+                        "%s says that id %lld ends a generation; there are %u tokens", where,
+                        (long long)id, source->token_count);
     for (uint32_t i = 0; i < source->eog_count; i++)
         if (out->eog[i] == id) return ESP_OK;
     if (source->eog_count == TOKEN_EOG_MAX)
-        return esp_fail(err, ESP_INVALID,
-                        "%s: tokenizer.ggml.tokens has more than %d tokens that end a generation",
-                        gguf_name(file), TOKEN_EOG_MAX);
-    out->eog[source->eog_count++] = id;
+        return esp_fail(err, ESP_INVALID, "%s has more than %d tokens that end a generation", where,
+                        TOKEN_EOG_MAX);
+    out->eog[source->eog_count++] = (int32_t)id;
     return ESP_OK;
+}
+
+esp_code token_source_add_end_marks(token_source *out, const char *where, esp_error *err) {
+    for (uint32_t id = 0; id < out->source.token_count; id++) {
+        esp_code code = is_end_mark(out, id) ? token_source_add_eog(out, id, where, err) : ESP_OK;
+        if (code) return code;
+    }
+    return ESP_OK;
+}
+
+int32_t token_source_find(const token_source *source, tok_text text) {
+    for (uint32_t id = 0; id < source->source.token_count; id++) {
+        tok_text token = source->tokens[id];
+        if (token.bytes == text.bytes && text.bytes && memcmp(token.at, text.at, text.bytes) == 0)
+            return (int32_t)id;
+    }
+    return -1;
 }
 
 static esp_code read_end_ids(token_source *out, const gguf_file *file, esp_error *err) {
     static const char *const keys[] = {"tokenizer.ggml.eot_token_id",
                                        "tokenizer.ggml.eom_token_id"};
-    uint32_t count = out->source.token_count;
+    char where[160];
+    snprintf(where, sizeof where, "%s: tokenizer.ggml.tokens", gguf_name(file));
     for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
         int32_t id;
-        esp_code code = read_id(file, keys[i], count, &id, err);
-        if (!code) code = add_eog(out, file, id, err);
+        esp_code code = read_id(file, keys[i], out->source.token_count, &id, err);
+        if (!code) code = token_source_add_eog(out, id, where, err);
         if (code) return code;
     }
-    for (uint32_t id = 0; id < count; id++) {
-        esp_code code = is_end_mark(out, id) ? add_eog(out, file, (int32_t)id, err) : ESP_OK;
-        if (code) return code;
-    }
-    return ESP_OK;
+    return token_source_add_end_marks(out, where, err);
 }
 
 /* The id of a token that is found by its text when the file does not name it, or -1. */
 static int32_t id_of(const token_source *source, const char *text) {
-    for (uint32_t id = 0; id < source->source.token_count; id++)
-        if (is_text(source, id, text)) return (int32_t)id;
-    return -1;
+    return token_source_find(source, (tok_text){text, strlen(text)});
 }
 
 /* The first token of the type, or -1. */
@@ -339,6 +355,19 @@ static esp_code read_ids(token_source *out, const gguf_file *file, esp_error *er
     return code ? code : read_end_ids(out, file, err);
 }
 
+void token_source_point(token_source *out) {
+    tok_source *source = &out->source;
+    source->kind = out->kind;
+    source->pre = out->pre;
+    source->tokens = out->tokens;
+    source->types = out->types;
+    source->scores = out->scores;
+    source->fine_scores = out->fine_scores;
+    source->strips = out->strips;
+    source->merges = out->merges;
+    source->eog = out->eog;
+}
+
 esp_code token_source_read(token_source *out, const gguf_file *file, esp_error *err) {
     esp_code code = read_word(file, "tokenizer.ggml.model", NULL, out->kind, sizeof out->kind, err);
     if (code) return code;
@@ -346,14 +375,7 @@ esp_code token_source_read(token_source *out, const gguf_file *file, esp_error *
     if (code) return code;
     if ((code = read_tokens(out, file, err))) return code;
     if ((code = read_ids(out, file, err))) return code;
-    out->source.kind = out->kind;
-    out->source.pre = out->pre;
-    out->source.tokens = out->tokens;
-    out->source.types = out->types;
-    out->source.scores = out->scores;
-    out->source.strips = out->strips;
-    out->source.merges = out->merges;
-    out->source.eog = out->eog;
+    token_source_point(out);
     return ESP_OK;
 }
 
@@ -362,5 +384,10 @@ void token_source_free(token_source *source) {
     free(source->merges);
     free(source->types);
     free(source->scores);
+    free(source->fine_scores);
     free(source->strips);
+    free(source->pool);
+    free(source->charsmap);
+    json_decref(source->json);
+    file_unmap(&source->file);
 }

@@ -65,9 +65,10 @@ static esp_code open_spaced(tokenizer *tok, const tok_source *source, esp_error 
     if (!source->types)
         return esp_fail(err, ESP_INVALID,
                         "tokenizer.ggml.token_type is missing; kind \"%s\" needs it", source->kind);
-    if (tok->vocab.kind == VOCAB_SPM) return spm_open(&tok->spm, &tok->vocab, source, err);
     esp_code code = charsmap_open(&tok->spaced.map, source->charsmap, source->charsmap_bytes, err);
-    return code ? code : unigram_open(&tok->unigram, &tok->vocab, source, err);
+    if (code) return code;
+    if (tok->vocab.kind == VOCAB_SPM) return spm_open(&tok->spm, &tok->vocab, source, err);
+    return unigram_open(&tok->unigram, &tok->vocab, source, err);
 }
 
 static esp_code open_words(tokenizer *tok, const tok_source *source, esp_error *err) {

@@ -47,6 +47,7 @@ typedef enum tok_strip {
     TOK_STRIP_AFTER = 2,
     TOK_SINGLE_WORD = 4, /* not beside a word's character */
     TOK_NORMALIZED = 8,  /* it is looked for in normalised text; with a plan alone */
+    TOK_MATCHED = 16,    /* matching is the only way to it: merging does not know it */
 } tok_strip;
 
 /* ---- what a tokenizer.json declares (engine/text/normalize.h and pretokenize.h compute it) ---- */
@@ -115,12 +116,13 @@ typedef struct tok_source {
     const tok_text *tokens; /* in the byte-level alphabet for kind gpt2; else U+2581 is a space */
     const int32_t *types;   /* tok_type, or NULL: all normal */
     const uint8_t *strips;  /* per token: tok_strip bits, or NULL: none */
-    const float *scores;    /* per token; kinds llama and t5 */
-    int32_t unknown;        /* stands for what has no token; all but gpt2; -1: none */
-    bool add_space_prefix;  /* kinds llama, t5: a space goes in front of text */
-    bool collapse_spaces;   /* kinds llama, t5: runs of spaces become one, none at the ends */
-    bool uncased;           /* kind bert: lower-case, without accents */
-    const void *charsmap;   /* kind t5: SentencePiece's precompiled_charsmap */
+    const double *fine_scores; /* kind t5: instead of scores, or NULL */
+    const float *scores;       /* per token; kinds llama and t5 */
+    int32_t unknown;           /* stands for what has no token; all but gpt2; -1: none */
+    bool add_space_prefix;     /* kinds llama, t5: a space goes in front of text */
+    bool collapse_spaces;      /* kinds llama, t5: runs of spaces become one, none at the ends */
+    bool uncased;              /* kind bert: lower-case, without accents */
+    const void *charsmap;      /* kind t5: SentencePiece's precompiled_charsmap */
     size_t charsmap_bytes;
     uint32_t merge_count;
     const tok_text *merges; /* "left right", best first */

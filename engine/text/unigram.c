@@ -15,7 +15,7 @@
 struct unigram {
     const vocab *vocab;
     trie trie;
-    float *scores; /* [vocab->count] */
+    double *scores; /* [vocab->count] */
     double unknown_score;
 };
 
@@ -23,14 +23,14 @@ static esp_code read_scores(unigram *u, const tok_source *source, esp_error *err
     double lowest = 0;
     bool any = false;
     for (uint32_t id = 0; id < u->vocab->count; id++) {
-        float score = source->scores[id];
+        double score = source->fine_scores ? source->fine_scores[id] : (double)source->scores[id];
         if (!isfinite(score))
             return esp_fail(err, ESP_INVALID,
                             "tokenizer.ggml.scores entry %u is not a finite number", id);
         uint8_t type = u->vocab->types[id];
         u->scores[id] = type == TOK_USER_DEFINED ? 0 : score;
         if (type != TOK_NORMAL) continue;
-        if (!any || (double)score < lowest) lowest = (double)score;
+        if (!any || score < lowest) lowest = score;
         any = true;
     }
     u->unknown_score = lowest - UNKNOWN_PENALTY;
@@ -40,7 +40,7 @@ static esp_code read_scores(unigram *u, const tok_source *source, esp_error *err
 esp_code unigram_open(unigram **out, const vocab *v, const tok_source *source, esp_error *err) {
     ESP_ASSERT(out && v && source);
     *out = NULL;
-    if (!source->scores)
+    if (!source->scores && !source->fine_scores)
         return esp_fail(err, ESP_INVALID,
                         "tokenizer.ggml.scores is missing; kind \"t5\" chooses by them");
     unigram *u = mem_new(1, sizeof *u);
@@ -92,7 +92,7 @@ static void extend(const unigram *u, unigram_cut *cuts, tok_text text, size_t be
         int32_t id = u->trie.ids[node];
         if (id == VOCAB_NONE) continue;
         covered |= at + 1 - begin == first;
-        offer(&cuts[at + 1], score + (double)u->scores[id], begin, id);
+        offer(&cuts[at + 1], score + u->scores[id], begin, id);
     }
     if (!covered) offer(&cuts[begin + first], score + u->unknown_score, begin, VOCAB_NONE);
 }

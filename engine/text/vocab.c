@@ -262,6 +262,7 @@ esp_code vocab_open(vocab *v, const tok_source *source, esp_error *err) {
     for (uint32_t id = 0; id < v->count; id++) {
         code = read_token(v, source, id, err);
         if (code) return code;
+        if (source->strips && source->strips[id] & TOK_MATCHED) v->closed[id] = true;
         if (!vocab_is_text(v, id)) continue;
         index_token(v, id);
         note_inner_spaces(v, id);
