@@ -33,7 +33,7 @@ static const flag file_flags[] = {
      MODEL_FIELD(model_path),
      .placeholder = "PATH",
      .required = true,
-     .help = "the model, a GGUF file"},
+     .help = "the model: a GGUF file or a Hugging Face folder"},
 };
 const flag_table config_file_flags = {
     .title = "Model", .flags = file_flags, .count = sizeof file_flags / sizeof *file_flags};
@@ -44,7 +44,7 @@ static const flag model_flags[] = {
      MODEL_FIELD(model_path),
      .placeholder = "PATH",
      .required = true,
-     .help = "the model, a GGUF file"},
+     .help = "the model: a GGUF file or a Hugging Face folder"},
     {.name = "device",
      .kind = FLAG_CHOICE,
      MODEL_FIELD(device),

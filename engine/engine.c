@@ -11,6 +11,7 @@
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/engine_parts.h"
+#include "engine/model/model_folder.h"
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
@@ -151,13 +152,11 @@ static void take_batch(engine *e) {
 
 /* ---- open and close ---- */
 
-static void set_name(engine *e) {
-    if (e->config.name) {
-        snprintf(e->name, sizeof e->name, "%s", e->config.name);
-        return;
-    }
-    const char *slash = strrchr(e->model_path, '/');
-    snprintf(e->name, sizeof e->name, "%s", slash ? slash + 1 : e->model_path);
+static void set_name(engine *e, const model_file *file) {
+    const char *slash = strrchr(e->model_path, '/'), *own = slash ? slash + 1 : e->model_path;
+    if (model_folder_is(e->model_path)) own = model_file_name(file); /* of ".", too */
+    snprintf(e->name, sizeof e->name, "%s", e->config.name ? e->config.name : own);
+    if (e->config.name) return;
     size_t length = strlen(e->name);
     if (length > 5 && !strcmp(e->name + length - 5, ".gguf")) e->name[length - 5] = 0;
 }
@@ -208,9 +207,9 @@ esp_code engine_open(engine **out, const model_config *config,
     e->config = *config;
     e->model_path = mem_copy_text(config->model_path, strlen(config->model_path));
     e->config.model_path = e->model_path;
-    set_name(e);
     model_file *file = NULL;
     esp_code code = model_file_open(&file, e->model_path, err);
+    if (code == ESP_OK) set_name(e, file);
     if (code == ESP_OK) code = open_model(e, file, progress, progress_arg, err);
     model_file_close(file); /* the mapping goes: weights and tokenizer are copies */
     if (code != ESP_OK) {

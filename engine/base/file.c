@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -58,3 +59,16 @@ void file_unmap(file_view *view) {
     if (view->bytes) munmap((void *)(uintptr_t)view->bytes, view->count);
     *view = (file_view){0};
 }
+
+/* From the page that `at` lies in, which whoever was before has done with, to the last whole one. What the
+ * kernel makes of it changes no byte, so a refusal is none of the caller's business. */
+static void advise(const void *at, size_t bytes, bool last, int advice) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)at & ~(page - 1);
+    uintptr_t end = (uintptr_t)at + bytes;
+    if (!last) end &= ~(page - 1);
+    if (end > begin) (void)madvise((void *)begin, end - begin, advice);
+}
+
+void file_will_need(const void *at, size_t bytes) { advise(at, bytes, true, MADV_WILLNEED); }
+
+void file_done_with(const void *at, size_t bytes) { advise(at, bytes, false, MADV_DONTNEED); }

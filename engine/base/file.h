@@ -23,6 +23,13 @@ typedef struct file_view {
 ESP_CHECKED esp_code file_map(file_view *out, const char *path, const char *wanted, esp_error *err);
 void file_unmap(file_view *view);
 
+/* Says that bytes of a mapped file are wanted soon: they are read in the background, as far as the
+ * disk's queue takes them. */
+void file_will_need(const void *at, size_t bytes);
+/* Says that they have been used: their pages are the process's no longer. Looking again is allowed,
+ * and maps them again. Never of other memory, which would lose its content. */
+void file_done_with(const void *at, size_t bytes);
+
 /* The last component of a path, printable and cut to fit. */
 void file_show_name(char *out, size_t out_bytes, const char *path);
 

@@ -254,20 +254,6 @@ static esp_code read_packed_rows(const packed_matrix *m, uint32_t first, uint32_
     return packed_read_rows(m, first, count, blocks, err);
 }
 
-/* NaN or infinity in a weight would end as such in every logit. */
-static esp_code check_weights(const model_tensor *tensor, const kern_matrix_desc *rows,
-                              uint32_t first, esp_error *err) {
-    if (quant_finite(rows->dtype, rows->data, (size_t)rows->rows * rows->cols)) return ESP_OK;
-    size_t row_bytes = tensor->bytes / tensor->dims[1];
-    uint32_t row = 0;
-    while (quant_finite(rows->dtype, (const char *)rows->data + row * row_bytes, rows->cols))
-        row++;
-    return esp_fail(err, ESP_INVALID,
-                    "%s: row %u of tensor %.*s holds a weight that is NaN or infinite; the file is "
-                    "damaged: download it again",
-                    tensor->file, first + row, (int)tensor->name.bytes, tensor->name.at);
-}
-
 esp_code checkpoint_read_rows(const checkpoint *c, const checkpoint_matrix *matrix, uint32_t first,
                               uint32_t count, void **scratch, kern_matrix_desc *out,
                               esp_error *err) {
@@ -280,7 +266,7 @@ esp_code checkpoint_read_rows(const checkpoint *c, const checkpoint_matrix *matr
                               .rows = count,
                               .cols = matrix->cols,
                               .data = (const char *)tensor->data + first * row_bytes};
-    return check_weights(tensor, out, first, err);
+    return ESP_OK;
 }
 
 static esp_code check_finite(const model_tensor *tensor, const float *values, uint32_t count,

@@ -24,6 +24,7 @@ typedef struct checkpoint {
     model_spec spec;
     tensor_set tensors;
     quant_config quant; /* all-zero: matrices are plain tensors; freed by who fills it */
+    bool mapped; /* they lie in mapped files, whose pages may be given back */
 } checkpoint;
 
 /* The tensor of a role, checked for presence, type and the shape that the spec wants ([rows, cols];
@@ -48,7 +49,7 @@ ESP_CHECKED esp_code checkpoint_find_matrix(const checkpoint *c, tensor_role rol
                                             checkpoint_matrix *out, esp_error *err);
 /* Rows [first, first + count) for kern_ops.pack. What desc points to lives in the files or in
  * *scratch, which is the caller's: NULL at first, freed by free(), reused from call to call.
- * ESP_INVALID naming the tensor when a weight is no finite number. */
+ * Whether weights are finite numbers is looked at by read_ahead.h. */
 ESP_CHECKED esp_code checkpoint_read_rows(const checkpoint *c, const checkpoint_matrix *matrix,
                                           uint32_t first, uint32_t count, void **scratch,
                                           kern_matrix_desc *out, esp_error *err);

@@ -15,6 +15,7 @@ static void add_tensors(checkpoint *out, const safetensors_file *shard) {
 esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
                                 const hf_config *config, esp_error *err) {
     out->name = model_folder_name(folder);
+    out->mapped = true;
     esp_code code = family_find_config(config, &out->family, err);
     if (code) return code;
     out->tensor_names = out->family->config_tensor_names;

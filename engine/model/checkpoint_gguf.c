@@ -21,6 +21,7 @@ static esp_code read_divisors(const checkpoint *c, tensor_role role, float *out,
 
 esp_code checkpoint_read_gguf(checkpoint *out, const gguf_file *file, esp_error *err) {
     out->name = gguf_name(file);
+    out->mapped = gguf_is_mapped(file);
     esp_code code = family_find(file, &out->family, err);
     if (code) return code;
     out->tensor_names = out->family->tensor_names;

@@ -14,6 +14,7 @@
 const char *const FOLDER_FILES[FOLDER_FILE_COUNT] = {
     "1_Pooling/config.json",
     "added_tokens.json",
+    "additional_chat_templates/tool_use.jinja",
     "chat_template.jinja",
     "chat_template.json",
     "config.json",

@@ -18,7 +18,7 @@ typedef struct folder_place {
 } folder_place;
 
 /* Files besides the weights that may be read. */
-enum { FOLDER_FILE_COUNT = 18 };
+enum { FOLDER_FILE_COUNT = 19 };
 extern const char *const FOLDER_FILES[FOLDER_FILE_COUNT];
 
 ESP_CHECKED esp_code folder_place_find(folder_place *out, const char *path, esp_error *err);

@@ -171,6 +171,8 @@ uint64_t gguf_bytes(const gguf_file *file) { return file->byte_count; }
 
 const void *gguf_data(const gguf_file *file) { return file->bytes; }
 
+bool gguf_is_mapped(const gguf_file *file) { return file->mapping.bytes != NULL; }
+
 const char *gguf_name(const gguf_file *file) { return file->name; }
 
 uint32_t gguf_version(const gguf_file *file) { return file->version; }

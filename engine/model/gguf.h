@@ -42,6 +42,7 @@ const gguf_file *gguf_part(const gguf_file *file, uint32_t index);
 
 uint64_t gguf_bytes(const gguf_file *file); /* size of this file alone */
 const void *gguf_data(const gguf_file *file); /* its first byte: the whole file is readable */
+bool gguf_is_mapped(const gguf_file *file); /* else its bytes are the caller's */
 const char *gguf_name(const gguf_file *file);
 uint32_t gguf_version(const gguf_file *file);
 

@@ -1,6 +1,7 @@
 /* model.h - an opened model: spec, weights packed on a device, tokenizer data, forward pass.
  *
- *   model_file_open reads a file (gguf.c), a family file fills the spec (family_*.c)
+ *   model_file_open reads a file (gguf.c) or a folder (model_folder.c), a family file fills the spec
+ *                   (family_*.c)
  *   model_open      packs the weights by role (checkpoint.c, weights.c)
  *   model_forward   one step batch through the layers (forward.c)
  *
@@ -20,14 +21,18 @@
 #include "engine/text/tokenizer.h"
 #include "kernels/kernels.h"
 
-/* What a file says before any weight is packed: enough for tokenize, inspect and render. */
+/* What a GGUF file or a Hugging Face folder says before any weight is packed: enough for tokenize,
+ * inspect and render. */
 typedef struct model_file model_file;
 
+/* path is that of a folder, of a GGUF file, or of the first one of a split model. */
 ESP_CHECKED esp_code model_file_open(model_file **out, const char *path, esp_error *err);
 /* The same over memory that the caller keeps (tests, fuzzing). */
 ESP_CHECKED esp_code model_file_open_memory(model_file **out, const void *bytes, size_t count,
                                             const char *name, esp_error *err);
 void model_file_close(model_file *file);
+/* Last component of its path, printable. */
+const char *model_file_name(const model_file *file);
 /* Its tensors by role (checkpoint.h). */
 const checkpoint *model_file_weights(const model_file *file);
 const model_spec *model_file_spec(const model_file *file);
@@ -42,7 +47,8 @@ const char *model_file_tool_template(const model_file *file, size_t *bytes);
 struct chat_template;
 ESP_CHECKED esp_code model_file_chat(const model_file *file, const tokenizer *tok,
                                      struct chat_template **out, esp_error *err);
-/* "xxh3-128:<32 hex>" of the whole file; computed on first call (reads every byte). */
+/* "xxh3-128:<32 hex>" of all files that make the model (model_digest.h); computed on first call (reads
+ * every byte). */
 const char *model_file_digest(model_file *file);
 /* The JSON object that `espalier inspect` prints (malloc'd; the caller frees). The numeric profile is not
  * a fact of the file: the command parses this text and adds `profile`. */

@@ -109,14 +109,6 @@ static json_t *describe_tensors(const tensor_set *all) {
     return array;
 }
 
-static void describe_name(json_t *root, const gguf_file *gguf) {
-    bool found;
-    model_text name = {"", 0};
-    esp_code code = gguf_get_text(gguf, "general.name", &found, &name, NULL);
-    /* a name of another type is no reason to refuse a model */
-    set(root, "name", code || !found ? json_null() : json_text(name.at, name.bytes));
-}
-
 static uint64_t all_bytes(const gguf_file *gguf) {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < gguf_part_count(gguf); i++)
@@ -124,22 +116,40 @@ static uint64_t all_bytes(const gguf_file *gguf) {
     return bytes;
 }
 
-char *model_file_describe(model_file *file) {
-    const gguf_file *gguf = file->gguf;
+static void describe_gguf(json_t *root, const gguf_file *gguf) {
+    bool found;
     char format[24];
+    model_text name = {"", 0};
     snprintf(format, sizeof format, "GGUF v%u", gguf_version(gguf));
+    esp_code code = gguf_get_text(gguf, "general.name", &found, &name, NULL);
+    set(root, "format", json_string(format));
+    /* a name of another type is no reason to refuse a model */
+    set(root, "name", code || !found ? json_null() : json_text(name.at, name.bytes));
+    set(root, "files", json_integer(gguf_part_count(gguf)));
+    set(root, "file_bytes", json_integer((json_int_t)all_bytes(gguf)));
+}
+
+static void describe_folder(json_t *root, const model_folder *folder) {
+    set(root, "format", json_string("safetensors"));
+    set(root, "name", json_string(model_folder_name(folder)));
+    set(root, "files", json_integer(model_folder_shard_count(folder)));
+    set(root, "file_bytes", json_integer((json_int_t)model_folder_bytes(folder)));
+}
+
+char *model_file_describe(model_file *file) {
     json_t *root = json_object();
     set(root, "kind", json_string("model"));
-    set(root, "file", json_string(gguf_name(gguf)));
-    set(root, "format", json_string(format));
-    set(root, "files", json_integer(gguf_part_count(gguf)));
+    set(root, "file", json_string(model_file_name(file)));
+    if (file->gguf)
+        describe_gguf(root, file->gguf);
+    else
+        describe_folder(root, file->folder);
     set(root, "family", json_string(file->weights.spec.family));
-    describe_name(root, gguf);
     describe_types(root, &file->weights.tensors);
     describe_spec(root, &file->weights.spec);
-    set(root, "tokenizer", describe_tokenizer(&file->tokens.source));
+    bool has_tokens = file->tokens.source.kind != NULL;
+    set(root, "tokenizer", has_tokens ? describe_tokenizer(&file->tokens.source) : json_null());
     set(root, "chat_template", json_boolean(file->chat_template.at != NULL));
-    set(root, "file_bytes", json_integer((json_int_t)all_bytes(gguf)));
     set(root, "digest", json_string(model_file_digest(file)));
     set(root, "tensors", describe_tensors(&file->weights.tensors));
     char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9));

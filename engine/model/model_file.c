@@ -1,10 +1,13 @@
-/* model_file.c - opens a model file and checks all that can be known of it without packing a
- * weight: family, spec, every tensor's shape, tokenizer data, chat template. */
+/* model_file.c - opens a model, a GGUF file or a Hugging Face folder, and checks all that can be
+ * known of it without packing a weight: family, spec, every tensor's shape, tokenizer data, chat
+ * template. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/base/file.h"
 #include "engine/base/mem.h"
+#include "engine/model/checkpoint_folder.h"
 #include "engine/model/checkpoint_gguf.h"
 #include "engine/model/model_file_inner.h"
 
@@ -35,7 +38,7 @@ static esp_code check_vocabulary(const model_file *file, esp_error *err) {
     return esp_fail(err, ESP_INVALID,
                     "%s: tokenizer.ggml.tokens has %u entries; wanted no more than the %u rows of "
                     "the embedding",
-                    gguf_name(file->gguf), tokens, file->weights.spec.vocab);
+                    model_file_name(file), tokens, file->weights.spec.vocab);
 }
 
 static esp_code read_template(const gguf_file *gguf, const char *key, model_text *out,
@@ -55,7 +58,7 @@ static esp_code read_templates(model_file *file, esp_error *err) {
                                 &file->tool_template, err);
 }
 
-static esp_code read_all(model_file *file, esp_error *err) {
+static esp_code read_gguf(model_file *file, esp_error *err) {
     esp_code code = refuse_parts(file->gguf, err);
     if (code) return code;
     if ((code = checkpoint_read_gguf(&file->weights, file->gguf, err))) return code;
@@ -64,12 +67,23 @@ static esp_code read_all(model_file *file, esp_error *err) {
     return read_templates(file, err);
 }
 
-/* Takes the opened gguf over, also when it fails. */
-static esp_code finish_open(model_file **out, gguf_file *gguf, esp_error *err) {
+static esp_code read_folder(model_file *file, esp_error *err) {
+    hf_config *config;
+    esp_code code = hf_config_open(&config, model_folder_path(file->folder), err);
+    if (code) return code;
+    code = checkpoint_read_folder(&file->weights, file->folder, config, err);
+    hf_config_close(config);
+    return code;
+}
+
+/* Takes the opened gguf or folder over, also when it fails. */
+static esp_code finish_open(model_file **out, gguf_file *gguf, model_folder *folder,
+                            esp_error *err) {
     model_file *file = mem_new(1, sizeof *file);
     file->gguf = gguf;
+    file->folder = folder;
     ESP_ASSERT(pthread_mutex_init(&file->digest_lock, NULL) == 0);
-    esp_code code = read_all(file, err);
+    esp_code code = gguf ? read_gguf(file, err) : read_folder(file, err);
     if (code) {
         model_file_close(file);
         return code;
@@ -78,12 +92,27 @@ static esp_code finish_open(model_file **out, gguf_file *gguf, esp_error *err) {
     return ESP_OK;
 }
 
+static bool ends_with(const char *text, const char *end) {
+    size_t length = strlen(text), bytes = strlen(end);
+    return length >= bytes && strcmp(text + length - bytes, end) == 0;
+}
+
 esp_code model_file_open(model_file **out, const char *path, esp_error *err) {
     ESP_ASSERT(out && path);
-    gguf_file *gguf;
+    gguf_file *gguf = NULL;
+    model_folder *folder = NULL;
     *out = NULL;
-    esp_code code = gguf_open(&gguf, path, err);
-    return code ? code : finish_open(out, gguf, err);
+    if (ends_with(path, ".safetensors") && !model_folder_is(path)) {
+        char name[96];
+        file_show_name(name, sizeof name, path);
+        return esp_fail(err, ESP_INVALID,
+                        "%s: is one file of a model; give the folder that it lies in, with its "
+                        "config.json and tokenizer",
+                        name);
+    }
+    esp_code code =
+        model_folder_is(path) ? model_folder_open(&folder, path, err) : gguf_open(&gguf, path, err);
+    return code ? code : finish_open(out, gguf, folder, err);
 }
 
 esp_code model_file_open_memory(model_file **out, const void *bytes, size_t count, const char *name,
@@ -92,7 +121,7 @@ esp_code model_file_open_memory(model_file **out, const void *bytes, size_t coun
     gguf_file *gguf;
     *out = NULL;
     esp_code code = gguf_open_memory(&gguf, bytes, count, name, err);
-    return code ? code : finish_open(out, gguf, err);
+    return code ? code : finish_open(out, gguf, NULL, err);
 }
 
 void model_file_close(model_file *file) {
@@ -100,8 +129,13 @@ void model_file_close(model_file *file) {
     token_source_free(&file->tokens);
     tensor_set_free(&file->weights.tensors);
     gguf_close(file->gguf);
+    model_folder_close(file->folder);
     pthread_mutex_destroy(&file->digest_lock);
     free(file);
+}
+
+const char *model_file_name(const model_file *file) {
+    return file->gguf ? gguf_name(file->gguf) : model_folder_name(file->folder);
 }
 
 const checkpoint *model_file_weights(const model_file *file) { return &file->weights; }
@@ -110,8 +144,12 @@ const model_spec *model_file_spec(const model_file *file) { return &file->weight
 
 esp_code model_file_tokenizer(const model_file *file, tokenizer **out, esp_error *err) {
     esp_error inner = {0};
+    if (!file->tokens.source.kind)
+        return esp_fail(err, ESP_UNIMPLEMENTED,
+                        "%s: a folder's tokenizer is not read; give token ids, or a GGUF file",
+                        model_file_name(file));
     esp_code code = tok_open(out, &file->tokens.source, &inner);
-    if (code) return esp_fail(err, code, "%s: %s", gguf_name(file->gguf), inner.message);
+    if (code) return esp_fail(err, code, "%s: %s", model_file_name(file), inner.message);
     return ESP_OK;
 }
 
@@ -138,7 +176,8 @@ static void digest_gguf(const gguf_file *gguf, char out[MODEL_DIGEST_CHARS]) {
 
 const char *model_file_digest(model_file *file) {
     ESP_ASSERT(pthread_mutex_lock(&file->digest_lock) == 0);
-    if (!file->digest[0]) digest_gguf(file->gguf, file->digest);
+    if (!file->digest[0] && file->gguf) digest_gguf(file->gguf, file->digest);
+    if (!file->digest[0] && file->folder) model_folder_digest(file->folder, file->digest);
     ESP_ASSERT(pthread_mutex_unlock(&file->digest_lock) == 0);
     return file->digest;
 }

@@ -8,10 +8,12 @@
 #include "engine/model/checkpoint.h"
 #include "engine/model/model.h"
 #include "engine/model/model_digest.h"
+#include "engine/model/model_folder.h"
 #include "engine/model/token_source.h"
 
 struct model_file {
-    gguf_file *gguf; /* NULL: a folder */
+    gguf_file *gguf;      /* either this */
+    model_folder *folder; /* or that */
     checkpoint weights;
     token_source tokens;
     model_text chat_template; /* at NULL: none */

@@ -7,12 +7,14 @@
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "engine/model/checkpoint.h"
+#include "engine/model/read_ahead.h"
 
 /* What the loading functions share. */
 typedef struct loader {
     model *m;
     const checkpoint *weights;
     void *scratch; /* of checkpoint_read_rows */
+    read_ahead *ahead;
     uint64_t done_bytes, total_bytes;
     esp_error *err;
 } loader;
@@ -40,6 +42,23 @@ static void report(loader *l, uint64_t bytes) {
     if (o->progress) o->progress(o->progress_arg, l->done_bytes, l->total_bytes);
 }
 
+/* The files' bytes of rows that are packed; of a matrix of several parts with the last rows. */
+static esp_code hand_back(loader *l, const checkpoint_matrix *matrix, uint32_t first,
+                          uint32_t count) {
+    const model_tensor *tensor = matrix->tensor;
+    esp_code code = ESP_OK;
+    if (tensor) {
+        uint64_t row_bytes = tensor->bytes / matrix->rows;
+        const char *at = (const char *)tensor->data + first * row_bytes;
+        return read_ahead_done(l->ahead, tensor, at, count * row_bytes, l->err);
+    }
+    for (uint32_t i = 0; i < PACKED_PARTS && first + count == matrix->rows && !code; i++) {
+        const model_tensor *part = matrix->packed.part[i];
+        if (part) code = read_ahead_done(l->ahead, part, part->data, part->bytes, l->err);
+    }
+    return code;
+}
+
 /* Rows [first, first + count) of a matrix as one of their own. */
 static esp_code load_rows(loader *l, const checkpoint_matrix *matrix, uint32_t first,
                           uint32_t count, kern_matrix **out) {
@@ -51,7 +70,7 @@ static esp_code load_rows(loader *l, const checkpoint_matrix *matrix, uint32_t f
     if (code != ESP_OK) return code;
     l->m->weight_bytes += o->ops->matrix_bytes(*out);
     report(l, matrix->bytes / matrix->rows * count);
-    return ESP_OK;
+    return hand_back(l, matrix, first, count);
 }
 
 static esp_code load_matrix(loader *l, tensor_role role, uint32_t layer, kern_matrix **out) {
@@ -225,7 +244,10 @@ esp_code model_open(model **out, const model_file *file, const model_options *op
 
     loader l = {.m = m, .weights = model_file_weights(file), .err = err};
     l.total_bytes = checkpoint_bytes(l.weights);
+    l.ahead = read_ahead_open(&l.weights->tensors, l.weights->mapped);
     esp_code code = load_weights(&l);
+    if (code == ESP_OK) code = read_ahead_finish(l.ahead, err);
+    read_ahead_close(l.ahead);
     free(l.scratch);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);
