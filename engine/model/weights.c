@@ -42,6 +42,23 @@ static void report(loader *l, uint64_t bytes) {
     if (o->progress) o->progress(o->progress_arg, l->done_bytes, l->total_bytes);
 }
 
+/* The files' bytes of rows that are packed; of a matrix of several parts with the last rows. */
+static esp_code hand_back(loader *l, const checkpoint_matrix *matrix, uint32_t first,
+                          uint32_t count) {
+    const model_tensor *tensor = matrix->tensor;
+    esp_code code = ESP_OK;
+    if (tensor) {
+        uint64_t row_bytes = tensor->bytes / matrix->rows;
+        const char *at = (const char *)tensor->data + first * row_bytes;
+        return read_ahead_done(l->ahead, tensor, at, count * row_bytes, l->err);
+    }
+    for (uint32_t i = 0; i < PACKED_PARTS && first + count == matrix->rows && !code; i++) {
+        const model_tensor *part = matrix->packed.part[i];
+        if (part) code = read_ahead_done(l->ahead, part, part->data, part->bytes, l->err);
+    }
+    return code;
+}
+
 /* Rows [first, first + count) of a matrix as one of their own. */
 static esp_code load_rows(loader *l, const checkpoint_matrix *matrix, uint32_t first,
                           uint32_t count, kern_matrix **out) {
@@ -52,12 +69,8 @@ static esp_code load_rows(loader *l, const checkpoint_matrix *matrix, uint32_t f
     if (code == ESP_OK) code = o->ops->pack(o->dev, &desc, out, l->err);
     if (code != ESP_OK) return code;
     l->m->weight_bytes += o->ops->matrix_bytes(*out);
-    uint64_t row_bytes = matrix->bytes / matrix->rows;
-    const model_tensor *tensor = matrix->tensor;
-    report(l, row_bytes * count);
-    if (!tensor) return ESP_OK; /* packed: its parts were read by read_ahead as they came */
-    return read_ahead_done(l->ahead, tensor, (const char *)tensor->data + first * row_bytes,
-                           count * row_bytes, l->err);
+    report(l, matrix->bytes / matrix->rows * count);
+    return hand_back(l, matrix, first, count);
 }
 
 static esp_code load_matrix(loader *l, tensor_role role, uint32_t layer, kern_matrix **out) {
