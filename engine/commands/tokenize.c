@@ -1,15 +1,11 @@
 /* tokenize.c - espalier tokenize: text -> a JSON array of ids. */
 // SPDX-License-Identifier: Apache-2.0
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/mem.h"
 #include "engine/commands/commands.h"
 #include "engine/config.h"
-
-enum { STDIN_BYTES_MAX = 1 << 30 };
 
 typedef struct options {
     model_config model;
@@ -43,24 +39,6 @@ static const flag_command command = {
                 "  espalier tokenize --model m.gguf < notes.txt\n",
     .part = {{&config_file_flags, offsetof(options, model)}, {&own_table, 0}},
 };
-
-static esp_code read_stdin(char **out, size_t *bytes, esp_error *err) {
-    size_t capacity = 1 << 16;
-    char *text = mem_new(capacity, 1);
-    *bytes = 0;
-    for (size_t got; (got = fread(text + *bytes, 1, capacity - *bytes, stdin)) > 0;) {
-        *bytes += got;
-        if (*bytes == capacity && capacity < STDIN_BYTES_MAX)
-            text = mem_resize(text, capacity *= 2, 1);
-    }
-    *out = text;
-    if (ferror(stdin))
-        return esp_fail(err, ESP_DATA_LOSS, "standard input cannot be read: %s", strerror(errno));
-    if (*bytes >= STDIN_BYTES_MAX)
-        return esp_fail(err, ESP_INVALID, "standard input has %d bytes or more; split it",
-                        STDIN_BYTES_MAX);
-    return ESP_OK;
-}
 
 static void print_ids(const tok_ids *ids) {
     putchar('[');

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/checkpoint_folder.h"
 
+#include "engine/model/sentence_files.h"
+
 /* By their bare names, without those that say nothing. */
 static void add_tensors(checkpoint *out, const safetensors_file *shard) {
     const tensor_set *tensors = safetensors_tensors(shard);
@@ -21,6 +23,8 @@ esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
     out->tensor_names = out->family->config_tensor_names;
     out->centred_norms = out->family->config_centred_norms;
     if ((code = out->family->read_config(config, &out->spec, err))) return code;
+    if ((code = sentence_read_files(model_folder_path(folder), &out->spec, err))) return code;
+    if (out->spec.pooling != POOLING_NONE) out->spec.tied_embeddings = true; /* no logits are made */
     for (uint32_t i = 0; i < model_folder_shard_count(folder); i++)
         add_tensors(out, model_folder_shard(folder, i));
     if ((code = tensor_set_seal(&out->tensors, err))) return code;

@@ -1,4 +1,4 @@
-/* family_bert.c - BERT and its kind (MiniLM, BGE, E5): an encoder for embeddings. The sum of word,
+/* family_bert.c - BERT and its kind (MiniLM, BGE, E5) in GGUF files: an encoder for embeddings. The sum of word,
  * position and type is normed; LayerNorms stand behind the sublayers; attention sees the whole text;
  * gelu is the exact one, which is what the models of this architecture were trained with (no key says
  * so). The pooler and the heads for pre-training are no part of an embedding.
@@ -9,6 +9,7 @@
 #include <stdio.h>
 
 #include "engine/model/family.h"
+#include "engine/model/family_bert.h"
 #include "engine/model/family_embedding.h"
 #include "engine/model/family_keys.h"
 
@@ -77,7 +78,7 @@ static esp_code check_causal(const gguf_file *file, esp_error *err) {
 static esp_code read_tables(const gguf_file *file, model_spec *spec, esp_error *err) {
     const model_tensor *words = gguf_find(file, "token_embd.weight");
     const model_tensor *types = gguf_find(file, "token_types.weight");
-    uint64_t rows = words ? words->dims[1] : 0, type_rows = types ? types->dims[1] : 0;
+    uint64_t rows = words ? words->dims[1] : 0, type_rows = types ? types->dims[1] : 1;
     if (rows > SPEC_VOCAB_MAX || type_rows > SPEC_VOCAB_MAX)
         return esp_fail(err, ESP_INVALID,
                         "%s: tensors token_embd.weight and token_types.weight have %llu and %llu "
@@ -93,9 +94,7 @@ static esp_code read_spec(const gguf_file *file, model_spec *spec, esp_error *er
     *spec = (model_spec){.encoder = true,
                          .activation = ACTIVATION_GELU_ERF,
                          .embedding_scale = 1,
-                         .tied_embeddings = true,
-                         .pooling = POOLING_MEAN,
-                         .normalise = true};
+                         .tied_embeddings = true};
     snprintf(spec->family, sizeof spec->family, "bert");
     esp_code code = read_shape(file, spec, err);
     if (code) return code;
@@ -136,4 +135,8 @@ const model_family family_bert = {
             [TENSOR_MLP_NORM] = "blk.%u.layer_output_norm.weight",
             [TENSOR_MLP_NORM_BIAS] = "blk.%u.layer_output_norm.bias",
         },
+    .classes = BERT_CLASSES,
+    .model_type = "bert",
+    .read_config = bert_read_config,
+    .config_tensor_names = {BERT_CONFIG_TENSORS},
 };

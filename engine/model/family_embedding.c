@@ -17,8 +17,13 @@ static esp_code read_pooling(const gguf_file *file, const char *key, model_spec 
     bool found;
     uint32_t type = 0;
     esp_code code = gguf_get_u32(file, key, &found, &type, err);
-    if (code || !found) return code;
+    if (code || (!found && !spec->encoder)) return code;
     /* An encoder that does not pool gives nothing that is served here. */
+    if (!found)
+        return esp_fail(err, ESP_INVALID,
+                        "%s: metadata key %s is missing; wanted 1 (mean), 2 (cls) or 3 (last): "
+                        "how a text becomes one vector is not guessed",
+                        gguf_name(file), key);
     if (type > TYPE_LAST || (type == TYPE_NONE && spec->encoder))
         return esp_fail(err, ESP_INVALID,
                         "%s: metadata key %s is %u, which is not supported; wanted 1 (mean), 2 "

@@ -8,8 +8,9 @@
 #include "engine/model/spec.h"
 
 /* ARCH.pooling_type (0 none, 1 mean, 2 cls, 3 last) and ARCH.normalize_embeddings into spec->pooling
- * and spec->normalise, which keep their values where a key is missing. Without the second key a pooled
- * vector is normalised: what the format's own server does. Ranking models (4) are refused. */
+ * and spec->normalise. An encoder must have the first; a decoder without it generates. Without the
+ * second a pooled vector is normalised: what the format's own server does. Ranking models (4) are
+ * refused. */
 ESP_CHECKED esp_code embedding_read_keys(const gguf_file *file, const char *architecture,
                                          model_spec *spec, esp_error *err);
 

@@ -67,8 +67,12 @@ static bool ends(model_text text, const char *with) {
 
 model_text family_bare_name(model_text name) {
     /* "language_model.lm_head.weight" stands beside "language_model.model.". */
-    static const char *const around[] = {"model.language_model.", "language_model.model.",
-                                         "language_model.", "model."};
+    static const char *const around[] = {"model.language_model.",
+                                         "language_model.model.",
+                                         "language_model.",
+                                         "model.",
+                                         "bert.",
+                                         "roberta."};
     for (size_t i = 0; i < sizeof around / sizeof *around; i++) {
         size_t bytes = strlen(around[i]);
         if (begins(name, around[i])) return (model_text){name.at + bytes, name.bytes - bytes};
@@ -76,7 +80,14 @@ model_text family_bare_name(model_text name) {
     return name;
 }
 
+/* Indices 0, 1, 2 that were once saved; what turns one state into a class or into words. */
+static bool encoder_ignores(model_text bare_name) {
+    return begins(bare_name, "embeddings.position_ids") || begins(bare_name, "pooler.") ||
+           begins(bare_name, "cls.") || begins(bare_name, "lm_head.");
+}
+
 bool family_ignores_tensor(const model_spec *spec, model_text bare_name) {
+    if (spec->encoder) return encoder_ignores(bare_name);
     if (ends(bare_name, ".rotary_emb.inv_freq")) return true;
     if (begins(bare_name, "vision_tower.") || begins(bare_name, "multi_modal_projector."))
         return true;

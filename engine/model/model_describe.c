@@ -69,10 +69,27 @@ static void describe_spec(json_t *root, const model_spec *spec) {
     set(root, "intermediate", json_integer(spec->intermediate));
     set(root, "vocab", json_integer(spec->vocab));
     set(root, "context", json_integer(spec->context));
-    set(root, "rope_theta", json_real(spec->rope.theta));
+    set(root, "rope_theta", spec->rotary ? json_real(spec->rope.theta) : json_null());
     set(root, "norm_eps", json_real((double)spec->norm_eps));
     set(root, "window", spec->window ? json_integer(spec->window) : json_null());
     set(root, "tied_embeddings", json_boolean(spec->tied_embeddings));
+}
+
+static uint32_t input_max(const model_spec *spec) {
+    return spec->input_max ? spec->input_max : spec->context;
+}
+
+/* null for a model that generates */
+static json_t *describe_embedding(const model_spec *spec) {
+    static const char *const names[] = {
+        [POOLING_MEAN] = "mean", [POOLING_FIRST] = "cls", [POOLING_LAST] = "last"};
+    if (spec->pooling == POOLING_NONE) return json_null();
+    json_t *object = json_object();
+    set(object, "width", json_integer(spec->hidden));
+    set(object, "pooling", json_string(names[spec->pooling]));
+    set(object, "normalised", json_boolean(spec->normalise));
+    set(object, "tokens_max", json_integer(input_max(spec)));
+    return object;
 }
 
 static json_t *describe_tokenizer(const tok_source *source) {
@@ -138,7 +155,7 @@ static void describe_folder(json_t *root, const model_folder *folder) {
 
 char *model_file_describe(model_file *file) {
     json_t *root = json_object();
-    set(root, "kind", json_string("model"));
+    set(root, "kind", json_string(file->weights.spec.encoder ? "encoder" : "model"));
     set(root, "file", json_string(model_file_name(file)));
     if (file->gguf)
         describe_gguf(root, file->gguf);
@@ -147,6 +164,7 @@ char *model_file_describe(model_file *file) {
     set(root, "family", json_string(file->weights.spec.family));
     describe_types(root, &file->weights.tensors);
     describe_spec(root, &file->weights.spec);
+    set(root, "embedding", describe_embedding(&file->weights.spec));
     bool has_tokens = file->tokens.source.kind != NULL;
     set(root, "tokenizer", has_tokens ? describe_tokenizer(&file->tokens.source) : json_null());
     set(root, "chat_template", json_boolean(file->chat_template.at != NULL));

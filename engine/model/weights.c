@@ -237,6 +237,7 @@ esp_code model_open(model **out, const model_file *file, const model_options *op
     ESP_ASSERT(out && file && options && options->tokens_max && options->rows_max);
     model *m = mem_new(1, sizeof *m);
     m->spec = *model_file_spec(file);
+    ESP_ASSERT(!m->spec.encoder || m->spec.pooling != POOLING_NONE);
     m->options = *options;
     m->layers = mem_new(m->spec.layers, sizeof *m->layers);
     page_groups_plan(&m->groups, &m->spec, options->context_max, options->keep_pages);

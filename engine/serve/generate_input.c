@@ -18,6 +18,13 @@ esp_code check_model_name(const served_model *model, const char *asked, esp_erro
                           model->name);
 }
 
+static esp_code check_generates(const served_model *model, esp_error *err) {
+    if (!model->embeds) return ESP_OK;
+    return esp_fail_field(err, ESP_PRECONDITION, "model",
+                          "model: \"%.100s\" embeds texts and generates none; use Embed",
+                          model->name);
+}
+
 /* ---- the prompt's ids ---- */
 
 static esp_code too_long(const served_model *model, uint64_t tokens, const char *field,
@@ -195,6 +202,7 @@ esp_code generate_input(const served_model *model, const Espalier__V1__GenerateR
     request_options o = {.deadline_us = deadline_us, .user = user};
     *out = NULL;
     esp_code code = check_model_name(model, in->model, err);
+    if (code == ESP_OK) code = check_generates(model, err);
     if (code == ESP_OK) code = check_lists(in, err);
     if (code == ESP_OK) code = read_input(model, in, &ids, err);
     if (code == ESP_OK) code = read_output_max(model, in, ids.count, &o.output_max, err);

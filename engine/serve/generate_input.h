@@ -23,6 +23,7 @@ typedef struct served_model {
     const esp_error *chat_why;
     uint32_t context_max;
     uint32_t vocab;
+    bool embeds; /* it generates nothing */
 } served_model;
 
 /* ESP_NOT_FOUND naming what was asked for and what is served; "" is the one model. */

@@ -9,6 +9,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/serve/answer.h"
+#include "engine/serve/embedding.h"
 #include "engine/serve/generate_input.h"
 #include "engine/serve/text_buffer.h"
 
@@ -47,7 +48,7 @@ static generation *make(generations *all, rpc_call *call) {
     rpc_call_hold(call);
     atomic_init(&g->references, 1);
     pthread_mutex_init(&g->lock, NULL);
-    atomic_fetch_add(&all->live, 1);
+    generations_enter(all);
     return g;
 }
 
@@ -59,7 +60,7 @@ static void release(generation *g) {
     rpc_call_release(g->call);
     pthread_mutex_destroy(&g->lock);
     free(g->text.at);
-    atomic_fetch_sub(&g->all->live, 1);
+    generations_leave(g->all);
     free(g);
 }
 
@@ -117,10 +118,9 @@ static void send_piece(generation *g) {
     mem_arena_close(arena);
 }
 
-static void fill_error(const generation *g, esp_error *error) {
-    const request *r = g->request;
+void generations_explain(const generations *all, const request *r, esp_error *error) {
     *error = r->error;
-    if (r->finish == FINISH_CANCELLED && atomic_load(&g->all->draining))
+    if (r->finish == FINISH_CANCELLED && atomic_load(&all->draining))
         (void)esp_fail(error, ESP_UNAVAILABLE,
                        "the server is shutting down; ask another one for the rest");
     if (error->code == ESP_OK)
@@ -141,7 +141,7 @@ static void finish(generation *g) {
         rpc_finish(g->call, &answer->base, NULL);
     } else {
         esp_error error;
-        fill_error(g, &error);
+        generations_explain(g->all, g->request, &error);
         rpc_finish(g->call, g->read > g->sent || g->text.bytes ? &answer->base : NULL, &error);
     }
     mem_arena_close(arena);
@@ -186,6 +186,10 @@ static void on_event(void *user, rpc_call *call, rpc_event event) {
 /* ---- the stream thread ---- */
 
 static void take_news(request *r) {
+    if (r->embedding_width) {
+        embedding_take_news(r);
+        return;
+    }
     generation *g = r->user;
     if (!g) return; /* its end was seen before */
     pthread_mutex_lock(&g->lock);
@@ -226,6 +230,10 @@ esp_code generations_open(generations **out, const generations_options *options,
     return ESP_OK;
 }
 
+engine *generations_engine(const generations *all) { return all->options.engine; }
+void generations_enter(generations *all) { atomic_fetch_add(&all->live, 1); }
+void generations_leave(generations *all) { atomic_fetch_sub(&all->live, 1); }
+
 void generations_drain(generations *all) { atomic_store(&all->draining, true); }
 uint32_t generations_live(const generations *all) { return atomic_load(&all->live); }
 
@@ -244,7 +252,8 @@ static served_model served(engine *e) {
     served_model out = {.name = engine_name(e),
                         .tok = engine_tokenizer(e),
                         .context_max = engine_context_max(e),
-                        .vocab = tok_count(engine_tokenizer(e))};
+                        .vocab = tok_count(engine_tokenizer(e)),
+                        .embeds = engine_embeds(e)};
     out.chat = engine_template(e, &out.chat_why);
     return out;
 }

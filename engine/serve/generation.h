@@ -37,4 +37,12 @@ void generations_close(generations *all);
 /* Reads the request, submits it, and answers the call: errors too. */
 void generation_start(generations *all, rpc_call *call, const Espalier__V1__GenerateRequest *in);
 
+/* For the calls of another kind that wait for requests too (embedding.h): they count among those that
+ * live, and the stream thread tells them of their news. */
+engine *generations_engine(const generations *all);
+void generations_enter(generations *all);
+void generations_leave(generations *all);
+/* What a client is told of a request that did not end well. */
+void generations_explain(const generations *all, const request *r, esp_error *error);
+
 #endif

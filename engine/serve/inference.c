@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/serve/embedding.h"
 #include "engine/serve/generate_input.h"
 #include "engine/serve/serve_parts.h"
 #include "engine/serve/text_buffer.h"
@@ -19,6 +20,10 @@ static esp_code check_model(const serve *s, const char *asked, esp_error *err) {
 
 void inference_generate(void *arg, rpc_call *call, const ProtobufCMessage *message) {
     generation_start(((serve *)arg)->generations, call, (const void *)message);
+}
+
+void inference_embed(void *arg, rpc_call *call, const ProtobufCMessage *message) {
+    embedding_start(((serve *)arg)->generations, call, (const void *)message);
 }
 
 void inference_tokenize(void *arg, rpc_call *call, const ProtobufCMessage *message) {
@@ -89,6 +94,7 @@ void inference_list_models(void *arg, rpc_call *call, const ProtobufCMessage *me
     here.vocabulary = tok_count(engine_tokenizer(s->engine));
     here.numeric_profile = (char *)(uintptr_t)engine_profile(s->engine);
     here.chat = engine_template(s->engine, &why) != NULL;
+    if (engine_embeds(s->engine)) here.embedding_width = engine_spec(s->engine)->hidden;
     answer.n_models = 1;
     answer.models = all;
     rpc_finish(call, &answer.base, NULL);

@@ -32,6 +32,7 @@ extern const uint32_t serve_method_count;
 
 /* inference.c */
 void inference_generate(void *arg, rpc_call *call, const ProtobufCMessage *message);
+void inference_embed(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_tokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_detokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_list_models(void *arg, rpc_call *call, const ProtobufCMessage *message);

@@ -111,6 +111,43 @@ def tiny_llama(more=(), **damage):
     return gguf([*metadata(), *tokens, *more], table, data, **damage)
 
 
+BERT_KEYS = {"block_count": 1, "context_length": 16, "embedding_length": 32,
+             "feed_forward_length": 32, "attention.head_count": 2, "pooling_type": 1}
+BERT_LAYER = {"attn_q": [32, 32], "attn_k": [32, 32], "attn_v": [32, 32], "attn_output": [32, 32],
+              "attn_output_norm": [32], "ffn_up": [32, 32], "ffn_down": [32, 32],
+              "layer_output_norm": [32]}
+
+
+def tiny_bert(without=(), **changed):
+    """An encoder; changed: keys of BERT_KEYS with "." as "_", None: left out. without: tensors."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2581the", "\u2581cat", "s"]
+    keys = {key: changed.get(key.replace(".", "_"), value) for key, value in BERT_KEYS.items()}
+    pairs = [pair("general.architecture", STRING, "bert"),
+             *[pair("bert." + key, U32, value) for key, value in keys.items() if value is not None],
+             pair("bert.attention.layer_norm_epsilon", F32, 1e-12),
+             pair("bert.attention.causal", BOOL, changed.get("causal", 0)),
+             pair("tokenizer.ggml.model", STRING, "bert"),
+             array("tokenizer.ggml.tokens", STRING, tokens),
+             array("tokenizer.ggml.token_type", I32, [3] * 4 + [1] * 3),
+             pair("tokenizer.ggml.unknown_token_id", U32, 1),
+             pair("tokenizer.ggml.bos_token_id", U32, 2),
+             pair("tokenizer.ggml.seperator_token_id", U32, 3)]
+    shapes = {"token_embd.weight": [32, len(tokens)], "position_embd.weight": [32, 16],
+              "token_types.weight": [32, 2], "token_embd_norm.weight": [32],
+              "token_embd_norm.bias": [32]}
+    for name, dims in BERT_LAYER.items():
+        shapes |= {f"blk.0.{name}.weight": dims, f"blk.0.{name}.bias": [dims[-1]]}
+    table, data = [], b""
+    for name, dims in shapes.items():
+        if name in without:
+            continue
+        kind = DT_F32 if len(dims) == 1 else DT_Q4_0
+        size = dims[0] * 4 if len(dims) == 1 else dims[0] * dims[1] // 32 * 18
+        table.append(tensor(name, dims, kind, len(data)))
+        data = pad(data + bytes(size))
+    return gguf(pairs, table, data)
+
+
 def every_type():
     pairs = [pair(f"one.{kind}", kind, "text" if kind == STRING else 1)
              for kind in range(13) if kind != ARRAY]
@@ -149,6 +186,14 @@ def files():
         "split_count_huge": gguf(split(0, (1 << 32) - 1, 1), one, sixteen),
         "split_model": tiny_llama(split(0, 3, 12)),
         "tensor_count_huge": gguf([], one, sixteen, tensor_count=1 << 62),
+        "valid_tiny_bert": tiny_bert(),
+        "bert_no_pooling": tiny_bert(pooling_type=None),
+        "bert_ranks": tiny_bert(pooling_type=4),
+        "bert_no_positions": tiny_bert(context_length=0),
+        "bert_heads": tiny_bert(attention_head_count=3),
+        "bert_causal": tiny_bert(causal=1),
+        "bert_no_bias": tiny_bert(without=["blk.0.ffn_up.bias"]),
+        "bert_no_types": tiny_bert(without=["token_types.weight"]),
     }
 
 

@@ -1,0 +1,257 @@
+/* embedding.c - inputs to requests, their vectors to one answer; the picture is in embedding.h. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/serve/embedding.h"
+
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/embed_text.h"
+#include "engine/serve/generate_input.h"
+
+typedef struct embedding_call {
+    generations *all;
+    rpc_call *call; /* held */
+    _Atomic uint32_t references;
+
+    pthread_mutex_t lock; /* everything below */
+    bool closed, finished;
+    uint32_t count;     /* inputs */
+    uint32_t submitted; /* the first of requests */
+    uint32_t done;      /* of those submitted */
+    request **requests; /* [count] ours; a submitted one is constant */
+} embedding_call;
+
+/* ---- lifetime ---- */
+
+static embedding_call *make(generations *all, rpc_call *call, uint32_t count) {
+    embedding_call *c = mem_new(1, sizeof *c);
+    c->all = all;
+    c->call = call;
+    c->count = count;
+    c->requests = mem_new(count ? count : 1, sizeof(request *));
+    rpc_call_hold(call);
+    atomic_init(&c->references, 1);
+    pthread_mutex_init(&c->lock, NULL);
+    generations_enter(all);
+    return c;
+}
+
+static void hold(embedding_call *c) { atomic_fetch_add(&c->references, 1); }
+
+static void release(embedding_call *c) {
+    if (atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) != 1) return;
+    for (uint32_t i = 0; i < c->count; i++)
+        request_unref(c->requests[i]);
+    free(c->requests);
+    rpc_call_release(c->call);
+    pthread_mutex_destroy(&c->lock);
+    generations_leave(c->all);
+    free(c);
+}
+
+/* ---- the answer; under the call's lock ---- */
+
+static void send_vectors(const embedding_call *c) {
+    const engine *e = generations_engine(c->all);
+    Espalier__V1__EmbedResponse answer = ESPALIER__V1__EMBED_RESPONSE__INIT;
+    Espalier__V1__Usage usage = ESPALIER__V1__USAGE__INIT;
+    Espalier__V1__Embedding *list = mem_new(c->count, sizeof *list);
+    answer.embeddings = mem_new(c->count, sizeof *answer.embeddings);
+    answer.n_embeddings = c->count;
+    for (uint32_t i = 0; i < c->count; i++) {
+        const request *r = c->requests[i];
+        espalier__v1__embedding__init(&list[i]);
+        list[i].n_values = r->embedding_width;
+        list[i].values = r->embedding;
+        list[i].tokens = r->prompt_count;
+        answer.embeddings[i] = &list[i];
+        usage.prompt_tokens += r->prompt_count;
+    }
+    answer.usage = &usage;
+    answer.numeric_profile = (char *)(uintptr_t)engine_profile(e);
+    answer.model = (char *)(uintptr_t)engine_name(e);
+    rpc_finish(c->call, &answer.base, NULL);
+    free(answer.embeddings);
+    free(list);
+}
+
+/* All requests are done: their vectors, or what befell the first that has none. */
+static void finish(embedding_call *c) {
+    c->finished = true;
+    for (uint32_t i = 0; i < c->count; i++) {
+        if (c->requests[i]->finish == FINISH_STOP) continue;
+        esp_error error;
+        generations_explain(c->all, c->requests[i], &error);
+        rpc_finish(c->call, NULL, &error);
+        return;
+    }
+    send_vectors(c);
+}
+
+/* ---- events ---- */
+
+static void cancel_submitted(embedding_call *c) {
+    pthread_mutex_lock(&c->lock);
+    uint32_t count = c->submitted;
+    pthread_mutex_unlock(&c->lock);
+    for (uint32_t i = 0; i < count; i++)
+        engine_cancel(generations_engine(c->all), c->requests[i]);
+}
+
+static void on_event(void *user, rpc_call *call, rpc_event event) {
+    embedding_call *c = user;
+    (void)call;
+    if (event != RPC_CLOSED) return;
+    pthread_mutex_lock(&c->lock);
+    c->closed = true; /* nothing more is submitted */
+    pthread_mutex_unlock(&c->lock);
+    cancel_submitted(c);
+    release(c);
+}
+
+void embedding_take_news(request *r) {
+    embedding_call *c = r->user;
+    if (!c || !atomic_load_explicit(&r->done, memory_order_acquire)) return;
+    r->user = NULL; /* its end was seen; only this thread follows it */
+    pthread_mutex_lock(&c->lock);
+    if (++c->done == c->count && !c->finished) finish(c);
+    pthread_mutex_unlock(&c->lock);
+    release(c);
+}
+
+/* ---- the inputs ---- */
+
+static esp_code check_count(const engine *e, size_t count, esp_error *err) {
+    size_t row_bytes = (size_t)engine_spec(e)->hidden * sizeof(float);
+    size_t most = EMBED_ANSWER_BYTES_MAX / row_bytes;
+    if (most > EMBED_INPUTS_MAX) most = EMBED_INPUTS_MAX;
+    if (count >= 1 && count <= most) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "inputs",
+                          "inputs: %zu; wanted 1 to %zu, each with a vector of %zu bytes in the "
+                          "answer",
+                          count, most, row_bytes);
+}
+
+static esp_code check_request(const engine *e, const Espalier__V1__EmbedRequest *in,
+                              esp_error *err) {
+    served_model here = {.name = engine_name(e)};
+    esp_code code = check_model_name(&here, in->model, err);
+    if (code != ESP_OK) return code;
+    if (!engine_embeds(e))
+        return esp_fail_field(err, ESP_PRECONDITION, "model",
+                              "model: \"%.100s\" generates text and embeds none; use Generate",
+                              engine_name(e));
+    if (in->priority < -PRIORITY_MAX || in->priority > PRIORITY_MAX)
+        return esp_fail_field(err, ESP_INVALID, "priority", "priority: %d; wanted %d to %d",
+                              in->priority, -PRIORITY_MAX, PRIORITY_MAX);
+    return check_count(e, in->n_inputs, err);
+}
+
+static esp_code copy_ids(const engine *e, const Espalier__V1__TokenIds *in, const char *field,
+                         tok_ids *out, esp_error *err) {
+    if (in->n_ids == 0 || in->n_ids > engine_context_max(e))
+        return esp_fail_field(err, ESP_INVALID, field,
+                              "%s: %zu ids; the model takes 1 to %u (--max-context)", field,
+                              in->n_ids, engine_context_max(e));
+    out->count = out->capacity = (uint32_t)in->n_ids;
+    out->at = mem_new(out->count, sizeof *out->at);
+    memcpy(out->at, in->ids, out->count * sizeof *out->at);
+    return ESP_OK;
+}
+
+static esp_code read_input(const engine *e, const Espalier__V1__EmbedRequest *in, uint32_t index,
+                           tok_ids *out, esp_error *err) {
+    const Espalier__V1__EmbedInput *input = in->inputs[index];
+    char field[40];
+    if (input->input_case == ESPALIER__V1__EMBED_INPUT__INPUT_TOKEN_IDS) {
+        snprintf(field, sizeof field, "inputs[%u].token_ids", index);
+        return copy_ids(e, input->token_ids, field, out, err);
+    }
+    snprintf(field, sizeof field, "inputs[%u].text", index);
+    if (input->input_case != ESPALIER__V1__EMBED_INPUT__INPUT_TEXT)
+        return esp_fail_field(err, ESP_INVALID, field,
+                              "inputs[%u]: missing; wanted one of text and token_ids", index);
+    const embed_text_options options = {.tokens_max = engine_context_max(e),
+                                        .truncate = in->truncate,
+                                        .field = field,
+                                        .remedy = "truncate"};
+    return embed_text_encode(engine_tokenizer(e), (tok_text){input->text, strlen(input->text)},
+                             &options, out, err);
+}
+
+/* The index-th input as a request of the engine. */
+static esp_code make_request(embedding_call *c, const Espalier__V1__EmbedRequest *in,
+                             uint32_t index, esp_error *err) {
+    const engine *e = generations_engine(c->all);
+    tok_ids ids = {0};
+    esp_code code = read_input(e, in, index, &ids, err);
+    if (code == ESP_OK) {
+        request_options o = {.prompt = ids.at,
+                             .prompt_count = ids.count,
+                             .embedding_width = engine_spec(e)->hidden,
+                             .priority = in->priority,
+                             .deadline_us = rpc_call_deadline_us(c->call),
+                             .user = c};
+        code = request_new(&c->requests[index], &o, engine_spec(e)->vocab, err);
+    }
+    tok_ids_free(&ids);
+    if (code == ESP_OK) c->requests[index]->submitted_us = rpc_call_arrived_us(c->call);
+    return code;
+}
+
+/* Under the lock, so that the end of the call either comes before or finds the request to cancel. */
+static esp_code submit(embedding_call *c, uint32_t index, esp_error *err) {
+    pthread_mutex_lock(&c->lock);
+    esp_code code = c->closed ? ESP_CANCELLED : ESP_OK;
+    if (code == ESP_OK) {
+        hold(c); /* the request's */
+        code = engine_submit(generations_engine(c->all), c->requests[index], err);
+        if (code == ESP_OK)
+            c->submitted++;
+        else
+            release(c); /* not the last: the handler holds one */
+    }
+    pthread_mutex_unlock(&c->lock);
+    return code;
+}
+
+/* Every input is read before the first is submitted: what can be refused costs the engine nothing. */
+static esp_code submit_all(embedding_call *c, const Espalier__V1__EmbedRequest *in,
+                           esp_error *err) {
+    esp_code code = ESP_OK;
+    for (uint32_t i = 0; i < c->count && code == ESP_OK; i++)
+        code = make_request(c, in, i, err);
+    for (uint32_t i = 0; i < c->count && code == ESP_OK; i++)
+        code = submit(c, i, err);
+    return code;
+}
+
+/* An input could not be submitted: the others are of no use. */
+static void give_up(embedding_call *c, const esp_error *error) {
+    pthread_mutex_lock(&c->lock);
+    bool tell = !c->finished && error->code != ESP_OK; /* ESP_OK: the client left */
+    c->finished = true;
+    pthread_mutex_unlock(&c->lock);
+    cancel_submitted(c);
+    if (tell) rpc_finish(c->call, NULL, error);
+}
+
+void embedding_start(generations *all, rpc_call *call, const Espalier__V1__EmbedRequest *in) {
+    esp_error error = {0};
+    if (check_request(generations_engine(all), in, &error) != ESP_OK) {
+        rpc_finish(call, NULL, &error);
+        return;
+    }
+    embedding_call *c = make(all, call, (uint32_t)in->n_inputs);
+    hold(c); /* the call's, until RPC_CLOSED */
+    if (!rpc_call_attach(call, on_event, c)) {
+        release(c);
+        release(c);
+        return;
+    }
+    if (submit_all(c, in, &error) != ESP_OK) give_up(c, &error);
+    release(c);
+}
