@@ -166,9 +166,6 @@ static void set_name(engine *e, const model_file *file) {
 static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     esp_code code = model_file_tokenizer(file, &e->tok, err);
     if (code != ESP_OK) return code;
-    if (tok_count(e->tok) > model_file_spec(file)->vocab)
-        return esp_fail(err, ESP_INVALID, "%s: the tokenizer has %u tokens, the embedding %u rows",
-                        e->name, tok_count(e->tok), model_file_spec(file)->vocab);
     /* Without a template all but chat messages works, so a refusal is kept, not returned. */
     if (model_file_chat(file, e->tok, &e->template, &e->template_why) != ESP_OK)
         e->template = NULL;

@@ -67,17 +67,19 @@ static esp_code read_gguf(model_file *file, esp_error *err) {
     return read_templates(file, err);
 }
 
-/* A folder without a tokenizer still computes: model_file_tokenizer says what is missing. */
+/* A folder without a tokenizer still computes: model_file_tokenizer says what is missing. A tokenizer may
+ * have more tokens than the embedding has rows (Gemma 3's mark for images): a prompt with such a one is
+ * refused (engine/request.c). */
 static esp_code read_text(model_file *file, esp_error *err) {
     const char *path = model_folder_path(file->folder);
-    esp_code code = token_source_read_folder(&file->tokens, path, err);
+    esp_error why = {0};
+    esp_code code = token_source_read_folder(&file->tokens, path, &why);
     if (code == ESP_NOT_FOUND) {
         token_source_free(&file->tokens);
         file->tokens = (token_source){0};
         return ESP_OK;
     }
-    if (code) return code;
-    if ((code = check_vocabulary(file, err))) return code;
+    if (code) return esp_fail(err, code, "%s", why.message);
     chat_source *chat = &file->folder_chat;
     if ((code = chat_source_read_folder(chat, path, err))) return code;
     file->chat_template = (model_text){chat->text, chat->bytes};
@@ -146,6 +148,7 @@ void model_file_close(model_file *file) {
     if (!file) return;
     token_source_free(&file->tokens);
     chat_source_free(&file->folder_chat);
+    quant_config_free(&file->weights.quant);
     tensor_set_free(&file->weights.tensors);
     gguf_close(file->gguf);
     model_folder_close(file->folder);
