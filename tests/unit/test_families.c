@@ -384,44 +384,15 @@ static void assert_greedy(const char *path, const family_case *c) {
     request_unref(r);
 }
 
-static int32_t pick(const rig *r, const float *logits) {
-    uint32_t best = 0;
-    for (uint32_t v = 1; v < r->vocab; v++)
-        if (logits[v] > logits[best]) best = v;
-    return (int32_t)best;
-}
-
-/* The same without an engine: a token at a time behind the pages of the prompt, which are computed
- * anew once the sequence outgrows the short context. */
-static void assert_greedy_steps(rig *r, const family_case *c) {
-    uint32_t count = c->id_count, first = 0, border = spec_short_context(model_get_spec(r->m));
-    float *logits = mem_new((size_t)CONTEXT * r->vocab, sizeof *logits);
-    int32_t ids[CONTEXT];
-    memcpy(ids, c->ids, count * sizeof *ids);
-    for (uint32_t i = 0; i < c->greedy_count; i++) {
-        run_chunk(r, ids, first, count - first, count > border, logits);
-        ids[count] = pick(r, logits + (size_t)(count - first - 1) * r->vocab);
-        assert_int_equal(ids[count], c->greedy[i]);
-        first = count == border ? 0 : count;
-        count++;
-    }
-    free(logits);
-}
-
 /* The reference's 32 greedy tokens of each prompt; two prompts outgrow the short context on the way. */
 static void ref_generates_the_reference_tokens(void **state) {
     (void)state;
     for (uint32_t i = 0; i < source_count; i++) {
         char path[1024];
-        rig r = open_rig(&sources[i], &kern_ref, LEVEL_AUTO);
         make_path(&sources[i], path);
-        for (const family_case *c = cases; c < cases + case_count; c++) {
-            if (c->spoiled[0] || strcmp(c->model, sources[i].model) != 0) continue;
-            assert_greedy_steps(&r, c);
-            if (!sources[i].folder[0]) assert_greedy(path, c);
-        }
+        for (const family_case *c = cases; c < cases + case_count; c++)
+            if (!c->spoiled[0] && strcmp(c->model, sources[i].model) == 0) assert_greedy(path, c);
         remove_path(&sources[i], path);
-        close_rig(&r);
     }
 }
 

@@ -258,6 +258,7 @@ def make_bf16(lines, folders):
     text = base.make_model(family)
     vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=1, image_size=28,
                   patch_size=14)
+    torch.manual_seed(0)  # of what is not the text part's
     whole = tf.Gemma3ForConditionalGeneration(
         tf.Gemma3Config(text_config=text.config, vision_config=vision, mm_tokens_per_image=1, image_token_index=300,
                         boi_token_index=301, eoi_token_index=302, tie_word_embeddings=True))
