@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/checkpoint_folder.h"
 
+#include <string.h>
+
 #include "engine/model/sentence_files.h"
 
 /* By their bare names, without those that say nothing. */
@@ -12,6 +14,31 @@ static void add_tensors(checkpoint *out, const safetensors_file *shard) {
         tensor.name = family_bare_name(tensor.name);
         if (!family_ignores_tensor(&out->spec, tensor.name)) tensor_set_add(&out->tensors, &tensor);
     }
+}
+
+/* Tied embeddings may be written twice, but not as two matrices: of those some versions of the
+ * reference use one, some the other. */
+static esp_code check_copy(const checkpoint *c, const model_tensor *copy, esp_error *err) {
+    const model_tensor *embedding = tensor_set_find(&c->tensors, c->tensor_names[TENSOR_EMBEDDING]);
+    if (copy->bytes == embedding->bytes &&
+        memcmp(copy->data, embedding->data, (size_t)copy->bytes) == 0)
+        return ESP_OK;
+    return esp_fail(err, ESP_INVALID,
+                    "%s: tensor %.*s is no copy of the embedding, and config.json ties the two; "
+                    "wanted tie_word_embeddings false, or no such tensor",
+                    copy->file, (int)copy->name.bytes, copy->name.at);
+}
+
+static esp_code check_copies(const checkpoint *c, const safetensors_file *shard, esp_error *err) {
+    const tensor_set *tensors = safetensors_tensors(shard);
+    const char *output = c->tensor_names[TENSOR_OUTPUT];
+    esp_code code = ESP_OK;
+    for (uint32_t i = 0; output && c->spec.tied_embeddings && i < tensors->count && !code; i++) {
+        model_text name = family_bare_name(tensors->at[i].name);
+        if (name.bytes == strlen(output) && memcmp(name.at, output, name.bytes) == 0)
+            code = check_copy(c, &tensors->at[i], err);
+    }
+    return code;
 }
 
 esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
@@ -28,5 +55,8 @@ esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
     for (uint32_t i = 0; i < model_folder_shard_count(folder); i++)
         add_tensors(out, model_folder_shard(folder, i));
     if ((code = tensor_set_seal(&out->tensors, err))) return code;
-    return checkpoint_check(out, err);
+    code = checkpoint_check(out, err);
+    for (uint32_t i = 0; i < model_folder_shard_count(folder) && !code; i++)
+        code = check_copies(out, model_folder_shard(folder, i), err);
+    return code;
 }

@@ -1,5 +1,5 @@
-/* hf_config.h - the config.json and generation_config.json of a Hugging Face folder, as bounded typed
- * getters.
+/* hf_config.h - the config.json of a Hugging Face folder; its keys: hf_keys.h. Which ids end a
+ * generation is the tokenizer's to know.
  *
  * A null counts as a missing key; where the two differ, hf_is_null tells. The keys of the text model
  * stand at the top, or in `text_config` where the folder holds more than text.
@@ -21,15 +21,14 @@ enum { HF_CONFIG_BYTES_MAX = 16 << 20 };
 typedef struct hf_config hf_config;
 struct json_t;
 
-/* Reads folder/config.json and, where there is one, folder/generation_config.json. */
+/* Reads folder/config.json. */
 ESP_CHECKED esp_code hf_config_open(hf_config **out, const char *folder, esp_error *err);
-/* The same over the bytes of the two; generation may be NULL. */
-ESP_CHECKED esp_code hf_config_open_memory(hf_config **out, const void *config, size_t config_bytes,
-                                           const void *generation, size_t generation_bytes,
+/* The same over bytes in memory, which are not looked at again. */
+ESP_CHECKED esp_code hf_config_open_memory(hf_config **out, const void *bytes, size_t count,
                                            esp_error *err);
 void hf_config_close(hf_config *config);
 
-/* One object of the files. */
+/* One object of the file. */
 typedef struct hf_section {
     const struct json_t *object; /* NULL: there is none, every key is missing */
     const char *file;            /* for error sentences, as is the path: "rope_scaling." */
@@ -42,13 +41,6 @@ hf_section hf_config_text(const hf_config *config);
 bool hf_config_is_nested(const hf_config *config); /* they stand in text_config */
 /* `architectures[0]`, or NULL. */
 const char *hf_config_class(const hf_config *config);
-/* The ids that end a generation: generation_config.json's, else config.json's; one or a list.
- * *count = 0 when neither says. */
-ESP_CHECKED esp_code hf_config_eos(const hf_config *config, int32_t *out, uint32_t max,
-                                   uint32_t *count, esp_error *err);
-/* bos_token_id likewise; *found = false when neither says. */
-ESP_CHECKED esp_code hf_config_bos(const hf_config *config, bool *found, int32_t *out,
-                                   esp_error *err);
 /* `quantization_config`: how the weights are packed; object NULL: they are plain. */
 ESP_CHECKED esp_code hf_config_quantization(const hf_config *config, hf_section *out,
                                             esp_error *err);

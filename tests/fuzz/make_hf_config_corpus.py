@@ -32,7 +32,6 @@ VALID = {
     "gemma3_new": {"architectures": ["Gemma3ForCausalLM"], **SHAPE, "head_dim": 16, "rope_parameters": {
         "full_attention": dict(rope_type="linear", factor=8.0, rope_theta=1e6),
         "sliding_attention": dict(rope_type="default", rope_theta=1e4)}},
-    "generation": {"eos_token_id": [1, 2, 3], "bos_token_id": 1},
 }
 WRONG = {
     "unknown_class": config("MixtralForCausalLM"),
@@ -59,10 +58,6 @@ WRONG = {
     "layer_types_many": config("Qwen2ForCausalLM", layer_types=["full_attention"] * 5000),
     "text_config_list": {**LLAMA, "text_config": []},
     "text_config_other": {**GEMMA3, "text_config": {**SHAPE, "model_type": "other"}},
-    "eos_negative": {"eos_token_id": -1},
-    "eos_many": {"eos_token_id": list(range(100))},
-    "eos_nested": {"eos_token_id": [[1]]},
-    "bos_list": {"bos_token_id": [1]},
     "packed": {**LLAMA, "quantization_config": {"quant_method": {"a": 1}}},
     "list": [1, 2],
 }

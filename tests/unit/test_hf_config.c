@@ -96,7 +96,7 @@ static char *changed(const char *base, const char *changes) {
 static esp_code read_text(const char *text, model_spec *spec, esp_error *err) {
     hf_config *config;
     const model_family *family;
-    esp_code code = hf_config_open_memory(&config, text, strlen(text), NULL, 0, err);
+    esp_code code = hf_config_open_memory(&config, text, strlen(text), err);
     if (code) return code;
     if (!(code = family_find_config(config, &family, err)))
         code = family->read_config(config, spec, err);
@@ -246,39 +246,6 @@ static void without_a_class_the_type_decides(void **state) {
     (void)state;
     model_spec spec = spec_of(QWEN3, "{\"architectures\":null}");
     assert_string_equal(spec.family, "qwen3");
-}
-
-static hf_config *opened(const char *config, const char *generation) {
-    hf_config *out;
-    esp_error err = {0};
-    if (hf_config_open_memory(&out, config, strlen(config), generation,
-                              generation ? strlen(generation) : 0, &err))
-        fail_msg("%s", err.message);
-    return out;
-}
-
-static void ids_of_the_generation_win(void **state) {
-    (void)state;
-    int32_t ids[4], bos;
-    uint32_t count;
-    bool found;
-    hf_config *config = opened(LLAMA, NULL);
-    assert_int_equal(hf_config_eos(config, ids, 4, &count, NULL), ESP_OK);
-    assert_int_equal(count, 3);
-    assert_int_equal(ids[2], 128009);
-    assert_int_equal(hf_config_eos(config, ids, 2, &count, NULL), ESP_INVALID);
-    hf_config_close(config);
-    config = opened(LLAMA, "{\"eos_token_id\":7,\"temperature\":0.6}");
-    assert_int_equal(hf_config_eos(config, ids, 4, &count, NULL), ESP_OK);
-    assert_int_equal(count, 1);
-    assert_int_equal(ids[0], 7);
-    assert_int_equal(hf_config_bos(config, &found, &bos, NULL), ESP_OK);
-    assert_true(found);
-    assert_int_equal(bos, 128000);
-    hf_config_close(config);
-    config = opened(LLAMA, "{\"eos_token_id\":[7,-1]}");
-    assert_int_equal(hf_config_eos(config, ids, 4, &count, NULL), ESP_INVALID);
-    hf_config_close(config);
 }
 
 static model_text bare(const char *name) {
@@ -460,7 +427,6 @@ int main(void) {
         cmocka_unit_test(qwen_is_read),
         cmocka_unit_test(new_keys_say_the_same),
         cmocka_unit_test(without_a_class_the_type_decides),
-        cmocka_unit_test(ids_of_the_generation_win),
         cmocka_unit_test(tensor_names_lose_what_stands_around_the_text_model),
         cmocka_unit_test(what_is_not_computed_is_refused_by_name),
         cmocka_unit_test(rope_that_is_not_computed_is_refused_by_name),

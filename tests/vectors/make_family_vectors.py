@@ -77,6 +77,8 @@ def make_model(family, **changes):
     own["tie_word_embeddings"] = bool(family.get("tied"))
     model = family["model"](family["config_class"](**own)).eval().float()
     fill(model, family, family["seed"])
+    with torch.no_grad():
+        family.get("finish", lambda made: None)(model)
     if family.get("tied"):
         model.tie_weights()
     return model
@@ -121,8 +123,11 @@ def interleave(weight, heads):
     return weight.reshape(heads, 2, rows // heads // 2, cols).swapaxes(1, 2).reshape(rows, cols)
 
 
-def write_tokenizer(writer):
-    """The byte-level one of tests/unit/gguf_builder.h."""
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def read_tokenizer():
+    """The byte-level one of tests/unit/gguf_builder.h. -> tokens, pairs"""
     header = (HERE.parent.parent / "unit" / "gguf_builder.h").read_text()
     listed = header[header.index("TINY_MERGES[][2]"):header.index("enum {\n    TINY_SPECIALS")]
     space = "\u0120"
@@ -144,7 +149,11 @@ def write_tokenizer(writer):
         else:
             symbols.append(chr(256 + hidden))
             hidden += 1
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"] + symbols + [a + b for a, b in merges]
+    return SPECIALS + symbols + [a + b for a, b in merges], merges
+
+
+def write_tokenizer(writer):
+    tokens, merges = read_tokenizer()
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
@@ -155,7 +164,8 @@ def write_tokenizer(writer):
     writer.add_add_bos_token(False)
 
 
-def write_gguf(family, model):
+def write_gguf(family, model, packed={}):
+    """packed: blocks and their type by the tensor's name in the file; the others are float16."""
     config = model.config
     arch, gemma = family["arch"], family["arch"].startswith("gemma")
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -179,6 +189,10 @@ def write_gguf(family, model):
         writer.add_tensor(name, np.asarray(tensor, dtype=np.float32))
     for name, weight in model.named_parameters():
         values = weight.detach().numpy()
+        if tensor_name(name, gemma) in packed:
+            blocks, kind = packed[tensor_name(name, gemma)]
+            writer.add_tensor(tensor_name(name, gemma), blocks, raw_dtype=kind)
+            continue
         if arch == "llama" and ("q_proj" in name or "k_proj" in name):
             values = interleave(values, heads if "q_proj" in name else kv_heads)
         if gemma and "norm" in name:

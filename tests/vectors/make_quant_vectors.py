@@ -47,4 +47,5 @@ def main():
             out.write(json.dumps({"format": name, "blocks": blocks.tobytes().hex(), "weights": weights.tobytes().hex()}) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()
