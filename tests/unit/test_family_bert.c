@@ -110,7 +110,7 @@ static void what_is_missing_or_unknown_is_refused_by_name(void **state) {
 static esp_code read_config(const char *text, const model_family **family, model_spec *spec,
                             esp_error *err) {
     hf_config *config;
-    esp_code code = hf_config_open_memory(&config, text, strlen(text), NULL, 0, err);
+    esp_code code = hf_config_open_memory(&config, text, strlen(text), err);
     if (code) return code;
     code = family_find_config(config, family, err);
     if (!code) code = (*family)->read_config(config, spec, err);
