@@ -15,8 +15,8 @@
 /* Half a step of bf16 is 2^-9. */
 static const float ACT_TOLERANCE = 6e-3f;
 
-static const kern_level levels[] = {LEVEL_AVX2, LEVEL_AVX512};
-enum { LEVELS = 2 };
+static const kern_level levels[] = {LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX};
+enum { LEVELS = 3 };
 
 static bool have(kern_level level) { return kern_cpu_best_level() >= level; }
 
@@ -42,7 +42,7 @@ enum { GELU_ROWS = 83, GELU_COLS = 96, GELU_TOKENS = 40 };
 static float *gelu_of(const lab *l, kern_epilogue epilogue, uint32_t first, uint32_t count) {
     float *in = lab_random(7, GELU_TOKENS * GELU_COLS);
     void *x = lab_upload(l, KIND_ACT, in + first * GELU_COLS, count * GELU_COLS);
-    kern_matrix *matrix = lab_matrix(l, DT_F32, GELU_ROWS, GELU_COLS, 100);
+    kern_matrix *matrix = lab_matrix(l, DT_BF16, GELU_ROWS, GELU_COLS, 100);
     void *bias = lab_upload_random(l, KIND_F32, 50, GELU_ROWS);
     size_t elements = (size_t)count * GELU_ROWS, act = l->ops->element_bytes(l->dev, KIND_ACT);
     kern_linear op = {.in = x,
@@ -73,14 +73,14 @@ static void ref_gelu_is_the_formula(void **state) {
     static const kern_epilogue epilogues[] = {EPI_GELU, EPI_GELU_ERF};
     lab l = lab_open(&kern_ref, LEVEL_AUTO, DT_F32, 1);
     float *in = lab_random(7, GELU_TOKENS * GELU_COLS), *bias = lab_random(50, GELU_ROWS);
-    float *w = (float *)lab_blocks(DT_F32, GELU_ROWS, GELU_COLS, 100);
+    uint16_t *w = (uint16_t *)lab_blocks(DT_BF16, GELU_ROWS, GELU_COLS, 100);
     for (uint32_t e = 0; e < 2; e++) {
         float *got = gelu_of(&l, epilogues[e], 0, GELU_TOKENS);
         for (uint32_t t = 0; t < GELU_TOKENS; t++)
             for (uint32_t n = 0; n < GELU_ROWS; n++) {
                 double y = (double)bias[n];
                 for (uint32_t k = 0; k < GELU_COLS; k++)
-                    y += (double)w[n * GELU_COLS + k] *
+                    y += (double)f32_of_bf16(w[n * GELU_COLS + k]) *
                          (double)f32_of_bf16(bf16_of_f32(in[t * GELU_COLS + k]));
                 double want = gelu_in_double(epilogues[e], y);
                 assert_true(fabs((double)got[t * GELU_ROWS + n] - want) <= 3e-6 * (1 + fabs(y)));

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes tests/vectors/encoders: tiny random models that embed (BERT as GGUF and as a Hugging Face
-folder, Qwen3 with last-token pooling likewise) and the pooled states that the reference
+folder, XLM-RoBERTa as a folder, Qwen3 with last-token pooling as both) and the pooled states that the reference
 implementation gives for them. tests/unit/test_encoders.c reads all of it.
 
 For each particular there is a spoiled twin: the states of a model that gets this one thing wrong. A
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import transformers as tf
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 HERE = pathlib.Path(__file__).parent / "encoders"
 HIDDEN, INNER, LAYERS, HEADS, POSITIONS = 64, 96, 2, 4, 64
@@ -83,6 +83,16 @@ def make_qwen3(**changes):
         tie_word_embeddings=True), **changes})
     model = tf.Qwen3Model(config).eval().float()
     fill(model, 72)
+    return model
+
+
+def make_xlmr():
+    config = tf.XLMRobertaConfig(
+        vocab_size=48, hidden_size=HIDDEN, num_hidden_layers=1, num_attention_heads=HEADS,
+        intermediate_size=32, max_position_embeddings=POSITIONS + 2, type_vocab_size=1,
+        layer_norm_eps=1e-5, pad_token_id=1, attn_implementation="eager", use_cache=False)
+    model = tf.XLMRobertaModel(config).eval().float()
+    fill(model, 73)
     return model
 
 
@@ -163,6 +173,12 @@ def not_normed(ids):
 
 QWEN3_SPOILED = {"both directions": both_directions, "no final norm": not_normed,
                  "no end token": lambda ids: pooled(make_qwen3(), ids[:-1])}
+
+
+XLMR_SPOILED = {
+    "positions from 0": lambda ids: pooled(make_xlmr(), ids, position_ids=positions_from(0, ids)),
+    "positions from 1": lambda ids: pooled(make_xlmr(), ids, position_ids=positions_from(1, ids)),
+}
 
 
 # --- GGUF ---------------------------------------------------------------------------------------
@@ -347,6 +363,27 @@ def write_qwen3_folder(model):
                 "add_bos_token": False, "model_max_length": 256})
 
 
+def write_xlmr_folder(model):
+    folder = HERE / "xlmr-folder"
+    write_config(folder, model, "XLMRobertaModel")
+    save_file(weights_of(model, ""), folder / "model.safetensors", metadata={"format": "pt"})
+    write_sentence_files(folder, "mean_tokens", 0)
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "\u2581"] + list("abcdefghijklmnopqrstuvwxyz")
+    tokenizer = Tokenizer(models.Unigram([(p, -float(i)) for i, p in enumerate(pieces)], unk_id=3))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(),
+                                                 normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
+    write_json(folder / "tokenizer_config.json",
+               {"tokenizer_class": "XLMRobertaTokenizer", "bos_token": "<s>", "eos_token": "</s>",
+                "cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>",
+                "model_max_length": POSITIONS})
+
+
 # --- all ----------------------------------------------------------------------------------------
 
 def bert_prompts():
@@ -361,6 +398,12 @@ def qwen3_prompts():
         yield random.integers(0, 256, count - 1).tolist() + [256]
 
 
+def xlmr_prompts():
+    random = np.random.default_rng(7)
+    for count in (3, 17, 64):
+        yield [0] + random.integers(4, 48, count - 2).tolist() + [2]
+
+
 def distance(a, b):
     return float(np.abs(a - b).max() / (b.max() - b.min()))
 
@@ -372,10 +415,12 @@ def main():
     write_gguf(HERE / "qwen3.gguf", qwen3, {"arch": "qwen3", "own": qwen3_keys})
     write_bert_folder(bert)
     write_qwen3_folder(qwen3)
+    write_xlmr_folder(make_xlmr())
     offset = 0
     with open(HERE / "cases.jsonl", "w") as cases, open(HERE / "pooled.f32", "wb") as numbers:
         for name, make, prompts, spoiled in (("bert", make_bert, bert_prompts(), BERT_SPOILED),
-                                             ("qwen3", make_qwen3, qwen3_prompts(), QWEN3_SPOILED)):
+                                             ("qwen3", make_qwen3, qwen3_prompts(), QWEN3_SPOILED),
+                                             ("xlmr", make_xlmr, xlmr_prompts(), XLMR_SPOILED)):
             for ids in prompts:
                 right = pooled(make(), ids)
                 rows = {"": right}

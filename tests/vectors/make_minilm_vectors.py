@@ -28,7 +28,7 @@ QUESTIONS = ["how do I reset my password", "What is the capital of France?", "re
 def choose():
     prose = (HERE / "texts.txt").read_text()
     paragraphs = [part for part in prose.split("\n\n") if part.strip()]
-    some = QUESTIONS + SENTENCES + CODE + paragraphs + [prose[:3000], prose] + texts(420, seed=384)[220:]
+    some = QUESTIONS + SENTENCES + CODE + paragraphs + [prose[:3000], prose] + texts(420, seed=384)[270:]
     return [text for text in some if "\0" not in text and not any(0xd800 <= ord(c) < 0xe000 for c in text)]
 
 
