@@ -3,6 +3,8 @@
 #include "engine/config.h"
 
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include "engine/base/pool.h"
 
@@ -22,6 +24,12 @@ static const flag_choice kv_dtypes[] = {
     {.word = "bf16", .value = DT_BF16},
     {.word = "f32", .value = DT_F32},
     {.word = "int8", .later = true},
+    {0},
+};
+
+static const flag_choice quantize_dtypes[] = {
+    {.word = "q8_0", .value = DT_Q8_0},
+    {.word = "q4_k", .value = DT_Q4_K},
     {0},
 };
 
@@ -97,7 +105,14 @@ static const flag model_flags[] = {
      .only = "bf16",
      .placeholder = "TYPE",
      .help = "how a layer's inputs are kept on cpu; bf16 in this build"},
-    {.name = "quantize", .kind = FLAG_LATER, .placeholder = "TYPE"},
+    {.name = "quantize",
+     .kind = FLAG_CHOICE,
+     MODEL_FIELD(quantize),
+     .given_offset = offsetof(model_config, quantize_given),
+     .choices = quantize_dtypes,
+     .placeholder = "TYPE",
+     .help = "q8_0 or q4_k, what 16- and 32-bit matrices become; the result is kept beside the "
+             "model, so that the next start maps it"},
     {.name = "gpu-memory-utilization", .kind = FLAG_LATER, .placeholder = "F"},
     {.name = "adapter", .kind = FLAG_LATER, .placeholder = "DIR"},
 };
@@ -196,4 +211,14 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");
     return ESP_OK;
+}
+
+const char *config_cache_folder(char *out, size_t bytes) {
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int used = -1;
+    if (cache && cache[0] == '/')
+        used = snprintf(out, bytes, "%s/espalier", cache);
+    else if (home && home[0] == '/')
+        used = snprintf(out, bytes, "%s/.cache/espalier", home);
+    return used > 0 && (size_t)used < bytes ? out : NULL;
 }

@@ -34,6 +34,8 @@ typedef struct model_config {
     kern_level level;
     esp_dtype kv_dtype; /* --kv-dtype bf16|f32; read only if kv_dtype_given, else bf16; ref: f32 */
     bool kv_dtype_given;
+    esp_dtype quantize; /* --quantize q8_0|q4_k; read only if quantize_given */
+    bool quantize_given;
     uint32_t threads;     /* --threads; 0: all this process may use */
     uint64_t kv_memory;   /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens) */
     uint32_t max_seqs;    /* --max-seqs; 0: 256 */
@@ -54,6 +56,10 @@ typedef struct serve_config {
     uint32_t grace_seconds;     /* --grace, default 30: how long streams may finish on SIGTERM */
     uint32_t slow_reader_bytes; /* --slow-reader-bytes, default 256 KiB unsent before a cut */
 } serve_config;
+
+/* The user's folder for things that can be made again (XDG base directories), or NULL when the
+ * environment names none. out has room for bytes. */
+const char *config_cache_folder(char *out, size_t bytes);
 
 /* --model alone, for commands that read the file but compute nothing. Of a model_config. */
 extern const flag_table config_file_flags;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +77,8 @@ static esp_code open_device(engine *e, esp_error *err) {
                       .tokens_max = e->config.step_tokens};
     code = e->ops->open(&e->dev, &o, err);
     if (code != ESP_OK) return code;
-    profile_print(e->ops, e->dev, e->profile);
+    profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
+                  e->profile);
     return ESP_OK;
 }
 
@@ -173,7 +175,19 @@ static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     return ESP_OK;
 }
 
-static esp_code open_model(engine *e, const model_file *file,
+/* --quantize, and where its result is kept. */
+static void ask_to_quantize(const engine *e, model_options *o, char *folder, size_t bytes) {
+    const model_config *c = &e->config;
+    if (!c->quantize_given) return;
+    o->quantize = true;
+    o->quantize_to = c->quantize;
+    o->pack_format = c->quantize == DT_Q8_0 ? "q8_0" : "q4_k";
+    o->model_path = e->model_path;
+    o->cache_folder = config_cache_folder(folder, bytes);
+    o->pool = e->pool;
+}
+
+static esp_code open_model(engine *e, model_file *file,
                            void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
                            esp_error *err) {
     const model_spec *spec = model_file_spec(file);
@@ -189,6 +203,8 @@ static esp_code open_model(engine *e, const model_file *file,
                        .keep_pages = e->config.keep_pages,
                        .progress = progress,
                        .progress_arg = progress_arg};
+    char cache_folder[PATH_MAX];
+    ask_to_quantize(e, &o, cache_folder, sizeof cache_folder);
     code = model_open(&e->model, file, &o, err);
     if (code != ESP_OK) return code;
     e->model_vocab = spec->vocab;

@@ -61,6 +61,13 @@ typedef struct model_options {
     uint32_t rows_max;     /* R of the largest batch */
     uint32_t context_max;  /* positions for which rope is prepared */
     bool keep_pages;       /* window layers keep all their pages: one page group */
+    /* --quantize: 16- and 32-bit matrices become DT_Q8_0 or DT_Q4_K. */
+    bool quantize;
+    esp_dtype quantize_to;
+    const char *pack_format;  /* "q8_0", in names of packs; NULL: keep none */
+    const char *model_path;   /* beside which a pack is kept */
+    const char *cache_folder; /* or here, where nothing can be written there; NULL: nowhere */
+    struct thread_pool *pool; /* with quantize */
     /* Called while weights are packed, for a progress bar; NULL for none. */
     void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_arg;
@@ -68,8 +75,8 @@ typedef struct model_options {
 
 typedef struct model model;
 
-/* Packs the weights; the file may be closed afterwards. */
-ESP_CHECKED esp_code model_open(model **out, const model_file *file, const model_options *options,
+/* Packs the weights, or maps them from a pack; the file may be closed afterwards. */
+ESP_CHECKED esp_code model_open(model **out, model_file *file, const model_options *options,
                                 esp_error *err);
 void model_close(model *m);
 const model_spec *model_get_spec(const model *m);

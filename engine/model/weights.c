@@ -7,14 +7,17 @@
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "engine/model/checkpoint.h"
+#include "engine/model/pack_cache.h"
+#include "engine/model/quantize_rows.h"
 #include "engine/model/read_ahead.h"
 
 /* What the loading functions share. */
 typedef struct loader {
     model *m;
     const checkpoint *weights;
-    void *scratch; /* of checkpoint_read_rows */
-    read_ahead *ahead;
+    void *scratch;     /* of checkpoint_read_rows */
+    void *blocks;      /* of quantize_rows */
+    read_ahead *ahead; /* NULL: a pack has the weights */
     uint64_t done_bytes, total_bytes;
     esp_error *err;
 } loader;
@@ -42,28 +45,93 @@ static void report(loader *l, uint64_t bytes) {
     if (o->progress) o->progress(o->progress_arg, l->done_bytes, l->total_bytes);
 }
 
+/* A role's matrix, and where it belongs. */
+typedef struct source {
+    checkpoint_matrix matrix;
+    tensor_role role;
+    uint32_t layer;
+} source;
+
+static esp_code find_source(loader *l, tensor_role role, uint32_t layer, source *out) {
+    out->role = role;
+    out->layer = layer;
+    return checkpoint_find_matrix(l->weights, role, layer, &out->matrix, l->err);
+}
+
+static esp_code quantize(loader *l, const source *from, kern_matrix_desc *desc) {
+    const model_options *o = &l->m->options;
+    esp_error inner = {0};
+    esp_dtype dtype = quantize_dtype(o->quantize_to, desc->dtype, desc->cols);
+    if (!o->quantize || dtype == desc->dtype || from->role == TENSOR_POSITIONS ||
+        from->role == TENSOR_TOKEN_TYPES)
+        return ESP_OK;
+    esp_code code = quantize_rows(desc, dtype, o->pool, &l->blocks, &inner);
+    if (!code) return ESP_OK;
+    const model_tensor *tensor = from->matrix.tensor;
+    return esp_fail(l->err, code, "%s: tensor %.*s: %s", tensor->file, (int)tensor->name.bytes,
+                    tensor->name.at, inner.message);
+}
+
 /* Rows [first, first + count) of a matrix as one of their own. */
-static esp_code load_rows(loader *l, const checkpoint_matrix *matrix, uint32_t first,
-                          uint32_t count, kern_matrix **out) {
+static esp_code pack_rows(loader *l, const source *from, uint32_t first, uint32_t count,
+                          kern_matrix **out) {
     const model_options *o = &l->m->options;
     kern_matrix_desc desc;
     esp_code code =
-        checkpoint_read_rows(l->weights, matrix, first, count, &l->scratch, &desc, l->err);
+        checkpoint_read_rows(l->weights, &from->matrix, first, count, &l->scratch, &desc, l->err);
+    if (code == ESP_OK) code = quantize(l, from, &desc);
     if (code == ESP_OK) code = o->ops->pack(o->dev, &desc, out, l->err);
-    if (code != ESP_OK) return code;
-    l->m->weight_bytes += o->ops->matrix_bytes(*out);
-    uint64_t row_bytes = matrix->bytes / matrix->rows;
+    if (code != ESP_OK || !l->m->cache) return code;
+    kern_image image;
+    o->ops->image(*out, &image);
+    pack_cache_add(l->m->cache, (pack_place){from->role, from->layer, first}, &image);
+    return ESP_OK;
+}
+
+/* The files' bytes of these rows will not be asked for again. A packed matrix has parts, whose rows
+ * lie anywhere: they are done with its last row. */
+static esp_code done_with(loader *l, const checkpoint_matrix *matrix, uint32_t first,
+                          uint32_t count) {
     const model_tensor *tensor = matrix->tensor;
-    report(l, row_bytes * count);
-    if (!tensor) return ESP_OK; /* packed: its parts were read by read_ahead as they came */
-    return read_ahead_done(l->ahead, tensor, (const char *)tensor->data + first * row_bytes,
-                           count * row_bytes, l->err);
+    esp_code code = ESP_OK;
+    if (tensor) {
+        uint64_t row_bytes = matrix->bytes / matrix->rows;
+        return read_ahead_done(l->ahead, tensor, (const char *)tensor->data + first * row_bytes,
+                               count * row_bytes, l->err);
+    }
+    for (uint32_t i = 0; i < PACKED_PARTS && first + count == matrix->rows && !code; i++) {
+        const model_tensor *part = matrix->packed.part[i];
+        if (part) code = read_ahead_done(l->ahead, part, part->data, part->bytes, l->err);
+    }
+    return code;
+}
+
+/* The same out of the pack beside the model; false: it is not there. */
+static bool map_rows(loader *l, const source *from, uint32_t first, uint32_t count,
+                     kern_matrix **out) {
+    const model_options *o = &l->m->options;
+    kern_image image;
+    pack_place place = {from->role, from->layer, first};
+    return l->m->cache && pack_cache_find(l->m->cache, place, &image) && image.rows == count &&
+           image.cols == from->matrix.cols &&
+           o->ops->open_image(o->dev, &image, out, NULL) == ESP_OK;
+}
+
+static esp_code load_rows(loader *l, const source *from, uint32_t first, uint32_t count,
+                          kern_matrix **out) {
+    if (!map_rows(l, from, first, count, out)) {
+        esp_code code = pack_rows(l, from, first, count, out);
+        if (code) return code;
+    }
+    l->m->weight_bytes += l->m->options.ops->matrix_bytes(*out);
+    report(l, from->matrix.bytes / from->matrix.rows * count);
+    return l->ahead ? done_with(l, &from->matrix, first, count) : ESP_OK;
 }
 
 static esp_code load_matrix(loader *l, tensor_role role, uint32_t layer, kern_matrix **out) {
-    checkpoint_matrix matrix;
-    esp_code code = checkpoint_find_matrix(l->weights, role, layer, &matrix, l->err);
-    return code || !matrix.rows ? code : load_rows(l, &matrix, 0, matrix.rows, out);
+    source from;
+    esp_code code = find_source(l, role, layer, &from);
+    return code || !from.matrix.rows ? code : load_rows(l, &from, 0, from.matrix.rows, out);
 }
 
 /* Matrices that lie one above the other in one tensor; ends with a part without `out`. */
@@ -73,11 +141,11 @@ typedef struct fused_part {
 } fused_part;
 
 static esp_code load_fused(loader *l, tensor_role role, uint32_t layer, const fused_part *part) {
-    checkpoint_matrix matrix;
-    esp_code code = checkpoint_find_matrix(l->weights, role, layer, &matrix, l->err);
-    if (code != ESP_OK || !matrix.rows) return code;
+    source from;
+    esp_code code = find_source(l, role, layer, &from);
+    if (code != ESP_OK || !from.matrix.rows) return code;
     for (uint32_t first = 0; part->out && code == ESP_OK; first += part++->rows)
-        code = load_rows(l, &matrix, first, part->rows, part->out);
+        code = load_rows(l, &from, first, part->rows, part->out);
     return code;
 }
 
@@ -159,10 +227,10 @@ static esp_code load_token_type(loader *l) {
 /* Positions from the first that a token can have. */
 static esp_code load_positions(loader *l) {
     const model_spec *s = &l->m->spec;
-    checkpoint_matrix matrix;
-    esp_code code = checkpoint_find_matrix(l->weights, TENSOR_POSITIONS, 0, &matrix, l->err);
-    if (code || !matrix.rows) return code;
-    return load_rows(l, &matrix, s->position_offset, s->context, &l->m->positions);
+    source from;
+    esp_code code = find_source(l, TENSOR_POSITIONS, 0, &from);
+    if (code || !from.matrix.rows) return code;
+    return load_rows(l, &from, s->position_offset, s->context, &l->m->positions);
 }
 
 static esp_code load_embedding(loader *l) {
@@ -219,8 +287,21 @@ static esp_code take_workspace(model *m, esp_error *err) {
     return code;
 }
 
-esp_code model_open(model **out, const model_file *file, const model_options *options,
-                    esp_error *err) {
+static const char *digest_of(void *file) { return model_file_digest(file); }
+
+static void open_cache(model *m, model_file *file) {
+    const model_options *o = &m->options;
+    if (!o->quantize || !o->pack_format || !o->model_path) return;
+    m->cache = pack_cache_open(&(pack_cache_options){.model_path = o->model_path,
+                                                     .format = o->pack_format,
+                                                     .layout = o->ops->layout,
+                                                     .cache_folder = o->cache_folder,
+                                                     .pool = o->pool,
+                                                     .digest = digest_of,
+                                                     .digest_arg = file});
+}
+
+esp_code model_open(model **out, model_file *file, const model_options *options, esp_error *err) {
     ESP_ASSERT(out && file && options && options->tokens_max && options->rows_max);
     model *m = mem_new(1, sizeof *m);
     m->spec = *model_file_spec(file);
@@ -231,11 +312,15 @@ esp_code model_open(model **out, const model_file *file, const model_options *op
 
     loader l = {.m = m, .weights = model_file_weights(file), .err = err};
     l.total_bytes = checkpoint_bytes(l.weights);
-    l.ahead = read_ahead_open(&l.weights->tensors, l.weights->mapped);
+    open_cache(m, file);
+    if (!m->cache || !pack_cache_was_found(m->cache))
+        l.ahead = read_ahead_open(&l.weights->tensors, l.weights->mapped);
     esp_code code = load_weights(&l);
-    if (code == ESP_OK) code = read_ahead_finish(l.ahead, err);
+    if (code == ESP_OK && l.ahead) code = read_ahead_finish(l.ahead, err);
     read_ahead_close(l.ahead);
     free(l.scratch);
+    free(l.blocks);
+    if (code == ESP_OK && m->cache) pack_cache_finish(m->cache);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);
     if (code != ESP_OK) {
@@ -262,6 +347,7 @@ void model_close(model *m) {
     for (uint32_t i = 0; i < m->buffer_count; i++)
         ops->release(dev, m->buffers[i].at, m->buffers[i].bytes);
     free(m->buffers);
+    pack_cache_close(m->cache);
     free(m->layers);
     free(m);
 }

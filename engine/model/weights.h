@@ -44,6 +44,7 @@ struct model {
     void *rope_long;  /* of sequences beyond spec_short_context, or NULL */
     void *rope_local; /* of window layers, when spec.rope_local */
     size_t weight_bytes;
+    struct pack_cache *cache; /* what mapped matrices lie in, or NULL */
 
     /* Buffers for T = tokens_max, R = rows_max. */
     void *x;      /* [T,H] F32, the residual stream */

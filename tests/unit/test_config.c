@@ -140,7 +140,6 @@ static void planned_options_are_refused_as_such(void **state) {
     later("--model m --adapter a=b", "--adapter");
     later("--model m --tp 2", "--tp");
     later("--model m --replicas 4", "--replicas");
-    later("--model m --quantize q8_0", "--quantize");
     later("--model m --activations int8", "--activations");
     later("--model m --kv-dtype int8", "--kv-dtype");
     later("--model m --device cuda", "--device");

@@ -38,7 +38,7 @@ static model_file *open_folder(void) {
 }
 
 /* Packs it for ref and lets it go again. */
-static esp_code pack(const model_file *file, esp_error *err) {
+static esp_code pack(model_file *file, esp_error *err) {
     thread_pool *pool;
     kern_device *dev;
     model *packed = NULL;

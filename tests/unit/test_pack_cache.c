@@ -1,0 +1,247 @@
+/* test_pack_cache.c - --quantize: the second start maps what the first one made, and computes the
+ * same bits; what is stale or damaged is made anew. On the tiny models of tests/vectors/families. */
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/base/log.h"
+#include "engine/base/pool.h"
+#include "engine/model/model.h"
+#include "engine/model/weights.h"
+
+enum { TOKENS = 6, VOCAB_MAX = 512, PAGES = 1 };
+
+static char folder[] = "/tmp/test_packs_XXXXXX";
+static char model_path[64], pack_path[96], cache_path[64];
+
+/* One start: the logits of some tokens; *made tells whether a pack was there. */
+static void start(const kern_ops *ops, esp_dtype format, bool keep, float *logits, size_t *bytes) {
+    static const int32_t ids[TOKENS] = {1, 40, 7, 299, 20, 3};
+    uint32_t positions[TOKENS], zeros[TOKENS] = {0}, rows[TOKENS], table = 0, count = TOKENS;
+    int32_t own_ids[TOKENS], adapter = BATCH_NO_ADAPTER;
+    uint8_t seq_long = 0;
+    thread_pool *pool;
+    kern_device *dev;
+    model_file *file;
+    model *m;
+    void *arena;
+    esp_error err = {0};
+    assert_int_equal(pool_open(&pool, 2, &err), ESP_OK);
+    kern_options options = {.pool = pool, .kv_dtype = DT_F32, .tokens_max = 16};
+    assert_int_equal(ops->open(&dev, &options, &err), ESP_OK);
+    assert_int_equal(model_file_open(&file, model_path, &err), ESP_OK);
+    model_options o = {.ops = ops,
+                       .dev = dev,
+                       .tokens_max = 16,
+                       .rows_max = 16,
+                       .context_max = 16,
+                       .quantize = true,
+                       .quantize_to = format,
+                       .pack_format = keep ? "q8_0" : NULL,
+                       .model_path = model_path,
+                       .cache_folder = cache_path,
+                       .pool = pool};
+    if (model_open(&m, file, &o, &err) != ESP_OK) fail_msg("%s", err.message);
+    model_file_close(file);
+    assert_int_equal(
+        ops->alloc(dev, PAGES * ops->frame_bytes(dev, model_kv_shape(m)), &arena, &err), ESP_OK);
+    for (uint32_t i = 0; i < TOKENS; i++) {
+        own_ids[i] = ids[i];
+        positions[i] = rows[i] = i;
+    }
+    uint32_t zero = 0;
+    step_batch batch = {.token_count = TOKENS,
+                        .seq_count = 1,
+                        .row_count = TOKENS,
+                        .group_count = 1,
+                        .table_stride = 1,
+                        .ids = own_ids,
+                        .positions = positions,
+                        .token_seq = zeros,
+                        .seq_first = &zero,
+                        .seq_tokens = &count,
+                        .seq_cached = &zero,
+                        .seq_adapter = &adapter,
+                        .seq_long = &seq_long,
+                        .tables = &table,
+                        .rows = rows};
+    assert_int_equal(model_forward(m, &batch, arena, &err), ESP_OK);
+    const float *seen;
+    assert_int_equal(model_logits(m, 0, TOKENS, &seen, &err), ESP_OK);
+    assert_true(model_get_spec(m)->vocab <= VOCAB_MAX);
+    memcpy(logits, seen, TOKENS * model_get_spec(m)->vocab * sizeof *logits);
+    *bytes = model_weight_bytes(m);
+    ops->release(dev, arena, PAGES * ops->frame_bytes(dev, model_kv_shape(m)));
+    model_close(m);
+    ops->close(dev);
+    pool_close(pool);
+}
+
+static void copy_file(const char *from, const char *to) {
+    FILE *in = fopen(from, "rb"), *out = fopen(to, "wb");
+    assert_true(in && out);
+    for (int c; (c = fgetc(in)) != EOF;)
+        fputc(c, out);
+    fclose(in);
+    fclose(out);
+}
+
+static struct stat status_of(const char *path) {
+    struct stat status = {0};
+    stat(path, &status);
+    return status;
+}
+
+static float first[TOKENS * VOCAB_MAX], second[TOKENS * VOCAB_MAX];
+
+/* A start that finds the pack or leaves it as it lies; one that replaces it. */
+static void check_start(const kern_ops *ops, bool replaced) {
+    size_t bytes;
+    struct stat before = status_of(pack_path);
+    start(ops, DT_Q8_0, true, second, &bytes);
+    assert_memory_equal(first, second, sizeof first);
+    struct stat after = status_of(pack_path);
+    assert_true(after.st_ino > 0);
+    assert_int_equal(replaced, before.st_ino != after.st_ino);
+}
+
+static void put_byte(const char *path, long at, int byte) {
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, at, SEEK_SET), 0);
+    fputc(byte, file);
+    fclose(file);
+}
+
+static void the_second_start_maps_what_the_first_made(void **state) {
+    (void)state;
+    size_t with, without;
+    start(&kern_ref, DT_Q8_0, false, first, &without);
+    assert_int_equal(access(pack_path, F_OK), -1);
+    check_start(&kern_ref, true);
+    check_start(&kern_ref, false);
+    start(&kern_ref, DT_Q8_0, true, second, &with);
+    assert_true(with <= without); /* its matrices may be the mapping's */
+    unlink(pack_path);
+}
+
+static void a_stale_or_damaged_pack_is_made_anew(void **state) {
+    (void)state;
+    size_t bytes;
+    start(&kern_ref, DT_Q8_0, false, first, &bytes);
+    check_start(&kern_ref, true);
+    put_byte(pack_path, 5000, 0x5a); /* inside a matrix */
+    check_start(&kern_ref, true);
+    put_byte(pack_path, 9, 0x5a); /* inside the header */
+    check_start(&kern_ref, true);
+    assert_int_equal(truncate(pack_path, 6000), 0);
+    check_start(&kern_ref, true);
+    assert_int_equal(truncate(pack_path, 0), 0);
+    check_start(&kern_ref, true);
+    check_start(&kern_ref, false);
+    unlink(pack_path);
+}
+
+/* The file's times change, its content does not: its digest says so. Then the content does. */
+static void a_changed_model_has_another_pack(void **state) {
+    (void)state;
+    size_t bytes;
+    start(&kern_ref, DT_Q8_0, false, first, &bytes);
+    check_start(&kern_ref, true);
+    long last = (long)status_of(model_path).st_size - 1;
+    FILE *file = fopen(model_path, "rb");
+    assert_int_equal(fseek(file, last - 1, SEEK_SET), 0);
+    int before = fgetc(file);
+    fclose(file);
+    put_byte(model_path, last - 1, before);
+    check_start(&kern_ref, false);
+    put_byte(model_path, last - 1, before ^ 1);
+    start(&kern_ref, DT_Q8_0, false, first, &bytes);
+    check_start(&kern_ref, true);
+    put_byte(model_path, last - 1, before);
+    unlink(pack_path);
+}
+
+/* Another device's layout is not read; each has the pack for itself in turn. */
+static void a_pack_is_of_one_device(void **state) {
+    (void)state;
+    size_t bytes;
+    if (kern_cpu_best_level() == LEVEL_AUTO) skip();
+    start(&kern_ref, DT_Q8_0, true, first, &bytes);
+    start(&kern_cpu, DT_Q8_0, false, first, &bytes);
+    check_start(&kern_cpu, true);
+    check_start(&kern_cpu, false);
+    unlink(pack_path);
+}
+
+static esp_dtype dtype_at(const kern_ops *ops, const kern_matrix *matrix) {
+    kern_image image;
+    ops->image(matrix, &image);
+    return image.dtype;
+}
+
+/* Rows of 64 cannot be Q4_K: they are Q8_0. */
+static void narrow_rows_fall_back(void **state) {
+    (void)state;
+    thread_pool *pool;
+    kern_device *dev;
+    model_file *file;
+    model *m;
+    esp_error err = {0};
+    assert_int_equal(pool_open(&pool, 1, &err), ESP_OK);
+    kern_options options = {.pool = pool, .kv_dtype = DT_F32, .tokens_max = 16};
+    assert_int_equal(kern_ref.open(&dev, &options, &err), ESP_OK);
+    assert_int_equal(model_file_open(&file, model_path, &err), ESP_OK);
+    model_options o = {.ops = &kern_ref,
+                       .dev = dev,
+                       .tokens_max = 16,
+                       .rows_max = 16,
+                       .context_max = 16,
+                       .quantize = true,
+                       .quantize_to = DT_Q4_K,
+                       .pool = pool};
+    assert_int_equal(model_open(&m, file, &o, &err), ESP_OK);
+    assert_int_equal(dtype_at(&kern_ref, m->embedding), DT_Q8_0);
+    assert_int_equal(dtype_at(&kern_ref, m->layers[0].down), DT_Q8_0);
+    model_close(m);
+    model_file_close(file);
+    kern_ref.close(dev);
+    pool_close(pool);
+}
+
+static int make_folder(void **state) {
+    (void)state;
+    log_set_level(LOG_OFF);
+    if (!mkdtemp(folder)) return -1;
+    snprintf(model_path, sizeof model_path, "%s/m.gguf", folder);
+    snprintf(pack_path, sizeof pack_path, "%s.q8_0.espalier-pack", model_path);
+    snprintf(cache_path, sizeof cache_path, "%s/cache", folder);
+    copy_file(TEST_SOURCE_DIR "/tests/vectors/families/llama3.gguf", model_path);
+    return 0;
+}
+
+static int remove_folder(void **state) {
+    (void)state;
+    unlink(model_path);
+    return rmdir(folder);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_second_start_maps_what_the_first_made),
+        cmocka_unit_test(a_stale_or_damaged_pack_is_made_anew),
+        cmocka_unit_test(a_changed_model_has_another_pack),
+        cmocka_unit_test(a_pack_is_of_one_device),
+        cmocka_unit_test(narrow_rows_fall_back),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
