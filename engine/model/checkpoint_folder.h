@@ -7,7 +7,8 @@
 #include "engine/model/model_folder.h"
 
 /* Fills *out, which is all-zero, from an opened folder and its config: family, spec, tensors. The
- * folder outlives it; tensor_set_free(&out->tensors) also after a failure. */
+ * folder outlives it; tensor_set_free(&out->tensors) and quant_config_free(&out->quant) also after a
+ * failure. */
 ESP_CHECKED esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
                                             const hf_config *config, esp_error *err);
 

@@ -63,24 +63,11 @@ static esp_code refuse(const hf_section *section, const char *const *keys, bool 
     return ESP_OK;
 }
 
-static esp_code refuse_packed(const hf_config *config, esp_error *err) {
-    hf_section packed;
-    const char *method = NULL;
-    esp_code code = hf_config_quantization(config, &packed, err);
-    if (code || !packed.object) return code;
-    if ((code = hf_may_text(&packed, "quant_method", &method, err))) return code;
-    return esp_fail(err, ESP_INVALID,
-                    "%s: %squant_method is %s, which is not supported; wanted a 16-bit or 32-bit "
-                    "checkpoint",
-                    packed.file, packed.path, hf_show(&packed, "quant_method").text);
-}
-
 esp_code config_refuse_foreign(const hf_config *config, const config_traits *traits,
                                esp_error *err) {
     hf_section text = hf_config_text(config);
     esp_code code = refuse(&text, EXTRAS, false, traits, err);
     if (code) return code;
     if ((code = refuse(&text, FACTORS, true, traits, err))) return code;
-    if (!traits->softcaps && (code = refuse(&text, SOFTCAPS, false, traits, err))) return code;
-    return refuse_packed(config, err);
+    return traits->softcaps ? ESP_OK : refuse(&text, SOFTCAPS, false, traits, err);
 }

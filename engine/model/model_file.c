@@ -150,6 +150,7 @@ void model_file_close(model_file *file) {
     chat_source_free(&file->folder_chat);
     quant_config_free(&file->weights.quant);
     tensor_set_free(&file->weights.tensors);
+    quant_config_free(&file->weights.quant);
     gguf_close(file->gguf);
     model_folder_close(file->folder);
     pthread_mutex_destroy(&file->digest_lock);

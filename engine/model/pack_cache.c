@@ -149,7 +149,7 @@ pack_cache *pack_cache_open(const pack_cache_options *options) {
     return cache;
 }
 
-bool pack_cache_found(const pack_cache *cache) { return cache->found != NULL; }
+bool pack_cache_was_found(const pack_cache *cache) { return cache->found; }
 
 bool pack_cache_find(const pack_cache *cache, pack_place place, kern_image *out) {
     return cache->found && pack_file_find(cache->found, place, out);

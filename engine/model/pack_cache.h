@@ -28,8 +28,8 @@ typedef struct pack_cache_options {
 /* Looks for the pack; what the options point to outlives the cache. Never NULL. */
 pack_cache *pack_cache_open(const pack_cache_options *options);
 
-/* Whether there is a pack of this model: its weights need not be read then. */
-bool pack_cache_found(const pack_cache *cache);
+/* Whether a pack was found: it has every matrix. */
+bool pack_cache_was_found(const pack_cache *cache);
 
 /* The image of a matrix, if a pack was found and has it; valid until pack_cache_close. */
 bool pack_cache_find(const pack_cache *cache, pack_place place, kern_image *out);

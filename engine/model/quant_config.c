@@ -263,13 +263,13 @@ static const char *method_of(const reader *r, bool guess) {
     return method;
 }
 
-esp_code quant_config_read(quant_config *out, json_t *object, bool guess, const char *file,
+esp_code quant_config_read(quant_config *out, const json_t *object, bool guess, const char *file,
                            esp_error *err) {
     *out = (quant_config){.file = file};
     reader r = {.object = object, .file = file, .path = "quantization_config", .err = err};
     if (!json_is_object(object))
         return esp_fail(err, ESP_INVALID, "%s: quantization_config is no object", file);
-    out->json = json_incref(object);
+    out->json = json_incref((json_t *)(uintptr_t)object);
     out->method = method_of(&r, guess);
     for (size_t i = 0; out->method && i < sizeof METHODS / sizeof *METHODS; i++)
         if (strcmp(METHODS[i].name, out->method) == 0) return METHODS[i].read(out, &r);

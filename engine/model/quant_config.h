@@ -42,7 +42,7 @@ typedef struct quant_config {
 
 /* Keeps a reference to the object. ESP_INVALID or ESP_UNIMPLEMENTED with a sentence that names the
  * key; *out may be freed then too. `guess`: the file may leave quant_method out (not config.json). */
-ESP_CHECKED esp_code quant_config_read(quant_config *out, json_t *object, bool guess,
+ESP_CHECKED esp_code quant_config_read(quant_config *out, const json_t *object, bool guess,
                                        const char *file, esp_error *err);
 void quant_config_free(quant_config *config);
 

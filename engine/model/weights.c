@@ -7,17 +7,17 @@
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "engine/model/checkpoint.h"
-#include "engine/model/read_ahead.h"
 #include "engine/model/pack_cache.h"
 #include "engine/model/quantize_rows.h"
+#include "engine/model/read_ahead.h"
 
 /* What the loading functions share. */
 typedef struct loader {
     model *m;
     const checkpoint *weights;
-    void *scratch; /* of checkpoint_read_rows */
-    read_ahead *ahead; /* NULL: the pack beside the model has it all */
-    void *blocks;  /* of quantize_rows */
+    void *scratch;     /* of checkpoint_read_rows */
+    void *blocks;      /* of quantize_rows */
+    read_ahead *ahead; /* NULL: a pack has the weights */
     uint64_t done_bytes, total_bytes;
     esp_error *err;
 } loader;
@@ -43,24 +43,6 @@ static void report(loader *l, uint64_t bytes) {
     const model_options *o = &l->m->options;
     l->done_bytes += bytes;
     if (o->progress) o->progress(o->progress_arg, l->done_bytes, l->total_bytes);
-}
-
-/* The files' bytes of rows that are packed; of a matrix of several parts with the last rows. */
-static esp_code hand_back(loader *l, const checkpoint_matrix *matrix, uint32_t first,
-                          uint32_t count) {
-    const model_tensor *tensor = matrix->tensor;
-    esp_code code = ESP_OK;
-    if (!l->ahead) return ESP_OK;
-    if (tensor) {
-        uint64_t row_bytes = tensor->bytes / matrix->rows;
-        const char *at = (const char *)tensor->data + first * row_bytes;
-        return read_ahead_done(l->ahead, tensor, at, count * row_bytes, l->err);
-    }
-    for (uint32_t i = 0; i < PACKED_PARTS && first + count == matrix->rows && !code; i++) {
-        const model_tensor *part = matrix->packed.part[i];
-        if (part) code = read_ahead_done(l->ahead, part, part->data, part->bytes, l->err);
-    }
-    return code;
 }
 
 /* A role's matrix, and where it belongs. */
@@ -106,6 +88,24 @@ static esp_code pack_rows(loader *l, const source *from, uint32_t first, uint32_
     return ESP_OK;
 }
 
+/* The files' bytes of these rows will not be asked for again. A packed matrix has parts, whose rows
+ * lie anywhere: they are done with its last row. */
+static esp_code done_with(loader *l, const checkpoint_matrix *matrix, uint32_t first,
+                          uint32_t count) {
+    const model_tensor *tensor = matrix->tensor;
+    esp_code code = ESP_OK;
+    if (tensor) {
+        uint64_t row_bytes = matrix->bytes / matrix->rows;
+        return read_ahead_done(l->ahead, tensor, (const char *)tensor->data + first * row_bytes,
+                               count * row_bytes, l->err);
+    }
+    for (uint32_t i = 0; i < PACKED_PARTS && first + count == matrix->rows && !code; i++) {
+        const model_tensor *part = matrix->packed.part[i];
+        if (part) code = read_ahead_done(l->ahead, part, part->data, part->bytes, l->err);
+    }
+    return code;
+}
+
 /* The same out of the pack beside the model; false: it is not there. */
 static bool map_rows(loader *l, const source *from, uint32_t first, uint32_t count,
                      kern_matrix **out) {
@@ -121,12 +121,11 @@ static esp_code load_rows(loader *l, const source *from, uint32_t first, uint32_
                           kern_matrix **out) {
     if (!map_rows(l, from, first, count, out)) {
         esp_code code = pack_rows(l, from, first, count, out);
-        if (!code) code = hand_back(l, &from->matrix, first, count);
         if (code) return code;
     }
     l->m->weight_bytes += l->m->options.ops->matrix_bytes(*out);
     report(l, from->matrix.bytes / from->matrix.rows * count);
-    return ESP_OK;
+    return l->ahead ? done_with(l, &from->matrix, first, count) : ESP_OK;
 }
 
 static esp_code load_matrix(loader *l, tensor_role role, uint32_t layer, kern_matrix **out) {
@@ -306,7 +305,6 @@ esp_code model_open(model **out, model_file *file, const model_options *options,
     ESP_ASSERT(out && file && options && options->tokens_max && options->rows_max);
     model *m = mem_new(1, sizeof *m);
     m->spec = *model_file_spec(file);
-    ESP_ASSERT(!m->spec.encoder || m->spec.pooling != POOLING_NONE);
     m->options = *options;
     m->layers = mem_new(m->spec.layers, sizeof *m->layers);
     page_groups_plan(&m->groups, &m->spec, options->context_max, options->keep_pages);
@@ -315,7 +313,7 @@ esp_code model_open(model **out, model_file *file, const model_options *options,
     loader l = {.m = m, .weights = model_file_weights(file), .err = err};
     l.total_bytes = checkpoint_bytes(l.weights);
     open_cache(m, file);
-    if (!m->cache || !pack_cache_found(m->cache))
+    if (!m->cache || !pack_cache_was_found(m->cache))
         l.ahead = read_ahead_open(&l.weights->tensors, l.weights->mapped);
     esp_code code = load_weights(&l);
     if (code == ESP_OK && l.ahead) code = read_ahead_finish(l.ahead, err);
