@@ -24,7 +24,7 @@ static void add_tensors(checkpoint *out, const safetensors_file *shard) {
  * reference use one, some the other. */
 static esp_code check_copy(const checkpoint *c, const model_tensor *copy, esp_error *err) {
     const model_tensor *embedding = tensor_set_find(&c->tensors, c->tensor_names[TENSOR_EMBEDDING]);
-    if (copy->bytes == embedding->bytes &&
+    if (embedding && copy->bytes == embedding->bytes &&
         memcmp(copy->data, embedding->data, (size_t)copy->bytes) == 0)
         return ESP_OK;
     return esp_fail(err, ESP_INVALID,
@@ -36,8 +36,9 @@ static esp_code check_copy(const checkpoint *c, const model_tensor *copy, esp_er
 static esp_code check_copies(const checkpoint *c, const safetensors_file *shard, esp_error *err) {
     const tensor_set *tensors = safetensors_tensors(shard);
     const char *output = c->tensor_names[TENSOR_OUTPUT];
+    bool tied = output && c->spec.tied_embeddings && c->spec.pooling == POOLING_NONE;
     esp_code code = ESP_OK;
-    for (uint32_t i = 0; output && c->spec.tied_embeddings && i < tensors->count && !code; i++) {
+    for (uint32_t i = 0; tied && i < tensors->count && !code; i++) {
         model_text name = family_bare_name(tensors->at[i].name);
         if (name.bytes == strlen(output) && memcmp(name.at, output, name.bytes) == 0)
             code = check_copy(c, &tensors->at[i], err);
@@ -82,7 +83,8 @@ esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
     if ((code = out->family->read_config(config, &out->spec, err))) return code;
     if ((code = read_quantization(&out->quant, folder, config, err))) return code;
     if ((code = sentence_read_files(model_folder_path(folder), &out->spec, err))) return code;
-    if (out->spec.pooling != POOLING_NONE) out->spec.tied_embeddings = true; /* no logits are made */
+    if (out->spec.pooling != POOLING_NONE)
+        out->spec.tied_embeddings = true; /* no logits are made */
     for (uint32_t i = 0; i < model_folder_shard_count(folder); i++)
         add_tensors(out, model_folder_shard(folder, i));
     if ((code = tensor_set_seal(&out->tensors, err))) return code;
