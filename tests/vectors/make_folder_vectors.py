@@ -12,7 +12,7 @@ logits of the model without the variant's change, or with another one. What tran
 also computes: its logits are held against those of transformers 4.
 
 Needs transformers 4.57, torch, safetensors, numpy, and transformers 5 in a folder of its own:
-    pip install --target DIR transformers==5.0.0 huggingface_hub==1.33.0 httpx ...
+    pip install --target DIR --no-deps transformers==5.0.0 huggingface_hub==1.33.0; pip install --target DIR httpx
     python make_folder_vectors.py DIR
 """
 # SPDX-License-Identifier: Apache-2.0
