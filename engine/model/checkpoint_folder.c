@@ -82,7 +82,8 @@ esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
     if ((code = out->family->read_config(config, &out->spec, err))) return code;
     if ((code = read_quantization(&out->quant, folder, config, err))) return code;
     if ((code = sentence_read_files(model_folder_path(folder), &out->spec, err))) return code;
-    if (out->spec.pooling != POOLING_NONE) out->spec.tied_embeddings = true; /* no logits are made */
+    if (out->spec.pooling != POOLING_NONE)
+        out->spec.tied_embeddings = true; /* no logits are made */
     for (uint32_t i = 0; i < model_folder_shard_count(folder); i++)
         add_tensors(out, model_folder_shard(folder, i));
     if ((code = tensor_set_seal(&out->tensors, err))) return code;
