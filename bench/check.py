@@ -22,6 +22,8 @@ HEALTH_P99_BAR_MS = 50
 MEMORY_BAR_MB = 60
 DECODE_RATIO_BAR = 0.7
 BUILD_BAR_S = 120
+LOAD_RATIO_BAR = 0.8
+LOAD_MEMORY_BAR, LOAD_MEMORY_EXTRA_MB = 1.1, 200
 
 KV_BYTES = 128 << 20
 """Small enough for the load to fill it, so that the memory bar counts every page."""
@@ -150,6 +152,61 @@ def builds(folder):
                took <= BUILD_BAR_S)
 
 
+def drop_from_cache(path):
+    """Makes the next reading of a file a cold one."""
+    file = os.open(path, os.O_RDONLY)
+    os.fsync(file)
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(file)
+
+
+def read_seconds(path):
+    """One pass over a file that is not cached, in pieces of 8 MB."""
+    drop_from_cache(path)
+    piece, begin = bytearray(8 << 20), time.monotonic()
+    file = os.open(path, os.O_RDONLY)
+    while os.readv(file, [piece]):
+        pass
+    os.close(file)
+    return time.monotonic() - begin
+
+
+def load_seconds(model, weights, folder):
+    """From a cold start to SERVING, and the most memory that the process had by then."""
+    from server import Server
+    drop_from_cache(weights)
+    begin = time.monotonic()
+    server = Server(ESPALIER, model, (), folder, kv_memory=str(KV_BYTES))
+    server.wait_until_serving()
+    took, memory = time.monotonic() - begin, peak_resident_bytes(server.process.pid)
+    server.stop()
+    return took, memory
+
+
+def loading(folder):
+    """A cold start beside plain reading of the same file, in turns. The packed size of bf16 is the file's."""
+    model = os.path.join(CACHE, "bench-checkpoint")
+    weights = os.path.join(model, "model.safetensors")
+    if not os.path.exists(os.path.join(model, "complete")):
+        subprocess.run([sys.executable, os.path.join(ROOT, "bench", "make_checkpoint.py"), model], check=True)
+        open(os.path.join(model, "complete"), "wb").close()
+    size = os.path.getsize(weights)
+    ratios, rates, peaks = [], [], []
+    for _ in range(5):
+        plain = read_seconds(weights)
+        took, memory = load_seconds(model, weights, folder)
+        ratios.append(plain / took)
+        rates.append((size / plain / 1e9, size / took / 1e9))
+        peaks.append(memory)
+    ratio = statistics.median(ratios)
+    shown = ", ".join(f"{loaded:.2f} of {read:.2f}" for read, loaded in rates)
+    yield ("cold start beside reading, median of 5", f">= {LOAD_RATIO_BAR} x", f"{ratio:.2f} x (GB/s: {shown})",
+           ratio >= LOAD_RATIO_BAR)
+    bar = LOAD_MEMORY_BAR * size / 1e6 + LOAD_MEMORY_EXTRA_MB
+    peak = max(peaks) / 1e6
+    yield (f"peak memory of loading {size / 1e6:.0f} MB", f"<= {bar:.0f} MB", f"{peak:.0f} MB", peak <= bar)
+
+
 def load_helpers():
     """The end-to-end tests' server and calls, with stubs made on the spot."""
     sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
@@ -163,13 +220,14 @@ def main():
     parser = argparse.ArgumentParser(description="every timed bar: bar, measured, verdict")
     parser.add_argument("--quick", action="store_true", help="without llama.cpp")
     parser.add_argument("--builds", action="store_true", help="time builds from clean too")
+    parser.add_argument("--load", action="store_true", help="loading alone: a checkpoint of 2.5 GB, made on the first run")
     parser.add_argument("--ask-health", metavar="ADDRESS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask_health:
         ask_health(options.ask_health)
         return 0
     stubs = load_helpers()
-    bars = [start_to_serving, under_load] + [beside_llama_cpp] * (not options.quick) + [builds] * options.builds
+    bars = [loading] if options.load else [start_to_serving, under_load] + [beside_llama_cpp] * (not options.quick) + [builds] * options.builds
     missed = 0
     print(f"{'bar':<44} {'wanted':>10}  {'verdict':<8} measured")
     for bar in bars:

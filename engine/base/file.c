@@ -60,8 +60,8 @@ void file_unmap(file_view *view) {
     *view = (file_view){0};
 }
 
-/* From the page that `at` lies in, which whoever was before has done with, to the last whole one. What the
- * kernel makes of it changes no byte, so a refusal is none of the caller's business. */
+/* From the page that `at` lies in, which whoever was before has done with, to the last whole one.
+ * What the kernel makes of it changes no byte, so a refusal is none of the caller's business. */
 static void advise(const void *at, size_t bytes, bool last, int advice) {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)at & ~(page - 1);
     uintptr_t end = (uintptr_t)at + bytes;

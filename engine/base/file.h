@@ -1,5 +1,5 @@
-/* file.h - a whole file as read-only memory. Model files are read this way only: their size is known
- * before the first count in them is believed.
+/* file.h - a whole file as read-only memory. Model files are read this way only: their size is
+ * known before the first count in them is believed.
  *
  * Thread  a view is read-only: any. */
 // SPDX-License-Identifier: Apache-2.0

@@ -1,5 +1,5 @@
-/* quant_finite.c - whether blocks hold finite weights only: exactly when every float in them is finite,
- * for codes and integer scales are, and no product of theirs reaches float32's limit.
+/* quant_finite.c - whether blocks hold finite weights only: exactly when every float in them is
+ * finite, for codes and integer scales are, and no product of theirs reaches float32's limit.
  *
  * A float is not finite when its exponent is all ones. Then adding its lowest exponent bit carries
  * into the sign's place, which the mask has cleared: so several floats are tested at once. */

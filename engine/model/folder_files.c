@@ -84,7 +84,7 @@ static bool lies_in(const char *path, const char *folder) {
 }
 
 /* The path that is opened keeps the file's own name, for error sentences: in a download cache the
- * real one is a hash. Who can swap a link between this look and the opening can write the folder. */
+ * real one is a hash. Who can swap a link between this look and the opening can write it. */
 esp_code folder_file_find(const folder_place *folder, const char *name, char out[PATH_MAX],
                           esp_error *err) {
     char real[PATH_MAX];

@@ -4,7 +4,8 @@
  *   split.no, split.count     in every part: its number from 0 on, and how many there are
  *   split.tensors.count       tensors of all parts together
  *
- * The model's metadata are the first part's. Written by gguf-split of the reference implementation. */
+ * The model's metadata are the first part's. Written by gguf-split of the reference
+ * implementation. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 #include <stdlib.h>

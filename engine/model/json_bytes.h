@@ -1,7 +1,8 @@
-/* json_bytes.h - a file's bytes as one JSON object: the limits that every reader of JSON files wants.
+/* json_bytes.h - a file's bytes as one JSON object: the limits that every reader of JSON files
+ * wants.
  *
- * Nested no deeper than the parser's 2048 levels, no key twice, no NUL in a string, nothing behind the
- * object but blanks. */
+ * Nested no deeper than the parser's 2048 levels, no key twice, no NUL in a string, nothing behind
+ * the object but blanks. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_JSON_BYTES_H
 #define ESPALIER_MODEL_JSON_BYTES_H

@@ -15,8 +15,9 @@ typedef struct digest_file {
     size_t count;
 } digest_file;
 
-/* Of one file: the hash of its bytes. Of several: the hash of each one's name, NUL, size (8 bytes, little-endian)
- * and bytes, in the order of their names; the array is sorted by that. Reads every byte. */
+/* Of one file: the hash of its bytes. Of several: the hash of each one's name, NUL, size (8 bytes,
+ * little-endian) and bytes, in the order of their names; the array is sorted by that. Reads every
+ * byte. */
 void model_digest(char out[MODEL_DIGEST_CHARS], digest_file *files, size_t count);
 
 #endif

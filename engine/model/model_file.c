@@ -67,9 +67,9 @@ static esp_code read_gguf(model_file *file, esp_error *err) {
     return read_templates(file, err);
 }
 
-/* A folder without a tokenizer still computes: model_file_tokenizer says what is missing. A tokenizer may
- * have more tokens than the embedding has rows (Gemma 3's mark for images): a prompt with such a one is
- * refused (engine/request.c). */
+/* A folder without a tokenizer still computes: model_file_tokenizer says what is missing. A
+ * tokenizer may have more tokens than the embedding has rows (Gemma 3's mark for images): a prompt
+ * with such a one is refused (engine/request.c). */
 static esp_code read_text(model_file *file, esp_error *err) {
     const char *path = model_folder_path(file->folder);
     esp_error why = {0};

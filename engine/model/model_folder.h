@@ -6,8 +6,8 @@
  *
  * A file is the folder's own: a regular file, or a symbolic link that ends inside the folder, or in
  * the blobs of the download cache that the folder is a snapshot of (models--x/snapshots/y links to
- * models--x/blobs). A link that leads elsewhere is refused, and so is a path in the index. All files
- * that anybody reads of the folder (FOLDER_FILES) are held to that when it is opened.
+ * models--x/blobs). A link that leads elsewhere is refused, and so is a path in the index. All
+ * files that anybody reads of the folder (FOLDER_FILES) are held to that when it is opened.
  *
  * Thread  read-only after open: any. */
 // SPDX-License-Identifier: Apache-2.0

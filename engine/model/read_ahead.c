@@ -1,7 +1,8 @@
 /* read_ahead.c - a walk through the weights while they are packed.
  *
- * A page given back comes back when it is looked at again. So both give pages back: the packer those
- * of what it has packed, and the walker, where it comes later, each step that it has looked at. */
+ * A page given back comes back when it is looked at again. So both give pages back: the packer
+ * those of what it has packed, and the walker, where it comes later, each step that it has looked
+ * at. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/read_ahead.h"
 
@@ -33,8 +34,8 @@ typedef struct walk {
 struct read_ahead {
     const tensor_set *tensors;
     bool mapped, threaded, over; /* over: nobody walks any more */
-    place *places;       /* in the order of the walk */
-    atomic_bool *packed; /* by the tensor's index: the packer has been there */
+    place *places;               /* in the order of the walk */
+    atomic_bool *packed;         /* by the tensor's index: the packer has been there */
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t moved;

@@ -5,9 +5,9 @@
  *         from the end of the header; "__metadata__" -> an object of strings
  *         then the tensors' data
  *
- * Every byte is hostile: the header is no longer than the file and SAFETENSORS_HEADER_MAX, a tensor's
- * span is what type and shape say, and the spans follow each other from the first byte of the data to
- * the end of the file without a gap or an overlap.
+ * Every byte is hostile: the header is no longer than the file and SAFETENSORS_HEADER_MAX, a
+ * tensor's span is what type and shape say, and the spans follow each other from the first byte of
+ * the data to the end of the file without a gap or an overlap.
  * Format: README of the reference implementation (huggingface/safetensors).
  *
  * Ownership  tensors point into the mapping and the header; they live until safetensors_close.

@@ -1,6 +1,6 @@
 /* shard_index.h - model.safetensors.index.json: which tensor lies in which file.
  *
- *   {"metadata": {...}, "weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors", ...}}
+ *   {"metadata": {...}, "weight_map": {"norm.weight": "model-00002-of-00002.safetensors", ...}}
  *
  * The files' names are names, never paths. What stands beside weight_map is not looked at.
  *
@@ -18,7 +18,7 @@ enum { SHARD_INDEX_BYTES_MAX = 100000000, SHARDS_MAX = 4096 };
 typedef struct shard_index {
     const char *name; /* the index file's, for error sentences; the caller's */
     json_t *root;
-    const json_t *map; /* weight_map, of root */
+    const json_t *map;  /* weight_map, of root */
     const char **files; /* each once, sorted; texts of root */
     uint32_t file_count;
 } shard_index;
@@ -28,8 +28,8 @@ ESP_CHECKED esp_code shard_index_read(shard_index *out, const void *bytes, size_
                                       const char *name, esp_error *err);
 void shard_index_free(shard_index *index);
 
-/* Holds the opened files, in the order of `files`, against the index: each tensor of a file is mapped to it,
- * and each mapped tensor is in its file. The first fault is named. */
+/* Holds the opened files, in the order of `files`, against the index: each tensor of a file is
+ * mapped to it, and each mapped tensor is in its file. The first fault is named. */
 ESP_CHECKED esp_code shard_index_check(const shard_index *index, safetensors_file *const *shards,
                                        esp_error *err);
 

@@ -1,5 +1,5 @@
-/* fuzz_safetensors.c - any bytes as a .safetensors file: refused with a sentence, or every byte of every tensor
- * can be read and each is found by its name. Seeds: corpus/safetensors, made by
+/* fuzz_safetensors.c - any bytes as a .safetensors file: refused with a sentence, or every byte of
+ * every tensor can be read and each is found by its name. Seeds: corpus/safetensors, made by
  * make_safetensors_corpus.py. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdint.h>

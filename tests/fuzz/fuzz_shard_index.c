@@ -1,6 +1,7 @@
-/* fuzz_shard_index.c - any bytes as model.safetensors.index.json: refused with a sentence, or the files
- * it names are plain names, each once and in order. Held against two shards that are there, it never fails but
- * with a sentence. Seeds: corpus/shard_index, made by make_safetensors_corpus.py. */
+/* fuzz_shard_index.c - any bytes as model.safetensors.index.json: refused with a sentence, or the
+ * files it names are plain names, each once and in order. Held against two shards that are there,
+ * it never fails but with a sentence. Seeds: corpus/shard_index, made by
+ * make_safetensors_corpus.py. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdint.h>
 #include <stdlib.h>

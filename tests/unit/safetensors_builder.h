@@ -1,6 +1,7 @@
 /* safetensors_builder.h - makes .safetensors files in memory for tests, right and wrong ones.
  *
- *   char *file = st_build("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8, &bytes);
+ *   char *file = st_build("{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 8,
+ *   &bytes);
  *
  * The data is 0, 1, 2, ... modulo 256. */
 // SPDX-License-Identifier: Apache-2.0

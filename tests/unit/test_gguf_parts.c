@@ -1,5 +1,5 @@
-/* test_gguf_parts.c - a model split over several GGUF files: opened by its first part, each rule broken
- * once. */
+/* test_gguf_parts.c - a model split over several GGUF files: opened by its first part, each rule
+ * broken once. */
 // SPDX-License-Identifier: Apache-2.0
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
-/* test_model_file.c - a Hugging Face folder as a model: what is read of it, what is refused, and when its
- * weights are packed. */
+/* test_model_file.c - a Hugging Face folder as a model: what is read of it, what is refused, and
+ * when its weights are packed. */
 // SPDX-License-Identifier: Apache-2.0
 #include <math.h>
 #include <setjmp.h>

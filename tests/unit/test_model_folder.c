@@ -219,7 +219,8 @@ static void links_within_the_folder_are_followed(void **state) {
     model_folder_close(open_folder(folder));
 }
 
-/* models--x/snapshots/<revision>/ with links into models--x/blobs: errors still say the file's name. */
+/* models--x/snapshots/<revision>/ with links into models--x/blobs: errors still say the file's
+ * name. */
 static void a_snapshot_of_the_download_cache_is_opened(void **state) {
     (void)state;
     char snapshot[256];

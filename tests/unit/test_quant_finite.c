@@ -1,4 +1,5 @@
-/* test_quant_finite.c - NaN and infinity are found in blocks of every format, wherever they stand. */
+/* test_quant_finite.c - NaN and infinity are found in blocks of every format, wherever they stand.
+ * */
 // SPDX-License-Identifier: Apache-2.0
 #include <math.h>
 #include <setjmp.h>

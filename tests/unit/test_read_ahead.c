@@ -1,5 +1,5 @@
-/* test_read_ahead.c - the walk through the weights: every one is looked at, whatever the packer's order,
- * and the bytes stay what they are. */
+/* test_read_ahead.c - the walk through the weights: every one is looked at, whatever the packer's
+ * order, and the bytes stay what they are. */
 // SPDX-License-Identifier: Apache-2.0
 #include <setjmp.h>
 #include <stdarg.h>
@@ -93,7 +93,8 @@ static void bytes_stay_what_they_are(void **state) {
     close_lab(&l);
 }
 
-/* In the first tensor of the file, the last one, and in the middle of one; with a packer and without. */
+/* In the first tensor of the file, the last one, and in the middle of one; with a packer and
+ * without. */
 static void a_weight_that_is_no_number_is_found_by_tensor_and_row(void **state) {
     (void)state;
     static const struct {

@@ -1,4 +1,5 @@
-/* test_safetensors.c - the safetensors reader: what it gives, and each rule of the format broken once. */
+/* test_safetensors.c - the safetensors reader: what it gives, and each rule of the format broken
+ * once. */
 // SPDX-License-Identifier: Apache-2.0
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +26,8 @@ static safetensors_file *open_bytes(char *file, size_t bytes, esp_code wanted, e
     return opened;
 }
 
-/* Metadata, tensors in an order other than that of their data, a scalar, blanks behind the header. */
+/* Metadata, tensors in an order other than that of their data, a scalar, blanks behind the header.
+ * */
 static void tensors_come_in_the_order_of_their_data(void **state) {
     (void)state;
     esp_error err;
@@ -162,8 +164,8 @@ static void each_wrong_header_is_refused_by_name(void **state) {
     }
 }
 
-/* The 8 bytes before the header: longer than the file by one, by 2^63, longer than the limit; and the
- * sum with the header's place wraps. */
+/* The 8 bytes before the header: longer than the file by one, by 2^63, longer than the limit; and
+ * the sum with the header's place wraps. */
 static void a_header_length_that_lies_is_refused(void **state) {
     (void)state;
     static const struct {

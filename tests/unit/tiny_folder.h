@@ -1,6 +1,6 @@
-/* tiny_folder.h - a Hugging Face folder with a tiny Llama model of random F32 weights, to be spoiled by a test:
- * a tensor left out, one too many, one of another type or shape, a weight overwritten, data that begins at
- * an odd byte. No tokenizer. */
+/* tiny_folder.h - a Hugging Face folder with a tiny Llama model of random F32 weights, to be
+ * spoiled by a test: a tensor left out, one too many, one of another type or shape, a weight
+ * overwritten, data that begins at an odd byte. No tokenizer. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_TESTS_TINY_FOLDER_H
 #define ESPALIER_TESTS_TINY_FOLDER_H
