@@ -1,7 +1,7 @@
 /* bench_tokenizer.c - how fast text becomes ids, and that twice the text takes about twice the
  * time.
  *
- *   bench_tokenizer MODEL.gguf [TEXT-FILE]
+ *   bench_tokenizer MODEL.gguf|FOLDER [TEXT-FILE]
  *
  * Prints one JSON row: encode MB/s on text (of the file, or words drawn from the vocabulary, common
  * ones more often), the same as one long call, and for hostile texts MB/s and time(2N)/time(N) at N
@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
@@ -86,14 +87,27 @@ static void print_row(const tokenizer *tok, const char *model, const char *text,
     printf("}\n");
 }
 
+static bool is_folder(const char *path) {
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+static esp_code load(token_source *source, gguf_file **file, const char *path, esp_error *err) {
+    if (is_folder(path)) return token_source_read_folder(source, path, err);
+    esp_code code = gguf_open(file, path, err);
+    return code ? code : token_source_read(source, *file, err);
+}
+
 int main(int argc, char **argv) {
     gguf_file *file = NULL;
     token_source source = {0};
     tokenizer *tok = NULL;
     esp_error err = {0};
-    if (argc < 2) return fprintf(stderr, "usage: bench_tokenizer MODEL.gguf [TEXT-FILE]\n"), 64;
-    esp_code code = gguf_open(&file, argv[1], &err);
-    if (!code) code = token_source_read(&source, file, &err);
+    char name[96];
+    if (argc < 2)
+        return fprintf(stderr, "usage: bench_tokenizer MODEL.gguf|FOLDER [TEXT-FILE]\n"), 64;
+    file_show_name(name, sizeof name, argv[1]);
+    esp_code code = load(&source, &file, argv[1], &err);
     if (!code) code = tok_open(&tok, &source.source, &err);
     if (code) return fprintf(stderr, "bench_tokenizer: %s\n", err.message), esp_exit_status(code);
     char *text = mem_new(MEGABYTE, 1);
@@ -102,7 +116,7 @@ int main(int argc, char **argv) {
         bytes = read_text(argv[2], text, MEGABYTE);
     else
         draw_words(tok, text, MEGABYTE);
-    if (bytes) print_row(tok, gguf_name(file), text, bytes);
+    if (bytes) print_row(tok, name, text, bytes);
     free(text);
     tok_close(tok);
     token_source_free(&source);

@@ -170,10 +170,11 @@ static esp_code decide_ends(hf_reader *r, const json_t *config, const json_t *ma
 }
 
 /* An id or a list of ids. */
-static esp_code read_eos_ids(hf_reader *r, const char *folder, const char *file, bool *found) {
+static esp_code read_eos_ids(hf_reader *r, const folder_place *folder, const char *file,
+                             bool *found) {
     json_t *json = NULL;
     char where[64];
-    esp_code code = hf_load_json(&json, folder, file, false, r->err);
+    esp_code code = hf_load_json(&json, folder, file, r->err);
     const json_t *ids = json_object_get(json, "eos_token_id");
     size_t count = json_is_array(ids) ? json_array_size(ids) : json_is_integer(ids);
     snprintf(where, sizeof where, "%s: eos_token_id", file);
@@ -189,7 +190,7 @@ static esp_code read_eos_ids(hf_reader *r, const char *folder, const char *file,
     return code;
 }
 
-static esp_code read_generation_ends(hf_reader *r, const char *folder) {
+static esp_code read_generation_ends(hf_reader *r, const folder_place *folder) {
     bool found = false;
     esp_code code = read_eos_ids(r, folder, "generation_config.json", &found);
     if (!code && !found) code = read_eos_ids(r, folder, "config.json", &found);
@@ -197,10 +198,10 @@ static esp_code read_generation_ends(hf_reader *r, const char *folder) {
     return token_source_add_end_marks(r->out, r->file, r->err);
 }
 
-esp_code hf_read_ends(hf_reader *r, const char *folder) {
+esp_code hf_read_ends(hf_reader *r, const folder_place *folder) {
     json_t *config = NULL, *map = NULL;
-    esp_code code = hf_load_json(&config, folder, "tokenizer_config.json", false, r->err);
-    if (!code) code = hf_load_json(&map, folder, "special_tokens_map.json", false, r->err);
+    esp_code code = hf_load_json(&config, folder, "tokenizer_config.json", r->err);
+    if (!code) code = hf_load_json(&map, folder, "special_tokens_map.json", r->err);
     if (!code) code = decide_ends(r, config, map);
     if (!code) code = read_generation_ends(r, folder);
     json_decref(config);

@@ -23,39 +23,38 @@ static esp_code read_tokenizer_json(hf_reader *r, const json_t *json) {
     return code;
 }
 
-static esp_code read_model_file(hf_reader *r, const char *folder) {
-    char path[4096];
+static esp_code read_model_file(hf_reader *r, const folder_place *folder) {
+    char path[PATH_MAX];
     token_source *out = r->out;
     r->file = "tokenizer.model";
-    int length = snprintf(path, sizeof path, "%s/%s", folder, r->file);
-    if (length < 0 || (size_t)length >= sizeof path)
-        return esp_fail(r->err, ESP_INVALID, "the folder's name is too long");
-    esp_code code = file_map(&out->file, path, "a tokenizer", r->err);
+    esp_code code = folder_file_find(folder, r->file, path, r->err);
     if (code == ESP_NOT_FOUND)
         return esp_fail(r->err, ESP_NOT_FOUND,
-                        "the folder has no tokenizer.json, tekken.json or tokenizer.model");
+                        "%s has no tokenizer.json, tekken.json or tokenizer.model", folder->name);
+    if (!code) code = file_map(&out->file, path, "a tokenizer", r->err);
     return code ? code : hf_read_model_file(r, &out->file);
 }
 
-static esp_code read_vocabulary(hf_reader *r, const char *folder) {
+static esp_code read_vocabulary(hf_reader *r, const folder_place *folder) {
     token_source *out = r->out;
-    esp_code code = hf_load_json(&out->json, folder, "tokenizer.json", false, r->err);
+    esp_code code = hf_load_json(&out->json, folder, "tokenizer.json", r->err);
     if (code) return code;
     if (out->json) return read_tokenizer_json(r, out->json);
-    code = hf_load_json(&out->json, folder, "tekken.json", false, r->err);
+    code = hf_load_json(&out->json, folder, "tekken.json", r->err);
     if (code) return code;
     if (out->json) return hf_read_tekken(r, out->json);
     return read_model_file(r, folder);
 }
 
 esp_code token_source_read_folder(token_source *out, const char *folder, esp_error *err) {
+    folder_place place = {0};
     hf_reader r = {.out = out, .err = err, .first_id = -1, .last_id = -1};
     out->source.unknown = out->source.bos = out->source.eos = -1;
-    esp_code code = read_vocabulary(&r, folder);
+    esp_code code = folder_place_find(&place, folder, err);
+    if (!code) code = read_vocabulary(&r, &place);
     if (code) return code;
     out->source.origin = out->origin[0] ? out->origin : NULL;
-    code = hf_read_ends(&r, folder);
-    if (code) return code;
+    if ((code = hf_read_ends(&r, &place))) return code;
     token_source_point(out);
     return ESP_OK;
 }

@@ -5,6 +5,7 @@
 
 #include <jansson.h>
 
+#include "engine/model/folder_files.h"
 #include "engine/model/token_source.h"
 
 enum { HF_PATH_MAX = 160, HF_FILE_BYTES_MAX = 512 << 20 };
@@ -25,9 +26,9 @@ typedef struct hf_reader {
 esp_code hf_fail(const hf_reader *r, esp_code code, const char *path, const char *format, ...)
     ESP_PRINTF(4, 5);
 
-/* Parses a whole file; NULL stays in *out when there is none and it is not wanted. Duplicate keys are
- * refused. */
-ESP_CHECKED esp_code hf_load_json(json_t **out, const char *folder, const char *name, bool wanted,
+/* Parses a whole file; NULL stays in *out when there is none. Duplicate keys are refused, and links that
+ * lead out of the folder. */
+ESP_CHECKED esp_code hf_load_json(json_t **out, const folder_place *folder, const char *name,
                                   esp_error *err);
 
 /* A member of an object at path. A missing one (or null) leaves *out alone. */
@@ -50,7 +51,7 @@ ESP_CHECKED esp_code hf_read_model_file(hf_reader *r, const file_view *file);
 ESP_CHECKED esp_code hf_read_ranks(hf_reader *r, const file_view *file);
 
 /* BOS and EOS of the folder's other files, ids that end a generation. (hf_ends.c) */
-ESP_CHECKED esp_code hf_read_ends(hf_reader *r, const char *folder);
+ESP_CHECKED esp_code hf_read_ends(hf_reader *r, const folder_place *folder);
 
 /* Base64 (RFC 4648, padded) into out, which has room for 3/4 of it; false when it is none. */
 bool hf_decode_base64(tok_text text, uint8_t *out, size_t *count);

@@ -37,17 +37,15 @@ static esp_code parse(json_t **out, const file_view *view, esp_error *err) {
     return esp_fail(err, ESP_INVALID, "%s is no JSON object", view->name);
 }
 
-esp_code hf_load_json(json_t **out, const char *folder, const char *name, bool wanted,
-                      esp_error *err) {
-    char path[4096];
+esp_code hf_load_json(json_t **out, const folder_place *folder, const char *name, esp_error *err) {
+    char path[PATH_MAX];
     file_view view = {0};
     *out = NULL;
-    int length = snprintf(path, sizeof path, "%s/%s", folder, name);
-    if (length < 0 || (size_t)length >= sizeof path)
-        return esp_fail(err, ESP_INVALID, "the folder's name is too long");
-    esp_code code = file_map(&view, path, "a JSON file", err);
-    if (code == ESP_NOT_FOUND && !wanted) return ESP_OK;
-    if (code) return code;
+    esp_error missing = {0};
+    esp_code code = folder_file_find(folder, name, path, &missing);
+    if (code == ESP_NOT_FOUND) return ESP_OK;
+    if (code) return esp_fail(err, code, "%s", missing.message);
+    if ((code = file_map(&view, path, "a JSON file", err))) return code;
     if (view.count > HF_FILE_BYTES_MAX)
         code = esp_fail(err, ESP_INVALID, "%s has %zu bytes; wanted %d at most", name, view.count,
                         HF_FILE_BYTES_MAX);

@@ -251,7 +251,9 @@ static bool is_told_apart(const hf_reader *r, uint8_t rules, bool special) {
     return plain || !(rules & TOK_NORMALIZED) || (!r->bert && !special);
 }
 
-static esp_code add_token(const hf_reader *r, const hf_model *m, const json_t *token) {
+/* *next: the id that a token gets which the model does not have. */
+static esp_code add_token(const hf_reader *r, const hf_model *m, const json_t *token,
+                          uint32_t *next) {
     token_source *out = r->out;
     uint8_t rules = 0;
     bool special = false;
@@ -266,7 +268,15 @@ static esp_code add_token(const hf_reader *r, const hf_model *m, const json_t *t
         return hf_fail(r, ESP_UNIMPLEMENTED, "added_tokens",
                        "has \"%.60s\", which is special and normalized; wanted it not normalized",
                        text.at);
-    if (out->types[id] == TOK_UNUSED) rules |= TOK_MATCHED;
+    if (out->types[id] == TOK_UNUSED) {
+        if (id != *next)
+            return hf_fail(r, ESP_UNIMPLEMENTED, "added_tokens",
+                           "gives \"%.60s\" the id %u, the library that reads the file %u; wanted "
+                           "the next one behind the vocabulary",
+                           text.at, id, *next);
+        rules |= TOK_MATCHED;
+    }
+    if (id >= *next) *next = id + 1;
     out->tokens[id] = text;
     out->types[id] = special ? TOK_CONTROL : TOK_USER_DEFINED;
     out->strips[id] = rules;
@@ -287,8 +297,7 @@ static esp_code find_unknown(const hf_reader *r, const hf_model *m) {
         return hf_fail(r, ESP_INVALID, "model.unk_token", "is \"%.60s\", which is no token",
                        m->unknown.at);
     int32_t unknown = out->source.unknown;
-    if (unknown >= 0 && !r->byte_level &&
-        (out->types[unknown] == TOK_CONTROL || out->types[unknown] == TOK_NORMAL))
+    if (unknown >= 0 && !r->byte_level && out->types[unknown] == TOK_CONTROL)
         out->types[unknown] = TOK_UNKNOWN;
     return ESP_OK;
 }
@@ -318,26 +327,6 @@ static esp_code check_bytes(const hf_reader *r, const hf_model *m) {
     if (bytes == 256) return ESP_OK;
     return hf_fail(r, ESP_UNIMPLEMENTED, "model.byte_fallback",
                    "is true, and %zu tokens of bytes are there; wanted <0x00> to <0xFF>", bytes);
-}
-
-static bool has(tok_text text, const char *part) {
-    return memmem(text.at, text.bytes, part, strlen(part)) != NULL;
-}
-
-/* Inside, U+2581 is a space; a vocabulary that has both would take them for one. */
-static esp_code check_spaces(const hf_reader *r) {
-    const token_source *out = r->out;
-    const char *spaced = NULL, *marked = NULL;
-    if (r->byte_level || r->bert) return ESP_OK;
-    for (uint32_t id = 0; id < out->source.token_count; id++) {
-        if (out->strips[id] & TOK_MATCHED) continue;
-        if (has(out->tokens[id], " ")) spaced = out->tokens[id].at;
-        if (has(out->tokens[id], SPACE_MARK)) marked = out->tokens[id].at;
-    }
-    if (!spaced || !marked) return ESP_OK;
-    return hf_fail(r, ESP_UNIMPLEMENTED, "model.vocab",
-                   "has \"%.60s\" with a space and \"%.60s\" with U+2581; wanted one of the two",
-                   spaced, marked);
 }
 
 /* "##ing" -> "ing", "sing" -> U+2581 "sing". */
@@ -408,12 +397,12 @@ esp_code hf_read_model(hf_reader *r, const json_t *root) {
     if ((code = count_ids(r, &m, &count))) return code;
     take_memory(r->out, count, m.unigram);
     code = read_vocab(r, &m);
+    uint32_t next = (uint32_t)(m.unigram ? json_array_size(m.vocab) : json_object_size(m.vocab));
     for (size_t i = 0; !code && i < json_array_size(m.added); i++)
-        code = add_token(r, &m, json_array_get(m.added, i));
+        code = add_token(r, &m, json_array_get(m.added, i), &next);
     if (!code) code = find_unknown(r, &m);
     if (!code) code = check_alphabet(r, &m);
     if (!code) code = check_bytes(r, &m);
-    if (!code) code = check_spaces(r);
     if (!code && m.word_piece) respell_word_pieces(r->out, m.prefix);
     return code ? code : read_merges(r, &m);
 }

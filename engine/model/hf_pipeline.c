@@ -15,6 +15,11 @@
 void pcre2_code_free_8(struct pcre2_real_code_8 *code);
 
 #define SPACE_MARK "\xe2\x96\x81"
+/* \w of the pre-tokenizer Whitespace, which is not Oniguruma's. */
+#define WORD                                                                                       \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{"     \
+    "1F169}"                                                                                       \
+    "\\x{1F170}-\\x{1F189}\\x{200c}\\x{200d}"
 enum { NESTED_MAX = 8 };
 
 /* A place in the file: an object with a type. */
@@ -321,8 +326,7 @@ static esp_code read_pre_tokenizer(hf_reader *r, place at) {
     if (is_type(at, "BertPreTokenizer")) return read_bert_words(r, at);
     if (is_type(at, "WhitespaceSplit")) return add_regex(r, at.path, "\\s", TOK_REMOVED, false);
     if (is_type(at, "Whitespace"))
-        return add_regex(r, at.path, "[\\w\\x{200c}\\x{200d}]+|[^\\w\\s\\x{200c}\\x{200d}]+",
-                         TOK_REMOVED, true);
+        return add_regex(r, at.path, "[" WORD "]+|[^\\s" WORD "]+", TOK_REMOVED, true);
     return refuse_type(r, at, "which is not known here");
 }
 

@@ -9,10 +9,8 @@
  * A plan goes its own way: specials.c -> utf8.c -> [runs] -> normalize.c -> specials.c (tokens that are looked
  * for in normalised text) -> pre_cut.c -> [pieces] -> bpe.c, unigram.c or wordpiece.c. */
 // SPDX-License-Identifier: Apache-2.0
-#include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/mem.h"
 #include "engine/text/bert_words.h"
 #include "engine/text/tokenizer_inner.h"
 #include "engine/text/utf8.h"
@@ -26,8 +24,6 @@ typedef struct encoding {
     tok_text text; /* all of it */
     const tok_encode_options *options;
     normal_buffer normal; /* of a plan */
-    char *spelled;        /* of a plan: a piece with U+2581 as a space */
-    size_t spelled_capacity;
     spaced_buffer spaced; /* llama, t5 */
     spm_scratch spm;
     unigram_scratch unigram;
@@ -112,8 +108,7 @@ static esp_code encode_byte_level(encoding *e, tok_text text) {
 static tok_text stretch_at(const vocab *v, tok_text text, size_t at) {
     size_t end = at + 1;
     for (; end < text.bytes; end++) {
-        uint8_t before = (uint8_t)text.at[end - 1];
-        if (text.at[end] == ' ' && before != ' ' && !v->crosses[before]) break;
+        if (vocab_word_begins(v, text, end) && !v->crosses[(uint8_t)text.at[end - 1]]) break;
     }
     return (tok_text){text.at + at, end - at};
 }
@@ -161,20 +156,11 @@ static size_t behind_spaces(tok_text text, size_t at) {
 
 /* ---- a plan ---- */
 
-static tok_text spell(encoding *e, tok_text piece) {
-    if (!memmem(piece.at, piece.bytes, UTF8_SPACE_MARK, UTF8_SPACE_MARK_BYTES)) return piece;
-    if (piece.bytes > e->spelled_capacity) {
-        e->spelled_capacity = 2 * piece.bytes;
-        e->spelled = mem_resize(e->spelled, e->spelled_capacity, 1);
-    }
-    return (tok_text){e->spelled, utf8_marks_to_spaces(piece.at, piece.bytes, e->spelled)};
-}
-
 /* Merged stretch by stretch where each byte has a token, so that no two stretches meet in one unknown
  * token. */
-static esp_code encode_characters(encoding *e, tok_text piece) {
+static esp_code encode_characters(encoding *e, tok_text text) {
     const vocab *v = &e->tok->vocab;
-    tok_text text = spell(e, piece), stretch;
+    tok_text stretch;
     esp_code code = ESP_OK;
     for (size_t at = 0; !code && at < text.bytes; at += stretch.bytes) {
         stretch = v->has_bytes && !pre_takes_whole(e->tok->pre)
@@ -205,7 +191,7 @@ static esp_code encode_planned_piece(void *arg, const char *at, size_t bytes) {
     case VOCAB_WORDPIECE:
         return encode_word(e, piece, count_characters(piece));
     case VOCAB_UNIGRAM:
-        unigram_encode(e->tok->unigram, &e->unigram, spell(e, piece), e->out->count, e->out);
+        unigram_encode(e->tok->unigram, &e->unigram, piece, e->out->count, e->out);
         return check_limit(e);
     case VOCAB_SPM:
         break;
@@ -350,7 +336,6 @@ esp_code tok_encode(const tokenizer *tok, const char *text, size_t bytes,
     bpe_scratch_free(&e.scratch);
     nfc_free(&e.nfc);
     normal_free(&e.normal);
-    free(e.spelled);
     spaced_free(&e.spaced);
     spm_scratch_free(&e.spm);
     unigram_scratch_free(&e.unigram);

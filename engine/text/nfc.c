@@ -61,9 +61,11 @@ static void order_marks(nfc_buffer *buffer, int32_t *points, size_t count) {
 /* Code points whose decomposition the reference's older tables lack. */
 static bool stays(int32_t point, utf8proc_option_t options) {
     static const int32_t later[][2] = {
-        {0x32ff, 0x32ff},   {0xa7f2, 0xa7f4},   {0xab69, 0xab69},   {0x10781, 0x10785},
-        {0x10787, 0x107b0}, {0x107b2, 0x107ba}, {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9},
+        {0x32ff, 0x32ff},   {0xa7f2, 0xa7f4},   {0xab69, 0xab69},
+        {0x10781, 0x10785}, {0x10787, 0x107b0}, {0x107b2, 0x107ba},
+        {0x1e030, 0x1e06d}, {0x1f16c, 0x1f16c}, {0x1fbf0, 0x1fbf9},
     };
+    if (point == 0x11938) return true;
     if (!(options & UTF8PROC_COMPAT)) return false;
     for (size_t i = 0; point >= 0x32ff && i < sizeof later / sizeof *later; i++) {
         if (point >= later[i][0] && point <= later[i][1]) return true;

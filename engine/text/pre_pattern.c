@@ -17,15 +17,17 @@
 #define MARK "\\p{M}" NEWER_MARKS
 #define DIGIT "\\p{Nd}" NEWER_ND
 /* Alphabetic, marks, decimal digits, connectors (Unicode's word characters); the ranges are letters in
- * circles and squares. */
+ * circles and squares, and Latin-1's small numbers, which Oniguruma counts in. */
 #define WORD                                                                                       \
     "\\p{L}" NEWER_LETTERS MARK DIGIT "\\p{Nl}\\p{Pc}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{" \
-    "1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"
+    "1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}"                                                       \
+    "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}"
 
 typedef struct property {
     const char *name, *members;
 } property;
 
+/* Mn and Mc are left out: a character has changed from one to the other since. */
 static const property properties[] = {
     {"L", "\\p{L}" NEWER_LETTERS},
     {"M", MARK},
@@ -38,8 +40,6 @@ static const property properties[] = {
     {"Lt", "\\p{Lt}"},
     {"Lm", "\\p{Lm}" NEWER_LM},
     {"Lo", "\\p{Lo}" NEWER_LO},
-    {"Mn", "\\p{Mn}" NEWER_MN},
-    {"Mc", "\\p{Mc}" NEWER_MC},
     {"Me", "\\p{Me}"},
     {"Nd", DIGIT},
     {"Nl", "\\p{Nl}"},
@@ -58,9 +58,9 @@ static const property properties[] = {
     {"Zs", "\\p{Zs}"},
     {"Zl", "\\p{Zl}"},
     {"Zp", "\\p{Zp}"},
-    {"Han", "\\p{sc:Han}\\x{2EBF0}-\\x{2EE5D}\\x{31350}-\\x{323AF}\\x{2FFC}-\\x{2FFF}"},
-    {"Hiragana", "\\p{sc:Hiragana}"},
-    {"Katakana", "\\p{sc:Katakana}"},
+    {"Han", "\\p{sc:Han}\\x{2EBF0}-\\x{2EE5D}\\x{31350}-\\x{323AF}\\x{2B739}"},
+    {"Hiragana", "\\p{sc:Hiragana}\\x{1B132}"},
+    {"Katakana", "\\p{sc:Katakana}\\x{1B155}"},
     {"Hangul", "\\p{sc:Hangul}"},
 };
 

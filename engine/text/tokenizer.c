@@ -128,6 +128,23 @@ static void open_searches(tokenizer *tok, const tok_source *source) {
     normal_free(&search.buffer);
 }
 
+/* Control tokens keep their names. */
+static void show_tokens(tokenizer *tok) {
+    const vocab *v = &tok->vocab;
+    tok->shown = mem_new((size_t)v->starts[v->count] + 1, 1);
+    tok->shown_starts = mem_new((size_t)v->count + 1, sizeof *tok->shown_starts);
+    for (uint32_t id = 0; id < v->count; id++) {
+        tok_text token = vocab_bytes(v, id);
+        char *at = tok->shown + tok->shown_starts[id];
+        size_t bytes = token.bytes;
+        if (vocab_is_control(v, id))
+            memcpy(at, token.at, bytes);
+        else
+            bytes = utf8_marks_to_spaces(token.at, bytes, at);
+        tok->shown_starts[id + 1] = tok->shown_starts[id] + (uint32_t)bytes;
+    }
+}
+
 static esp_code open_plan(tokenizer *tok, const tok_source *source, esp_error *err) {
     tok->planned = true;
     esp_code code = normalizer_open(&tok->normal, source->plan, err);
@@ -146,6 +163,7 @@ esp_code tok_open(tokenizer **out, const tok_source *source, esp_error *err) {
     if (!code && source->plan) code = open_plan(tok, source, err);
     if (!code) code = open_kind(tok, source, err);
     if (code) return tok_close(tok), code;
+    if (tok->vocab.raw && tok->vocab.kind != VOCAB_BPE) show_tokens(tok);
     if (tok->planned)
         open_searches(tok, source);
     else
@@ -168,6 +186,8 @@ void tok_close(tokenizer *tok) {
     vocab_close(&tok->vocab);
     pre_close(tok->pre);
     free(tok->eog);
+    free(tok->shown);
+    free(tok->shown_starts);
     free(tok);
 }
 
@@ -201,7 +221,10 @@ static bool in_range(const tokenizer *tok, int32_t id) {
 }
 
 tok_text tok_bytes(const tokenizer *tok, int32_t id) {
-    return in_range(tok, id) ? vocab_bytes(&tok->vocab, (uint32_t)id) : (tok_text){"", 0};
+    if (!in_range(tok, id)) return (tok_text){"", 0};
+    if (!tok->shown) return vocab_bytes(&tok->vocab, (uint32_t)id);
+    const uint32_t *starts = tok->shown_starts + id;
+    return (tok_text){tok->shown + starts[0], starts[1] - starts[0]};
 }
 
 bool tok_is_control(const tokenizer *tok, int32_t id) {

@@ -26,6 +26,8 @@ struct tokenizer {
     spm *spm;            /* llama */
     unigram *unigram;    /* t5 */
     wordpiece wordpiece; /* bert */
+    char *shown; /* where the vocabulary's tokens are raw: they with U+2581 as a space, or NULL */
+    uint32_t *shown_starts; /* [vocab.count + 1] */
     bool uncased;
     bool drops_first_space; /* when text is made of ids */
     int32_t bos, eos;

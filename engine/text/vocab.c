@@ -132,7 +132,7 @@ static size_t copy_text(tok_text text, char *out) {
 
 bool vocab_decode(const vocab *v, tok_text text, char *out, size_t *count) {
     if (v->kind == VOCAB_BPE && !v->raw) return vocab_decode_alphabet(text, out, count);
-    if (v->kind == VOCAB_BPE)
+    if (v->raw)
         *count = copy_text(text, out);
     else
         *count = utf8_marks_to_spaces(text.at, text.bytes, out);
@@ -147,6 +147,13 @@ static size_t decode_word(tok_text text, char *out) {
     *out = ' ';
     size_t mark = UTF8_SPACE_MARK_BYTES;
     return 1 + copy_text((tok_text){text.at + mark, text.bytes - mark}, out + 1);
+}
+
+static void decode_text(const vocab *v, tok_text text, char *out, size_t *count) {
+    if (v->kind == VOCAB_WORDPIECE)
+        *count = decode_word(text, out);
+    else
+        (void)vocab_decode(v, text, out, count);
 }
 
 /* A token's bytes into the pool. A token outside the byte alphabet cannot be merged to; it keeps its
@@ -166,8 +173,7 @@ static esp_code decode_token(vocab *v, uint32_t id, tok_text text, char *out, si
     if (type == TOK_CONTROL || type == TOK_UNKNOWN || type == TOK_BYTE)
         *count = copy_text(text, out);
     else
-        *count = v->kind == VOCAB_WORDPIECE ? decode_word(text, out)
-                                            : utf8_marks_to_spaces(text.at, text.bytes, out);
+        return decode_text(v, text, out, count), ESP_OK;
     return ESP_OK;
 }
 
@@ -235,8 +241,7 @@ static void take_memory(vocab *v, uint32_t count, uint64_t pool_bytes) {
 static void note_inner_spaces(vocab *v, uint32_t id) {
     tok_text token = vocab_bytes(v, id);
     for (size_t i = 1; i < token.bytes; i++) {
-        if (token.at[i] == ' ' && token.at[i - 1] != ' ')
-            v->crosses[(uint8_t)token.at[i - 1]] = true;
+        if (vocab_word_begins(v, token, i)) v->crosses[(uint8_t)token.at[i - 1]] = true;
     }
 }
 
@@ -257,7 +262,8 @@ esp_code vocab_open(vocab *v, const tok_source *source, esp_error *err) {
     if (!code) code = check_count(source, &pool_bytes, err);
     if (code) return code;
     take_memory(v, source->token_count, pool_bytes);
-    v->raw = source->raw_bytes;
+    bool planned = source->plan && (v->kind == VOCAB_CHARS || v->kind == VOCAB_UNIGRAM);
+    v->raw = source->raw_bytes || planned;
     v->unknown = v->kind == VOCAB_BPE ? VOCAB_NONE : source->unknown;
     for (uint32_t id = 0; id < v->count; id++) {
         code = read_token(v, source, id, err);

@@ -5,7 +5,8 @@
  *
  *   gpt2       GPT-2's byte alphabet, in which each byte is a printable character
  *              (or, where the source says so, plain bytes)
- *   llama, t5, bpe  U+2581 is a space; a byte token is written <0x0A>
+ *   llama, t5  U+2581 is a space; a byte token is written <0x0A>
+ *   t5 with a plan, bpe  the same, but U+2581 is itself, as the plan's steps made it
  *   bert       U+2581 in front marks the beginning of a word and is kept as a space
  *
  * Only what plain text may turn into is indexed for vocab_find: control,
@@ -16,6 +17,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_TEXT_VOCAB_H
 #define ESPALIER_TEXT_VOCAB_H
+
+#include <string.h>
 
 #include "engine/text/tokenizer.h"
 
@@ -44,9 +47,9 @@ typedef struct vocab {
     uint32_t mask;
     int32_t byte_ids[256]; /* token of a single byte; VOCAB_NONE: the vocabulary has none */
     bool has_bytes;        /* it has all 256 */
-    bool crosses[256];     /* kinds llama, t5: some token has this byte before an inner space */
-    bool raw;              /* kind gpt2: tokens are spelled in plain bytes */
-    int32_t unknown;       /* of all kinds but gpt2; VOCAB_NONE: none */
+    bool crosses[256]; /* not gpt2, bert: some token has this byte before an inner space (U+2581) */
+    bool raw;          /* tokens are spelled as they are: in plain bytes, U+2581 is itself */
+    int32_t unknown;   /* of all kinds but gpt2; VOCAB_NONE: none */
 } vocab;
 
 /* The kind that tokenizer.ggml.model names; an unknown one is ESP_UNIMPLEMENTED with the list. */
@@ -71,6 +74,15 @@ static inline bool vocab_is_control(const vocab *v, uint32_t id) {
 /* May plain text turn into this token? */
 static inline bool vocab_is_text(const vocab *v, uint32_t id) {
     return !v->closed[id] && v->starts[id + 1] > v->starts[id];
+}
+
+/* Does a space (where tokens are raw, U+2581) stand at `at` > 0, behind something else? */
+static inline bool vocab_word_begins(const vocab *v, tok_text text, size_t at) {
+    const char *here = text.at + at;
+    if (!v->raw) return here[0] == ' ' && here[-1] != ' ';
+    static const char mark[] = {'\xe2', '\x96', '\x81'};
+    if (here[0] != mark[0] || text.bytes - at < 3 || memcmp(here, mark, 3) != 0) return false;
+    return at < 3 || memcmp(here - 3, mark, 3) != 0;
 }
 
 /* Appends what stands for bytes that no token covers: their byte tokens where the vocabulary has all

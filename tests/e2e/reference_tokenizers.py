@@ -123,7 +123,7 @@ def qwen_cases():
     for name, file, pattern, specials in rows:
         model = get_tokenizer(name)
         make = lambda f=file, p=pattern, s=specials: tokenizer_json(
-            read_ranks(os.path.join(folder, f)), p, {t: i for i, t in s}, nfc=True)
+            read_ranks(os.path.join(folder, f)), p, {t: i for i, t in s}, nfc=True, whole=True)
         yield Case(name, dump("tokenizer.json", make), model.encode, special=True,
                    normal=lambda text: unicodedata.normalize("NFC", text), python_unicode=True)
 
