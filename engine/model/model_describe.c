@@ -60,6 +60,13 @@ static void describe_types(json_t *root, const tensor_set *all) {
     set(root, "types", types);
 }
 
+/* What a folder says of its packing. The words of packed matrices are no types of weights. */
+static void describe_packing(json_t *root, const quant_config *quant) {
+    if (!quant->method) return;
+    set(root, "quantization", json_string(quant->method));
+    if (quant->activations) set(root, "activations", json_string(quant->activations));
+}
+
 static void describe_spec(json_t *root, const model_spec *spec) {
     set(root, "layers", json_integer(spec->layers));
     set(root, "hidden", json_integer(spec->hidden));
@@ -163,6 +170,7 @@ char *model_file_describe(model_file *file) {
         describe_folder(root, file->folder);
     set(root, "family", json_string(file->weights.spec.family));
     describe_types(root, &file->weights.tensors);
+    describe_packing(root, &file->weights.quant);
     describe_spec(root, &file->weights.spec);
     set(root, "embedding", describe_embedding(&file->weights.spec));
     bool has_tokens = file->tokens.source.kind != NULL;

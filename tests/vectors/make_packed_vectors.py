@@ -45,8 +45,11 @@ def bf16(values):
     return bits, (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+spread = (0.002, 0.2)  # of scales
+
+
 def scales_of(rng, shape, kind):
-    values = (rng.uniform(0.002, 0.2, shape) * rng.choice([-1, 1], shape)).astype(np.float32)
+    values = (rng.uniform(*spread, shape) * rng.choice([-1, 1], shape)).astype(np.float32)
     if kind == "F16":
         stored = values.astype(np.float16)
         return ("F16", stored), stored.astype(np.float32)
