@@ -99,7 +99,8 @@ static const flag model_flags[] = {
      MODEL_FIELD(step_tokens),
      .most = LIMIT_STEP_TOKENS_MAX,
      .placeholder = "N",
-     .help = "most tokens computed in one step; default 512"},
+     .help = "most tokens computed in one step; default 512, or what the longest text of an "
+             "encoder has"},
     {.name = "activations",
      .kind = FLAG_ONLY,
      .only = "bf16",
