@@ -24,9 +24,11 @@ static void add_tensors(checkpoint *out, const safetensors_file *shard) {
  * reference use one, some the other. */
 static esp_code check_copy(const checkpoint *c, const model_tensor *copy, esp_error *err) {
     const model_tensor *embedding = tensor_set_find(&c->tensors, c->tensor_names[TENSOR_EMBEDDING]);
-    if (embedding && copy->bytes == embedding->bytes &&
-        memcmp(copy->data, embedding->data, (size_t)copy->bytes) == 0)
-        return ESP_OK;
+    bool equal = copy->bytes == embedding->bytes &&
+                 memcmp(copy->data, embedding->data, (size_t)copy->bytes) == 0;
+    file_done_with(copy->data, (size_t)copy->bytes);
+    file_done_with(embedding->data, (size_t)embedding->bytes);
+    if (equal) return ESP_OK;
     return esp_fail(err, ESP_INVALID,
                     "%s: tensor %.*s is no copy of the embedding, and config.json ties the two; "
                     "wanted tie_word_embeddings false, or no such tensor",

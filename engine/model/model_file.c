@@ -148,7 +148,6 @@ void model_file_close(model_file *file) {
     if (!file) return;
     token_source_free(&file->tokens);
     chat_source_free(&file->folder_chat);
-    quant_config_free(&file->weights.quant);
     tensor_set_free(&file->weights.tensors);
     quant_config_free(&file->weights.quant);
     gguf_close(file->gguf);

@@ -3,6 +3,7 @@
  * Work  split over tiles; memory comes zeroed, so padding rows and columns need no writing. Codes
  * are moved, never rounded: a matrix stays as exact and about as large as in its file. */
 // SPDX-License-Identifier: Apache-2.0
+#include <emmintrin.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -152,10 +153,46 @@ static void pack_row(const pack_job *job, uint32_t row) {
         pack_whole_row(job, in, row % TILE_ROWS, codes, scales);
 }
 
+/* Eight columns of eight rows of 16 bits, the rows `stride` apart, as eight rows of a tile. */
+static void transpose_16(const uint8_t *in, size_t stride, uint8_t *out) {
+    __m128i a[8], b[8];
+    for (uint32_t r = 0; r < 8; r++)
+        a[r] = _mm_loadu_si128((const __m128i *)(const void *)(in + r * stride));
+    for (uint32_t i = 0; i < 4; i++) {
+        b[2 * i] = _mm_unpacklo_epi16(a[i], a[i + 4]);
+        b[2 * i + 1] = _mm_unpackhi_epi16(a[i], a[i + 4]);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        a[2 * i] = _mm_unpacklo_epi16(b[i], b[i + 4]);
+        a[2 * i + 1] = _mm_unpackhi_epi16(b[i], b[i + 4]);
+    }
+    for (uint32_t i = 0; i < 4; i++) {
+        b[2 * i] = _mm_unpacklo_epi16(a[i], a[i + 4]);
+        b[2 * i + 1] = _mm_unpackhi_epi16(a[i], a[i + 4]);
+    }
+    for (uint32_t k = 0; k < 8; k++)
+        _mm_storeu_si128((__m128i *)(void *)(out + k * TILE_ROWS * 2), b[k]);
+}
+
+/* Sixteen whole rows of 16-bit weights: a block stays in L1 while its rows are gathered. */
+static void pack_halves(const pack_job *job, uint32_t row) {
+    const kern_matrix *matrix = job->matrix;
+    const uint8_t *in = (const uint8_t *)job->desc->data + row * job->row_bytes;
+    uint8_t *codes = matrix->codes + row / TILE_ROWS * matrix->code_bytes;
+    for (uint32_t b = 0; b < matrix->blocks; b++, in += TILE_COLS * 2)
+        for (uint32_t k = 0; k < TILE_COLS; k += 8, codes += 8 * TILE_ROWS * 2)
+            for (uint32_t r = 0; r < TILE_ROWS; r += 8)
+                transpose_16(in + k * 2 + r * job->row_bytes, job->row_bytes, codes + r * 2);
+}
+
 static void pack_tiles(void *arg, uint32_t worker, uint32_t workers) {
     const pack_job *job = arg;
+    const kern_matrix *matrix = job->matrix;
     uint32_t begin, end;
-    pool_share(job->matrix->rows, TILE_ROWS, worker, workers, &begin, &end);
+    bool halves = dtype_info(matrix->dtype)->block_bytes == 2 && matrix->cols % TILE_COLS == 0;
+    pool_share(matrix->rows, TILE_ROWS, worker, workers, &begin, &end);
+    for (; halves && begin + TILE_ROWS <= end; begin += TILE_ROWS)
+        pack_halves(job, begin);
     for (uint32_t row = begin; row < end; row++)
         pack_row(job, row);
 }
