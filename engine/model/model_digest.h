@@ -3,6 +3,7 @@
 #ifndef ESPALIER_MODEL_DIGEST_H
 #define ESPALIER_MODEL_DIGEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,6 +14,7 @@ typedef struct digest_file {
     const char *name;
     const void *bytes;
     size_t count;
+    bool mapped; /* of a mapped file: its pages are given back as they are read (file.h) */
 } digest_file;
 
 /* Of one file: the hash of its bytes. Of several: the hash of each one's name, NUL, size (8 bytes,

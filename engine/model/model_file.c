@@ -167,10 +167,11 @@ const model_spec *model_file_spec(const model_file *file) { return &file->weight
 esp_code model_file_tokenizer(const model_file *file, tokenizer **out, esp_error *err) {
     esp_error inner = {0};
     if (!file->tokens.source.kind)
-        return esp_fail(err, ESP_UNIMPLEMENTED,
-                        "%s: the folder has no tokenizer.json, tekken.json or tokenizer.model; copy them "
-                        "beside config.json, or give token ids",
-                        model_file_name(file));
+        return esp_fail(
+            err, ESP_UNIMPLEMENTED,
+            "%s: the folder has no tokenizer.json, tekken.json or tokenizer.model; copy them "
+            "beside config.json, or give token ids",
+            model_file_name(file));
     esp_code code = tok_open(out, &file->tokens.source, &inner);
     if (code) return esp_fail(err, code, "%s: %s", model_file_name(file), inner.message);
     return ESP_OK;
@@ -191,7 +192,8 @@ static void digest_gguf(const gguf_file *gguf, char out[MODEL_DIGEST_CHARS]) {
     digest_file *files = mem_new(count, sizeof *files);
     for (uint32_t i = 0; i < count; i++) {
         const gguf_file *part = gguf_part(gguf, i);
-        files[i] = (digest_file){gguf_name(part), gguf_data(part), (size_t)gguf_bytes(part)};
+        files[i] = (digest_file){gguf_name(part), gguf_data(part), (size_t)gguf_bytes(part),
+                                 gguf_is_mapped(part)};
     }
     model_digest(out, files, count);
     free(files);

@@ -160,15 +160,16 @@ void model_folder_digest(const model_folder *folder, char out[MODEL_DIGEST_CHARS
     digest_file *files = mem_new(room, sizeof *files);
     for (uint32_t i = 0; i < FOLDER_FILE_COUNT; i++) {
         const file_view *view = &folder->others[i];
-        if (view->bytes) files[count++] = (digest_file){FOLDER_FILES[i], view->bytes, view->count};
+        if (view->bytes)
+            files[count++] = (digest_file){FOLDER_FILES[i], view->bytes, view->count, true};
     }
     const file_view *index = &folder->index_bytes;
-    if (index->bytes) files[count++] = (digest_file){INDEX, index->bytes, index->count};
+    if (index->bytes) files[count++] = (digest_file){INDEX, index->bytes, index->count, true};
     for (uint32_t i = 0; i < folder->shard_count; i++) {
         const safetensors_file *shard = folder->shards[i];
         const char *name = index->bytes ? folder->index.files[i] : SINGLE;
         files[count++] =
-            (digest_file){name, safetensors_data(shard), (size_t)safetensors_bytes(shard)};
+            (digest_file){name, safetensors_data(shard), (size_t)safetensors_bytes(shard), true};
     }
     model_digest(out, files, count);
     free(files);

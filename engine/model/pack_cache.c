@@ -126,14 +126,13 @@ static bool open_found(pack_cache *cache, const char *path) {
     return false;
 }
 
+/* Beside the model if that can be. */
 static void begin_new(pack_cache *cache) {
     esp_error err = {0};
-    if (cache->options.cache_folder && cache->path[1][0]) {
-        if (pack_writer_open(&cache->writer, cache->path[0], &err) == ESP_OK) return;
-        make_folder(cache->options.cache_folder);
-        if (pack_writer_open(&cache->writer, cache->path[1], &err) == ESP_OK) return;
-    } else if (pack_writer_open(&cache->writer, cache->path[0], &err) == ESP_OK) {
-        return;
+    for (uint32_t i = 0; i < PLACES && !cache->writer; i++) {
+        if (!cache->path[i][0]) continue;
+        if (i > 0) make_folder(cache->options.cache_folder);
+        if (pack_writer_open(&cache->writer, cache->path[i], &err) == ESP_OK) return;
     }
     log_event(LOG_WARN, "pack_not_kept", "reason=\"%s\"", err.message);
 }

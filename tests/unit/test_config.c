@@ -134,6 +134,16 @@ static void usage_mistakes_point_to_the_help(void **state) {
     refused("--model m --mode l", "--mode", "unknown option");
 }
 
+static void quantize_takes_two_formats(void **state) {
+    (void)state;
+    assert_false(accepted("--model m").config.model.quantize_given);
+    parsed p = accepted("--model m --quantize q4_k");
+    assert_true(p.config.model.quantize_given);
+    assert_int_equal(p.config.model.quantize, DT_Q4_K);
+    assert_int_equal(accepted("--model m --quantize q8_0").config.model.quantize, DT_Q8_0);
+    refused("--model m --quantize q5_k", "\"q5_k\"", "q8_0, q4_k");
+}
+
 /* Options of the design that this build has not are told apart from spelling mistakes. */
 static void planned_options_are_refused_as_such(void **state) {
     (void)state;
@@ -387,6 +397,7 @@ int main(void) {
         cmocka_unit_test(bad_values_name_flag_seen_and_wanted),
         cmocka_unit_test(usage_mistakes_point_to_the_help),
         cmocka_unit_test(planned_options_are_refused_as_such),
+        cmocka_unit_test(quantize_takes_two_formats),
         cmocka_unit_test(sizes_are_powers_of_1024),
         cmocka_unit_test(help_tells_every_option),
         cmocka_unit_test(a_list_option_keeps_every_value_in_order),

@@ -1,6 +1,7 @@
 /* test_pack_cache.c - --quantize: the second start maps what the first one made, and computes the
  * same bits; what is stale or damaged is made anew. On the tiny models of tests/vectors/families. */
 // SPDX-License-Identifier: Apache-2.0
+#include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -129,6 +130,28 @@ static void a_pack_is_of_one_device(void **state) {
     unlink(pack_path);
 }
 
+/* Nothing can be written beside the model: the pack is kept in the folder of caches, and found. */
+static void a_pack_may_lie_in_the_folder_of_caches(void **state) {
+    (void)state;
+    char blocked[128], kept[512] = "";
+    snprintf(blocked, sizeof blocked, "%s.new", pack_path);
+    assert_int_equal(mkdir(blocked, 0700), 0); /* where the new file would be */
+    start(&kern_ref, DT_Q8_0, true, first);
+    assert_int_equal(access(pack_path, F_OK), -1);
+    DIR *caches = opendir(cache_path);
+    assert_non_null(caches);
+    for (struct dirent *entry; (entry = readdir(caches));)
+        if (strstr(entry->d_name, ".q8_0.espalier-pack"))
+            snprintf(kept, sizeof kept, "%s/%s", cache_path, entry->d_name);
+    closedir(caches);
+    struct stat before = status_of(kept);
+    start(&kern_ref, DT_Q8_0, true, second);
+    assert_memory_equal(first, second, sizeof first);
+    struct stat after = status_of(kept);
+    assert_true(before.st_ino > 0 && before.st_ino == after.st_ino);
+    assert_int_equal(unlink(kept) | rmdir(cache_path) | rmdir(blocked), 0);
+}
+
 static esp_dtype dtype_at(const kern_ops *ops, const kern_matrix *matrix) {
     kern_image image;
     ops->image(matrix, &image);
@@ -187,6 +210,7 @@ int main(void) {
         cmocka_unit_test(a_stale_or_damaged_pack_is_made_anew),
         cmocka_unit_test(a_changed_model_has_another_pack),
         cmocka_unit_test(a_pack_is_of_one_device),
+        cmocka_unit_test(a_pack_may_lie_in_the_folder_of_caches),
         cmocka_unit_test(narrow_rows_fall_back),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
