@@ -66,7 +66,8 @@ def tokenizer_json(ranks, pattern, specials, nfc=False, whole=False):
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
                 {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}]},
-            "post_processor": None, "decoder": {"type": "ByteLevel"},
+            "post_processor": None,
+            "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False},
             "model": {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "byte_fallback": False,
                       "ignore_merges": whole, "vocab": {spell(t): i for t, i in ranks.items()},
                       "merges": [[spell(left), spell(right)] for left, right in merges_of(ranks)]}}
