@@ -61,6 +61,7 @@ main() {
     install_client
     fetch_model || say "tests of the real model will be skipped: not downloaded (see build/logs/fetch-model.log)"
     ESPALIER_CACHE="$CACHE" collect_templates
+    "$ROOT/scripts/fetch_models.sh"
     build_all "${presets[@]}"
     say "running ctest"
     # CTest's own list of what failed last time is not asked for: no --rerun-failed, no result kept.
