@@ -62,6 +62,7 @@ main() {
     fetch_encoder || say "tests of the real encoder will be skipped: not downloaded (see build/logs/fetch-encoder.log)"
     fetch_model || say "tests of the real model will be skipped: not downloaded (see build/logs/fetch-model.log)"
     ESPALIER_CACHE="$CACHE" collect_templates
+    "$ROOT/scripts/fetch_models.sh"
     build_all "${presets[@]}"
     say "running ctest"
     # CTest's own list of what failed last time is not asked for: no --rerun-failed, no result kept.
