@@ -24,21 +24,38 @@ typedef struct merge_heap {
     uint32_t count, capacity;
 } merge_heap;
 
+/* A node has so many children: of a heap far larger than the caches each level down is a miss, and four
+ * children lie in one or two lines. */
+enum { MERGE_HEAP_WAYS = 4 };
+
 static inline void merge_heap_push(merge_heap *heap, uint32_t rank, uint32_t symbol) {
     if (rank == MERGE_NO_RANK) return;
     uint64_t entry = (uint64_t)rank << 32 | symbol;
     ESP_ASSERT(heap->count < heap->capacity);
     uint32_t at = heap->count++;
-    for (; at > 0 && heap->at[(at - 1) / 2] > entry; at = (at - 1) / 2)
-        heap->at[at] = heap->at[(at - 1) / 2];
+    for (uint32_t up; at > 0; at = up) {
+        up = (at - 1) / MERGE_HEAP_WAYS;
+        if (heap->at[up] <= entry) break;
+        heap->at[at] = heap->at[up];
+    }
     heap->at[at] = entry;
+}
+
+/* The least of the children first .. end. */
+static inline uint32_t merge_heap_least(const merge_heap *heap, uint32_t first, uint32_t end) {
+    uint32_t least = first;
+    for (uint32_t child = first + 1; child < end; child++)
+        if (heap->at[child] < heap->at[least]) least = child;
+    return least;
 }
 
 static inline uint64_t merge_heap_pop(merge_heap *heap) {
     uint64_t top = heap->at[0], last = heap->at[--heap->count];
-    uint32_t at = 0, child;
-    while ((child = 2 * at + 1) < heap->count) {
-        if (child + 1 < heap->count && heap->at[child + 1] < heap->at[child]) child++;
+    uint32_t at = 0;
+    for (uint64_t first; (first = (uint64_t)at * MERGE_HEAP_WAYS + 1) < heap->count;) {
+        uint64_t end =
+            first + MERGE_HEAP_WAYS < heap->count ? first + MERGE_HEAP_WAYS : heap->count;
+        uint32_t child = merge_heap_least(heap, (uint32_t)first, (uint32_t)end);
         if (heap->at[child] >= last) break;
         heap->at[at] = heap->at[child];
         at = child;
