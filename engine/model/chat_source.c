@@ -12,6 +12,7 @@
 
 #include "engine/base/file.h"
 #include "engine/base/mem.h"
+#include "engine/model/json_bytes.h"
 
 void chat_source_free(chat_source *source) {
     free(source->text);
@@ -88,7 +89,6 @@ static esp_code take_list(chat_source *out, const json_t *list, const char *file
 
 static esp_code take_config(chat_source *out, const json_t *root, const char *file,
                             esp_error *err) {
-    if (!json_is_object(root)) return esp_fail(err, ESP_INVALID, "%s: no JSON object", file);
     const json_t *value = json_object_get(root, "chat_template");
     if (!value || json_is_null(value)) return ESP_OK;
     if (json_is_string(value)) return take_json(&out->text, &out->bytes, value, file, err);
@@ -105,12 +105,9 @@ esp_code chat_source_read_config(chat_source *out, const void *bytes, size_t cou
     if (count > CHAT_SOURCE_CONFIG_MAX)
         return esp_fail(err, ESP_INVALID, "%s: %zu bytes; at most %d are taken", name, count,
                         CHAT_SOURCE_CONFIG_MAX);
-    json_error_t why;
-    /* As reals: "no limit" is usually written as the integer 1000000000000000019884624838656. */
-    json_t *root =
-        json_loadb(bytes, count, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &why);
-    if (!root) return esp_fail(err, ESP_INVALID, "%s, line %d: %s", name, why.line, why.text);
-    esp_code code = take_config(out, root, name, err);
+    json_t *root;
+    esp_code code = json_read_object(&root, bytes, count, name, "the file", err);
+    if (!code) code = take_config(out, root, name, err);
     json_decref(root);
     if (code != ESP_OK) chat_source_free(out);
     return code;

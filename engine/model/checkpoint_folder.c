@@ -24,10 +24,11 @@ static void add_tensors(checkpoint *out, const safetensors_file *shard) {
  * reference use one, some the other. */
 static esp_code check_copy(const checkpoint *c, const model_tensor *copy, esp_error *err) {
     const model_tensor *embedding = tensor_set_find(&c->tensors, c->tensor_names[TENSOR_EMBEDDING]);
-    bool equal = copy->bytes == embedding->bytes &&
+    bool equal = embedding && copy->bytes == embedding->bytes && copy->raw == embedding->raw &&
+                 (copy->raw != RAW_NONE || copy->dtype == embedding->dtype) &&
                  memcmp(copy->data, embedding->data, (size_t)copy->bytes) == 0;
     file_done_with(copy->data, (size_t)copy->bytes);
-    file_done_with(embedding->data, (size_t)embedding->bytes);
+    if (embedding) file_done_with(embedding->data, (size_t)embedding->bytes);
     if (equal) return ESP_OK;
     return esp_fail(err, ESP_INVALID,
                     "%s: tensor %.*s is no copy of the embedding, and config.json ties the two; "
@@ -58,7 +59,10 @@ static esp_code read_own_file(quant_config *out, const model_folder *folder, esp
     esp_code code = file_map(&view, path, "a JSON file", err);
     if (code == ESP_NOT_FOUND) return ESP_OK;
     if (code) return code;
-    code = json_read_object(&object, view.bytes, view.count, name, "the file", err);
+    if (view.count > HF_CONFIG_BYTES_MAX)
+        code = esp_fail(err, ESP_INVALID, "%s: the file has %zu bytes; wanted %d at most", name,
+                        view.count, HF_CONFIG_BYTES_MAX);
+    if (!code) code = json_read_object(&object, view.bytes, view.count, name, "the file", err);
     if (!code) code = quant_config_read(out, object, true, name, err);
     json_decref(object);
     file_unmap(&view);

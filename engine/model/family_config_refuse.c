@@ -32,22 +32,16 @@ static const char *const EXTRAS[] = {
     "rope_interleave",
     "blocksparse_block_size",
     "use_lora",
+    "layer_sharing",
     NULL,
 };
 
 /* Asks for nothing when 1, too. */
 static const char *const FACTORS[] = {
-    "residual_multiplier",
-    "embedding_multiplier",
-    "attention_multiplier",
-    "logits_scaling",
-    "logit_scale",
-    "scale_emb",
-    "scale_depth",
-    "rotary_pct",
-    "rope_ratio",
-    "rotary_emb_fraction",
-    NULL,
+    "residual_multiplier", "embedding_multiplier", "attention_multiplier",
+    "logits_scaling",      "logit_scale",          "scale_emb",
+    "scale_depth",         "rotary_pct",           "rope_ratio",
+    "rotary_emb_fraction", "rope_condense_ratio",  NULL,
 };
 
 static const char *const SOFTCAPS[] = {"attn_logit_softcapping", "final_logit_softcapping", NULL};
@@ -63,11 +57,22 @@ static esp_code refuse(const hf_section *section, const char *const *keys, bool 
     return ESP_OK;
 }
 
+/* Embedding models made of decoders turn it off: each token then sees all others. */
+static esp_code need_causal(const hf_section *text, const config_traits *traits, esp_error *err) {
+    bool causal = true;
+    esp_code code = hf_may_bool(text, "is_causal", &causal, err);
+    if (code || causal) return code;
+    return esp_fail(err, ESP_INVALID,
+                    "%s: %sis_causal is false, which is not supported for %s models", text->file,
+                    text->path, traits->family);
+}
+
 esp_code config_refuse_foreign(const hf_config *config, const config_traits *traits,
                                esp_error *err) {
     hf_section text = hf_config_text(config);
-    esp_code code = refuse(&text, EXTRAS, false, traits, err);
+    esp_code code = need_causal(&text, traits, err);
     if (code) return code;
+    if ((code = refuse(&text, EXTRAS, false, traits, err))) return code;
     if ((code = refuse(&text, FACTORS, true, traits, err))) return code;
     return traits->softcaps ? ESP_OK : refuse(&text, SOFTCAPS, false, traits, err);
 }

@@ -60,6 +60,10 @@ static bool begins(model_text text, const char *with) {
     return text.bytes >= bytes && memcmp(text.at, with, bytes) == 0;
 }
 
+static bool is(model_text text, const char *wanted) {
+    return text.bytes == strlen(wanted) && begins(text, wanted);
+}
+
 static bool ends(model_text text, const char *with) {
     size_t bytes = strlen(with);
     return text.bytes >= bytes && memcmp(text.at + text.bytes - bytes, with, bytes) == 0;
@@ -91,5 +95,7 @@ bool family_ignores_tensor(const model_spec *spec, model_text bare_name) {
     if (ends(bare_name, ".rotary_emb.inv_freq")) return true;
     if (begins(bare_name, "vision_tower.") || begins(bare_name, "multi_modal_projector."))
         return true;
-    return spec->tied_embeddings && begins(bare_name, "lm_head.");
+    if (spec->pooling != POOLING_NONE)
+        return begins(bare_name, "lm_head."); /* no logits are made */
+    return spec->tied_embeddings && is(bare_name, "lm_head.weight");
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/model/hf_inner.h"
+#include "engine/model/json_bytes.h"
 
 esp_code hf_fail(const hf_reader *r, esp_code code, const char *path, const char *format, ...) {
     char what[ESP_MESSAGE_MAX - HF_PATH_MAX];
@@ -13,28 +14,6 @@ esp_code hf_fail(const hf_reader *r, esp_code code, const char *path, const char
     vsnprintf(what, sizeof what, format, args);
     va_end(args);
     return esp_fail(r->err, code, "%s: %s %s", r->file, path, what);
-}
-
-/* transformers writes 1e30 as a whole number for "no limit" (model_max_length): then all numbers become
- * reals, and who wants a whole one names it. */
-static json_t *load(const file_view *view, json_error_t *error) {
-    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
-    const char *bytes = (const char *)view->bytes;
-    json_t *value = json_loadb(bytes, view->count, flags, error);
-    if (value || json_error_code(error) != json_error_numeric_overflow) return value;
-    return json_loadb(bytes, view->count, flags | JSON_DECODE_INT_AS_REAL, error);
-}
-
-static esp_code parse(json_t **out, const file_view *view, esp_error *err) {
-    json_error_t error;
-    *out = load(view, &error);
-    if (!*out)
-        return esp_fail(err, ESP_INVALID, "%s is no JSON: line %d: %.120s", view->name, error.line,
-                        error.text);
-    if (json_is_object(*out)) return ESP_OK;
-    json_decref(*out);
-    *out = NULL;
-    return esp_fail(err, ESP_INVALID, "%s is no JSON object", view->name);
 }
 
 esp_code hf_load_json(json_t **out, const folder_place *folder, const char *name, esp_error *err) {
@@ -49,7 +28,7 @@ esp_code hf_load_json(json_t **out, const folder_place *folder, const char *name
     if (view.count > HF_FILE_BYTES_MAX)
         code = esp_fail(err, ESP_INVALID, "%s has %zu bytes; wanted %d at most", name, view.count,
                         HF_FILE_BYTES_MAX);
-    if (!code) code = parse(out, &view, err);
+    if (!code) code = json_read_tokens(out, view.bytes, view.count, name, err);
     file_unmap(&view);
     return code;
 }

@@ -50,6 +50,8 @@ ESP_CHECKED esp_code model_file_chat(const model_file *file, const tokenizer *to
 /* "xxh3-128:<32 hex>" of all files that make the model (model_digest.h); computed on first call (reads
  * every byte). */
 const char *model_file_digest(model_file *file);
+/* Of its files as they lay when it was opened (pack_cache.h). */
+uint64_t model_file_identity(const model_file *file);
 /* The JSON object that `espalier inspect` prints (malloc'd; the caller frees). The numeric profile is not
  * a fact of the file: the command parses this text and adds `profile`. */
 char *model_file_describe(model_file *file);

@@ -10,6 +10,7 @@
 #include "engine/model/checkpoint_folder.h"
 #include "engine/model/checkpoint_gguf.h"
 #include "engine/model/model_file_inner.h"
+#include "engine/model/pack_cache.h"
 
 /* Files that are GGUF, but no whole model. */
 static esp_code refuse_parts(const gguf_file *gguf, esp_error *err) {
@@ -130,9 +131,12 @@ esp_code model_file_open(model_file **out, const char *path, esp_error *err) {
                         "config.json and tokenizer",
                         name);
     }
+    uint64_t identity = pack_cache_identity(path);
     esp_code code =
         model_folder_is(path) ? model_folder_open(&folder, path, err) : gguf_open(&gguf, path, err);
-    return code ? code : finish_open(out, gguf, folder, err);
+    if (code == ESP_OK) code = finish_open(out, gguf, folder, err);
+    if (code == ESP_OK) (*out)->identity = identity;
+    return code;
 }
 
 esp_code model_file_open_memory(model_file **out, const void *bytes, size_t count, const char *name,
@@ -198,6 +202,8 @@ static void digest_gguf(const gguf_file *gguf, char out[MODEL_DIGEST_CHARS]) {
     model_digest(out, files, count);
     free(files);
 }
+
+uint64_t model_file_identity(const model_file *file) { return file->identity; }
 
 const char *model_file_digest(model_file *file) {
     ESP_ASSERT(pthread_mutex_lock(&file->digest_lock) == 0);

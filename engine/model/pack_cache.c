@@ -21,7 +21,7 @@ enum { PLACES = 2 }; /* beside the model; in the folder of caches */
 struct pack_cache {
     pack_cache_options options;
     char path[PLACES][PATH_MAX]; /* "" : none */
-    uint64_t identity;
+    uint64_t identity;           /* 0: the files have changed since the model was opened */
     pack_file *found;
     pack_writer *writer; /* of a new pack, while all goes well */
 };
@@ -54,14 +54,13 @@ static uint64_t identity_of_folder(const char *path) {
     return sum;
 }
 
-/* A part of a split model has the others beside it. */
-static uint64_t identity_of(const char *path) {
+uint64_t pack_cache_identity(const char *path) {
     struct stat status;
     char copy[PATH_MAX];
     if (stat(path, &status) != 0) return 0;
     if (S_ISDIR(status.st_mode)) return identity_of_folder(path);
     if (!strstr(path, "-of-")) return identity_of_file(path, path);
-    snprintf(copy, sizeof copy, "%s", path);
+    snprintf(copy, sizeof copy, "%s", path); /* a part of a split model has the others beside it */
     return identity_of_folder(dirname(copy));
 }
 
@@ -137,11 +136,15 @@ static void begin_new(pack_cache *cache) {
     log_event(LOG_WARN, "pack_not_kept", "reason=\"%s\"", err.message);
 }
 
+static bool is_unchanged(const pack_cache *cache) {
+    return pack_cache_identity(cache->options.model_path) == cache->options.identity;
+}
+
 pack_cache *pack_cache_open(const pack_cache_options *options) {
     pack_cache *cache = mem_new(1, sizeof *cache);
     cache->options = *options;
     name_places(cache);
-    cache->identity = identity_of(options->model_path);
+    if (is_unchanged(cache)) cache->identity = options->identity;
     for (uint32_t i = 0; i < PLACES; i++)
         if (cache->path[i][0] && open_found(cache, cache->path[i])) return cache;
     begin_new(cache);
@@ -171,6 +174,11 @@ void pack_cache_add(pack_cache *cache, pack_place place, const kern_image *image
 void pack_cache_finish(pack_cache *cache) {
     esp_error err = {0};
     if (!cache->writer) return;
+    if (!cache->identity || !is_unchanged(cache)) {
+        (void)esp_fail(&err, ESP_UNAVAILABLE, "the model's files changed while they were read");
+        give_up(cache, &err);
+        return;
+    }
     pack_key key = wanted_key(cache, true);
     if (pack_writer_finish(cache->writer, key, cache->identity, &err) != ESP_OK) {
         give_up(cache, &err);

@@ -3,7 +3,8 @@
  * It lies at MODEL.FORMAT.espalier-pack or, when nothing can be written there, in a folder of caches.
  * A pack is the model's when its key says so. To tell that without reading the whole model, the pack
  * keeps what the files' names, sizes and times were (their identity); only when these have changed
- * is the model's content hashed again.
+ * is the model's content hashed again. The identity is taken before the files are mapped and must be
+ * the same behind: of a file that was exchanged meanwhile no pack is kept.
  *
  * Nothing here fails a start: a pack that cannot be read or written costs one log line. */
 // SPDX-License-Identifier: Apache-2.0
@@ -16,6 +17,7 @@ typedef struct pack_cache pack_cache;
 
 typedef struct pack_cache_options {
     const char *model_path;   /* file or folder */
+    uint64_t identity;        /* of it before it was mapped (pack_cache_identity) */
     const char *format;       /* "q8_0" */
     const char *layout;       /* of the backend */
     const char *cache_folder; /* made when needed; NULL: none */
@@ -24,6 +26,9 @@ typedef struct pack_cache_options {
     const char *(*digest)(void *arg);
     void *digest_arg;
 } pack_cache_options;
+
+/* What changes when a file of the model does; 0: there is none. */
+uint64_t pack_cache_identity(const char *model_path);
 
 /* Looks for the pack; what the options point to outlives the cache. Never NULL. */
 pack_cache *pack_cache_open(const pack_cache_options *options);

@@ -73,6 +73,17 @@ static uint64_t span_of(const pack_file *pack, const pack_entry *e) {
     return all;
 }
 
+/* Entries that share bytes would be hashed over and over. */
+static bool entries_fit(const pack_file *pack) {
+    uint64_t left = pack->count;
+    for (uint32_t i = 0; i < pack->header.entries; i++) {
+        uint64_t bytes = span_of(pack, &pack->entries[i]);
+        if (!bytes || bytes > left) return false;
+        left -= bytes;
+    }
+    return true;
+}
+
 typedef struct hash_job {
     const pack_file *pack;
     atomic_uint next;
@@ -85,13 +96,14 @@ static void hash_entries(void *arg, uint32_t worker, uint32_t workers) {
     for (uint32_t i; (i = atomic_fetch_add(&job->next, 1)) < job->pack->header.entries;) {
         const pack_entry *e = &job->pack->entries[i];
         uint64_t bytes = span_of(job->pack, e);
-        if (!bytes || XXH3_64bits(job->pack->bytes + e->at, bytes) != e->hash) job->wrong = true;
+        if (XXH3_64bits(job->pack->bytes + e->at, bytes) != e->hash) job->wrong = true;
     }
 }
 
 static esp_code check_all(pack_file *pack, thread_pool *pool, esp_error *err) {
     esp_code code = check_header(pack, err);
     if (code) return code;
+    if (!entries_fit(pack)) return damaged(pack, err, "the matrices do not lie side by side");
     hash_job job = {.pack = pack};
     pool_run(pool, hash_entries, &job);
     return job.wrong ? damaged(pack, err, "a matrix is damaged") : ESP_OK;

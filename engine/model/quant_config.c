@@ -9,6 +9,8 @@
 #include <strings.h>
 
 enum { GROUP_SIZE_MAX = 1 << 20, MATCH_STEPS_MAX = 10000, MATCH_HEAP_KIB = 256 };
+/* Each module is held against each target. */
+enum { TARGETS_MAX = 8192, PATTERNS_MAX = 64, TARGET_BYTES_MAX = 512 };
 
 /* What reads one object of the configuration. */
 typedef struct reader {
@@ -203,8 +205,30 @@ static esp_code read_activations(quant_config *out, const reader *r) {
     return ESP_OK;
 }
 
+/* Of all groups together. */
+typedef struct target_count {
+    size_t all, patterns;
+} target_count;
+
+static esp_code check_targets(const reader *r, target_count *count) {
+    const json_t *targets = value_at(r, "targets"), *target;
+    size_t i;
+    count->all += json_array_size(targets);
+    json_array_foreach(targets, i, target) {
+        const char *text = json_string_value(target);
+        if (!text || strlen(text) > TARGET_BYTES_MAX)
+            return refuse(r, "targets", "a list of texts of 512 bytes at most");
+        count->patterns += strncmp(text, "re:", 3) == 0;
+    }
+    if (count->all <= TARGETS_MAX && count->patterns <= PATTERNS_MAX) return ESP_OK;
+    return esp_fail(r->err, ESP_INVALID,
+                    "%s: up to %s.targets there are %zu targets, %zu of them patterns; wanted %d "
+                    "and %d at most",
+                    r->file, r->path, count->all, count->patterns, TARGETS_MAX, PATTERNS_MAX);
+}
+
 static esp_code read_group(quant_config *out, const reader *all, const char *name,
-                           const json_t *object) {
+                           const json_t *object, target_count *count) {
     char path[96], weights_path[112];
     snprintf(path, sizeof path, "config_groups.%.60s", name);
     snprintf(weights_path, sizeof weights_path, "%s.weights", path);
@@ -218,7 +242,8 @@ static esp_code read_group(quant_config *out, const reader *all, const char *nam
     quant_group *group = add_group(out, PACKING_NONE);
     group->targets = value_at(&r, "targets");
     const char *format = value_at(&r, "format") ? text_at(&r, "format") : text_at(all, "format");
-    esp_code code = read_activations(out, &r);
+    esp_code code = check_targets(&r, count);
+    if (!code) code = read_activations(out, &r);
     return code ? code : read_weights(&w, format, &group->scheme);
 }
 
@@ -235,13 +260,14 @@ static esp_code refuse_extras(const reader *r) {
 
 static esp_code read_compressed(quant_config *out, const reader *r) {
     const char *name;
+    target_count count = {0};
     json_t *group;
     json_t *groups = json_object_get(r->object, "config_groups");
     esp_code code = refuse_extras(r);
     if (code) return code;
     if (json_object_size(groups) == 0) return refuse(r, "config_groups", "a scheme for each group");
     json_object_foreach(groups, name, group) {
-        if ((code = read_group(out, r, name, group))) return code;
+        if ((code = read_group(out, r, name, group, &count))) return code;
     }
     return ESP_OK;
 }

@@ -293,6 +293,7 @@ static void open_cache(model *m, model_file *file) {
     const model_options *o = &m->options;
     if (!o->quantize || !o->pack_format || !o->model_path) return;
     m->cache = pack_cache_open(&(pack_cache_options){.model_path = o->model_path,
+                                                     .identity = model_file_identity(file),
                                                      .format = o->pack_format,
                                                      .layout = o->ops->layout,
                                                      .cache_folder = o->cache_folder,

@@ -283,11 +283,12 @@ static bool is_form(tok_normal_kind kind) {
 
 esp_code normalizer_apply(const normalizer *n, normal_buffer *buffer, tok_text text, bool goes_on,
                           tok_text *out, esp_error *err) {
+    uint32_t written = 0; /* steps that wrote: what the last one did is read by the next */
     for (uint32_t i = 0; i < n->count; i++) {
         const normal_step *step = &n->steps[i];
         bool composed = step->kind == TOK_NFC || step->kind == TOK_NFKC;
         bool compatible = step->kind == TOK_NFKC || step->kind == TOK_NFKD;
-        normal_text *next = &buffer->texts[i % 2];
+        normal_text *next = &buffer->texts[written % 2];
         step_run run = {step, text, next, goes_on, err};
         next->count = 0;
         if (is_form(step->kind)) {
@@ -298,6 +299,7 @@ esp_code normalizer_apply(const normalizer *n, normal_buffer *buffer, tok_text t
         esp_code code = is_form(step->kind) ? add(&run, run.in.at, run.in.bytes) : run_step(&run);
         if (code) return code;
         text = (tok_text){next->at ? next->at : "", next->count};
+        written++;
     }
     *out = text;
     return ESP_OK;

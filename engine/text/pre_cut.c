@@ -15,6 +15,7 @@ struct pre_cutter {
     const pretokenizer *pre;
     pcre2_match_data *match;
     pcre2_match_context *context;
+    pcre2_jit_stack *stack;
     const pre_visitor *visitor; /* of the call that runs */
     pre_place place;
     struct {
@@ -24,12 +25,18 @@ struct pre_cutter {
     esp_error *err;
 };
 
+/* Groups of digits counted from the right look ahead to a number's end, a frame for each group. What is
+ * taken is taken as it is needed; it bounds the time of such a match, too. */
+enum { STACK_BYTES = 32 << 10, STACK_BYTES_MAX = 1 << 20 };
+
 pre_cutter *pre_cutter_open(const pretokenizer *p, size_t text_bytes_max) {
     pre_cutter *cutter = mem_new(1, sizeof *cutter);
     cutter->pre = p;
     cutter->match = pcre2_match_data_create(1, NULL);
     cutter->context = pcre2_match_context_create(NULL);
+    cutter->stack = pcre2_jit_stack_create(STACK_BYTES, STACK_BYTES_MAX, NULL);
     ESP_ASSERT(cutter->match && cutter->context);
+    if (cutter->stack) pcre2_jit_stack_assign(cutter->context, NULL, cutter->stack);
     /* One match passes over its text a few times at most (one pass an alternative). */
     size_t limit = 1000 + 16 * text_bytes_max;
     pcre2_set_match_limit(cutter->context, limit < UINT32_MAX ? (uint32_t)limit : UINT32_MAX);
@@ -40,6 +47,7 @@ void pre_cutter_close(pre_cutter *cutter) {
     if (!cutter) return;
     pcre2_match_data_free(cutter->match);
     pcre2_match_context_free(cutter->context);
+    pcre2_jit_stack_free(cutter->stack);
     for (size_t i = 0; i < TOK_STEPS_MAX; i++)
         free(cutter->written[i].at);
     free(cutter);

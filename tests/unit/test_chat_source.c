@@ -64,8 +64,8 @@ static void check_refused(const char *json, size_t bytes, const char *words) {
 static void a_config_that_is_wrong_is_refused_with_file_and_field(void **state) {
     (void)state;
     static const char *const bad[][2] = {
-        {"", "line"},
-        {"[]", "no JSON object"},
+        {"", "not valid JSON"},
+        {"[]", "wanted an object"},
         {"{\"chat_template\": 1}", "chat_template is neither"},
         {"{\"chat_template\": {\"default\": \"x\"}}", "chat_template is neither"},
         {"{\"chat_template\": [\"x\"]}", "chat_template[0]"},
@@ -76,7 +76,7 @@ static void a_config_that_is_wrong_is_refused_with_file_and_field(void **state) 
          " {\"name\": \"default\", \"template\": \"y\"}]}",
          "two templates are named \"default\""},
         {"{\"chat_template\": \"a\", \"chat_template\": \"b\"}", "duplicate"},
-        {"{\"chat_template\": \"a\\u0000b\"}", "line 1"},
+        {"{\"chat_template\": \"a\\u0000b\"}", "not valid JSON"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         check_refused(bad[i][0], strlen(bad[i][0]), bad[i][1]);
@@ -177,7 +177,7 @@ static void files_that_cannot_be_read_are_named(void **state) {
     refuse_folder("chat_template.jinja: a chat template of 262145 bytes");
     drop("chat_template.jinja");
     put("tokenizer_config.json", "{");
-    refuse_folder("tokenizer_config.json, line 1");
+    refuse_folder("tokenizer_config.json: the file is not valid JSON");
     drop("tokenizer_config.json");
 }
 

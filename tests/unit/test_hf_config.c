@@ -264,6 +264,8 @@ static void tensor_names_lose_what_stands_around_the_text_model(void **state) {
     assert_true(family_ignores_tensor(&spec, bare("model.vision_tower.x.weight")));
     assert_true(family_ignores_tensor(&spec, bare("model.layers.3.self_attn.rotary_emb.inv_freq")));
     assert_true(family_ignores_tensor(&spec, bare("lm_head.weight")));
+    assert_false(family_ignores_tensor(&spec, bare("lm_head.bias")));
+    assert_false(family_ignores_tensor(&spec, bare("lm_head.qweight")));
     spec.tied_embeddings = false;
     assert_false(family_ignores_tensor(&spec, bare("lm_head.weight")));
     assert_false(family_ignores_tensor(&spec, bare("model.layers.3.self_attn.q_proj.weight")));
@@ -294,6 +296,9 @@ static void what_is_not_computed_is_refused_by_name(void **state) {
         {GEMMA2, "{\"hidden_activation\":\"gelu\"}", "hidden_activation", "gelu_pytorch_tanh"},
         {LLAMA, "{\"attention_bias\":true}", "attention_bias", "true"},
         {LLAMA, "{\"mlp_bias\":true}", "mlp_bias", "true"},
+        {LLAMA, "{\"is_causal\":false}", "is_causal", "false"},
+        {QWEN2, "{\"is_causal\":false}", "is_causal", "qwen2"},
+        {LLAMA, "{\"rope_condense_ratio\":8}", "rope_condense_ratio", "8"},
         {LLAMA, "{\"num_local_experts\":8}", "num_local_experts", "8"},
         {LLAMA, "{\"residual_multiplier\":0.22}", "residual_multiplier", "0.22"},
         {LLAMA, "{\"final_logit_softcapping\":30.0}", "final_logit_softcapping", "30"},
@@ -395,7 +400,9 @@ static void values_out_of_bounds_are_refused(void **state) {
 static void what_is_no_json_is_refused(void **state) {
     (void)state;
     assert_refused("{\"hidden_size\":1e999}", "config.json: the file", "not valid JSON");
-    assert_refused("{\"hidden_size\":99999999999999999999}", "config.json", "integer");
+    assert_refused("{\"architectures\":[\"LlamaForCausalLM\"],"
+                   "\"num_hidden_layers\":99999999999999999999}",
+                   "num_hidden_layers", "whole number");
     assert_refused("{\"a\":1,\"a\":2}", "config.json", "duplicate");
     assert_refused("[]", "config.json", "object");
     assert_refused("{\"a\":NaN}", "config.json", "JSON");

@@ -104,6 +104,9 @@ static void what_does_not_fit_the_config_is_refused_by_tensor(void **state) {
          "tensor norm.weight has type I32; wanted F32, F16 or BF16"},
         {{.wider = "model.layers.0.mlp.up_proj.weight"},
          "tensor layers.0.mlp.up_proj.weight has the shape"},
+        {{.packed = true}, "tensor lm_head.weight is no copy of the embedding"},
+        {{.packed = true, .without = "lm_head.weight", .more = "lm_head.bias"},
+         "tensor lm_head.bias has no place"},
     };
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         model_file *file;

@@ -192,6 +192,24 @@ static void hostile_texts_stay_linear(void **state) {
     free(text);
 }
 
+/* Groups of three from the right, as some tokenizers cut numbers: each match looks ahead to the end. */
+static void a_long_number_is_cut_from_the_right(void **state) {
+    (void)state;
+    enum { DIGITS = 20000 };
+    static const char pattern[] = "\\p{N}{1,3}(?=(?:\\p{N}{3})*(?!\\p{N}))";
+    static char text[DIGITS];
+    const tok_split split = {.kind = TOK_SPLIT_REGEX, .pattern = {pattern, sizeof pattern - 1}};
+    const tok_plan plan = {.split_count = 1, .splits = &split};
+    pretokenizer *pre;
+    pieces p = {0};
+    assert_int_equal(pre_open_plan(&pre, &plan, false, NULL), ESP_OK);
+    memset(text, '7', DIGITS);
+    cut(pre, (tok_text){text, DIGITS}, &p);
+    assert_int_equal(p.bytes, DIGITS);
+    assert_int_equal(p.count, DIGITS / 3 + 1); /* the first has two */
+    pre_close(pre);
+}
+
 /* UAX #15: marks of falling combining class are put in order, whatever their number; and Hangul. */
 static void normalisation_orders_many_marks(void **state) {
     (void)state;
@@ -220,6 +238,7 @@ int main(void) {
         cmocka_unit_test(aliases_open),
         cmocka_unit_test(an_unknown_name_is_refused_with_the_list),
         cmocka_unit_test(hostile_texts_stay_linear),
+        cmocka_unit_test(a_long_number_is_cut_from_the_right),
         cmocka_unit_test(normalisation_orders_many_marks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

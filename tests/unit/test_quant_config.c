@@ -176,6 +176,20 @@ static void what_is_not_computed_is_refused_by_name(void **state) {
         ESP_UNIMPLEMENTED, "group_0.input_activations", "whole numbers");
 }
 
+/* Each of a model's modules is held against each target. */
+static void more_targets_than_any_model_has_are_refused(void **state) {
+    (void)state;
+    char text[2048] = "{'quant_method':'compressed-tensors','format':'pack-quantized',"
+                      "'config_groups':{'g':{'weights':{'num_bits':4},'targets':['re:a'";
+    for (int i = 0; i < 64; i++)
+        strcat(text, ",'re:a'");
+    strcat(text, "]}}}");
+    check_refused(text, ESP_INVALID, "config_groups.g.targets", "65 of them patterns");
+    size_t used = (size_t)(strstr(text, "'re:a'") - text);
+    snprintf(text + used, sizeof text - used, "'%0600d']}}}", 0);
+    check_refused(text, ESP_INVALID, "config_groups.g.targets", "512 bytes");
+}
+
 /* --- which module ------------------------------------------------------------------------------ */
 
 static void add(tensor_set *set, const char *name, tensor_raw raw, uint64_t rows, uint64_t cols) {
@@ -233,6 +247,7 @@ int main(void) {
         cmocka_unit_test(every_method_says_its_scheme),
         cmocka_unit_test(compressed_tensors_say_their_schemes),
         cmocka_unit_test(what_is_not_computed_is_refused_by_name),
+        cmocka_unit_test(more_targets_than_any_model_has_are_refused),
         cmocka_unit_test(modules_find_their_group),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -93,6 +93,8 @@ static void the_longest_text_is_read(void **state) {
     assert_int_equal(read_well(THREE, MEAN, "{\"max_seq_length\":null}", limit).input_max, 100);
     assert_int_equal(read_well(THREE, MEAN, "{\"max_seq_length\":9999}", NULL).input_max, 512);
     assert_int_equal(read_well(THREE, MEAN, NULL, "{\"model_max_length\":1e30}").input_max, 0);
+    static const char none[] = "{\"model_max_length\":1000000000000000019884624838656}";
+    assert_int_equal(read_well(THREE, MEAN, NULL, none).input_max, 0);
     assert_int_equal(read_well(THREE, MEAN, NULL, "{\"model_max_length\":\"x\"}").input_max, 0);
 }
 

@@ -23,6 +23,7 @@ typedef struct tiny_folder {
     const char *bad;     /* the last weight of this one is... */
     float value;         /* ...this */
     uint32_t odd;        /* blanks behind the header, to move the data */
+    bool packed; /* the embedding is one of 4 bits, and lm_head.weight is said to be tied to it */
 } tiny_folder;
 
 typedef struct tf_file {
@@ -76,6 +77,25 @@ static inline void tf_layer(tf_file *f, uint32_t layer) {
     }
 }
 
+static inline void tf_raw(tf_file *f, const char *name, const char *type, const char *shape,
+                          const void *bytes, size_t count) {
+    size_t used = strlen(f->header), begin = f->data.count;
+    gb_put(&f->data, bytes, count);
+    snprintf(f->header + used, sizeof f->header - used,
+             "%s\"model.embed_tokens.%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%zu,"
+             "%zu]}",
+             used > 1 ? "," : "", name, type, shape, begin, f->data.count);
+}
+
+static inline void tf_packed_embedding(tf_file *f) {
+    static const uint8_t codes[TF_VOCAB * TF_HIDDEN / 2];
+    static const float scales[TF_VOCAB * TF_HIDDEN / 32];
+    static const int64_t shape[2] = {TF_VOCAB, TF_HIDDEN};
+    tf_raw(f, "weight_packed", "I32", "48,8", codes, sizeof codes);
+    tf_raw(f, "weight_scale", "F32", "48,2", scales, sizeof scales);
+    tf_raw(f, "weight_shape", "I64", "2", shape, sizeof shape);
+}
+
 static inline bool tf_save(const char *folder, const char *name, const void *bytes, size_t count) {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", folder, name);
@@ -90,9 +110,17 @@ static inline bool tf_write(const char *folder, const tiny_folder *options) {
         "\"num_key_value_heads\":2,\"vocab_size\":48,\"max_position_embeddings\":128,"
         "\"rms_norm_eps\":1e-5,\"rope_theta\":10000.0,\"hidden_act\":\"silu\","
         "\"tie_word_embeddings\":false}";
+    static const char packed[] =
+        "\"tie_word_embeddings\":true,\"quantization_config\":{\"quant_method\":"
+        "\"compressed-tensors\",\"format\":\"pack-quantized\",\"config_groups\":{\"0\":{"
+        "\"targets\":[\"Embedding\"],\"weights\":{\"num_bits\":4,\"type\":\"int\","
+        "\"symmetric\":true,\"strategy\":\"group\",\"group_size\":32}}}}}";
     tf_file f = {.o = options ? *options : (tiny_folder){0}, .header = "{", .random = 1};
     tf_tensor(&f, "lm_head.weight", TF_VOCAB, TF_HIDDEN);
-    tf_tensor(&f, "model.embed_tokens.weight", TF_VOCAB, TF_HIDDEN);
+    if (f.o.packed)
+        tf_packed_embedding(&f);
+    else
+        tf_tensor(&f, "model.embed_tokens.weight", TF_VOCAB, TF_HIDDEN);
     for (uint32_t i = 0; i < TF_LAYERS; i++)
         tf_layer(&f, i);
     tf_tensor(&f, "model.norm.weight", 0, TF_HIDDEN);
@@ -103,8 +131,11 @@ static inline bool tf_write(const char *folder, const tiny_folder *options) {
     gb_put_u64(&out, strlen(f.header));
     gb_put(&out, f.header, strlen(f.header));
     gb_put(&out, f.data.at, f.data.count);
+    char text[1024];
+    int shared = (int)(strstr(config, "\"tie_word") - config);
+    snprintf(text, sizeof text, "%.*s%s", shared, config, f.o.packed ? packed : config + shared);
     bool written = tf_save(folder, "model.safetensors", out.at, out.count) &&
-                   tf_save(folder, "config.json", config, sizeof config - 1);
+                   tf_save(folder, "config.json", text, strlen(text));
     free(f.data.at);
     free(out.at);
     return written;
