@@ -14,8 +14,8 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
-#include "engine/model/gguf.h"
-#include "engine/model/token_source.h"
+#include "engine/model/format/gguf.h"
+#include "engine/model/tokens/token_source.h"
 #include "engine/text/tokenizer.h"
 
 enum { MEGABYTE = 1 << 20, ROUNDS = 5, REQUEST_BYTES = 2048 };

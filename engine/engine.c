@@ -12,7 +12,7 @@
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/engine_parts.h"
-#include "engine/model/model_folder.h"
+#include "engine/model/format/model_folder.h"
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
@@ -28,7 +28,8 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     uint32_t input_max = spec->input_max ? spec->input_max : spec->context;
     if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
     if (!c->step_tokens) c->step_tokens = STEP_TOKENS_DEFAULT;
-    if (spec_runs_whole(spec) && !step_tokens_given) c->step_tokens = most(c->step_tokens, c->max_context);
+    if (spec_runs_whole(spec) && !step_tokens_given)
+        c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
     if (c->max_seqs > c->step_tokens)
         return esp_fail_field(err, ESP_INVALID, "--max-seqs",
@@ -167,8 +168,7 @@ static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     esp_code code = model_file_tokenizer(file, &e->tok, err);
     if (code != ESP_OK) return code;
     /* Without a template all but chat messages works, so a refusal is kept, not returned. */
-    if (model_file_chat(file, e->tok, &e->template, &e->template_why) != ESP_OK)
-        e->template = NULL;
+    if (model_file_chat(file, e->tok, &e->template, &e->template_why) != ESP_OK) e->template = NULL;
     return ESP_OK;
 }
 
@@ -267,9 +267,9 @@ void engine_close(engine *e) {
     drop_queue(e->cancels);
     drop_queue(e->news);
     step_batch *b = &e->batch;
-    void *arrays[] = {b->ids,        b->positions,   b->token_seq,   b->seq_first,
-                      b->seq_tokens, b->seq_cached,  b->seq_adapter, b->seq_long, b->tables,
-                      b->rows,       e->batch_owner, e->row_work};
+    void *arrays[] = {b->ids,        b->positions,  b->token_seq,   b->seq_first,
+                      b->seq_tokens, b->seq_cached, b->seq_adapter, b->seq_long,
+                      b->tables,     b->rows,       e->batch_owner, e->row_work};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     sample_scratch_close(e->scratch);
@@ -334,8 +334,7 @@ static esp_code check_fits(const engine *e, const request *r, esp_error *err) {
         return esp_fail_field(err, ESP_INVALID, "max_tokens",
                               "max_tokens: %llu tokens in all need %llu pages, the cache has %u "
                               "(--kv-memory)",
-                              (unsigned long long)tokens, (unsigned long long)pages,
-                              e->page_count);
+                              (unsigned long long)tokens, (unsigned long long)pages, e->page_count);
     return ESP_OK;
 }
 

@@ -10,10 +10,10 @@
 #ifndef ESPALIER_MODEL_CHECKPOINT_H
 #define ESPALIER_MODEL_CHECKPOINT_H
 
-#include "engine/model/family.h"
-#include "engine/model/quant_config.h"
+#include "engine/model/family/family.h"
+#include "engine/model/format/tensors.h"
+#include "engine/model/packed/quant_config.h"
 #include "engine/model/spec.h"
-#include "engine/model/tensors.h"
 #include "kernels/kernels.h"
 
 typedef struct checkpoint {
@@ -24,7 +24,7 @@ typedef struct checkpoint {
     model_spec spec;
     tensor_set tensors;
     quant_config quant; /* all-zero: matrices are plain tensors; freed by who fills it */
-    bool mapped; /* they lie in mapped files, whose pages may be given back */
+    bool mapped;        /* they lie in mapped files, whose pages may be given back */
 } checkpoint;
 
 /* The tensor of a role, checked for presence, type and the shape that the spec wants ([rows, cols];

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "engine/base/file.h"
-#include "engine/model/json_bytes.h"
-#include "engine/model/sentence_files.h"
+#include "engine/model/family/sentence_files.h"
+#include "engine/model/format/json_bytes.h"
 
 /* By their bare names, without those that say nothing. */
 static void add_tensors(checkpoint *out, const safetensors_file *shard) {

@@ -4,7 +4,7 @@
 #define ESPALIER_MODEL_CHECKPOINT_FOLDER_H
 
 #include "engine/model/checkpoint.h"
-#include "engine/model/model_folder.h"
+#include "engine/model/format/model_folder.h"
 
 /* Fills *out, which is all-zero, from an opened folder and its config: family, spec, tensors. The
  * folder outlives it; tensor_set_free(&out->tensors) and quant_config_free(&out->quant) also after a

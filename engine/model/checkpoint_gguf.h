@@ -4,7 +4,7 @@
 #define ESPALIER_MODEL_CHECKPOINT_GGUF_H
 
 #include "engine/model/checkpoint.h"
-#include "engine/model/gguf.h"
+#include "engine/model/format/gguf.h"
 
 /* Family, spec and every tensor, checked. *out is all-zero before; tensors are freed by the caller, also
  * on failure. The file outlives it. */

@@ -7,10 +7,10 @@
 
 #include "engine/base/file.h"
 #include "engine/base/mem.h"
+#include "engine/model/cache/pack_cache.h"
 #include "engine/model/checkpoint_folder.h"
 #include "engine/model/checkpoint_gguf.h"
 #include "engine/model/model_file_inner.h"
-#include "engine/model/pack_cache.h"
 
 /* Files that are GGUF, but no whole model. */
 static esp_code refuse_parts(const gguf_file *gguf, esp_error *err) {

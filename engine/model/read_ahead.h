@@ -17,7 +17,7 @@
 
 #include <stdbool.h>
 
-#include "engine/model/tensors.h"
+#include "engine/model/format/tensors.h"
 
 typedef struct read_ahead read_ahead;
 

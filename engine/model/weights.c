@@ -6,9 +6,9 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "engine/model/cache/pack_cache.h"
+#include "engine/model/cache/quantize_rows.h"
 #include "engine/model/checkpoint.h"
-#include "engine/model/pack_cache.h"
-#include "engine/model/quantize_rows.h"
 #include "engine/model/read_ahead.h"
 
 /* What the loading functions share. */

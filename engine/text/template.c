@@ -11,7 +11,7 @@
 #include <time.h>
 
 #include "engine/base/mem.h"
-#include "engine/text/jinja.h"
+#include "engine/text/jinja/jinja.h"
 
 struct chat_template {
     jinja_template *jinja;

@@ -5,7 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "engine/model/chat_source.h"
+#include "engine/model/tokens/chat_source.h"
 #include "engine/text/template.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

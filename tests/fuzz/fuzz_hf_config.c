@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/model/family.h"
+#include "engine/model/family/family.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/text/jinja.h"
+#include "engine/text/jinja/jinja.h"
 #include "engine/text/utf8.h"
 
 static const char data[] =

@@ -7,7 +7,7 @@
 #include <xxhash.h>
 
 #include "engine/base/pool.h"
-#include "engine/model/pack_inner.h"
+#include "engine/model/cache/pack_inner.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/model/json_bytes.h"
-#include "engine/model/quant_config.h"
-#include "engine/model/safetensors.h"
+#include "engine/model/format/json_bytes.h"
+#include "engine/model/format/safetensors.h"
+#include "engine/model/packed/quant_config.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "engine/model/sentence_files.h"
+#include "engine/model/family/sentence_files.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     sentence_bytes files[SENTENCE_FILE_COUNT] = {0};

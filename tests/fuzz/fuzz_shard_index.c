@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
-#include "engine/model/folder_files.h"
-#include "engine/model/shard_index.h"
+#include "engine/model/format/folder_files.h"
+#include "engine/model/format/shard_index.h"
 #include "tests/unit/safetensors_builder.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

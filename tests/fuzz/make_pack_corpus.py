@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/fuzz/corpus/pack: small packs, whole and spoiled (engine/model/pack_file.h). Hashes
+"""Writes tests/fuzz/corpus/pack: small packs, whole and spoiled (engine/model/cache/pack_file.h). Hashes
 are left 0: the fuzz target makes them right."""
 # SPDX-License-Identifier: Apache-2.0
 import pathlib

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 
 #include "engine/base/mem.h"
-#include "engine/model/token_source.h"
+#include "engine/model/tokens/token_source.h"
 
 typedef struct loaded {
     gguf_file *file;

@@ -20,7 +20,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/quant.h"
-#include "engine/model/gguf.h"
+#include "engine/model/format/gguf.h"
 
 typedef struct gb_bytes {
     uint8_t *at;

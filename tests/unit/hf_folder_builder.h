@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "engine/model/token_source.h"
+#include "engine/model/tokens/token_source.h"
 
 enum { HF_FOLDER_FILES_MAX = 8 };
 

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "engine/model/gguf.h"
-#include "engine/model/token_source.h"
+#include "engine/model/format/gguf.h"
+#include "engine/model/tokens/token_source.h"
 #include "engine/text/tokenizer.h"
 
 /* ctest's SKIP_RETURN_CODE */

@@ -1,6 +1,6 @@
 /* test_chat_source.c - which of a folder's files gives the chat template, as the reference picks. */
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/model/chat_source.h"
+#include "engine/model/tokens/chat_source.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

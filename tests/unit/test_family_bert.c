@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #include "engine/base/mem.h"
-#include "engine/model/family.h"
+#include "engine/model/family/family.h"
 #include "engine/model/model.h"
 
 enum { FILE_BYTES_MAX = 1 << 20 };

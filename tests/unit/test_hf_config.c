@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
-#include "engine/model/family.h"
+#include "engine/model/family/family.h"
 
 /* Each as published, down to the keys that say nothing. */
 static const char LLAMA[] =

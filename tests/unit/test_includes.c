@@ -109,7 +109,7 @@ static void the_law_itself_refuses_arrows_that_point_up(void **state) {
     (void)state;
     assert_true(allowed("scheduler/step.c", "kvcache/kvcache.h"));
     assert_true(allowed("kernels/ref/ref.c", "engine/base/pool.h"));
-    assert_true(allowed("engine/model/gguf.c", "kernels/kernels.h"));
+    assert_true(allowed("engine/model/format/gguf.c", "kernels/kernels.h"));
     assert_true(allowed("cluster/comm.c", "proto/rpc.h"));
     assert_false(allowed("kernels/ref/ref.c", "engine/model/spec.h"));
     assert_false(allowed("kvcache/tables.c", "scheduler/scheduler.h"));

@@ -1,7 +1,7 @@
 /* test_jinja.c - the language row by row against jinja2's answers (tests/vectors/
  * make_jinja_vectors.py), which bytes are the data's, and every limit. */
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/text/jinja.h"
+#include "engine/text/jinja/jinja.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

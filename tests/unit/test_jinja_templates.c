@@ -6,7 +6,7 @@
  * cache folder's templates/, which tests/vectors/collect_chat_templates.py fills. Where one is
  * absent, its case says so and is skipped. */
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/text/jinja.h"
+#include "engine/text/jinja/jinja.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -10,7 +10,7 @@
 #include <cmocka.h>
 
 #include "engine/base/mem.h"
-#include "engine/model/json_bytes.h"
+#include "engine/model/format/json_bytes.h"
 
 static json_t *read_well(const char *text) {
     json_t *object;

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "engine/model/model_folder.h"
+#include "engine/model/format/model_folder.h"
 #include "tests/unit/safetensors_builder.h"
 
 static char base[] = "/tmp/test_model_folder_XXXXXX";

@@ -11,7 +11,7 @@
 #include <cmocka.h>
 #include <xxhash.h>
 
-#include "engine/model/pack_inner.h"
+#include "engine/model/cache/pack_inner.h"
 #include "tests/unit/kernel_lab.h"
 
 static char folder[] = "/tmp/test_pack_XXXXXX";

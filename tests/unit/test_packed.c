@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "engine/base/mem.h"
-#include "engine/model/packed.h"
+#include "engine/model/packed/packed.h"
 #include "tests/unit/vector_file.h"
 
 /* --- a line of the file -------------------------------------------------------------------- */

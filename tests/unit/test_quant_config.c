@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-#include "engine/model/quant_config.h"
+#include "engine/model/packed/quant_config.h"
 
 /* Single quotes for double ones. */
 static json_t *object_of(const char *text) {

@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "engine/model/safetensors.h"
+#include "engine/model/format/safetensors.h"
 #include "tests/unit/safetensors_builder.h"
 
 #define ENTRY(name, dtype, shape, begin, end)                                                      \

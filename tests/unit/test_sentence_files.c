@@ -14,7 +14,7 @@
 
 #include <cmocka.h>
 
-#include "engine/model/sentence_files.h"
+#include "engine/model/family/sentence_files.h"
 
 static const char *const NAMES[] = {"modules.json", "1_Pooling/config.json",
                                     "sentence_bert_config.json", "tokenizer_config.json"};

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "engine/model/tensors.h"
+#include "engine/model/format/tensors.h"
 
 enum { MANY = 600 };
 

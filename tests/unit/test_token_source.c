@@ -1,7 +1,7 @@
 /* test_token_source.c - the tokenizer.* keys of a GGUF file: what each says, what a missing one means
  * for its kind, and which are refused. */
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/model/token_source.h"
+#include "engine/model/tokens/token_source.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
