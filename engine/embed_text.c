@@ -30,9 +30,13 @@ static esp_code cut(const tokenizer *tok, uint32_t tokens_max, tok_ids *ids, esp
 
 esp_code embed_text_encode(const tokenizer *tok, tok_text text, const embed_text_options *options,
                            tok_ids *out, esp_error *err) {
-    const tok_encode_options how = {.add_special = true};
-    esp_code code = tok_encode(tok, text.at, text.bytes, &how, out, err);
-    if (code != ESP_OK) return code;
+    /* A text that is hopelessly long is not encoded to its end, so that it cannot cost its square. */
+    const tok_encode_options how = {
+        .add_special = true, .ids_max = options->truncate ? 0 : 4 * options->tokens_max + 1024};
+    esp_error inner = {0};
+    esp_code code = tok_encode(tok, text.at, text.bytes, &how, out, &inner);
+    if (code != ESP_OK)
+        return esp_fail_field(err, code, options->field, "%s: %s", options->field, inner.message);
     if (out->count == 0)
         return esp_fail_field(err, ESP_INVALID, options->field, "%s: no tokens; wanted some text",
                               options->field);

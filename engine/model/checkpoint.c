@@ -196,10 +196,23 @@ static esp_code check_roles(const checkpoint *c, tensor_role first, uint32_t lay
     return ESP_OK;
 }
 
+/* A bias of nothing but zeros changes nothing: older GPTQ writers put one beside every matrix. */
+static bool is_zero_bias(const model_tensor *tensor) {
+    static const char end[] = ".bias";
+    size_t length = sizeof end - 1;
+    if (tensor->name.bytes < length || tensor->dim_count != 1 || !is_float(tensor) ||
+        memcmp(tensor->name.at + tensor->name.bytes - length, end, length) != 0)
+        return false;
+    const uint8_t *bytes = tensor->data;
+    for (uint64_t i = 0; i < tensor->bytes; i++)
+        if (bytes[i]) return false;
+    return true;
+}
+
 static esp_code refuse_surplus(const checkpoint *c, const bool *used, esp_error *err) {
     for (uint32_t i = 0; i < c->tensors.count; i++) {
         const model_tensor *tensor = &c->tensors.at[i];
-        if (!used[i])
+        if (!used[i] && !is_zero_bias(tensor))
             return esp_fail(err, ESP_INVALID,
                             "%s: tensor %.*s has no place in a %s model of %u layers; without it "
                             "the model would be computed wrongly",

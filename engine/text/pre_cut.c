@@ -129,7 +129,7 @@ static size_t behind_character(tok_text text, size_t at) {
 }
 
 static esp_code refuse_match(const cut *c, size_t at, int found) {
-    return esp_fail(c->cutter->err, ESP_INTERNAL,
+    return esp_fail(c->cutter->err, ESP_INVALID,
                     "pre-tokenizer \"%s\" gave up %zu bytes into a text of %zu (PCRE2 %d)",
                     c->cutter->pre->name, at, c->text.bytes, found);
 }

@@ -1,4 +1,4 @@
-/* fuzz_sentence_files.c - sentence-transformers' files: the input is cut at NUL bytes into the four. What
+/* fuzz_sentence_files.c - sentence-transformers' files: the input is cut at NUL bytes into them. What
  * is taken has a pooling and fits the model. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdint.h>

@@ -85,6 +85,20 @@ static void weights_at_any_byte_are_packed(void **state) {
     model_file_close(file);
 }
 
+/* Older GPTQ writers put one beside every matrix. */
+static void a_bias_of_zeros_is_no_surplus(void **state) {
+    (void)state;
+    const tiny_folder bias = {.more = "model.layers.0.self_attn.q_proj.bias", .zeros = true};
+    assert_true(tf_write(folder, &bias));
+    model_file_close(open_folder());
+    const tiny_folder other = {.more = "model.layers.0.self_attn.q_proj.zeros", .zeros = true};
+    model_file *file;
+    esp_error err = {0};
+    assert_true(tf_write(folder, &other));
+    assert_int_equal(model_file_open(&file, folder, &err), ESP_INVALID);
+    assert_non_null(strstr(err.message, "q_proj.zeros has no place"));
+}
+
 static void what_does_not_fit_the_config_is_refused_by_tensor(void **state) {
     (void)state;
     static const struct {
@@ -173,6 +187,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_folder_is_a_model),
         cmocka_unit_test(weights_at_any_byte_are_packed),
+        cmocka_unit_test(a_bias_of_zeros_is_no_surplus),
         cmocka_unit_test(what_does_not_fit_the_config_is_refused_by_tensor),
         cmocka_unit_test(weights_that_are_no_numbers_are_refused_when_packed),
         cmocka_unit_test(a_weight_file_is_answered_with_its_folder),

@@ -17,8 +17,9 @@
 #include "engine/model/family/sentence_files.h"
 
 static const char *const NAMES[] = {"modules.json", "1_Pooling/config.json",
-                                    "sentence_bert_config.json", "tokenizer_config.json"};
-enum { FILES = 4 };
+                                    "sentence_bert_config.json", "tokenizer_config.json",
+                                    "config_sentence_transformers.json"};
+enum { FILES = SENTENCE_FILE_COUNT };
 
 #define MODULE(kind, path)                                                                         \
     "{\"type\":\"sentence_transformers.models." kind "\",\"path\":\"" path "\"}"
@@ -146,12 +147,35 @@ static void what_is_not_computed_is_refused_by_name(void **state) {
     }
 }
 
+/* A prompt by default is one that the reference writes and we would not; an empty one is none. */
+static void a_prompt_by_default_is_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *prompts;
+        esp_code code;
+    } cases[] = {
+        {"{\"prompts\":{\"query\":\"q: \"},\"default_prompt_name\":null}", ESP_OK},
+        {"{\"prompts\":{\"query\":\"\"},\"default_prompt_name\":\"query\"}", ESP_OK},
+        {"{\"prompts\":{\"query\":\"q: \"},\"default_prompt_name\":\"query\"}", ESP_INVALID},
+        {"[]", ESP_INVALID},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *texts[FILES] = {THREE, MEAN, NULL, NULL, cases[i].prompts};
+        model_spec spec = encoder();
+        esp_error err = {0};
+        assert_int_equal(read_folder(texts, &spec, &err), cases[i].code);
+        if (cases[i].code)
+            assert_non_null(strstr(err.message, "config_sentence_transformers.json"));
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(poolings_and_normalisation_are_read),
         cmocka_unit_test(the_longest_text_is_read),
         cmocka_unit_test(a_decoder_without_the_files_generates),
         cmocka_unit_test(what_is_not_computed_is_refused_by_name),
+        cmocka_unit_test(a_prompt_by_default_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

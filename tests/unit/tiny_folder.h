@@ -16,7 +16,8 @@ enum { TF_HIDDEN = 64, TF_INNER = 128, TF_KEY = 32, TF_VOCAB = 48, TF_LAYERS = 2
 /* All-zero: a good model. */
 typedef struct tiny_folder {
     const char *without; /* name of a tensor that is left out */
-    const char *more;    /* name of one that has no place, [64] */
+    const char *more;    /* name of one that has no place, [64], of ones */
+    bool zeros;          /* ... of zeros */
     const char *of_type; /* this tensor's dtype is written as... */
     const char *type;    /* ...this, of 4 bytes an element */
     const char *wider;   /* this one has its two sizes the other way round */
@@ -45,6 +46,7 @@ static inline void tf_tensor(tf_file *f, const char *name, uint32_t rows, uint32
     for (size_t i = 0; i < count; i++) {
         float w = rows ? 0.1f * gb_random(&f->random) : 1;
         if (i == count - 1 && tf_is(name, f->o.bad)) w = f->o.value;
+        if (f->o.zeros && tf_is(name, f->o.more)) w = 0;
         gb_put(&f->data, &w, sizeof w);
     }
     bool turned = tf_is(name, f->o.wider);

@@ -16,9 +16,10 @@
 enum { SENTENCE_FILE_BYTES_MAX = 1 << 20 };
 
 static const char MODULES[] = "modules.json", POOLING[] = "1_Pooling/config.json",
-                  SENTENCE[] = "sentence_bert_config.json", TOKENIZER[] = "tokenizer_config.json";
-static const char *const NAMES[] = {MODULES, POOLING, SENTENCE, TOKENIZER};
-enum { MODULES_FILE, POOLING_FILE, SENTENCE_FILE, TOKENIZER_FILE };
+                  SENTENCE[] = "sentence_bert_config.json", TOKENIZER[] = "tokenizer_config.json",
+                  PROMPTS[] = "config_sentence_transformers.json";
+static const char *const NAMES[] = {MODULES, POOLING, SENTENCE, TOKENIZER, PROMPTS};
+enum { MODULES_FILE, POOLING_FILE, SENTENCE_FILE, TOKENIZER_FILE, PROMPTS_FILE };
 
 /* *root stays NULL when the file is not there; json_decref. */
 static esp_code read_json(const sentence_bytes *files, uint32_t file, json_t **root,
@@ -168,6 +169,25 @@ static esp_code read_tokenizer_config(const sentence_bytes *files, model_spec *s
     return ESP_OK;
 }
 
+/* --- prompts --------------------------------------------------------------------------------- */
+
+/* A prompt that the reference puts before every text unless told otherwise. */
+static esp_code check_prompts(const sentence_bytes *files, esp_error *err) {
+    json_t *root;
+    esp_code code = read_json(files, PROMPTS_FILE, &root, err);
+    if (code || !root) return code;
+    const char *name = json_string_value(json_object_get(root, "default_prompt_name"));
+    const json_t *prompts = json_object_get(root, "prompts");
+    const char *prompt = name ? json_string_value(json_object_get(prompts, name)) : NULL;
+    if (prompt && *prompt)
+        code = esp_fail(err, ESP_INVALID,
+                        "%s: default_prompt_name is \"%s\", which puts a prompt before every text; "
+                        "that is not supported: set it to null and send the prompt with the text",
+                        PROMPTS, json_show(name).text);
+    json_decref(root);
+    return code;
+}
+
 esp_code sentence_read_memory(const sentence_bytes files[SENTENCE_FILE_COUNT], model_spec *spec,
                               esp_error *err) {
     json_t *modules;
@@ -184,6 +204,7 @@ esp_code sentence_read_memory(const sentence_bytes files[SENTENCE_FILE_COUNT], m
     if (!code) code = read_pooling(files, spec, err);
     if (!code) code = read_sentence_config(files, spec, err);
     if (!code && !spec->input_max) code = read_tokenizer_config(files, spec, err);
+    if (!code) code = check_prompts(files, err);
     if (spec->input_max > spec->context) spec->input_max = spec->context;
     return code;
 }
