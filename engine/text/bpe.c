@@ -31,6 +31,8 @@ struct bpe {
     /* [vocab->count] does merging the token's bytes give the token? Learned as pieces come by;
      * every thread would write the same answer, so relaxed stores do. */
     _Atomic uint8_t *whole;
+    /* Bit left << 8 | right: some token holds these two bytes side by side. */
+    uint8_t neighbours[65536 / 8];
 };
 
 static pair_slot *slot_of(const bpe *b, uint64_t pair) {
@@ -161,6 +163,16 @@ static esp_code derive_merges(bpe *b, esp_error *err) {
     return ESP_OK;
 }
 
+static void note_neighbours(bpe *b) {
+    for (uint32_t id = 0; id < b->vocab->count; id++) {
+        tok_text token = vocab_bytes(b->vocab, id);
+        for (size_t i = 1; i < token.bytes; i++) {
+            uint32_t pair = (uint32_t)(uint8_t)token.at[i - 1] << 8 | (uint8_t)token.at[i];
+            b->neighbours[pair / 8] |= (uint8_t)(1u << pair % 8);
+        }
+    }
+}
+
 esp_code bpe_open(bpe **out, const vocab *v, const tok_source *source, bool take_whole,
                   esp_error *err) {
     ESP_ASSERT(out && v && source);
@@ -180,6 +192,7 @@ esp_code bpe_open(bpe **out, const vocab *v, const tok_source *source, bool take
     esp_code code = source->merges_by_id ? derive_merges(b, err) : read_merges(b, source, err);
     b->origin = NULL;
     if (code) return bpe_close(b), code;
+    note_neighbours(b);
     *out = b;
     return ESP_OK;
 }
@@ -314,7 +327,8 @@ static void merge_by_heap(const bpe *b, bpe_scratch *s, uint32_t count) {
     }
 }
 
-static void merge(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes, tok_ids *out) {
+static void merge_part(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes,
+                       tok_ids *out) {
     scratch_reserve(s, bytes);
     uint32_t count = lay_out(b, s, piece, bytes);
     if (count == 0) return;
@@ -324,6 +338,29 @@ static void merge(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes,
         merge_by_heap(b, s, count);
     for (uint32_t i = 0; i != NO_SYMBOL; i = s->next[i])
         tok_ids_add(out, s->ids[i]);
+}
+
+/* May a merge ever span these two bytes? One without a token makes neighbours of those around it. */
+static bool may_join(const bpe *b, uint8_t left, uint8_t right) {
+    const int32_t *ids = b->vocab->byte_ids;
+    uint32_t pair = (uint32_t)left << 8 | right;
+    return b->neighbours[pair / 8] >> pair % 8 & 1 || ids[left] == VOCAB_NONE ||
+           ids[right] == VOCAB_NONE;
+}
+
+/* Between two bytes that stand side by side in no token no merge happens: what lies before and behind is
+ * merged apart, which a cache likes in a long piece. */
+static void merge(const bpe *b, bpe_scratch *s, const char *piece, size_t bytes, tok_ids *out) {
+    if (b->vocab->kind != VOCAB_BPE) {
+        merge_part(b, s, piece, bytes, out);
+        return;
+    }
+    for (size_t begin = 0, end; begin < bytes; begin = end) {
+        end = begin + 1;
+        while (end < bytes && may_join(b, (uint8_t)piece[end - 1], (uint8_t)piece[end]))
+            end++;
+        merge_part(b, s, piece + begin, end - begin, out);
+    }
 }
 
 void bpe_encode(bpe *b, bpe_scratch *scratch, const char *piece, size_t bytes, tok_ids *out) {
