@@ -56,7 +56,7 @@ enum {
     GROUP_SCALE_BYTES = FLOAT_ROW_BYTES + SCALE_ROW_BYTES,
     LINE_BYTES = TILE_ROWS * 4, /* one dword for each row of a tile */
     SUPER_BLOCKS = 8,           /* blocks that share a head of scales */
-    AMX_PANEL = 12,             /* blocks of two tiles that are unpacked at once: they stay in L1 */
+    AMX_PANEL = 10,             /* blocks of two tiles that are unpacked at once: they stay in L1 */
 };
 
 /* How many columns share a scale, and whether there is an offset as well. */

@@ -52,6 +52,12 @@ static void copy_block(const uint16_t *in, uint16_t *out, float *sum, float *hal
     *sum = v16_sum(low);
 }
 
+/* Where block b of row t lies: the blocks of 16 rows one after another, as a tile takes them. */
+static size_t row_at(const linear_job *job, uint32_t plane, uint32_t rows, uint32_t b, uint32_t t) {
+    size_t block = (size_t)(t / TILE_TOKENS) * job->blocks + b;
+    return plane_at(job, plane, rows) + block * TILE_TOKENS + t % TILE_TOKENS;
+}
+
 /* Token base + t of the op into row t of a plane. */
 static void copy_token(const linear_job *job, uint32_t plane, uint32_t base, uint32_t rows,
                        uint32_t t) {
@@ -60,14 +66,14 @@ static void copy_token(const linear_job *job, uint32_t plane, uint32_t base, uin
     const uint16_t *in = (const uint16_t *)job->op->in + (size_t)(base + t) * job->cols;
     for (uint32_t b = 0; b < job->blocks; b++) {
         uint32_t left = job->cols - b * TILE_COLS, count = left < TILE_COLS ? left : TILE_COLS;
-        size_t at = plane_at(job, plane, rows) + (size_t)b * rows + t;
+        size_t at = row_at(job, plane, rows, b, t);
         copy_block(block_of(in, job->order[plane], b, count, lined_up), inputs + at * TILE_COLS,
                    dev->input_sums + at, job->half_sums ? dev->half_sums + at * 2 : NULL);
     }
 }
 
-/* Tokens base + begin .. base + end into rows begin .. end of inputs[plane][block][rows][32]; rows is
- * a multiple of a tile's, and what lies behind the last token is never looked at. */
+/* Tokens base + begin .. base + end into rows begin .. end of inputs[plane][rows / 16][block][16][32];
+ * rows is a multiple of a tile's, and what lies behind the last token is never looked at. */
 static void copy_tokens(const linear_job *job, uint32_t base, uint32_t rows, uint32_t begin,
                         uint32_t end) {
     for (uint32_t plane = 0; plane < job->planes; plane++)
@@ -123,9 +129,9 @@ static void configure(uint32_t tokens, bool halves) {
 
 /* Some blocks of one tile of a strip, the tokens of one A tile. */
 typedef struct tile_task {
-    const uint16_t *a;       /* of the first block */
-    const float *input_sums; /* of the first block and token; SCALE_16_OFFSET: two a token */
-    size_t rows;             /* from block to block */
+    const uint16_t *a;       /* [blocks][16][32] */
+    const float *input_sums; /* [blocks][16]; SCALE_16_OFFSET: two a token */
+    size_t next;             /* elements from a to the next tokens' a */
     const amx_panel *panel;
     uint32_t blocks, tokens;
     float *sums; /* [tokens][SUM_ROWS] */
@@ -135,7 +141,7 @@ typedef struct tile_task {
 ALWAYS_INLINE void add_products(cpu_scaling scaling, uint32_t tokens, const tile_task *task,
                                 uint32_t b, uint32_t half, const float *p, vf *acc) {
     const uint32_t per_token = scaling == SCALE_16_OFFSET ? 2 : 1;
-    const float *x = task->input_sums + (size_t)b * task->rows * per_token + half;
+    const float *x = task->input_sums + b * TILE_TOKENS * per_token + half;
     vf scale = v_load(task->panel->scales[b][half]), offset = v_zero();
     if (has_offset(scaling)) offset = v_load(task->panel->offsets[b][half]);
 #pragma GCC unroll 16
@@ -145,44 +151,55 @@ ALWAYS_INLINE void add_products(cpu_scaling scaling, uint32_t tokens, const tile
     }
 }
 
-/* The products of one run into p: tile numbers are constants; two sets of them take turns. */
-#define MULTIPLY_RUN(c, a, b, inputs, weights, p)                                                  \
+/* The products of one run into a tile, and from there, when they are ready, into p. Numbers of tiles
+ * are constants: four C take turns, and two A and B. */
+#define MULTIPLY_RUN(c, a, b, inputs, weights)                                                     \
     do {                                                                                           \
         AMX_ZERO(c);                                                                               \
         AMX_LOAD(a, inputs, ROW_BYTES);                                                            \
         AMX_LOAD(b, weights, ROW_BYTES);                                                           \
         AMX_MULTIPLY(c, a, b);                                                                     \
-        AMX_STORE(c, p, TILE_ROWS * sizeof(float));                                                \
     } while (0)
+#define STORE_RUN(c, p) AMX_STORE(c, p, TILE_ROWS * sizeof(float))
 
-enum { DEPTH = 4 }; /* runs whose products are on their way */
+/* A run's products are stored two runs later, when they are there, and added another run later. */
+enum { TURNS = 4, STORED = 2, ADDED = 3 };
 
-/* scaling, tokens are constants. A run's products are added while those of the next are on their way. */
+ALWAYS_INLINE void multiply_run(const tile_task *task, uint32_t halves, uint32_t run,
+                                uint32_t turn) {
+    uint32_t b = run / halves, half = run % halves;
+    const uint16_t *a = task->a + (size_t)b * B_TILE + half * TILE_COLS / 2;
+    const uint16_t *w = task->panel->codes[b] + half * B_TILE / 2;
+    if (turn == 0) MULTIPLY_RUN(0, 4, 6, a, w);
+    if (turn == 1) MULTIPLY_RUN(1, 5, 7, a, w);
+    if (turn == 2) MULTIPLY_RUN(2, 4, 6, a, w);
+    if (turn == 3) MULTIPLY_RUN(3, 5, 7, a, w);
+}
+
+ALWAYS_INLINE void store_run(uint32_t turn, float (*p)[TILE_TOKENS * TILE_ROWS]) {
+    if (turn == 0) STORE_RUN(0, p[0]);
+    if (turn == 1) STORE_RUN(1, p[1]);
+    if (turn == 2) STORE_RUN(2, p[2]);
+    if (turn == 3) STORE_RUN(3, p[3]);
+}
+
+/* scaling, tokens are constants. */
 ALWAYS_INLINE void scaled_tile(cpu_scaling scaling, uint32_t tokens, const tile_task *task) {
     const uint32_t halves = TILE_COLS / scale_cols(scaling), runs = task->blocks * halves;
-    _Alignas(CACHE_LINE_BYTES) float p[DEPTH][TILE_TOKENS * TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) float p[TURNS][TILE_TOKENS * TILE_ROWS];
     vf acc[TILE_TOKENS];
 #pragma GCC unroll 16
     for (uint32_t t = 0; t < tokens; t++)
         acc[t] = v_load(task->sums + t * SUM_ROWS);
-    for (uint32_t first = 0; first < runs + DEPTH - 1; first += DEPTH) {
-        UNROLL for (uint32_t i = 0; i < DEPTH; i++) {
-            uint32_t run = first + i, done = run - (DEPTH - 1);
-            if (run < runs) {
-                uint32_t b = run / halves, half = run % halves;
-                const uint16_t *a =
-                    task->a + (size_t)b * task->rows * TILE_COLS + half * TILE_COLS / 2;
-                const uint16_t *w = task->panel->codes[b] + half * B_TILE / 2;
-                if (i == 0) MULTIPLY_RUN(0, 4, 6, a, w, p[0]);
-                if (i == 1) MULTIPLY_RUN(1, 5, 7, a, w, p[1]);
-                if (i == 2) MULTIPLY_RUN(2, 4, 6, a, w, p[2]);
-                if (i == 3) MULTIPLY_RUN(3, 5, 7, a, w, p[3]);
-            }
-            if (done < runs)
-                add_products(scaling, tokens, task, done / halves, done % halves,
-                             p[(i + 1) % DEPTH], acc);
+    for (uint32_t first = 0; first < runs + ADDED; first += TURNS)
+        UNROLL for (uint32_t i = 0; i < TURNS; i++) {
+            uint32_t run = first + i, stored = run - STORED, added = run - ADDED;
+            if (run < runs) multiply_run(task, halves, run, i);
+            if (stored < runs) store_run((i + TURNS - STORED) % TURNS, p);
+            if (added < runs)
+                add_products(scaling, tokens, task, added / halves, added % halves,
+                             p[(i + TURNS - ADDED) % TURNS], acc);
         }
-    }
 #pragma GCC unroll 16
     for (uint32_t t = 0; t < tokens; t++)
         v_store(task->sums + t * SUM_ROWS, acc[t]);
@@ -226,7 +243,7 @@ static void multiply_scaled(cpu_scaling scaling, const tile_task *task) {
 static void multiply_whole(const tile_task *task) {
     AMX_LOAD(0, task->sums, SUM_BYTES);
     for (uint32_t b = 0; b < task->blocks; b++) {
-        AMX_LOAD(4, task->a + (size_t)b * task->rows * TILE_COLS, ROW_BYTES);
+        AMX_LOAD(4, task->a + (size_t)b * B_TILE, ROW_BYTES);
         AMX_LOAD(6, task->panel->codes[b], ROW_BYTES);
         AMX_MULTIPLY(0, 4, 6);
     }
@@ -242,13 +259,13 @@ static void multiply_square(const tile_task *task) {
     AMX_LOAD(2, more, SUM_BYTES);
     AMX_LOAD(3, more + TILE_ROWS, SUM_BYTES);
     for (uint32_t b = 0; b < task->blocks; b++) {
-        const uint16_t *a = task->a + (size_t)b * task->rows * TILE_COLS;
+        const uint16_t *a = task->a + (size_t)b * B_TILE;
         AMX_LOAD(6, panel[0].codes[b], ROW_BYTES);
         AMX_LOAD(4, a, ROW_BYTES);
         AMX_MULTIPLY(0, 4, 6);
         AMX_LOAD(7, panel[1].codes[b], ROW_BYTES);
         AMX_MULTIPLY(1, 4, 7);
-        AMX_LOAD(5, a + TILE_TOKENS * TILE_COLS, ROW_BYTES);
+        AMX_LOAD(5, a + task->next, ROW_BYTES);
         AMX_MULTIPLY(2, 5, 6);
         AMX_MULTIPLY(3, 5, 7);
     }
@@ -285,12 +302,12 @@ static tile_task tile_at(const strip_task *task, uint32_t i, uint32_t b, uint32_
     kern_device *dev = task->job->dev;
     const uint16_t *inputs = (const uint16_t *)(const void *)dev->inputs;
     uint32_t plane = plane_of(task->job, task->s, i);
-    size_t at = plane_at(task->job, plane, task->rows) + (size_t)b * task->rows + t;
+    size_t at = row_at(task->job, plane, task->rows, b, t);
     bool pairs = scaling_of(task, i) == SCALE_16_OFFSET;
     uint32_t left = task->tokens - t;
     return (tile_task){.a = inputs + at * TILE_COLS,
                        .input_sums = pairs ? dev->half_sums + 2 * at : dev->input_sums + at,
-                       .rows = task->rows,
+                       .next = (size_t)task->job->blocks * B_TILE,
                        .panel = &task->scratch->panels[i],
                        .blocks = blocks,
                        .tokens = left < TILE_TOKENS ? left : TILE_TOKENS,
@@ -335,9 +352,10 @@ static void multiply_panels(strip_task *task, uint32_t b, uint32_t blocks) {
 /* All of K for one strip and the tokens of a chunk. */
 static void multiply_strip(strip_task *task) {
     const linear_job *job = task->job;
+    uint32_t panels = (job->blocks - 1) / AMX_PANEL + 1, panel = (job->blocks - 1) / panels + 1;
     memset(task->scratch->sums[0], 0, (size_t)task->rows * SUM_BYTES);
-    for (uint32_t b = 0; b < job->blocks; b += AMX_PANEL) {
-        uint32_t left = job->blocks - b, blocks = left < AMX_PANEL ? left : AMX_PANEL;
+    for (uint32_t b = 0; b < job->blocks; b += panel) {
+        uint32_t left = job->blocks - b, blocks = left < panel ? left : panel;
         for (uint32_t i = 0; i < task->s->count; i++)
             unpack_panel(task, i, b, b + blocks);
         multiply_panels(task, b, blocks);

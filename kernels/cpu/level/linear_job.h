@@ -203,6 +203,18 @@ static inline void store_act(const kern_linear *op, const float *y, uint16_t *ou
     memcpy(out, act, rows * sizeof *out);
 }
 
+/* Sixteen sums, or the `rows` of them that exist, to where they belong. */
+ALWAYS_INLINE void put_sums(const kern_linear *op, const float *y, float *out, uint32_t rows) {
+    bool add = op->epilogue == EPI_RESIDUAL;
+    if (rows < TILE_ROWS) {
+        for (uint32_t r = 0; r < rows; r++)
+            out[r] = add ? out[r] + y[r] : y[r];
+        return;
+    }
+    for (uint32_t v = 0; v < TILE_ROWS; v += LANES)
+        v_store(out + v, add ? v_add(v_load(out + v), v_load(y + v)) : v_load(y + v));
+}
+
 static inline void finish_plain(const linear_job *job, const strip *s, uint32_t token,
                                 float *sums) {
     const kern_linear *op = job->op;
@@ -211,19 +223,12 @@ static inline void finish_plain(const linear_job *job, const strip *s, uint32_t 
         float *y = sums + i * TILE_ROWS;
         size_t at =
             (size_t)token * job->out_cols + job->first_col[m] + (size_t)s->tile[i] * TILE_ROWS;
-        float *out = (float *)op->out + at;
         add_bias(op, m, s->tile[i], rows, y);
         cap_row(op, y);
         if (kern_gives_act(op->epilogue))
             store_act(op, y, (uint16_t *)op->out + at, rows);
-        else if (op->epilogue != EPI_RESIDUAL)
-            memcpy(out, y, rows * sizeof *out);
-        else if (rows == TILE_ROWS)
-            for (uint32_t r = 0; r < TILE_ROWS; r++)
-                out[r] += y[r];
         else
-            for (uint32_t r = 0; r < rows; r++)
-                out[r] += y[r];
+            put_sums(op, y, (float *)op->out + at, rows);
     }
 }
 
@@ -238,13 +243,15 @@ static inline void finish_gated(const linear_job *job, const strip *s, uint32_t 
     for (uint32_t i = 0; i < pairs; i++) {
         uint32_t tile = s->tile[i], rows = tile_rows(op->matrix[0], tile);
         float *gate = sums + i * TILE_ROWS, *up = sums + (i + pairs) * TILE_ROWS;
-        uint16_t y[TILE_ROWS];
+        uint16_t part[TILE_ROWS];
+        uint16_t *out =
+            (uint16_t *)op->out + (size_t)token * job->out_cols + (size_t)tile * TILE_ROWS;
+        uint16_t *y = rows == TILE_ROWS ? out : part;
         add_bias(op, 0, tile, rows, gate);
         add_bias(op, 1, tile, rows, up);
         for (uint32_t v = 0; v < TILE_ROWS; v += LANES)
             v_store_bf16(y + v, v_mul(activate(op, v_load(gate + v)), v_load(up + v)));
-        memcpy((uint16_t *)op->out + (size_t)token * job->out_cols + (size_t)tile * TILE_ROWS, y,
-               rows * sizeof *y);
+        if (y == part) memcpy(out, part, rows * sizeof *out);
     }
 }
 
