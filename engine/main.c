@@ -26,7 +26,7 @@ static const struct {
     {"tokenize", command_tokenize, "text to token ids"},
     {"detokenize", command_detokenize, "token ids to text"},
     {"render", command_render, "chat messages to prompt text, through the model's template"},
-    {"inspect", command_inspect, "describe a model file"},
+    {"inspect", command_inspect, "describe a model"},
     {"bench", command_bench, "measure speed and latency in process"},
     {"replay", NULL, NULL},
     {"adapter", NULL, NULL},

@@ -10,14 +10,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-void file_show_name(char *out, size_t out_bytes, const char *path) {
-    const char *slash = strrchr(path, '/');
-    const char *last = slash && slash[1] ? slash + 1 : path;
-    size_t length = strlen(last), count = length < out_bytes ? length : out_bytes - 1;
+void file_show_path(char *out, size_t out_bytes, const char *path) {
+    size_t length = strlen(path), count = length < out_bytes ? length : out_bytes - 1;
     for (size_t i = 0; i < count; i++)
-        out[i] = last[i] < 0x20 || last[i] > 0x7e ? '?' : last[i];
+        out[i] = path[i] < 0x20 || path[i] > 0x7e ? '?' : path[i];
     out[count] = 0;
     if (count < length) memcpy(out + count - 3, "...", 3);
+}
+
+void file_show_name(char *out, size_t out_bytes, const char *path) {
+    const char *slash = strrchr(path, '/');
+    file_show_path(out, out_bytes, slash && slash[1] ? slash + 1 : path);
 }
 
 static esp_code fail_errno(const file_view *view, const char *doing, esp_error *err) {

@@ -14,7 +14,7 @@
 /* All-zero is a view of nothing. */
 typedef struct file_view {
     const uint8_t *bytes;
-    size_t count;   /* > 0 */
+    size_t count;  /* > 0 */
     char name[96]; /* last component of the path, printable, for error sentences */
 } file_view;
 
@@ -30,7 +30,9 @@ void file_will_need(const void *at, size_t bytes);
  * and maps them again. Never of other memory, which would lose its content. */
 void file_done_with(const void *at, size_t bytes);
 
-/* The last component of a path, printable and cut to fit. */
+/* The last component of a path, printable and cut to fit; for what a client may read, too. */
 void file_show_name(char *out, size_t out_bytes, const char *path);
+/* All of a path, the same way; for the operator alone. */
+void file_show_path(char *out, size_t out_bytes, const char *path);
 
 #endif

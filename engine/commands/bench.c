@@ -320,6 +320,10 @@ static esp_code measure(engine *e, const options *o, uint32_t concurrency, uint3
 }
 
 static esp_code bench(engine *e, const options *o, const tok_ids *levels, esp_error *err) {
+    if (engine_embeds(e))
+        return esp_fail_field(err, ESP_PRECONDITION, "--model",
+                              "--model: \"%s\" embeds texts; wanted a model that generates",
+                              engine_name(e));
     if (!o->json) print_heading(e, o);
     fflush(stdout);
     /* Not measured: the first touch of every weight and page. */

@@ -1,4 +1,4 @@
-/* inspect.c - espalier inspect: what a model file holds, as JSON. */
+/* inspect.c - espalier inspect: what a model is, as JSON. */
 // SPDX-License-Identifier: Apache-2.0
 #include <jansson.h>
 #include <stdio.h>
@@ -14,8 +14,9 @@ typedef struct options {
 static const flag_command command = {
     .name = "inspect",
     .summary =
-        "Describes a model file as JSON: family, shape, quantisation, tensors, tokenizer, digest,\n"
-        "and the numeric profile that --device auto has on this machine.",
+        "Describes a model, a GGUF file or a Hugging Face folder, as JSON: family, shape,\n"
+        "quantisation, tensors, tokenizer, digest, and the numeric profile of --device auto on\n"
+        "this machine. Of one that does not load it says what stands in the way.",
     .usage = "PATH",
     .examples = "  espalier inspect m.gguf\n",
     .positional = "PATH",

@@ -2,8 +2,10 @@
  * known of it without packing a weight: family, spec, every tensor's shape, tokenizer data, chat
  * template. */
 // SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/file.h"
 #include "engine/base/mem.h"
@@ -91,6 +93,10 @@ static esp_code read_text(model_file *file, esp_error *err) {
 static esp_code read_folder(model_file *file, esp_error *err) {
     hf_config *config;
     esp_code code = hf_config_open(&config, model_folder_path(file->folder), err);
+    if (code == ESP_NOT_FOUND)
+        return esp_fail(err, code,
+                        "%s: the folder holds no config.json; wanted all of the model's files",
+                        model_folder_name(file->folder));
     if (code) return code;
     code = checkpoint_read_folder(&file->weights, file->folder, config, err);
     hf_config_close(config);
@@ -118,21 +124,32 @@ static bool ends_with(const char *text, const char *end) {
     return length >= bytes && strcmp(text + length - bytes, end) == 0;
 }
 
+/* A path where no model can be. */
+static esp_code check_path(const char *path, esp_error *err) {
+    char name[256];
+    if (access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR)) {
+        file_show_path(name, sizeof name, path);
+        return esp_fail(err, ESP_NOT_FOUND,
+                        "%s: no such file or folder; wanted a GGUF file or a Hugging Face folder",
+                        name);
+    }
+    if (!ends_with(path, ".safetensors") || model_folder_is(path)) return ESP_OK;
+    file_show_name(name, sizeof name, path);
+    return esp_fail(err, ESP_INVALID,
+                    "%s: is one file of a model; give the folder that it lies in, with its "
+                    "config.json and tokenizer",
+                    name);
+}
+
 esp_code model_file_open(model_file **out, const char *path, esp_error *err) {
     ESP_ASSERT(out && path);
     gguf_file *gguf = NULL;
     model_folder *folder = NULL;
     *out = NULL;
-    if (ends_with(path, ".safetensors") && !model_folder_is(path)) {
-        char name[96];
-        file_show_name(name, sizeof name, path);
-        return esp_fail(err, ESP_INVALID,
-                        "%s: is one file of a model; give the folder that it lies in, with its "
-                        "config.json and tokenizer",
-                        name);
-    }
+    esp_code code = check_path(path, err);
+    if (code) return code;
     uint64_t identity = pack_cache_identity(path);
-    esp_code code =
+    code =
         model_folder_is(path) ? model_folder_open(&folder, path, err) : gguf_open(&gguf, path, err);
     if (code == ESP_OK) code = finish_open(out, gguf, folder, err);
     if (code == ESP_OK) (*out)->identity = identity;

@@ -130,6 +130,7 @@ def test_a_model_of_the_other_kind_refuses(espalier, model, stub, tiny_stub, ref
     refused(lambda: tiny_stub.Embed(embed_request("hello", model="other")), STATUS.NOT_FOUND, "other", "bert")
     assert "embeds none" in espalier("embed", "--model", model, "--text", "hello", code=78).stderr
     assert "generates none" in espalier("generate", "--model", TINY, "--prompt", "hello", code=78).stderr
+    assert espalier("bench", "--model", TINY, code=78).stdout == ""
     assert "no logits" in espalier("logits", "--model", TINY, "--ids", "2,3", "--out", tmp_path / "x.npy", code=78).stderr
 
 

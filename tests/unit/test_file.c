@@ -76,11 +76,21 @@ static void shown_name_is_short_and_printable(void **state) {
     assert_string_equal(name, "a/");
 }
 
+static void shown_path_is_whole_and_printable(void **state) {
+    (void)state;
+    char path[8];
+    file_show_path(path, sizeof path, "/a/b\n.c");
+    assert_string_equal(path, "/a/b?.c");
+    file_show_path(path, sizeof path, "/a/0123456789");
+    assert_string_equal(path, "/a/0...");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(regular_file_is_mapped_whole),
         cmocka_unit_test(what_is_no_file_with_bytes_is_refused_by_name),
         cmocka_unit_test(shown_name_is_short_and_printable),
+        cmocka_unit_test(shown_path_is_whole_and_printable),
     };
     if (!mkdtemp(folder)) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

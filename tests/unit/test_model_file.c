@@ -180,7 +180,19 @@ static void a_folder_without_config_is_refused(void **state) {
     snprintf(path, sizeof path, "%s/config.json", folder);
     assert_int_equal(unlink(path), 0);
     assert_int_equal(model_file_open(&file, folder, &err), ESP_NOT_FOUND);
-    assert_non_null(strstr(err.message, "config.json"));
+    assert_non_null(strstr(err.message, strrchr(folder, '/') + 1));
+    assert_non_null(strstr(err.message, ": the folder holds no config.json"));
+}
+
+/* The operator sees the whole path, so that a wrong folder in it shows, and no control character. */
+static void a_path_to_nothing_is_shown_whole(void **state) {
+    (void)state;
+    model_file *file;
+    esp_error err = {0};
+    assert_int_equal(model_file_open(&file, "/none/of\nthese/m.gguf", &err), ESP_NOT_FOUND);
+    assert_string_equal(err.message, "/none/of?these/m.gguf: no such file or folder; wanted a GGUF "
+                                     "file or a Hugging Face folder");
+    assert_int_equal(model_file_open(&file, "/none/m.safetensors", &err), ESP_NOT_FOUND);
 }
 
 int main(void) {
@@ -192,6 +204,7 @@ int main(void) {
         cmocka_unit_test(weights_that_are_no_numbers_are_refused_when_packed),
         cmocka_unit_test(a_weight_file_is_answered_with_its_folder),
         cmocka_unit_test(a_folder_without_config_is_refused),
+        cmocka_unit_test(a_path_to_nothing_is_shown_whole),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

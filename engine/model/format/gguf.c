@@ -47,7 +47,9 @@ esp_code gguf_fail(const gguf_file *file, esp_error *err, const char *format, ..
 static esp_code read_version(gguf_file *file, gguf_cursor *cursor, esp_error *err) {
     const uint8_t *magic = cursor_take(cursor, 4);
     if (!magic || memcmp(magic, "GGUF", 4) != 0)
-        return gguf_fail(file, err, "does not begin with \"GGUF\"; wanted a GGUF file");
+        return gguf_fail(file, err,
+                         "does not begin with \"GGUF\"; wanted a GGUF file or a Hugging Face "
+                         "folder");
     if (cursor_left(cursor) < HEADER_BYTES - 4)
         return gguf_fail(file, err, "has %zu bytes, less than a GGUF header; download it again",
                          file->byte_count);
