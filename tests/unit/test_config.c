@@ -345,10 +345,34 @@ static void bad_config_files_are_refused_with_a_sentence(void **state) {
     refused_file("- model\n", ESP_INVALID, "--config", "wanted");
     refused_file("model: [\n", ESP_INVALID, "--config", "wanted");
     refused_file("a: &x m\nmodel: *x\n", ESP_INVALID, "--config", "wanted");
+    refused_file("name: &x m\nmodel: *x\n", ESP_INVALID, "alias", "wanted");
+    refused_file("? [model]\n: m\n", ESP_INVALID, "a key is no single word", "wanted");
     refused_file("model: m\nconfig: other.yaml\n", ESP_INVALID, "config", "wanted");
     parsed p = parse(&serve, "--config /nonexistent/file.yaml");
     assert_int_equal(p.code, ESP_NOT_FOUND);
     assert_non_null(strstr(p.err.message, "/nonexistent/file.yaml"));
+}
+
+/* The YAML reader would leave out all but the first. */
+static void a_config_file_is_one_document(void **state) {
+    (void)state;
+    static const char *const many[] = {"model: m\n---\nname: n\n", "---\nmodel: m\n--- \nname: n",
+                                       "model: m\n...\nname: n\n", "model: m\n...\n---\n",
+                                       "model: |\n  m\n---\tx\n"};
+    for (size_t i = 0; i < sizeof many / sizeof *many; i++)
+        refused_file(many[i], ESP_INVALID, "--config", "more than one YAML document");
+    static const char *const one[] = {"# m\n%YAML 1.1\n---\nmodel: m\n...\n# end\n\n",
+                                      "--- {model: m}\n",
+                                      "\xef\xbb\xbf# m\n---\nmodel: m\n",
+                                      "\nmodel: m\nname: |\n  ---\n  ...\n",
+                                      "model: m\nname: ---\n...",
+                                      "model: m\nname:\n  n\n  #\n"};
+    for (size_t i = 0; i < sizeof one / sizeof *one; i++) {
+        parsed p = parse_with(one[i], "");
+        if (p.code != ESP_OK) fail_msg("%s: %s", one[i], p.err.message);
+        assert_string_equal(p.config.model.model_path, "m");
+        flag_values_free(&p.values);
+    }
 }
 
 /* An empty file, binary junk and a file over the limit: no crash, and a sentence where one is due.
@@ -405,6 +429,7 @@ int main(void) {
         cmocka_unit_test(a_config_file_gives_what_flags_do_not),
         cmocka_unit_test(a_switch_can_be_off_in_the_file),
         cmocka_unit_test(bad_config_files_are_refused_with_a_sentence),
+        cmocka_unit_test(a_config_file_is_one_document),
         cmocka_unit_test(odd_config_files_do_no_harm),
         cmocka_unit_test(tls_files_come_together),
     };
