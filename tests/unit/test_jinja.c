@@ -205,6 +205,29 @@ static void check_limit(const char *source, const char *wanted) {
     assert_null(out.text);
 }
 
+/* What one word of a template makes the renderer compare or go through counts, wherever it is. */
+static void long_work_of_one_word_is_counted(void **state) {
+    (void)state;
+#define AGAIN(body) "{% for a in range(99999) %}" body "{% endfor %}"
+#define LISTS "{% set r = range(99999) | list %}{% set q = range(99999) | list %}"
+    check_limit(LISTS AGAIN("{% set x = r == q %}"), "steps");
+    check_limit(LISTS AGAIN("{% set x = -1 in r %}"), "steps");
+    check_limit(LISTS AGAIN("{% set x = r.count(1) %}"), "steps");
+    check_limit(LISTS AGAIN("{% set x = r | sum %}"), "steps");
+    check_limit(LISTS AGAIN("{% set x = r | select('string') | first %}"), "steps");
+    check_limit("{% set x = s * 9999 %}{% set y = ('zw' * 99999) ~ 'x' %}" AGAIN(
+                    "{% set z = x.strip(y) %}"),
+                "steps");
+#define LONG "{% set x = s * 999999 %}{% set y = s * 999998 ~ 'xxxxxxxxxxxxxxxx' %}"
+    check_limit(LONG AGAIN("{% set z = x.startswith(y) %}"), "steps");
+    check_limit(LONG AGAIN("{% set z = x < y %}"), "steps");
+    check_limit(LONG AGAIN("{% set z = x.rfind('x' * 99999 ~ 'y') %}"), "steps");
+    check_limit(LONG AGAIN("{% set z = x.center(1) %}"), "steps");
+#undef LONG
+#undef LISTS
+#undef AGAIN
+}
+
 static void every_limit_of_a_render_ends_in_a_sentence(void **state) {
     (void)state;
 #define TIMES(body) "{% for a in range(99999) %}" body "{% endfor %}"
@@ -286,6 +309,7 @@ int main(void) {
         cmocka_unit_test(nothing_outside_the_data_is_reached),
         cmocka_unit_test(data_stays_data_through_every_operation),
         cmocka_unit_test(strings_that_share_memory_do_not_disturb_each_other),
+        cmocka_unit_test(long_work_of_one_word_is_counted),
         cmocka_unit_test(every_limit_of_a_render_ends_in_a_sentence),
         cmocka_unit_test(every_limit_of_a_template_ends_in_a_sentence),
         cmocka_unit_test(a_template_of_full_size_is_taken),

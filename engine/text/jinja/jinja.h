@@ -32,7 +32,7 @@ enum {
     JINJA_COMPILED_BYTES_MAX = 64 << 20, /* its parsed form */
     JINJA_NESTING_MAX = 200,             /* brackets and blocks inside each other */
     JINJA_DEPTH_MAX = 200,             /* expressions and macro calls inside each other, data too */
-    JINJA_STEPS_MAX = 20 << 20,        /* of evaluation; long strings cost one per 64 bytes */
+    JINJA_STEPS_MAX = 20 << 20,        /* of evaluation; long strings cost one per 16-64 bytes */
     JINJA_VALUE_BYTES_MAX = 256 << 20, /* all values of one render */
     JINJA_OUTPUT_BYTES_MAX = 8 << 20,
 };

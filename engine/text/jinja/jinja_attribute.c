@@ -66,7 +66,7 @@ static jvalue element(jrun *run, jvalue object, int64_t index) {
     if (index < 0) index += length;
     if (index < 0 || index >= length) return (jvalue){0};
     if (object.kind == J_LIST) return object.list->at[index];
-    uint32_t begin = jtext_offset(object.text, (uint32_t)index), point;
+    uint32_t begin = jtext_offset(run, object.text, (uint32_t)index), point;
     uint32_t end = begin + jtext_char(object.text, begin, &point);
     return jvalue_text(jtext_cut(run, object.text, begin, end));
 }
@@ -123,9 +123,9 @@ static slice slice_places(jrun *run, int64_t length, const jvalue bounds[3]) {
 static const jtext *slice_text(jrun *run, const jtext *text, slice s) {
     if (s.step == 1) {
         if (s.begin >= s.end) return jtext_literal(run, "");
-        uint32_t begin = jtext_offset(text, (uint32_t)s.begin);
+        uint32_t begin = jtext_offset(run, text, (uint32_t)s.begin);
         const jtext *rest = jtext_cut(run, text, begin, text->bytes);
-        return jtext_cut(run, rest, 0, jtext_offset(rest, (uint32_t)(s.end - s.begin)));
+        return jtext_cut(run, rest, 0, jtext_offset(run, rest, (uint32_t)(s.end - s.begin)));
     }
     const jlist *chars = jvalue_iterate(run, jvalue_text(text));
     jbuffer *out = jbuffer_new(run);

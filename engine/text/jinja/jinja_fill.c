@@ -31,7 +31,8 @@ static jvalue fill_percent(jrun *run, const jtext *format, const jlist *values, 
     jbuffer *out = jbuffer_new(run);
     uint32_t used = 0, begin = 0;
     const jtext *percent = jtext_literal(run, "%");
-    for (int64_t at; (at = jtext_find(format, percent, begin)) >= 0; begin = (uint32_t)at + 2) {
+    for (int64_t at; (at = jtext_find(run, format, percent, begin)) >= 0;
+         begin = (uint32_t)at + 2) {
         jbuffer_put_text(run, out, jtext_cut(run, format, begin, (uint64_t)at));
         char field = (uint32_t)at + 1 < format->bytes ? format->at[at + 1] : 0;
         if (!field) jinja_fail(run, "incomplete format");

@@ -109,7 +109,7 @@ static jvalue center(jrun *run, jvalue value, const jargs *args) {
     jvalue slots[1];
     jinja_bind(run, "center", "width", args, slots);
     const jtext *text = jvalue_string(run, value);
-    int64_t width = jinja_int_or(run, slots[0], 80), fill = width - jtext_chars(text);
+    int64_t width = jinja_int_or(run, slots[0], 80), fill = width - jtext_chars(run, text);
     if (fill <= 0) return jvalue_text(text);
     int64_t before = fill / 2 + (fill & width & 1); /* as Python rounds */
     jbuffer *out = jbuffer_new(run);
@@ -132,7 +132,7 @@ static jvalue wordcount(jrun *run, jvalue value, const jargs *args) {
     bool inside = false;
     int64_t words = 0;
     uint32_t point;
-    jinja_charge_bytes(run, text->bytes);
+    jinja_charge_walk(run, text->bytes);
     for (uint32_t i = 0; i < text->bytes;) {
         i += jtext_char(text, i, &point);
         bool word = is_word(point);

@@ -26,18 +26,20 @@ static jvalue rstrip(jrun *run, jvalue self, const jargs *args) {
 
 /* ---- ends ---- */
 
-static bool has_prefix(const jtext *text, const jtext *prefix) {
+static bool has_prefix(jrun *run, const jtext *text, const jtext *prefix) {
+    jinja_charge(run, prefix->bytes / 64);
     return text->bytes >= prefix->bytes &&
            (prefix->bytes == 0 || memcmp(text->at, prefix->at, prefix->bytes) == 0);
 }
 
-static bool has_suffix(const jtext *text, const jtext *suffix) {
+static bool has_suffix(jrun *run, const jtext *text, const jtext *suffix) {
+    jinja_charge(run, suffix->bytes / 64);
     return text->bytes >= suffix->bytes &&
            (suffix->bytes == 0 ||
             memcmp(text->at + text->bytes - suffix->bytes, suffix->at, suffix->bytes) == 0);
 }
 
-typedef bool ends_with(const jtext *text, const jtext *part);
+typedef bool ends_with(jrun *run, const jtext *text, const jtext *part);
 
 static jvalue has_end(jrun *run, jvalue self, const jargs *args, const char *name,
                       ends_with *compare) {
@@ -45,13 +47,13 @@ static jvalue has_end(jrun *run, jvalue self, const jargs *args, const char *nam
     jinja_bind(run, name, "prefix", args, slots);
     bool tuple = slots[0].kind == J_LIST && slots[0].list->flavour == JF_TUPLE;
     for (uint32_t i = 0; tuple && i < slots[0].list->count; i++)
-        if (compare(self.text, jinja_text_or(run, slots[0].list->at[i], NULL)))
+        if (compare(run, self.text, jinja_text_or(run, slots[0].list->at[i], NULL)))
             return jvalue_bool(true);
     if (tuple) return jvalue_bool(false);
     if (slots[0].kind != J_STRING)
         jinja_fail(run, "%s first arg must be str or a tuple of str, not %s", name,
                    jvalue_type(slots[0]));
-    return jvalue_bool(compare(self.text, slots[0].text));
+    return jvalue_bool(compare(run, self.text, slots[0].text));
 }
 
 static jvalue startswith(jrun *run, jvalue self, const jargs *args) {
@@ -65,7 +67,7 @@ static jvalue removeprefix(jrun *run, jvalue self, const jargs *args) {
     jvalue slots[1];
     jinja_bind(run, "removeprefix", "prefix", args, slots);
     const jtext *part = jinja_text_or(run, slots[0], NULL);
-    uint32_t begin = has_prefix(self.text, part) ? part->bytes : 0;
+    uint32_t begin = has_prefix(run, self.text, part) ? part->bytes : 0;
     return jvalue_text(jtext_cut(run, self.text, begin, self.text->bytes));
 }
 
@@ -73,7 +75,7 @@ static jvalue removesuffix(jrun *run, jvalue self, const jargs *args) {
     jvalue slots[1];
     jinja_bind(run, "removesuffix", "suffix", args, slots);
     const jtext *part = jinja_text_or(run, slots[0], NULL);
-    uint32_t end = self.text->bytes - (has_suffix(self.text, part) ? part->bytes : 0);
+    uint32_t end = self.text->bytes - (has_suffix(run, self.text, part) ? part->bytes : 0);
     return jvalue_text(jtext_cut(run, self.text, 0, end));
 }
 
@@ -84,9 +86,11 @@ static void push_cut(jrun *run, jlist *out, const jtext *text, uint64_t begin, u
 }
 
 /* The last needle that ends at or before end, or -1. */
-static int64_t find_last(const jtext *text, const jtext *needle, uint64_t end) {
+static int64_t find_last(jrun *run, const jtext *text, const jtext *needle, uint64_t end) {
     for (uint64_t at = end; at-- > 0;) {
         if (at + needle->bytes > end) continue;
+        if (text->at[at] != needle->at[0]) continue;
+        jinja_charge(run, needle->bytes / 64);
         if (memcmp(text->at + at, needle->at, needle->bytes) == 0) return (int64_t)at;
     }
     return -1;
@@ -96,7 +100,7 @@ static jlist *split_at(jrun *run, const jtext *text, const jtext *by, int64_t li
     jlist *out = jlist_new(run, JF_LIST);
     uint64_t begin = 0;
     for (int64_t done = 0; limit < 0 || done < limit; done++) {
-        int64_t found = jtext_find(text, by, begin);
+        int64_t found = jtext_find(run, text, by, begin);
         if (found < 0) break;
         push_cut(run, out, text, begin, (uint64_t)found);
         begin = (uint64_t)found + by->bytes;
@@ -118,7 +122,7 @@ static jlist *split_at_from_right(jrun *run, const jtext *text, const jtext *by,
     uint64_t end = text->bytes;
     jinja_charge(run, text->bytes / 8);
     for (int64_t done = 0; limit < 0 || done < limit; done++) {
-        int64_t found = find_last(text, by, end);
+        int64_t found = find_last(run, text, by, end);
         if (found < 0) break;
         push_cut(run, out, text, (uint64_t)found + by->bytes, end);
         end = (uint64_t)found;
@@ -178,7 +182,7 @@ static jvalue split_with(jrun *run, jvalue self, const jargs *args, bool right) 
     jvalue slots[2];
     jinja_bind(run, right ? "rsplit" : "split", "sep maxsplit", args, slots);
     int64_t limit = jinja_int_or(run, slots[1], -1);
-    jinja_charge_bytes(run, self.text->bytes);
+    jinja_charge_walk(run, self.text->bytes);
     if (slots[0].kind == J_MISSING || slots[0].kind == J_NONE)
         return jvalue_list(right && limit >= 0 ? split_words_from_right(run, self.text, limit)
                                                : split_words(run, self.text, limit));
@@ -211,7 +215,7 @@ static bool ends_line(uint32_t point) {
 const jlist *jinja_lines(jrun *run, const jtext *text, bool keep_ends) {
     jlist *out = jlist_new(run, JF_LIST);
     uint32_t begin = 0, point;
-    jinja_charge_bytes(run, text->bytes);
+    jinja_charge_walk(run, text->bytes);
     for (uint32_t i = 0; i < text->bytes;) {
         uint32_t end = i;
         i += jtext_char(text, i, &point);
@@ -237,7 +241,7 @@ static jvalue partition_at(jrun *run, jvalue self, const jargs *args, bool right
     const jtext *by = jinja_text_or(run, slots[0], NULL), *text = self.text;
     if (by->bytes == 0) jinja_fail(run, "empty separator");
     jinja_charge(run, text->bytes / 8);
-    int64_t found = right ? find_last(text, by, text->bytes) : jtext_find(text, by, 0);
+    int64_t found = right ? find_last(run, text, by, text->bytes) : jtext_find(run, text, by, 0);
     jlist *out = jlist_new(run, JF_TUPLE);
     uint64_t at = found >= 0 ? (uint64_t)found : right ? 0 : text->bytes;
     uint64_t behind = found >= 0 ? at + by->bytes : at;
@@ -262,12 +266,12 @@ static const jtext *searched(jrun *run, jvalue self, const jargs *args, const ch
     jvalue slots[3];
     jinja_bind(run, name, "sub start end", args, slots);
     *part = jinja_text_or(run, slots[0], NULL);
-    jinja_charge_bytes(run, self.text->bytes);
+    jinja_charge_walk(run, self.text->bytes);
     jvalue bounds[3] = {slots[1], slots[2], {0}};
-    int64_t length = jtext_chars(self.text), start = jinja_int_or(run, slots[1], 0);
+    int64_t length = jtext_chars(run, self.text), start = jinja_int_or(run, slots[1], 0);
     if (start > length) return NULL;
     if (start < 0) start = start < -length ? 0 : start + length;
-    *offset = jtext_offset(self.text, (uint32_t)start);
+    *offset = jtext_offset(run, self.text, (uint32_t)start);
     return jinja_slice(run, self, bounds).text;
 }
 
@@ -278,13 +282,13 @@ static jvalue find_in(jrun *run, jvalue self, const jargs *args, const char *nam
     int64_t found = -1;
     if (range) {
         jinja_charge(run, right ? range->bytes / 8 : 0);
-        found = !right        ? jtext_find(range, part, 0)
-                : part->bytes ? find_last(range, part, range->bytes)
+        found = !right        ? jtext_find(run, range, part, 0)
+                : part->bytes ? find_last(run, range, part, range->bytes)
                               : range->bytes;
     }
     if (found < 0) return jvalue_int(-1);
     const jtext *before = jtext_cut(run, self.text, 0, offset + (uint64_t)found);
-    return jvalue_int(jtext_chars(before));
+    return jvalue_int(jtext_chars(run, before));
 }
 
 static jvalue find(jrun *run, jvalue self, const jargs *args) {
@@ -310,9 +314,9 @@ static jvalue count(jrun *run, jvalue self, const jargs *args) {
     uint32_t offset = 0;
     const jtext *range = searched(run, self, args, "count", &part, &offset);
     if (!range) return jvalue_int(0);
-    if (part->bytes == 0) return jvalue_int((int64_t)jtext_chars(range) + 1);
+    if (part->bytes == 0) return jvalue_int((int64_t)jtext_chars(run, range) + 1);
     int64_t many = 0, at = 0;
-    for (; (at = jtext_find(range, part, (uint64_t)at)) >= 0; at += part->bytes)
+    for (; (at = jtext_find(run, range, part, (uint64_t)at)) >= 0; at += part->bytes)
         many++;
     return jvalue_int(many);
 }
@@ -332,7 +336,7 @@ static jvalue all_are(jrun *run, jvalue self, const jargs *args, const char *nam
     jinja_bind(run, name, "", args, NULL);
     bool all = self.text->bytes > 0;
     uint32_t point;
-    jinja_charge_bytes(run, self.text->bytes);
+    jinja_charge_walk(run, self.text->bytes);
     for (uint32_t i = 0; i < self.text->bytes;) {
         i += jtext_char(self.text, i, &point);
         if (point >= 0x80 && accept != jinja_is_space && jinja_is_letter_or_number(point))
@@ -356,12 +360,12 @@ static jvalue isspace_(jrun *run, jvalue self, const jargs *args) {
 }
 static jvalue isupper_(jrun *run, jvalue self, const jargs *args) {
     jinja_bind(run, "isupper", "", args, NULL);
-    jinja_charge_bytes(run, self.text->bytes);
+    jinja_charge_walk(run, self.text->bytes);
     return jvalue_bool(jtext_has_case(self.text, true));
 }
 static jvalue islower_(jrun *run, jvalue self, const jargs *args) {
     jinja_bind(run, "islower", "", args, NULL);
-    jinja_charge_bytes(run, self.text->bytes);
+    jinja_charge_walk(run, self.text->bytes);
     return jvalue_bool(jtext_has_case(self.text, false));
 }
 
@@ -431,9 +435,9 @@ static jvalue justify(jrun *run, jvalue self, const jargs *args, const char *nam
     jvalue slots[2];
     jinja_bind(run, name, "width fillchar", args, slots);
     const jtext *fill = jinja_text_or(run, slots[1], " ");
-    if (jtext_chars(fill) != 1)
+    if (jtext_chars(run, fill) != 1)
         jinja_fail(run, "The fill character must be exactly one character long");
-    int64_t width = jinja_int_or(run, slots[0], 0), more = width - jtext_chars(self.text);
+    int64_t width = jinja_int_or(run, slots[0], 0), more = width - jtext_chars(run, self.text);
     if (more <= 0) return self;
     int64_t before = text_side == LEFT    ? 0
                      : text_side == RIGHT ? more
@@ -460,7 +464,7 @@ static jvalue center(jrun *run, jvalue self, const jargs *args) {
 static jvalue zfill(jrun *run, jvalue self, const jargs *args) {
     jvalue slots[1];
     jinja_bind(run, "zfill", "width", args, slots);
-    int64_t more = jinja_int_or(run, slots[0], 0) - jtext_chars(self.text);
+    int64_t more = jinja_int_or(run, slots[0], 0) - jtext_chars(run, self.text);
     uint32_t sign = self.text->bytes && (self.text->at[0] == '-' || self.text->at[0] == '+');
     if (more <= 0) return self;
     jbuffer *out = jbuffer_new(run);
@@ -517,7 +521,7 @@ static jvalue list_index(jrun *run, jvalue self, const jargs *args) {
     jvalue slots[1];
     jinja_bind(run, "index", "value", args, slots);
     for (uint32_t i = 0; i < self.list->count; i++)
-        if (jvalue_equal(run, self.list->at[i], slots[0])) return jvalue_int(i);
+        if (jvalue_equal_item(run, self.list->at[i], slots[0])) return jvalue_int(i);
     if (self.list->flavour == JF_TUPLE) jinja_fail(run, "tuple.index(x): x not in tuple");
     jinja_fail(run, "%s is not in list", jinja_repr_chars(run, slots[0]));
 }
@@ -527,7 +531,7 @@ static jvalue list_count(jrun *run, jvalue self, const jargs *args) {
     int64_t many = 0;
     jinja_bind(run, "count", "value", args, slots);
     for (uint32_t i = 0; i < self.list->count; i++)
-        many += jvalue_equal(run, self.list->at[i], slots[0]);
+        many += jvalue_equal_item(run, self.list->at[i], slots[0]);
     return jvalue_int(many);
 }
 

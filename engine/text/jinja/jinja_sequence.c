@@ -23,7 +23,7 @@ static jvalue by_path(jrun *run, jvalue item, jvalue path, jvalue otherwise) {
     if (path.kind != J_STRING) return jinja_getitem(run, item, path);
     const jtext *dot = jtext_literal(run, ".");
     for (uint64_t begin = 0, end; begin <= path.text->bytes; begin = end + 1) {
-        int64_t found = jtext_find(path.text, dot, begin);
+        int64_t found = jtext_find(run, path.text, dot, begin);
         end = found < 0 ? path.text->bytes : (uint64_t)found;
         item = jinja_getitem(run, item, path_key(run, jtext_cut(run, path.text, begin, end)));
         if (item.kind == J_UNDEFINED && otherwise.kind != J_MISSING) item = otherwise;
@@ -54,6 +54,7 @@ typedef struct chooser {
 } chooser;
 
 static bool chosen(jrun *run, const chooser *c, jvalue item) {
+    jinja_charge(run, 1);
     jvalue value = by_path(run, item, c->path, (jvalue){0});
     bool passes = c->test ? c->test->call(run, value, &c->args) : jvalue_truth(value);
     return passes == c->wanted;
@@ -143,6 +144,7 @@ static jvalue join(jrun *run, jvalue value, const jargs *args) {
     jinja_bind(run, "join", "d attribute", args, slots);
     const jlist *all = jvalue_iterate(run, value);
     jbuffer *out = jbuffer_new(run);
+    jinja_charge(run, all->count);
     for (uint32_t i = 0; i < all->count; i++) {
         if (i && slots[0].kind != J_MISSING) jinja_print(run, out, slots[0]);
         jinja_print(run, out, by_path(run, all->at[i], slots[1], (jvalue){0}));
@@ -207,6 +209,7 @@ static jvalue sum(jrun *run, jvalue value, const jargs *args) {
     const jlist *all = jvalue_iterate(run, value);
     if (total.kind == J_STRING)
         jinja_fail(run, "sum() can't sum strings [use ''.join(seq) instead]");
+    jinja_charge(run, all->count);
     for (uint32_t i = 0; i < all->count; i++)
         total = jinja_binary(run, JO_ADD, total, by_path(run, all->at[i], slots[0], (jvalue){0}));
     return total;

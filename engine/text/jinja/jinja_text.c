@@ -189,10 +189,13 @@ int jtext_compare(const jtext *a, const jtext *b) {
 
 bool jtext_any_plain(const jtext *text) { return text->plain_count > 0; }
 
-int64_t jtext_find(const jtext *text, const jtext *needle, uint64_t from) {
+int64_t jtext_find(jrun *run, const jtext *text, const jtext *needle, uint64_t from) {
     if (from > text->bytes) return -1;
     if (needle->bytes == 0) return (int64_t)from;
+    if (needle->bytes > text->bytes - from) return -1;
     const char *at = memmem(text->at + from, text->bytes - from, needle->at, needle->bytes);
+    uint64_t end = at ? (uint64_t)(at - text->at) : text->bytes;
+    jinja_charge(run, (end - from + needle->bytes) / 16);
     return at ? at - text->at : -1;
 }
 
@@ -223,17 +226,19 @@ uint32_t jtext_char_before(const jtext *text, uint32_t offset, uint32_t *point) 
     return 1;
 }
 
-uint32_t jtext_chars(const jtext *text) {
+uint32_t jtext_chars(jrun *run, const jtext *text) {
     uint32_t chars = 0, point;
+    jinja_charge_walk(run, text->bytes);
     for (uint32_t i = 0; i < text->bytes; i += jtext_char(text, i, &point))
         chars++;
     return chars;
 }
 
-uint32_t jtext_offset(const jtext *text, uint32_t chars) {
+uint32_t jtext_offset(jrun *run, const jtext *text, uint32_t chars) {
     uint32_t offset = 0, point;
     for (; chars > 0 && offset < text->bytes; chars--)
         offset += jtext_char(text, offset, &point);
+    jinja_charge_walk(run, offset);
     return offset;
 }
 
@@ -245,9 +250,10 @@ bool jtext_plain_at(const jtext *text, uint32_t offset, uint32_t *span) {
 
 /* ---- changing ---- */
 
-static bool in_set(const jtext *set, uint32_t point) {
+static bool in_set(jrun *run, const jtext *set, uint32_t point) {
     if (!set) return jinja_is_space(point);
     uint32_t one;
+    jinja_charge(run, set->bytes / 8);
     for (uint32_t i = 0, bytes; i < set->bytes; i += bytes) {
         bytes = jtext_char(set, i, &one);
         if (one == point) return true;
@@ -259,16 +265,16 @@ const jtext *jtext_strip(jrun *run, const jtext *text, const jtext *set, bool le
     uint32_t begin = 0, end = text->bytes, point;
     while (left && begin < end) {
         uint32_t bytes = jtext_char(text, begin, &point);
-        if (!in_set(set, point)) break;
+        if (!in_set(run, set, point)) break;
         begin += bytes;
     }
     while (right && begin < end) {
         uint32_t bytes = jtext_char_before(text, end, &point);
-        if (!in_set(set, point)) break;
+        if (!in_set(run, set, point)) break;
         end -= bytes;
     }
     uint64_t stripped = text->bytes - (end - begin);
-    jinja_charge(run, 1 + stripped / 8 * (1 + (set ? set->bytes / 8 : 0)));
+    jinja_charge(run, 1 + stripped / 8);
     return jtext_cut(run, text, begin, end);
 }
 
@@ -333,8 +339,7 @@ const jtext *jtext_replace(jrun *run, const jtext *text, const jtext *from, cons
                            int64_t limit) {
     if (limit == 0) return text;
     if (from->bytes == 0) return put_between(run, text, to, limit);
-    jinja_charge_bytes(run, text->bytes);
-    int64_t found = jtext_find(text, from, 0);
+    int64_t found = jtext_find(run, text, from, 0);
     if (found < 0) return text;
     jbuffer *out = jbuffer_new(run);
     uint32_t offset = 0, span = 0;
@@ -343,7 +348,7 @@ const jtext *jtext_replace(jrun *run, const jtext *text, const jtext *from, cons
         jbuffer_put_text(run, out, jtext_cut(run, text, offset, at));
         put_in_place(run, out, text, (jspan){at, end}, to, &span);
         offset = end;
-        found = jtext_find(text, from, offset);
+        found = jtext_find(run, text, from, offset);
     }
     jbuffer_put_text(run, out, jtext_cut(run, text, offset, text->bytes));
     return jbuffer_text(run, out);

@@ -107,7 +107,7 @@ jdict *jdict_new(jrun *run) { return jinja_take(run, 1, sizeof(jdict)); }
 jvalue *jdict_find(jrun *run, const jdict *dict, jvalue key) {
     bool is_list = key.kind == J_LIST && key.list->flavour == JF_LIST;
     if (is_list || key.kind == J_DICT) jinja_fail(run, "unhashable type: '%s'", jvalue_type(key));
-    jinja_charge(run, 1 + dict->count / 16);
+    jinja_charge(run, 1 + dict->count / 4);
     for (uint32_t i = 0; i < dict->count; i++)
         if (jvalue_equal(run, dict->at[i].key, key)) return &dict->at[i].value;
     return NULL;
@@ -235,8 +235,7 @@ int64_t jvalue_length(jrun *run, jvalue value) {
     if (value.kind == J_DICT) return value.dict->count;
     if (value.kind == J_LOOP) return value.loop->items->count;
     if (value.kind == J_LIST) return value.list->count;
-    jinja_charge_bytes(run, value.text->bytes);
-    return jtext_chars(value.text);
+    return jtext_chars(run, value.text);
 }
 
 bool jvalue_is_iterable(jvalue value) {
@@ -287,7 +286,7 @@ const jlist *jvalue_iterate(jrun *run, jvalue value) {
 
 static bool list_contains(jrun *run, const jlist *list, jvalue value) {
     for (uint32_t i = 0; i < list->count; i++)
-        if (jvalue_equal(run, list->at[i], value)) return true;
+        if (jvalue_equal_item(run, list->at[i], value)) return true;
     return false;
 }
 
@@ -296,8 +295,8 @@ bool jvalue_contains(jrun *run, jvalue container, jvalue value) {
         if (value.kind != J_STRING)
             jinja_fail(run, "'in <string>' requires string as left operand, not %s",
                        jvalue_type(value));
-        jinja_charge_bytes(run, container.text->bytes);
-        return jtext_find(container.text, value.text, 0) >= 0;
+        jinja_charge(run, 1);
+        return jtext_find(run, container.text, value.text, 0) >= 0;
     }
     if (container.kind == J_DICT) return jdict_find(run, container.dict, value) != NULL;
     if (!jvalue_is_iterable(container))
@@ -323,7 +322,7 @@ static bool list_equal(jrun *run, const jlist *a, const jlist *b) {
     if (a->flavour != b->flavour || a->flavour == JF_GENERATOR || a->count != b->count)
         return false;
     for (uint32_t i = 0; i < a->count; i++)
-        if (!jvalue_equal(run, a->at[i], b->at[i])) return false;
+        if (!jvalue_equal_item(run, a->at[i], b->at[i])) return false;
     return true;
 }
 
@@ -365,10 +364,14 @@ bool jvalue_equal(jrun *run, jvalue a, jvalue b) {
     }
 }
 
+bool jvalue_equal_item(jrun *run, jvalue a, jvalue b) {
+    jinja_charge(run, 1);
+    return jvalue_equal(run, a, b);
+}
+
 static int list_order(jrun *run, const jlist *a, const jlist *b, const char *operator_text) {
     for (uint32_t i = 0; i < a->count && i < b->count; i++) {
-        jinja_charge(run, 1);
-        if (jvalue_equal(run, a->at[i], b->at[i])) continue;
+        if (jvalue_equal_item(run, a->at[i], b->at[i])) continue;
         jinja_enter(run);
         int order = jvalue_order(run, a->at[i], b->at[i], operator_text);
         jinja_leave(run);
@@ -381,6 +384,8 @@ int jvalue_order(jrun *run, jvalue a, jvalue b, const char *operator_text) {
     jinja_charge(run, 1);
     if (jvalue_is_number(a) && jvalue_is_number(b)) return number_order(a, b);
     if (a.kind == J_STRING && b.kind == J_STRING) {
+        uint32_t common = a.text->bytes < b.text->bytes ? a.text->bytes : b.text->bytes;
+        jinja_charge(run, common / 64);
         int order = jtext_compare(a.text, b.text);
         return order < 0 ? -1 : order > 0;
     }

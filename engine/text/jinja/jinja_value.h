@@ -176,6 +176,10 @@ void jinja_charge(jrun *run, uint64_t steps);
 static inline void jinja_charge_bytes(jrun *run, uint64_t bytes) {
     jinja_charge(run, 1 + bytes / 64);
 }
+/* What is gone through character by character costs more than what is copied. */
+static inline void jinja_charge_walk(jrun *run, uint64_t bytes) {
+    jinja_charge(run, 1 + bytes / 16);
+}
 /* Around every recursion. */
 void jinja_enter(jrun *run);
 static inline void jinja_leave(jrun *run) { run->depth--; }
@@ -201,14 +205,14 @@ bool jtext_is(const jtext *text, const char *literal);
 int jtext_compare(const jtext *a, const jtext *b);
 bool jtext_any_plain(const jtext *text);
 /* Offset of needle at or after from, or -1. */
-int64_t jtext_find(const jtext *text, const jtext *needle, uint64_t from);
-uint32_t jtext_chars(const jtext *text);
+int64_t jtext_find(jrun *run, const jtext *text, const jtext *needle, uint64_t from);
+uint32_t jtext_chars(jrun *run, const jtext *text);
 /* Bytes of the character that begins at offset; *point is 0xFFFD for a byte that is no UTF-8. */
 uint32_t jtext_char(const jtext *text, uint32_t offset, uint32_t *point);
 /* Bytes of the character that ends at offset. */
 uint32_t jtext_char_before(const jtext *text, uint32_t offset, uint32_t *point);
 /* Byte offset of a character's number. */
-uint32_t jtext_offset(const jtext *text, uint32_t chars);
+uint32_t jtext_offset(jrun *run, const jtext *text, uint32_t chars);
 /* Walks the spans in step with a rising offset. */
 bool jtext_plain_at(const jtext *text, uint32_t offset, uint32_t *span);
 /* Strips the characters of set (NULL: white space) from the ends asked for. */
@@ -266,6 +270,8 @@ static inline double jvalue_real(jvalue v) {
 }
 bool jvalue_truth(jvalue value);
 bool jvalue_equal(jrun *run, jvalue a, jvalue b);
+/* The same for one of many: each costs a step, which a lone comparison's expression has paid. */
+bool jvalue_equal_item(jrun *run, jvalue a, jvalue b);
 /* -1, 0, 1; 2 when neither holds (NaN). Fails, naming the operator, for types without an order. */
 int jvalue_order(jrun *run, jvalue a, jvalue b, const char *operator_text);
 int64_t jvalue_length(jrun *run, jvalue value); /* len() */
