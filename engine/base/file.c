@@ -11,11 +11,7 @@
 #include <unistd.h>
 
 void file_show_path(char *out, size_t out_bytes, const char *path) {
-    size_t length = strlen(path), count = length < out_bytes ? length : out_bytes - 1;
-    for (size_t i = 0; i < count; i++)
-        out[i] = path[i] < 0x20 || path[i] > 0x7e ? '?' : path[i];
-    out[count] = 0;
-    if (count < length) memcpy(out + count - 3, "...", 3);
+    esp_show(out, out_bytes, path, strlen(path));
 }
 
 void file_show_name(char *out, size_t out_bytes, const char *path) {

@@ -75,6 +75,14 @@ static esp_code fill(esp_error *err, esp_code code, const char *field, const cha
     return code;
 }
 
+void esp_show(char *out, size_t out_bytes, const char *at, size_t bytes) {
+    size_t count = bytes < out_bytes ? bytes : out_bytes - 1;
+    for (size_t i = 0; i < count; i++)
+        out[i] = at[i] < 0x20 || at[i] > 0x7e ? '?' : at[i];
+    out[count] = 0;
+    if (count < bytes) memcpy(out + count - 3, "...", 3);
+}
+
 esp_code esp_fail(esp_error *err, esp_code code, const char *format, ...) {
     va_list args;
     va_start(args, format);

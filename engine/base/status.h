@@ -9,6 +9,7 @@
 #ifndef ESPALIER_BASE_STATUS_H
 #define ESPALIER_BASE_STATUS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* The numbers are gRPC's status codes, inside and out. */
@@ -45,6 +46,10 @@ typedef struct esp_error {
 #define ESP_CHECKED __attribute__((warn_unused_result))
 #define ESP_PRINTF(fmt_index, args_index) __attribute__((format(printf, fmt_index, args_index)))
 
+/* Text from outside as an error sentence shows it: '?' for what is not printable ASCII, cut with "..." to
+ * fit out_bytes (>= 4) with its NUL. */
+void esp_show(char *out, size_t out_bytes, const char *at, size_t bytes);
+
 /* Fills *err (NULL is allowed) and returns code, so that a caller can `return esp_fail(...)`. */
 esp_code esp_fail(esp_error *err, esp_code code, const char *format, ...) ESP_PRINTF(3, 4);
 
@@ -60,7 +65,7 @@ int esp_exit_status(esp_code code);
 
 _Noreturn void esp_assert_failed(const char *expression, const char *file, int line);
 
-#define ESP_ASSERT(expression) \
+#define ESP_ASSERT(expression)                                                                     \
     ((expression) ? (void)0 : esp_assert_failed(#expression, __FILE__, __LINE__))
 
 #endif

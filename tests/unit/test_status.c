@@ -118,8 +118,23 @@ static void exit_statuses_tell_data_from_usage(void **state) {
     assert_int_equal(esp_exit_status((esp_code)99), 70);
 }
 
+/* Text from outside is cut to fit, and cannot write to a terminal. */
+static void shown_text_is_printable_and_fits(void **state) {
+    (void)state;
+    char out[8];
+    esp_show(out, sizeof out, "a\nb", 3);
+    assert_string_equal(out, "a?b");
+    esp_show(out, sizeof out, "1234567", 7);
+    assert_string_equal(out, "1234567");
+    esp_show(out, sizeof out, "12345678", 8);
+    assert_string_equal(out, "1234...");
+    esp_show(out, sizeof out, "", 0);
+    assert_string_equal(out, "");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(shown_text_is_printable_and_fits),
         cmocka_unit_test(a_failure_replaces_the_one_before),
         cmocka_unit_test(an_error_may_quote_itself),
         cmocka_unit_test(no_error_wanted_is_fine),

@@ -52,12 +52,15 @@ static esp_code read_shape(const gguf_file *file, model_spec *spec, esp_error *e
                           (family_range){spec->heads, spec->heads, 0}, &spec->kv_heads, err);
 }
 
-static esp_code check_heads(const gguf_file *file, model_spec *spec, esp_error *err) {
+bool bert_share_heads(model_spec *spec) {
     spec->head_dim = spec->hidden / spec->heads;
     spec->attention_scale = 1.0f / sqrtf((float)spec->head_dim);
-    if (spec->hidden % spec->heads == 0 && spec->head_dim <= SPEC_HEAD_DIM_MAX &&
-        spec->head_dim % SPEC_HEAD_DIM_MULTIPLE == 0 && spec->head_dim > 0)
-        return ESP_OK;
+    return spec->hidden % spec->heads == 0 && spec->head_dim <= SPEC_HEAD_DIM_MAX &&
+           spec->head_dim % SPEC_HEAD_DIM_MULTIPLE == 0 && spec->head_dim > 0;
+}
+
+static esp_code check_heads(const gguf_file *file, model_spec *spec, esp_error *err) {
+    if (bert_share_heads(spec)) return ESP_OK;
     return esp_fail(
         err, ESP_INVALID,
         "%s: bert.embedding_length is %u and bert.attention.head_count %u; wanted heads "

@@ -8,6 +8,9 @@
 
 extern const char *const BERT_CLASSES[]; /* NULL at the end */
 
+/* Sets the width of a head and the scale of scores from hidden and heads; whether we compute such. */
+bool bert_share_heads(model_spec *spec);
+
 /* Shape, activation and positions of config.json; how a text is pooled stands elsewhere
  * (sentence_files.h). */
 ESP_CHECKED esp_code bert_read_config(const hf_config *config, model_spec *spec, esp_error *err);

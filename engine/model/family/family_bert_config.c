@@ -1,7 +1,6 @@
 /* family_bert_config.c - BERT, RoBERTa and XLM-RoBERTa in Hugging Face folders. The latter two number
  * their positions from the row behind the padding token's. */
 // SPDX-License-Identifier: Apache-2.0
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -36,11 +35,7 @@ static esp_code read_shape(const hf_section *root, model_spec *spec, esp_error *
 
 static esp_code check_heads(const hf_section *root, model_spec *spec, esp_error *err) {
     spec->kv_heads = spec->heads;
-    spec->head_dim = spec->hidden / spec->heads;
-    spec->attention_scale = 1.0f / sqrtf((float)spec->head_dim);
-    if (spec->hidden % spec->heads == 0 && spec->head_dim <= SPEC_HEAD_DIM_MAX &&
-        spec->head_dim % SPEC_HEAD_DIM_MULTIPLE == 0 && spec->head_dim > 0)
-        return ESP_OK;
+    if (bert_share_heads(spec)) return ESP_OK;
     return esp_fail(err, ESP_INVALID,
                     "%s: %u attention heads share a hidden_size of %u; wanted heads of a multiple "
                     "of %d up to %d each",

@@ -27,11 +27,8 @@ bool gguf_is_printable(model_text text) {
 }
 
 gguf_label gguf_show(model_text text) {
-    gguf_label label = {{0}};
-    size_t room = sizeof label.text - 1, count = text.bytes < room ? text.bytes : room;
-    for (size_t i = 0; i < count; i++)
-        label.text[i] = text.at[i] < 0x20 || text.at[i] > 0x7e ? '?' : text.at[i];
-    if (text.bytes > room) memcpy(label.text + room - 3, "...", 3);
+    gguf_label label;
+    esp_show(label.text, sizeof label.text, text.at, text.bytes);
     return label;
 }
 

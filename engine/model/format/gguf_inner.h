@@ -106,13 +106,6 @@ static inline bool cursor_text(gguf_cursor *cursor, model_text *out) {
     return true;
 }
 
-/* Order of names: bytes, then length. */
-static inline int gguf_compare_text(model_text a, model_text b) {
-    int order = memcmp(a.at, b.at, a.bytes < b.bytes ? a.bytes : b.bytes);
-    if (order) return order;
-    return a.bytes < b.bytes ? -1 : a.bytes > b.bytes;
-}
-
 /* Names are printable ASCII, so that they can stand in an error sentence and in JSON. */
 bool gguf_is_printable(model_text text);
 

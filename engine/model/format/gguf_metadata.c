@@ -110,7 +110,7 @@ static esp_code read_pair(const gguf_file *file, gguf_cursor *cursor, uint64_t i
 
 static int compare_pairs(const void *a, const void *b, void *pairs) {
     const gguf_pair *all = pairs;
-    return gguf_compare_text(all[*(const uint32_t *)a].key, all[*(const uint32_t *)b].key);
+    return model_text_compare(all[*(const uint32_t *)a].key, all[*(const uint32_t *)b].key);
 }
 
 static esp_code index_pairs(gguf_file *file, esp_error *err) {
@@ -150,7 +150,7 @@ const gguf_pair *gguf_find_pair(const gguf_file *file, const char *key) {
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
         const gguf_pair *pair = &file->pairs[file->pairs_by_key[middle]];
-        int order = gguf_compare_text(wanted, pair->key);
+        int order = model_text_compare(wanted, pair->key);
         if (order == 0) return pair;
         if (order < 0)
             high = middle;

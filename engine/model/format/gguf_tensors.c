@@ -131,22 +131,14 @@ static esp_code read_tensor(const gguf_file *file, gguf_cursor *cursor, uint64_t
     return set_bytes(file, tensor, err);
 }
 
-static int compare_names(const void *a, const void *b, void *tensors) {
-    const model_tensor *all = tensors;
-    return gguf_compare_text(all[*(const uint32_t *)a].name, all[*(const uint32_t *)b].name);
-}
-
 esp_code gguf_index_tensors(gguf_file *file, esp_error *err) {
-    uint32_t count = file->tensor_count, *order = mem_new(count ? count : 1, sizeof *order);
+    const model_tensor *all = file->tensors;
     free(file->tensors_by_name);
-    file->tensors_by_name = order;
-    for (uint32_t i = 0; i < count; i++)
-        order[i] = i;
-    qsort_r(order, count, sizeof *order, compare_names, file->tensors);
-    for (uint32_t i = 1; i < count; i++)
-        if (compare_names(&order[i - 1], &order[i], file->tensors) == 0)
+    const uint32_t *order = file->tensors_by_name = tensors_sort(all, file->tensor_count);
+    for (uint32_t i = 1; i < file->tensor_count; i++)
+        if (model_text_compare(all[order[i - 1]].name, all[order[i]].name) == 0)
             return gguf_fail(file, err, "the tensor %s stands there twice",
-                             gguf_show(file->tensors[order[i]].name).text);
+                             gguf_show(all[order[i]].name).text);
     return ESP_OK;
 }
 
@@ -227,17 +219,5 @@ const model_tensor *gguf_tensor_at(const gguf_file *file, uint64_t index) {
 }
 
 const model_tensor *gguf_find(const gguf_file *file, const char *name) {
-    model_text wanted = {name, strlen(name)};
-    uint32_t low = 0, high = file->tensor_count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        const model_tensor *tensor = &file->tensors[file->tensors_by_name[middle]];
-        int order = gguf_compare_text(wanted, tensor->name);
-        if (order == 0) return tensor;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    return tensors_find(file->tensors, file->tensors_by_name, file->tensor_count, name);
 }

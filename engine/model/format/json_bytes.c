@@ -7,11 +7,8 @@
 #include <string.h>
 
 json_label json_show(const char *text) {
-    json_label label = {{0}};
-    size_t room = sizeof label.text - 1, length = strnlen(text, room + 1);
-    for (size_t i = 0; i < length && i < room; i++)
-        label.text[i] = text[i] < 0x20 || text[i] > 0x7e ? '?' : text[i];
-    if (length > room) memcpy(label.text + room - 3, "...", 3);
+    json_label label;
+    esp_show(label.text, sizeof label.text, text, strnlen(text, sizeof label.text));
     return label;
 }
 

@@ -32,7 +32,7 @@ void tensor_set_add(tensor_set *set, const model_tensor *tensor) {
     set->at[set->count++] = *tensor;
 }
 
-static int compare_text(model_text a, model_text b) {
+int model_text_compare(model_text a, model_text b) {
     int order = memcmp(a.at, b.at, a.bytes < b.bytes ? a.bytes : b.bytes);
     if (order) return order;
     return a.bytes < b.bytes ? -1 : a.bytes > b.bytes;
@@ -40,31 +40,25 @@ static int compare_text(model_text a, model_text b) {
 
 static int compare_names(const void *a, const void *b, void *tensors) {
     const model_tensor *all = tensors;
-    return compare_text(all[*(const uint32_t *)a].name, all[*(const uint32_t *)b].name);
+    return model_text_compare(all[*(const uint32_t *)a].name, all[*(const uint32_t *)b].name);
 }
 
-esp_code tensor_set_seal(tensor_set *set, esp_error *err) {
-    uint32_t *order = mem_new(set->count ? set->count : 1, sizeof *order);
-    for (uint32_t i = 0; i < set->count; i++)
+uint32_t *tensors_sort(const model_tensor *tensors, uint32_t count) {
+    uint32_t *order = mem_new(count ? count : 1, sizeof *order);
+    for (uint32_t i = 0; i < count; i++)
         order[i] = i;
-    if (set->count) qsort_r(order, set->count, sizeof *order, compare_names, set->at);
-    set->by_name = order;
-    for (uint32_t i = 1; i < set->count; i++) {
-        const model_tensor *a = &set->at[order[i - 1]], *b = &set->at[order[i]];
-        if (compare_text(a->name, b->name) == 0)
-            return esp_fail(err, ESP_INVALID, "%s: the tensor %.*s stands in %s as well", b->file,
-                            (int)b->name.bytes, b->name.at, a->file);
-    }
-    return ESP_OK;
+    if (count) qsort_r(order, count, sizeof *order, compare_names, (void *)(uintptr_t)tensors);
+    return order;
 }
 
-const model_tensor *tensor_set_find(const tensor_set *set, const char *name) {
+const model_tensor *tensors_find(const model_tensor *tensors, const uint32_t *by_name,
+                                 uint32_t count, const char *name) {
     model_text wanted = {name, strlen(name)};
-    uint32_t low = 0, high = set->count;
+    uint32_t low = 0, high = count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        const model_tensor *tensor = &set->at[set->by_name[middle]];
-        int order = compare_text(wanted, tensor->name);
+        const model_tensor *tensor = &tensors[by_name[middle]];
+        int order = model_text_compare(wanted, tensor->name);
         if (order == 0) return tensor;
         if (order < 0)
             high = middle;
@@ -72,6 +66,21 @@ const model_tensor *tensor_set_find(const tensor_set *set, const char *name) {
             low = middle + 1;
     }
     return NULL;
+}
+
+esp_code tensor_set_seal(tensor_set *set, esp_error *err) {
+    const uint32_t *order = set->by_name = tensors_sort(set->at, set->count);
+    for (uint32_t i = 1; i < set->count; i++) {
+        const model_tensor *a = &set->at[order[i - 1]], *b = &set->at[order[i]];
+        if (model_text_compare(a->name, b->name) == 0)
+            return esp_fail(err, ESP_INVALID, "%s: the tensor %.*s stands in %s as well", b->file,
+                            (int)b->name.bytes, b->name.at, a->file);
+    }
+    return ESP_OK;
+}
+
+const model_tensor *tensor_set_find(const tensor_set *set, const char *name) {
+    return tensors_find(set->at, set->by_name, set->count, name);
 }
 
 void tensor_set_free(tensor_set *set) {

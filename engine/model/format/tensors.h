@@ -50,6 +50,15 @@ typedef struct model_tensor {
 const char *tensor_type_name(const model_tensor *tensor);
 uint64_t tensor_element_count(const model_tensor *tensor);
 
+/* Order of names: bytes, then length. */
+int model_text_compare(model_text a, model_text b);
+
+/* Indices of count tensors by name (malloc'd, the caller's); equal names are neighbours. */
+uint32_t *tensors_sort(const model_tensor *tensors, uint32_t count);
+/* By that order; NULL if absent. */
+const model_tensor *tensors_find(const model_tensor *tensors, const uint32_t *by_name,
+                                 uint32_t count, const char *name);
+
 /* All-zero is empty. */
 typedef struct tensor_set {
     model_tensor *at; /* in the order of their files */

@@ -76,17 +76,23 @@ static esp_code read_texts(const gguf_file *file, const char *key, uint64_t max,
     return ESP_OK;
 }
 
+/* An array with one number for each of count tokens. */
+static esp_code get_numbers(const gguf_file *file, const char *key, gguf_type type, uint32_t count,
+                            bool *found, gguf_array *out, esp_error *err) {
+    esp_code code = gguf_get_array(file, key, type, found, out, err);
+    if (code || !*found || out->count == count) return code;
+    return esp_fail(err, ESP_INVALID,
+                    "%s: metadata key %s has %llu entries; wanted one for each of %u tokens",
+                    gguf_name(file), key, (unsigned long long)out->count, count);
+}
+
 static esp_code read_types(token_source *out, const gguf_file *file, esp_error *err) {
     static const char key[] = "tokenizer.ggml.token_type";
     bool found;
     gguf_array array;
-    esp_code code = gguf_get_array(file, key, GGUF_I32, &found, &array, err);
-    if (code || !found) return code;
     uint32_t count = out->source.token_count;
-    if (array.count != count)
-        return esp_fail(err, ESP_INVALID,
-                        "%s: metadata key %s has %llu entries; wanted one for each of %u tokens",
-                        gguf_name(file), key, (unsigned long long)array.count, count);
+    esp_code code = get_numbers(file, key, GGUF_I32, count, &found, &array, err);
+    if (code || !found) return code;
     out->types = mem_new(count, sizeof *out->types);
     for (uint32_t i = 0; i < count; i++) {
         out->types[i] = (int32_t)gguf_array_u32(&array, i);
@@ -98,18 +104,14 @@ static esp_code read_types(token_source *out, const gguf_file *file, esp_error *
     return ESP_OK;
 }
 
-/* One number for each token; *out stays NULL when the key is missing. */
+/* They stay NULL when the key is missing. */
 static esp_code read_scores(token_source *out, const gguf_file *file, esp_error *err) {
-    static const char key[] = "tokenizer.ggml.scores";
     bool found;
     gguf_array array;
-    esp_code code = gguf_get_array(file, key, GGUF_F32, &found, &array, err);
-    if (code || !found) return code;
     uint32_t count = out->source.token_count;
-    if (array.count != count)
-        return esp_fail(err, ESP_INVALID,
-                        "%s: metadata key %s has %llu entries; wanted one for each of %u tokens",
-                        gguf_name(file), key, (unsigned long long)array.count, count);
+    esp_code code =
+        get_numbers(file, "tokenizer.ggml.scores", GGUF_F32, count, &found, &array, err);
+    if (code || !found) return code;
     out->scores = mem_new(count, sizeof *out->scores);
     for (uint32_t i = 0; i < count; i++) {
         uint32_t bits = gguf_array_u32(&array, i);

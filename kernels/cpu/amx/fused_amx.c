@@ -18,17 +18,7 @@
 
 #include "kernels/cpu/level/tile.h"
 
-enum {
-    PREFETCH_BYTES = 1024,
-    FLUSH_DENORMALS = 0x8040, /* FTZ and DAZ of MXCSR */
-};
-
-ALWAYS_INLINE void prefetch(esp_dtype dtype, const uint8_t *block, uint32_t k) {
-    const uint32_t bytes = cpu_formats[dtype].code_bytes / (TILE_COLS / GROUP_COLS);
-    for (uint32_t ahead = 0; ahead < bytes; ahead += CACHE_LINE_BYTES)
-        _mm_prefetch((const char *)block + k * bytes / GROUP_COLS + ahead + PREFETCH_BYTES,
-                     _MM_HINT_T0);
-}
+enum { FLUSH_DENORMALS = 0x8040 /* FTZ and DAZ of MXCSR */ };
 
 /* Columns of a run, of `tiles` tiles from `first` on, into the two chains of each token. */
 ALWAYS_INLINE void add_run(esp_dtype dtype, uint32_t tiles, uint32_t tokens, const tile_run *run,
@@ -36,7 +26,7 @@ ALWAYS_INLINE void add_run(esp_dtype dtype, uint32_t tiles, uint32_t tokens, con
                            vf (*chains)[AMX_FUSED_TOKENS][2]) {
     UNROLL for (uint32_t n = 0; n < tiles; n++) {
         const uint8_t *block = run->codes[first + n] + (size_t)b * cpu_formats[dtype].code_bytes;
-        prefetch(dtype, block, k);
+        tile_prefetch(dtype, run->codes[first + n], b, k);
         UNROLL for (uint32_t j = 0; j < GROUP_COLS; j++) {
             vf w = tile_values(dtype, block, k, j, 0);
             UNROLL for (uint32_t t = 0; t < tokens; t++) {

@@ -41,6 +41,17 @@ typedef struct tile_run {
     uint32_t input_rows;
 } tile_run;
 
+enum { PREFETCH_BYTES = 1024 };
+
+/* The codes of the columns behind column k of block b, well before they are read. */
+ALWAYS_INLINE void tile_prefetch(esp_dtype dtype, const uint8_t *codes, uint32_t b, uint32_t k) {
+    const uint32_t code_bytes = cpu_formats[dtype].code_bytes;
+    const uint8_t *at = codes + (size_t)b * code_bytes + k * (code_bytes / TILE_COLS);
+    for (uint32_t ahead = 0; ahead < code_bytes / (TILE_COLS / GROUP_COLS);
+         ahead += CACHE_LINE_BYTES)
+        _mm_prefetch((const char *)at + ahead + PREFETCH_BYTES, _MM_HINT_T0);
+}
+
 /* acc with the p of some columns added. */
 ALWAYS_INLINE vf tile_add(cpu_scaling scaling, vf scale, vf offset, vf p, float input_sum, vf acc) {
     if (scaling == SCALE_NONE) return v_add(acc, p);

@@ -5,17 +5,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/level/tile.h"
 
-enum { PREFETCH_BYTES = 1024 };
-
-/* The next columns of a tile's codes, well before they are read. */
-ALWAYS_INLINE void prefetch(esp_dtype dtype, const uint8_t *codes, uint32_t b, uint32_t k) {
-    const uint32_t code_bytes = cpu_formats[dtype].code_bytes;
-    const uint8_t *at = codes + (size_t)b * code_bytes + k * (code_bytes / TILE_COLS);
-    for (uint32_t ahead = 0; ahead < code_bytes / (TILE_COLS / GROUP_COLS);
-         ahead += CACHE_LINE_BYTES)
-        _mm_prefetch((const char *)at + ahead + PREFETCH_BYTES, _MM_HINT_T0);
-}
-
 /* Tiles first .. first + tiles of the run; dtype, tiles, tokens are constants. */
 ALWAYS_INLINE void fused_tiles(esp_dtype dtype, uint32_t tiles, uint32_t tokens,
                                const tile_run *run, uint32_t first, float (*sums)[STRIP_ROWS]) {
@@ -34,7 +23,7 @@ ALWAYS_INLINE void fused_tiles(esp_dtype dtype, uint32_t tiles, uint32_t tokens,
                     UNROLL for (uint32_t t = 0; t < tokens; t++) p[n][v][t] = v_zero();
             for (uint32_t k = half * cols; k < (half + 1) * cols; k += GROUP_COLS) {
                 UNROLL for (uint32_t n = 0; n < tiles; n++)
-                    prefetch(dtype, run->codes[first + n], b, k);
+                    tile_prefetch(dtype, run->codes[first + n], b, k);
                 UNROLL for (uint32_t j = 0; j < GROUP_COLS; j++)
                     UNROLL for (uint32_t n = 0; n < tiles; n++)
                         UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
