@@ -45,6 +45,8 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
 static void cpu_close(kern_device *dev) {
     if (!dev) return;
     if (dev->scratch) mem_unmap(dev->scratch, pool_threads(dev->pool) * sizeof *dev->scratch);
+    if (dev->level_scratch)
+        mem_unmap(dev->level_scratch, pool_threads(dev->pool) * dev->level->scratch_bytes);
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
@@ -66,7 +68,9 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=bf16,kv=%s", level->name,
              options->kv_dtype == DT_BF16 ? "bf16" : "f32");
     dev->scratch = mem_map(pool_threads(dev->pool) * sizeof *dev->scratch);
-    if (!dev->scratch) {
+    if (level->scratch_bytes)
+        dev->level_scratch = mem_map(pool_threads(dev->pool) * level->scratch_bytes);
+    if (!dev->scratch || (level->scratch_bytes && !dev->level_scratch)) {
         cpu_close(dev);
         return esp_fail_field(err, ESP_EXHAUSTED, "--threads",
                               "no memory for the working space of %u threads; lower --threads",
@@ -74,6 +78,10 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     }
     *out = dev;
     return ESP_OK;
+}
+
+static const char *cpu_layout(const kern_device *dev) {
+    return dev->level->by_rows ? "cpu-rows-1" : "cpu-tiles-1";
 }
 
 static const char *cpu_profile(const kern_device *dev) { return dev->profile; }
@@ -143,7 +151,7 @@ static esp_code cpu_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_cpu = {
     .name = "cpu",
-    .layout = CPU_LAYOUT,
+    .layout = cpu_layout,
     .open = cpu_open,
     .close = cpu_close,
     .profile = cpu_profile,

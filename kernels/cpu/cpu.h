@@ -9,10 +9,10 @@
  *             where the format has a zero point, instead of the last two
  *               acc = fma(scale, fma(-zero, sum of the run's x, p), acc)
  *             with scale, offset and zero as quant.h defines them, whatever the batch, the tile shape or
- *             the thread count (Law 1). The AMX level adds up p in an order of its own, in
- *             amx/linear_amx.c.
+ *             the thread count (Law 1). The AMX level rounds weights to bf16 as well and adds up in
+ *             an order of its own: amx/linear_amx.c.
  *
- * Packing     (CPU_LAYOUT: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
+ * Packing     (cpu_layout: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
  *             zeros. The codes of a tile lie block after block, the scales in a second array.
  *   coded       lines of 64 bytes: dword r of a line holds n bits each of 32/n columns of row r,
  *               the first column lowest; read 16 rows at once, shifted right. A block has
@@ -22,6 +22,11 @@
  *   Q8_0        int8 [32 columns][16 rows]; codes of 8 bits and floats of 8 likewise
  *   F16, BF16   u16  [32][16]
  *   F32         f32  [32][16]
+ *             By rows, for AMX, whose tiles take 32 columns of a row at once:
+ *   coded       lines of 64 bytes: word c of a line holds n bits each of column c of 16/n rows, the first row
+ *               lowest. As many lines for low and high bits as above
+ *   others      [16 rows][32 columns]
+ *             And in both:
  *   scales      none when unquantised
  *               files' blocks of 32: f16 d[16] a block, followed by f16 m[16] where there is one
  *               DT_G2 to DT_G8: f32 scale[16], f16 zero[16] a block; DT_F8_E4M3: f32 scale[16]
@@ -41,13 +46,12 @@
 #include "engine/base/pool.h"
 #include "kernels/kernels.h"
 
-#define CPU_LAYOUT "cpu-tiles-1"
-
 enum {
     TILE_ROWS = 16,
     TILE_COLS = 32,
     STRIP_TILES = 4,   /* tiles that a worker computes side by side */
     CHUNK_TOKENS = 96, /* tokens expanded to float32 at a time */
+    AMX_CHUNK = 512,   /* tokens paired for tiles at a time */
     CPU_HEAD_DIM_MAX = 512,
     QUERIES_MAX = 48, /* of one attention work item */
     CACHE_LINE_BYTES = 64,
@@ -56,7 +60,6 @@ enum {
     GROUP_SCALE_BYTES = FLOAT_ROW_BYTES + SCALE_ROW_BYTES,
     LINE_BYTES = TILE_ROWS * 4, /* one dword for each row of a tile */
     SUPER_BLOCKS = 8,           /* blocks that share a head of scales */
-    AMX_PANEL = 10,             /* blocks of two tiles that are unpacked at once: they stay in L1 */
 };
 
 /* How many columns share a scale, and whether there is an offset as well. */
@@ -139,16 +142,10 @@ struct kern_matrix {
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
     size_t map_bytes;       /* one mapping holds both */
+    bool by_rows;           /* how codes lie in a block */
     bool borrowed;          /* the mapping is another's, and read-only */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
-
-/* Some blocks of one weight tile as the AMX level multiplies them. */
-typedef struct amx_panel {
-    _Alignas(CACHE_LINE_BYTES) uint16_t codes[AMX_PANEL][TILE_ROWS * TILE_COLS]; /* bf16 */
-    _Alignas(CACHE_LINE_BYTES) float scales[AMX_PANEL][2][TILE_ROWS];
-    _Alignas(CACHE_LINE_BYTES) float offsets[AMX_PANEL][2][TILE_ROWS];
-} amx_panel;
 
 /* One worker's own memory. */
 typedef struct cpu_scratch {
@@ -160,12 +157,13 @@ typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float keys[CPU_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     _Alignas(CACHE_LINE_BYTES) float values[KV_PAGE_TOKENS * CPU_HEAD_DIM_MAX];
     _Alignas(CACHE_LINE_BYTES) float outs[QUERIES_MAX * CPU_HEAD_DIM_MAX];
-    amx_panel panels[2];
 } cpu_scratch;
 
 /* The ops of one instruction level: every file of level/ is compiled once for each. */
 typedef struct cpu_level {
     const char *name;
+    bool by_rows;         /* how it wants codes packed */
+    size_t scratch_bytes; /* a worker's own memory beyond cpu_scratch */
     void (*norm)(kern_device *dev, const kern_norm *op);
     void (*linear)(kern_device *dev, const kern_linear *op);
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
@@ -183,13 +181,14 @@ struct kern_device {
     uint32_t tokens_max;
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
+    char *level_scratch;  /* [threads][level->scratch_bytes] */
     cpu_order *orders;    /* of the matrices packed so far */
     uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max;  /* of the widest matrix packed so far */
-    float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32; the AMX
-                           * level has twice as many tokens, in bf16 */
-    float *input_sums;    /* [planes][blocks][2 * CHUNK_TOKENS]: their sum over each block */
-    float *half_sums;     /* [planes][blocks][2 * CHUNK_TOKENS][2]: over each half of a block */
+    void *inputs;         /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
+                           * amx/linear_amx.c says */
+    float *input_sums;    /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;     /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {
@@ -214,6 +213,13 @@ static inline void *cpu_kv_block(const kern_device *dev, const kern_kv_layer *kv
 static inline const uint32_t *cpu_block_table(const step_batch *batch, const kern_kv_layer *kv,
                                               uint32_t seq) {
     return batch->tables + ((size_t)kv->group * batch->seq_count + seq) * batch->table_stride;
+}
+
+/* Bytes of dev->inputs for each block of columns. */
+static inline size_t cpu_input_bytes(const kern_device *dev) {
+    if (!dev->level->by_rows) return (size_t)CHUNK_TOKENS * TILE_COLS * sizeof(float);
+    uint32_t tokens = dev->tokens_max < AMX_CHUNK ? dev->tokens_max : AMX_CHUNK;
+    return (size_t)cpu_round_up(tokens, TILE_ROWS) * TILE_COLS * sizeof(uint16_t);
 }
 
 /* The order as the device keeps it; dropped as often as it is taken. */

@@ -22,24 +22,30 @@ static uint32_t dword_at(const uint8_t *bytes, uint32_t index) {
 }
 
 /* `bits` of column k, row `lane`, out of lines. */
-static uint32_t field_at(const uint8_t *lines, uint32_t bits, uint32_t k, uint32_t lane) {
+static uint32_t field_at(bool by_rows, const uint8_t *lines, uint32_t bits, uint32_t k,
+                         uint32_t lane) {
     if (bits == 0) return 0;
+    uint32_t mask = (1u << bits) - 1;
+    if (by_rows) {
+        uint32_t rows = 16 / bits; /* of a line */
+        return (uint32_t)half_at(lines + lane / rows * LINE_BYTES, k) >> lane % rows * bits & mask;
+    }
     uint32_t cols = 32 / bits; /* of a line */
-    return dword_at(lines, k / cols * TILE_ROWS + lane) >> k % cols * bits & ((1u << bits) - 1);
+    return dword_at(lines, k / cols * TILE_ROWS + lane) >> k % cols * bits & mask;
 }
 
 /* Value of column k and row `lane` of a tile's block, without its scale. */
-static float value_at(esp_dtype dtype, const uint8_t *codes, uint32_t k, uint32_t lane) {
-    const cpu_format *format = &cpu_formats[dtype];
-    const quant_coding *coding = dtype_info(dtype)->coding;
-    uint32_t at = k * TILE_ROWS + lane;
+static float value_at(const kern_matrix *table, const uint8_t *codes, uint32_t k, uint32_t lane) {
+    const cpu_format *format = &cpu_formats[table->dtype];
+    const quant_coding *coding = dtype_info(table->dtype)->coding;
+    uint32_t at = table->by_rows ? lane * TILE_COLS + k : k * TILE_ROWS + lane;
     if (coding && coding->code_bits < 8) {
-        uint32_t low = field_at(codes, format->low_bits, k, lane);
+        uint32_t low = field_at(table->by_rows, codes, format->low_bits, k, lane);
         codes += format->low_bits * LINE_BYTES;
-        uint32_t high = field_at(codes, format->high_bits, k, lane);
+        uint32_t high = field_at(table->by_rows, codes, format->high_bits, k, lane);
         return quant_value(coding, (uint8_t)(low | high << format->low_bits));
     }
-    switch (dtype) {
+    switch (table->dtype) {
     case DT_Q8_0:
         return (float)(int8_t)codes[at];
     case DT_G8:
@@ -110,7 +116,7 @@ static void read_row(const kern_matrix *table, uint32_t row, float scale, const 
         uint32_t b = i / TILE_COLS, k = i % TILE_COLS;
         if (format->scaling != SCALE_NONE && k % 16 == 0)
             pair = scales_at(table, scales, b, k / 16, lane);
-        float w = value_at(table->dtype, codes + (size_t)b * format->code_bytes, k, lane);
+        float w = value_at(table, codes + (size_t)b * format->code_bytes, k, lane);
         uint32_t at = order ? order[i] : i;
         float value = scale * (pair.scale * (w - pair.zero) + pair.offset);
         out[at] = before ? before[at] + value : value;

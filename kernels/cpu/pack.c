@@ -47,6 +47,19 @@ static void pack_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint
     }
 }
 
+/* The same by rows; what the others put there is kept. */
+static void pack_row_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint32_t row,
+                           uint8_t *lines) {
+    if (bits == 0) return;
+    uint32_t rows = 16 / bits, left = row % rows * bits, mask = (1u << bits) - 1;
+    uint16_t words[TILE_COLS];
+    lines += row / rows * LINE_BYTES;
+    memcpy(words, lines, sizeof words);
+    for (uint32_t k = 0; k < TILE_COLS; k++)
+        words[k] = (uint16_t)(words[k] | (codes[k] >> shift & mask) << left);
+    memcpy(lines, words, sizeof words);
+}
+
 static void put_half(uint8_t *halves, uint32_t lane, uint16_t half) {
     memcpy(halves + lane * F16_BYTES, &half, sizeof half);
 }
@@ -92,8 +105,13 @@ static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uin
     }
 }
 
-static inline void pack_column_major(const uint8_t *in, uint8_t *codes, uint32_t row,
-                                     uint32_t count, uint32_t element_bytes) {
+/* `count` whole elements of a row. */
+static inline void pack_elements(const kern_matrix *matrix, const uint8_t *in, uint8_t *codes,
+                                 uint32_t row, uint32_t count, uint32_t element_bytes) {
+    if (matrix->by_rows) {
+        memcpy(codes + row * TILE_COLS * element_bytes, in, count * element_bytes);
+        return;
+    }
     for (uint32_t k = 0; k < count; k++)
         memcpy(codes + (k * TILE_ROWS + row) * element_bytes, in + k * element_bytes,
                element_bytes);
@@ -106,14 +124,20 @@ static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane
     const quant_coding *coding = dtype_info(matrix->dtype)->coding;
     bool whole = coding->code_bits == 8;
     ESP_ASSERT(whole || coding->code_bits == format->low_bits + format->high_bits);
-    if (!whole) codes += lane * sizeof(uint32_t);
     for (uint32_t b = 0; b < matrix->blocks; b++, codes += format->code_bytes) {
         quant_piece piece;
         coding->read(in, b, &piece);
-        if (whole) pack_column_major(piece.codes, codes, lane, TILE_COLS, 1);
-        pack_lines(piece.codes, 0, format->low_bits, codes);
-        pack_lines(piece.codes, format->low_bits, format->high_bits,
-                   codes + format->low_bits * LINE_BYTES);
+        uint8_t *high = codes + format->low_bits * LINE_BYTES;
+        if (whole) {
+            pack_elements(matrix, piece.codes, codes, lane, TILE_COLS, 1);
+        } else if (matrix->by_rows) {
+            pack_row_lines(piece.codes, 0, format->low_bits, lane, codes);
+            pack_row_lines(piece.codes, format->low_bits, format->high_bits, lane, high);
+        } else {
+            pack_lines(piece.codes, 0, format->low_bits, codes + lane * sizeof(uint32_t));
+            pack_lines(piece.codes, format->low_bits, format->high_bits,
+                       high + lane * sizeof(uint32_t));
+        }
         pack_scales(matrix, &piece, b, lane, scales);
     }
 }
@@ -127,14 +151,14 @@ static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane
         uint32_t left = matrix->cols - b * TILE_COLS, count = left < TILE_COLS ? left : TILE_COLS;
         if (matrix->dtype == DT_Q8_0) {
             memcpy(scales + lane * F16_BYTES, in, F16_BYTES);
-            pack_column_major(in + F16_BYTES, codes, lane, count, 1);
+            pack_elements(matrix, in + F16_BYTES, codes, lane, count, 1);
         } else if (matrix->dtype == DT_F8_E4M3) {
             memcpy(scales + lane * sizeof(float), in, sizeof(float));
-            pack_column_major(in + sizeof(float), codes, lane, count, 1);
+            pack_elements(matrix, in + sizeof(float), codes, lane, count, 1);
         } else if (info->block_bytes == 2) {
-            pack_column_major(in, codes, lane, count, 2);
+            pack_elements(matrix, in, codes, lane, count, 2);
         } else {
-            pack_column_major(in, codes, lane, count, 4);
+            pack_elements(matrix, in, codes, lane, count, 4);
         }
         in += count / info->block_elements * info->block_bytes;
         codes += format->code_bytes;
@@ -189,7 +213,8 @@ static void pack_tiles(void *arg, uint32_t worker, uint32_t workers) {
     const pack_job *job = arg;
     const kern_matrix *matrix = job->matrix;
     uint32_t begin, end;
-    bool halves = dtype_info(matrix->dtype)->block_bytes == 2 && matrix->cols % TILE_COLS == 0;
+    bool halves = dtype_info(matrix->dtype)->block_bytes == 2 && matrix->cols % TILE_COLS == 0 &&
+                  !matrix->by_rows;
     pool_share(matrix->rows, TILE_ROWS, worker, workers, &begin, &end);
     for (; halves && begin + TILE_ROWS <= end; begin += TILE_ROWS)
         pack_halves(job, begin);
@@ -225,10 +250,11 @@ static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
     free(dev->half_sums);
     dev->blocks_max = blocks;
     dev->planes = planes;
+    dev->inputs = mem_new((size_t)planes * blocks, cpu_input_bytes(dev));
+    if (dev->level->by_rows) return;
     size_t rows = (size_t)planes * blocks * CHUNK_TOKENS;
-    dev->inputs = mem_new(rows, TILE_COLS * sizeof(float));
-    dev->input_sums = mem_new(2 * rows, sizeof(float));
-    dev->half_sums = mem_new(2 * rows, 2 * sizeof(float));
+    dev->input_sums = mem_new(rows, sizeof(float));
+    dev->half_sums = mem_new(rows, 2 * sizeof(float));
 }
 
 /* What a matrix needs of the device. */
@@ -243,7 +269,10 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
     ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
     *out = NULL;
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
-    *matrix = (kern_matrix){.dtype = desc->dtype, .rows = desc->rows, .cols = desc->cols};
+    *matrix = (kern_matrix){.dtype = desc->dtype,
+                            .rows = desc->rows,
+                            .cols = desc->cols,
+                            .by_rows = dev->level->by_rows};
     uint64_t scales_at = 0;
     if (sizes(matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
     if (!matrix->codes) {
@@ -281,6 +310,7 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
     *matrix = shape;
     matrix->borrowed = true;
+    matrix->by_rows = dev->level->by_rows;
     matrix->codes = (uint8_t *)(uintptr_t)image->bytes;
     matrix->scales = matrix->codes + scales_at;
     finish(dev, matrix, image->order);

@@ -32,6 +32,11 @@ static void ref_close(kern_device *dev) {
     free(dev);
 }
 
+static const char *ref_layout(const kern_device *dev) {
+    (void)dev;
+    return "ref-blocks-1";
+}
+
 static const char *ref_profile(const kern_device *dev) {
     (void)dev;
     return "ref,act=f32,kv=f32";
@@ -159,7 +164,7 @@ static esp_code ref_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_ref = {
     .name = "ref",
-    .layout = "ref-blocks-1",
+    .layout = ref_layout,
     .open = ref_open,
     .close = ref_close,
     .profile = ref_profile,

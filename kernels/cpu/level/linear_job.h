@@ -75,7 +75,7 @@ static inline void expand_plane(const linear_job *job, uint32_t plane, uint32_t 
             uint16_t lined_up[TILE_COLS];
             expand_block(
                 block_of(in, job->order[plane], b, left < TILE_COLS ? left : TILE_COLS, lined_up),
-                dev->inputs + at * TILE_COLS, dev->input_sums + at,
+                (float *)dev->inputs + at * TILE_COLS, dev->input_sums + at,
                 job->half_sums ? dev->half_sums + at * 2 : NULL);
         }
     }
@@ -135,7 +135,7 @@ static inline uint32_t take_alike(const linear_job *job, const strip *s, uint32_
            plane_of(job, s, end) == plane)
         end++;
     size_t at = plane_at(job, plane, run->input_rows);
-    run->inputs = job->dev->inputs + at * TILE_COLS;
+    run->inputs = (const float *)job->dev->inputs + at * TILE_COLS;
     run->input_sums = job->dev->input_sums + at;
     run->half_sums = job->dev->half_sums + at * 2;
     return end - first;
