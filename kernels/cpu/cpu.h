@@ -22,7 +22,8 @@
  *   Q8_0        int8 [32 columns][16 rows]; codes of 8 bits and floats of 8 likewise
  *   F16, BF16   u16  [32][16]
  *   F32         f32  [32][16]
- *             By rows, for AMX, whose tiles take 32 columns of a row at once:
+ *             By rows, for AMX, whose tiles take 32 columns of a row at once; STRIP_TILES tiles are padded
+ *             and interleaved: [strips][blocks][4 tiles]
  *   coded       lines of 64 bytes: word c of a line holds n bits each of column c of 16/n rows, the first row
  *               lowest. As many lines for low and high bits as above
  *   others      [16 rows][32 columns]
@@ -49,9 +50,10 @@
 enum {
     TILE_ROWS = 16,
     TILE_COLS = 32,
-    STRIP_TILES = 4,   /* tiles that a worker computes side by side */
-    CHUNK_TOKENS = 96, /* tokens expanded to float32 at a time */
-    AMX_CHUNK = 512,   /* tokens paired for tiles at a time */
+    STRIP_TILES = 4,             /* tiles that a worker computes side by side */
+    STRIP_MAX = 2 * STRIP_TILES, /* of a gated linear on AMX: as many of gate and of up */
+    CHUNK_TOKENS = 96,           /* tokens expanded to float32 at a time */
+    AMX_CHUNK = 512,             /* tokens paired for tiles at a time */
     CPU_HEAD_DIM_MAX = 512,
     QUERIES_MAX = 48, /* of one attention work item */
     CACHE_LINE_BYTES = 64,
@@ -133,17 +135,26 @@ typedef struct cpu_order {
     uint32_t inputs[];
 } cpu_order;
 
+/* Packed weights lie side by side in few large mappings, because a mapping gets huge pages only where it has
+ * room for them, and a step that reads every weight would miss the TLB on each small one. */
+typedef struct cpu_slab {
+    struct cpu_slab *next;
+    uint8_t *memory;
+    size_t bytes, used;
+    uint32_t users; /* matrices */
+} cpu_slab;
+
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
     uint32_t tiles, blocks; /* of 16 rows; of 32 columns */
-    size_t code_bytes;      /* of one tile, all its blocks */
+    size_t code_bytes;      /* of one tile, all its blocks; they lie cpu_block_step apart */
     size_t scale_bytes;     /* likewise */
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
-    size_t map_bytes;       /* one mapping holds both */
+    size_t image_bytes;     /* of both */
+    cpu_slab *slab;         /* that holds both; NULL: they are another's, and read-only */
     bool by_rows;           /* how codes lie in a block */
-    bool borrowed;          /* the mapping is another's, and read-only */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
@@ -182,13 +193,14 @@ struct kern_device {
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
     char *level_scratch;  /* [threads][level->scratch_bytes] */
-    cpu_order *orders;    /* of the matrices packed so far */
-    uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
-    uint32_t blocks_max;  /* of the widest matrix packed so far */
-    void *inputs;         /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
+    cpu_slab *slabs;
+    cpu_order *orders;   /* of the matrices packed so far */
+    uint32_t planes;     /* of the next three: 1, or as many as a linear's matrices have orders */
+    uint32_t blocks_max; /* of the widest matrix packed so far */
+    void *inputs;        /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
                            * amx/linear_amx.c says */
-    float *input_sums;    /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
-    float *half_sums;     /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
+    float *input_sums;   /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;    /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {
@@ -215,12 +227,26 @@ static inline const uint32_t *cpu_block_table(const step_batch *batch, const ker
     return batch->tables + ((size_t)kv->group * batch->seq_count + seq) * batch->table_stride;
 }
 
+/* From a block of a tile to its next, and where the first one is. */
+static inline size_t cpu_block_step(const kern_matrix *matrix) {
+    return (size_t)cpu_formats[matrix->dtype].code_bytes * (matrix->by_rows ? STRIP_TILES : 1);
+}
+static inline uint8_t *cpu_tile_codes(const kern_matrix *matrix, uint32_t tile) {
+    if (!matrix->by_rows) return matrix->codes + tile * matrix->code_bytes;
+    return matrix->codes + tile / STRIP_TILES * STRIP_TILES * matrix->code_bytes +
+           (size_t)(tile % STRIP_TILES) * cpu_formats[matrix->dtype].code_bytes;
+}
+
 /* Bytes of dev->inputs for each block of columns. */
 static inline size_t cpu_input_bytes(const kern_device *dev) {
     if (!dev->level->by_rows) return (size_t)CHUNK_TOKENS * TILE_COLS * sizeof(float);
     uint32_t tokens = dev->tokens_max < AMX_CHUNK ? dev->tokens_max : AMX_CHUNK;
     return (size_t)cpu_round_up(tokens, TILE_ROWS) * TILE_COLS * sizeof(uint16_t);
 }
+
+/* Zeroed memory on a cache line's border, in a slab; NULL: there is none. */
+uint8_t *cpu_slab_take(kern_device *dev, size_t bytes, cpu_slab **out);
+void cpu_slab_drop(kern_device *dev, cpu_slab *slab); /* NULL is fine */
 
 /* The order as the device keeps it; dropped as often as it is taken. */
 cpu_order *cpu_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols);

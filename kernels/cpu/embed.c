@@ -108,7 +108,7 @@ static void read_row(const kern_matrix *table, uint32_t row, float scale, const 
                      float *out) {
     const cpu_format *format = &cpu_formats[table->dtype];
     uint32_t lane = row % TILE_ROWS;
-    const uint8_t *codes = table->codes + row / TILE_ROWS * table->code_bytes;
+    const uint8_t *codes = cpu_tile_codes(table, row / TILE_ROWS);
     const uint8_t *scales = table->scales + row / TILE_ROWS * table->scale_bytes;
     const uint32_t *order = table->order ? table->order->inputs : NULL;
     scale_pair pair = {.scale = 1};
@@ -116,7 +116,7 @@ static void read_row(const kern_matrix *table, uint32_t row, float scale, const 
         uint32_t b = i / TILE_COLS, k = i % TILE_COLS;
         if (format->scaling != SCALE_NONE && k % 16 == 0)
             pair = scales_at(table, scales, b, k / 16, lane);
-        float w = value_at(table, codes + (size_t)b * format->code_bytes, k, lane);
+        float w = value_at(table, codes + b * cpu_block_step(table), k, lane);
         uint32_t at = order ? order[i] : i;
         float value = scale * (pair.scale * (w - pair.zero) + pair.offset);
         out[at] = before ? before[at] + value : value;

@@ -124,7 +124,7 @@ static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane
     const quant_coding *coding = dtype_info(matrix->dtype)->coding;
     bool whole = coding->code_bits == 8;
     ESP_ASSERT(whole || coding->code_bits == format->low_bits + format->high_bits);
-    for (uint32_t b = 0; b < matrix->blocks; b++, codes += format->code_bytes) {
+    for (uint32_t b = 0; b < matrix->blocks; b++, codes += cpu_block_step(matrix)) {
         quant_piece piece;
         coding->read(in, b, &piece);
         uint8_t *high = codes + format->low_bits * LINE_BYTES;
@@ -161,7 +161,7 @@ static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane
             pack_elements(matrix, in, codes, lane, count, 4);
         }
         in += count / info->block_elements * info->block_bytes;
-        codes += format->code_bytes;
+        codes += cpu_block_step(matrix);
         scales += format->scale_bytes;
     }
 }
@@ -169,7 +169,7 @@ static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane
 static void pack_row(const pack_job *job, uint32_t row) {
     const kern_matrix *matrix = job->matrix;
     const uint8_t *in = (const uint8_t *)job->desc->data + row * job->row_bytes;
-    uint8_t *codes = matrix->codes + row / TILE_ROWS * matrix->code_bytes;
+    uint8_t *codes = cpu_tile_codes(matrix, row / TILE_ROWS);
     uint8_t *scales = matrix->scales + row / TILE_ROWS * matrix->scale_bytes;
     if (dtype_info(matrix->dtype)->coding)
         pack_coded_row(job, in, row % TILE_ROWS, codes, scales);
@@ -202,7 +202,7 @@ static void transpose_16(const uint8_t *in, size_t stride, uint8_t *out) {
 static void pack_halves(const pack_job *job, uint32_t row) {
     const kern_matrix *matrix = job->matrix;
     const uint8_t *in = (const uint8_t *)job->desc->data + row * job->row_bytes;
-    uint8_t *codes = matrix->codes + row / TILE_ROWS * matrix->code_bytes;
+    uint8_t *codes = cpu_tile_codes(matrix, row / TILE_ROWS);
     for (uint32_t b = 0; b < matrix->blocks; b++, in += TILE_COLS * 2)
         for (uint32_t k = 0; k < TILE_COLS; k += 8, codes += 8 * TILE_ROWS * 2)
             for (uint32_t r = 0; r < TILE_ROWS; r += 8)
@@ -230,13 +230,14 @@ static bool sizes(kern_matrix *matrix, uint64_t *scales_at) {
     matrix->code_bytes = (size_t)matrix->blocks * format->code_bytes;
     matrix->scale_bytes = (size_t)matrix->blocks * format->scale_bytes +
                           (size_t)(matrix->blocks / SUPER_BLOCKS) * format->head_bytes;
-    uint64_t codes, scales, total;
-    if (!check_mul(matrix->code_bytes, matrix->tiles, &codes) ||
+    uint64_t codes, scales, total, tiles = matrix->tiles;
+    if (matrix->by_rows) tiles = (tiles + STRIP_TILES - 1) / STRIP_TILES * STRIP_TILES;
+    if (!check_mul(matrix->code_bytes, tiles, &codes) ||
         !check_mul(matrix->scale_bytes, matrix->tiles, &scales) ||
         !check_align(codes, CACHE_LINE_BYTES, scales_at) ||
         !check_add(*scales_at, scales, &total) || !check_align(total, CACHE_LINE_BYTES, &total))
         return false;
-    matrix->map_bytes = total;
+    matrix->image_bytes = total;
     return true;
 }
 
@@ -274,7 +275,8 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
                             .cols = desc->cols,
                             .by_rows = dev->level->by_rows};
     uint64_t scales_at = 0;
-    if (sizes(matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
+    if (sizes(matrix, &scales_at))
+        matrix->codes = cpu_slab_take(dev, matrix->image_bytes, &matrix->slab);
     if (!matrix->codes) {
         free(matrix);
         return esp_fail(err, ESP_EXHAUSTED, "cpu: no memory for a %s matrix of %u x %u", info->name,
@@ -296,21 +298,23 @@ void cpu_image(const kern_matrix *matrix, kern_image *out) {
                         .cols = matrix->cols,
                         .order = matrix->order ? matrix->order->inputs : NULL,
                         .bytes = matrix->codes,
-                        .count = matrix->map_bytes};
+                        .count = matrix->image_bytes};
 }
 
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) {
-    kern_matrix shape = {.dtype = image->dtype, .rows = image->rows, .cols = image->cols};
+    kern_matrix shape = {.dtype = image->dtype,
+                         .rows = image->rows,
+                         .cols = image->cols,
+                         .by_rows = dev->level->by_rows};
     uint64_t scales_at = 0;
     *out = NULL;
-    if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) || shape.map_bytes != image->count)
+    if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) ||
+        shape.image_bytes != image->count)
         return esp_fail(err, ESP_INVALID, "cpu: %llu bytes are no packed matrix of %u x %u",
                         (unsigned long long)image->count, image->rows, image->cols);
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
     *matrix = shape;
-    matrix->borrowed = true;
-    matrix->by_rows = dev->level->by_rows;
     matrix->codes = (uint8_t *)(uintptr_t)image->bytes;
     matrix->scales = matrix->codes + scales_at;
     finish(dev, matrix, image->order);
@@ -321,8 +325,8 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix) {
     if (!matrix) return;
     cpu_order_drop(dev, matrix->order);
-    if (!matrix->borrowed) mem_unmap(matrix->codes, matrix->map_bytes);
+    cpu_slab_drop(dev, matrix->slab);
     free(matrix);
 }
 
-size_t cpu_matrix_bytes(const kern_matrix *matrix) { return sizeof *matrix + matrix->map_bytes; }
+size_t cpu_matrix_bytes(const kern_matrix *matrix) { return sizeof *matrix + matrix->image_bytes; }

@@ -25,8 +25,8 @@ typedef struct linear_job {
 /* The tiles that one worker computes side by side; for gated epilogues all gates, then all ups. */
 typedef struct strip {
     uint32_t count;
-    uint32_t matrix[STRIP_TILES]; /* index in the op */
-    uint32_t tile[STRIP_TILES];   /* index in the matrix */
+    uint32_t matrix[STRIP_MAX]; /* index in the op */
+    uint32_t tile[STRIP_MAX];   /* index in the matrix */
 } strip;
 
 /* --- activations to float32 -------------------------------------------------------------- */
