@@ -135,15 +135,6 @@ typedef struct cpu_order {
     uint32_t inputs[];
 } cpu_order;
 
-/* Packed weights lie side by side in few large mappings, because a mapping gets huge pages only where it has
- * room for them, and a step that reads every weight would miss the TLB on each small one. */
-typedef struct cpu_slab {
-    struct cpu_slab *next;
-    uint8_t *memory;
-    size_t bytes, used;
-    uint32_t users; /* matrices */
-} cpu_slab;
-
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
@@ -193,7 +184,6 @@ struct kern_device {
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
     char *level_scratch;  /* [threads][level->scratch_bytes] */
-    cpu_slab *slabs;
     cpu_order *orders;   /* of the matrices packed so far */
     uint32_t planes;     /* of the next three: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max; /* of the widest matrix packed so far */
@@ -243,10 +233,6 @@ static inline size_t cpu_input_bytes(const kern_device *dev) {
     uint32_t tokens = dev->tokens_max < AMX_CHUNK ? dev->tokens_max : AMX_CHUNK;
     return (size_t)cpu_round_up(tokens, TILE_ROWS) * TILE_COLS * sizeof(uint16_t);
 }
-
-/* Zeroed memory on a cache line's border, in a slab; NULL: there is none. */
-uint8_t *cpu_slab_take(kern_device *dev, size_t bytes, cpu_slab **out);
-void cpu_slab_drop(kern_device *dev, cpu_slab *slab); /* NULL is fine */
 
 /* The order as the device keeps it; dropped as often as it is taken. */
 cpu_order *cpu_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols);

@@ -237,7 +237,7 @@ static bool sizes(kern_matrix *matrix, uint64_t *scales_at) {
         !check_align(codes, CACHE_LINE_BYTES, scales_at) ||
         !check_add(*scales_at, scales, &total) || !check_align(total, CACHE_LINE_BYTES, &total))
         return false;
-    matrix->image_bytes = total;
+    matrix->map_bytes = total;
     return true;
 }
 
@@ -275,8 +275,7 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
                             .cols = desc->cols,
                             .by_rows = dev->level->by_rows};
     uint64_t scales_at = 0;
-    if (sizes(matrix, &scales_at))
-        matrix->codes = cpu_slab_take(dev, matrix->image_bytes, &matrix->slab);
+    if (sizes(matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
     if (!matrix->codes) {
         free(matrix);
         return esp_fail(err, ESP_EXHAUSTED, "cpu: no memory for a %s matrix of %u x %u", info->name,
@@ -298,7 +297,7 @@ void cpu_image(const kern_matrix *matrix, kern_image *out) {
                         .cols = matrix->cols,
                         .order = matrix->order ? matrix->order->inputs : NULL,
                         .bytes = matrix->codes,
-                        .count = matrix->image_bytes};
+                        .count = matrix->map_bytes};
 }
 
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
@@ -310,11 +309,12 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
     uint64_t scales_at = 0;
     *out = NULL;
     if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) ||
-        shape.image_bytes != image->count)
+        shape.map_bytes != image->count)
         return esp_fail(err, ESP_INVALID, "cpu: %llu bytes are no packed matrix of %u x %u",
                         (unsigned long long)image->count, image->rows, image->cols);
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
     *matrix = shape;
+    matrix->borrowed = true;
     matrix->codes = (uint8_t *)(uintptr_t)image->bytes;
     matrix->scales = matrix->codes + scales_at;
     finish(dev, matrix, image->order);
@@ -325,8 +325,8 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix) {
     if (!matrix) return;
     cpu_order_drop(dev, matrix->order);
-    cpu_slab_drop(dev, matrix->slab);
+    if (!matrix->borrowed) mem_unmap(matrix->codes, matrix->map_bytes);
     free(matrix);
 }
 
-size_t cpu_matrix_bytes(const kern_matrix *matrix) { return sizeof *matrix + matrix->image_bytes; }
+size_t cpu_matrix_bytes(const kern_matrix *matrix) { return sizeof *matrix + matrix->map_bytes; }

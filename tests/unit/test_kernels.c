@@ -13,9 +13,9 @@
 
 /* Of F32 outputs, relative to the largest of them; both sides see the same bf16 inputs. */
 static const float F32_TOLERANCE = 2e-5f;
-/* The same where the AMX level rounds weights to bf16, F16 and F32 ones: of capped outputs the largest is
- * below the sums that the roundings were of. */
-static const float ROUNDED_TOLERANCE = 1e-2f;
+/* The same where the AMX level rounds weights to bf16: of capped outputs the largest is below the sums that
+ * the roundings were of. */
+static const float ROUNDED_TOLERANCE = 2e-2f;
 /* Of bf16 outputs: half a step of bf16 is 2^-9. */
 static const float ACT_TOLERANCE = 6e-3f;
 
@@ -106,7 +106,7 @@ static float *linear_of(const lab *l, const linear_case *c, uint32_t first, uint
 }
 
 static bool is_rounded(kern_level level, esp_dtype dtype) {
-    return level == LEVEL_AMX && (dtype == DT_F16 || dtype == DT_F32);
+    return level == LEVEL_AMX && dtype != DT_BF16;
 }
 
 static bool rounds(kern_level level, const linear_case *c) {
@@ -145,7 +145,7 @@ static void compare_linear(const linear_case *c, uint32_t threads) {
 static void linear_agrees_with_ref(void **state) {
     (void)state;
     static const uint32_t rows[] = {1, 15, 16, 17, 64, 100, 131};
-    static const uint32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 13, 40, 97};
+    static const uint32_t tokens[] = {1, 2, 3, 4, 5, 16, 7, 29, 40, 97};
     static const kern_epilogue plain[] = {EPI_STORE, EPI_RESIDUAL, EPI_SOFTCAP};
     for (int d = 0; d < DT_COUNT; d++) {
         uint32_t block = dtype_info((esp_dtype)d)->block_elements;
@@ -257,7 +257,7 @@ static void gated_linear_agrees_with_ref(void **state) {
     compare_linear(&mixed, 3);
 }
 
-/* The AMX level rounds whole weights to bf16; a denormal one counts as zero. */
+/* The AMX level rounds weights to bf16; a denormal one counts as zero. */
 static bool is_weight(kern_level level, esp_dtype dtype, float got, float want) {
     if (!is_rounded(level, dtype)) return got == want;
     return fabsf(got - want) <= fabsf(want) / 256 + 1e-37f;
@@ -367,8 +367,8 @@ static void packed_matrix_is_as_large_as_the_file(void **state) {
     lab l = lab_open(&kern_cpu, LEVEL_AUTO, DT_BF16, 1);
     for (int d = 0; d < DT_COUNT; d++) {
         const dtype_row *info = dtype_info((esp_dtype)d);
-        kern_matrix *matrix = lab_matrix(&l, (esp_dtype)d, 160, 256, 1);
-        size_t file = 160 * 256 / info->block_elements * info->block_bytes;
+        kern_matrix *matrix = lab_matrix(&l, (esp_dtype)d, 192, 256, 1);
+        size_t file = 192 * 256 / info->block_elements * info->block_bytes;
         size_t scales = info->block_elements == 256 ? file / 25 : 0;
         assert_in_range(l.ops->matrix_bytes(matrix), file, file + scales + 256);
         l.ops->matrix_close(l.dev, matrix);
@@ -400,9 +400,9 @@ static void image_of_a_matrix_computes_the_same(void **state) {
             image.count--;
             assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_INVALID);
             image.count++;
-            image.rows += 16;
+            image.rows += 64;
             assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_INVALID);
-            image.rows -= 16;
+            image.rows -= 64;
             assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_OK);
             float out[2][T * ROWS];
             kern_linear op = {.in = lab_upload(&l, KIND_ACT, in, T * COLS),

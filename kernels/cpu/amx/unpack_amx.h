@@ -1,6 +1,6 @@
 /* unpack_amx.h - a block of a packed tile (cpu.h, by rows) to 16 rows of 32 bf16: an A tile.
  *
- * A weight is scale * code + offset in float32, then rounded to bf16. Codes of up to 5 bits pick it out
+ * A weight is computed in float32 as cpu.h says, then rounded to bf16. Codes of up to 5 bits pick it out
  * of a table of the row's 16 or 32 possible weights: 32 weights cost the making of the table, a
  * move of bits and one permutation of words. The others are computed one by one.
  *
@@ -27,7 +27,7 @@ typedef struct amx_scales {
 
 /* --- scales ------------------------------------------------------------------------------ */
 
-/* Of block b; dtype is a constant. A zero point becomes an offset. */
+/* Of block b; dtype is a constant. */
 ALWAYS_INLINE void amx_scales_of(esp_dtype dtype, const uint8_t *scales, uint32_t b,
                                  amx_scales *out) {
     const cpu_scaling scaling = cpu_formats[dtype].scaling;
@@ -36,8 +36,7 @@ ALWAYS_INLINE void amx_scales_of(esp_dtype dtype, const uint8_t *scales, uint32_
         vf scale = tile_scale(dtype, scales, b, half, 0);
         v_store(out->scale[half], scale);
         if (!has_offset(scaling)) continue;
-        vf offset = tile_offset(dtype, scales, b, half, 0);
-        v_store(out->offset[half], scaling == SCALE_32_ZERO ? v_mul(scale, offset) : offset);
+        v_store(out->offset[half], tile_offset(dtype, scales, b, half, 0));
     }
 }
 
@@ -91,6 +90,7 @@ ALWAYS_INLINE vf code_values(esp_dtype dtype, float first) {
 ALWAYS_INLINE vf weights_of(cpu_scaling scaling, vf values, const amx_scales *s, uint32_t half,
                             uint32_t row) {
     vf scale = v_set1(s->scale[half][row]);
+    if (scaling == SCALE_32_ZERO) return v_mul(v_add(values, v_set1(s->offset[half][row])), scale);
     return has_offset(scaling) ? v_fma(values, scale, v_set1(s->offset[half][row]))
                                : v_mul(values, scale);
 }
