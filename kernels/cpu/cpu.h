@@ -130,6 +130,9 @@ typedef struct cpu_order {
     uint32_t inputs[];
 } cpu_order;
 
+/* Memory that matrices share (weight_room.c). */
+typedef struct cpu_room cpu_room;
+
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
@@ -138,8 +141,8 @@ struct kern_matrix {
     size_t scale_bytes;     /* likewise */
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
-    size_t map_bytes;       /* one mapping holds both */
-    bool borrowed;          /* the mapping is another's, and read-only */
+    size_t map_bytes;       /* of both, side by side */
+    bool borrowed;          /* they are another's, and read-only */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
@@ -184,6 +187,7 @@ struct kern_device {
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
     cpu_order *orders;    /* of the matrices packed so far */
+    cpu_room *rooms;      /* of the matrices that are open */
     uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max;  /* of the widest matrix packed so far */
     float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32; the AMX
@@ -219,6 +223,11 @@ static inline const uint32_t *cpu_block_table(const step_batch *batch, const ker
 /* The order as the device keeps it; dropped as often as it is taken. */
 cpu_order *cpu_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols);
 void cpu_order_drop(kern_device *dev, cpu_order *order); /* NULL is fine */
+
+/* Zeroed memory for a matrix, 64-byte aligned, in huge pages where the system has them; NULL: there is
+ * none. Whoever touches it first decides which NUMA node it is of. */
+void *cpu_room_take(kern_device *dev, size_t bytes);
+void cpu_room_give_back(kern_device *dev, const void *at);
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                   esp_error *err) ESP_CHECKED;
