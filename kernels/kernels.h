@@ -194,13 +194,13 @@ typedef struct kern_pool_states {
 
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu" */
-    /* Names what images look like inside; a new name whenever that changes. */
-    const char *layout;
-
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
     void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
     /* The part of the numeric profile that the backend decides: "cpu:avx512,act=bf16,kv=bf16". */
     const char *(*profile)(const kern_device *dev);
+    /* Names what the device's images look like inside, as "cpu-tiles-1"; a new number at the end
+     * whenever that changes. */
+    const char *(*layout)(const kern_device *dev);
 
     size_t (*element_bytes)(const kern_device *dev, kern_kind kind);
     /* Zeroed device memory, 64-byte aligned. */

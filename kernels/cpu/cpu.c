@@ -78,6 +78,11 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
 
 static const char *cpu_profile(const kern_device *dev) { return dev->profile; }
 
+static const char *cpu_layout(const kern_device *dev) {
+    (void)dev;
+    return CPU_LAYOUT;
+}
+
 static size_t cpu_element_bytes(const kern_device *dev, kern_kind kind) {
     (void)dev;
     return kind == KIND_ACT ? sizeof(uint16_t) : sizeof(float);
@@ -143,10 +148,10 @@ static esp_code cpu_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_cpu = {
     .name = "cpu",
-    .layout = CPU_LAYOUT,
     .open = cpu_open,
     .close = cpu_close,
     .profile = cpu_profile,
+    .layout = cpu_layout,
     .element_bytes = cpu_element_bytes,
     .alloc = cpu_alloc,
     .release = cpu_release,

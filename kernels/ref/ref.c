@@ -37,6 +37,11 @@ static const char *ref_profile(const kern_device *dev) {
     return "ref,act=f32,kv=f32";
 }
 
+static const char *ref_layout(const kern_device *dev) {
+    (void)dev;
+    return "ref-blocks-1";
+}
+
 static size_t ref_element_bytes(const kern_device *dev, kern_kind kind) {
     (void)dev, (void)kind;
     return sizeof(float);
@@ -159,10 +164,10 @@ static esp_code ref_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_ref = {
     .name = "ref",
-    .layout = "ref-blocks-1",
     .open = ref_open,
     .close = ref_close,
     .profile = ref_profile,
+    .layout = ref_layout,
     .element_bytes = ref_element_bytes,
     .alloc = ref_alloc,
     .release = ref_release,
