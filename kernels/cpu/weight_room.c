@@ -54,16 +54,18 @@ void *cpu_room_take(kern_device *dev, size_t bytes) {
     return at;
 }
 
+static bool holds(const cpu_room *room, const uint8_t *at) {
+    return at >= room->at && at < room->at + room->bytes;
+}
+
 void cpu_room_give_back(kern_device *dev, const void *at) {
-    for (cpu_room **link = &dev->rooms; *link; link = &(*link)->next) {
-        cpu_room *room = *link;
-        if ((const uint8_t *)at < room->at || (const uint8_t *)at >= room->at + room->bytes)
-            continue;
-        if (--room->users > 0) return;
-        *link = room->next;
-        mem_unmap(room->at, room->bytes);
-        free(room);
-        return;
-    }
-    ESP_ASSERT(!"a matrix lies in a room");
+    cpu_room **link = &dev->rooms;
+    while (*link && !holds(*link, at))
+        link = &(*link)->next;
+    cpu_room *room = *link;
+    ESP_ASSERT(room && room->users > 0);
+    if (--room->users > 0) return;
+    *link = room->next;
+    mem_unmap(room->at, room->bytes);
+    free(room);
 }
