@@ -117,9 +117,10 @@ static const flag model_flags[] = {
      .kind = FLAG_TEXT,
      MODEL_FIELD(pack),
      .placeholder = "auto|off|DIR",
-     .help = "packed weights in a file that the next start maps: auto beside the model, used by all "
-             "commands and written by serve where packing took half a second, or with --quantize; "
-             "off; or always, in DIR; default auto"},
+     .help =
+         "packed weights in a file that the next start maps: auto beside the model, used by all "
+         "commands and written by serve where packing took half a second, or with --quantize; "
+         "off; or always, in DIR; default auto"},
     {.name = "gpu-memory-utilization", .kind = FLAG_LATER, .placeholder = "F"},
     {.name = "adapter", .kind = FLAG_LATER, .placeholder = "DIR"},
 };

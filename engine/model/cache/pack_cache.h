@@ -49,15 +49,14 @@ typedef struct pack_item {
     kern_image image;
 } pack_item;
 
-/* Writes a new pack of these; their bytes stay until pack_cache_close. behind: by a thread that takes
- * only what time others leave, at a pace that leaves the disk and the memory to them, and that is
- * given up when the cache is closed; else before this returns. */
+/* Writes a new pack of these; their bytes stay until pack_cache_stop. behind: by a thread that is given
+ * up there (pack_keeper.h); else before this returns. */
 void pack_cache_keep(pack_cache *cache, const pack_item *items, uint32_t count, bool behind);
 
-/* Ends a thread that still writes; unmaps the pack: matrices over its images are closed before, those
- * that are being written after. NULL is fine. */
-void pack_cache_close(pack_cache *cache);
-/* Ends the writing alone: the items' bytes may go. */
+/* Gives up what is still being written: the items' bytes may go. NULL is fine. */
 void pack_cache_stop(pack_cache *cache);
+
+/* Stops, and unmaps the pack: matrices over its images are closed before. NULL is fine. */
+void pack_cache_close(pack_cache *cache);
 
 #endif

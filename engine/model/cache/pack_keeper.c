@@ -4,18 +4,19 @@
 
 #include <libgen.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/statvfs.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 
-enum { PACK_KEEP_RATE = 256 << 20 /* bytes a second */, DISK_PART_KEPT_FREE = 10 };
+enum { PACK_KEEP_RATE = 256 << 20 /* bytes a second */, DISK_PART_KEPT_FREE = 10, NICE_LEAST = 19 };
 
 struct pack_keeper {
     pack_keeper_options options;
@@ -102,8 +103,7 @@ static void *run(void *arg) {
     const char *path = "";
     esp_error err = {0};
     int64_t began_us = clock_now_us();
-    const struct sched_param none = {0};
-    if (k->threaded) (void)pthread_setschedparam(pthread_self(), SCHED_IDLE, &none);
+    if (k->threaded) (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE_LEAST);
     esp_code code = open_writer(k, &writer, &path, &err);
     if (!code) code = write_all(k, writer, &err);
     pack_writer_close(writer);

@@ -1,8 +1,9 @@
 /* pack_keeper.h - writes a pack, at once or behind the back of a model that serves already.
  *
  * Gigabytes that are written at full speed take memory bandwidth and the disk from the requests of
- * the first seconds. So the thread has the scheduler's idle class and writes no faster than
- * PACK_KEEP_RATE: under a hundredth of what the weights' reading takes. */
+ * the first seconds. So the thread is as nice as can be, and writes 256 MB a second: of what a machine
+ * can copy, a hundredth. (Not the scheduler's idle class: on a machine that is never idle it would
+ * never end.) */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_PACK_KEEPER_H
 #define ESPALIER_MODEL_PACK_KEEPER_H
