@@ -25,9 +25,8 @@ typedef struct pack_cache_options {
     pack_identity identity; /* of it before it was mapped */
     const char *format;     /* "q8_0"; "": weights as in the files */
     const char *layout;     /* of the device */
-    const char
-        *folder; /* where packs lie, and nowhere else; NULL: beside the model or, where that */
-    const char *spare; /* cannot be written, here; NULL: nowhere */
+    const char *folder;     /* where packs lie, and nowhere else; NULL: beside the model */
+    const char *spare;      /* or here, where that cannot be written; NULL: nowhere */
     struct thread_pool *pool;
     /* The digest of the content that lies at the path now; false: it cannot be read. Slow; called
      * at most once here and once by the keeping thread. */
