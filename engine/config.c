@@ -112,8 +112,15 @@ static const flag model_flags[] = {
      .given_offset = offsetof(model_config, quantize_given),
      .choices = quantize_dtypes,
      .placeholder = "TYPE",
-     .help = "q8_0 or q4_k, what 16- and 32-bit matrices become; the result is kept beside the "
-             "model, so that the next start maps it"},
+     .help = "q8_0 or q4_k, what 16- and 32-bit matrices become; the result is kept (--pack)"},
+    {.name = "pack",
+     .kind = FLAG_TEXT,
+     MODEL_FIELD(pack),
+     .placeholder = "auto|off|DIR",
+     .help =
+         "packed weights in a file that the next start maps: auto beside the model, used by all "
+         "commands and written by serve where packing took half a second, or with --quantize; "
+         "off; or always, in DIR; default auto"},
     {.name = "gpu-memory-utilization", .kind = FLAG_LATER, .placeholder = "F"},
     {.name = "adapter", .kind = FLAG_LATER, .placeholder = "DIR"},
 };
@@ -197,7 +204,8 @@ const flag_table config_serve_flags = {
     .title = "Server", .flags = serve_flags, .count = sizeof serve_flags / sizeof *serve_flags};
 
 void config_serve_defaults(serve_config *config) {
-    *config = (serve_config){.grpc = "127.0.0.1:8470",
+    *config = (serve_config){.model.serves = true,
+                             .grpc = "127.0.0.1:8470",
                              .http = "127.0.0.1:8471",
                              .grace_seconds = 30,
                              .slow_reader_bytes = 256 << 10};

@@ -36,12 +36,14 @@ typedef struct model_config {
     bool kv_dtype_given;
     esp_dtype quantize; /* --quantize q8_0|q4_k; read only if quantize_given */
     bool quantize_given;
+    const char *pack; /* --pack auto|off|DIR; NULL: auto */
     uint32_t threads;     /* --threads; 0: all this process may use */
     uint64_t kv_memory;   /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens) */
     uint32_t max_seqs;    /* --max-seqs; 0: 256 */
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+    bool serves;          /* lives on behind its start, as `serve` does */
     bool keep_pages;      /* tests and benches: pages behind a window are not freed */
 } model_config;
 

@@ -172,16 +172,22 @@ static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     return ESP_OK;
 }
 
-/* --quantize, and where its result is kept. */
-static void ask_to_quantize(const engine *e, model_options *o, char *folder, size_t bytes) {
+/* --quantize and --pack. A model that will serve for long is started again some day: its pack is kept
+ * where that pays. Other commands leave no file behind that nobody asked for. */
+static void ask_for_weights(const engine *e, model_options *o, char *folder, size_t bytes) {
     const model_config *c = &e->config;
-    if (!c->quantize_given) return;
-    o->quantize = true;
+    bool asked = c->pack && strcmp(c->pack, "auto") != 0, off = asked && !strcmp(c->pack, "off");
+    o->quantize = c->quantize_given;
     o->quantize_to = c->quantize;
-    o->pack_format = c->quantize == DT_Q8_0 ? "q8_0" : "q4_k";
-    o->model_path = e->model_path;
-    o->cache_folder = config_cache_folder(folder, bytes);
     o->pool = e->pool;
+    o->packs = off                          ? PACKS_OFF
+               : asked || c->quantize_given ? PACKS_KEEP
+               : c->serves                  ? PACKS_KEEP_IF_WORTH
+                                            : PACKS_USE;
+    o->packs_behind = c->serves;
+    o->model_path = e->model_path;
+    o->pack_folder = asked ? c->pack : NULL;
+    o->cache_folder = config_cache_folder(folder, bytes);
 }
 
 static esp_code open_model(engine *e, model_file *file,
@@ -201,7 +207,7 @@ static esp_code open_model(engine *e, model_file *file,
                        .progress = progress,
                        .progress_arg = progress_arg};
     char cache_folder[PATH_MAX];
-    ask_to_quantize(e, &o, cache_folder, sizeof cache_folder);
+    ask_for_weights(e, &o, cache_folder, sizeof cache_folder);
     code = model_open(&e->model, file, &o, err);
     if (code != ESP_OK) return code;
     e->model_vocab = spec->vocab;

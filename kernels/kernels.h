@@ -198,7 +198,8 @@ typedef struct kern_ops {
     void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
     /* The part of the numeric profile that the backend decides: "cpu:avx512,act=bf16,kv=bf16". */
     const char *(*profile)(const kern_device *dev);
-    /* Names what images look like inside; a new name whenever that changes. */
+    /* Names what the device's images look like inside, as "cpu-tiles-1"; a new number at the end
+     * whenever that changes. */
     const char *(*layout)(const kern_device *dev);
 
     size_t (*element_bytes)(const kern_device *dev, kern_kind kind);

@@ -151,10 +151,10 @@ static esp_code cpu_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_cpu = {
     .name = "cpu",
-    .layout = cpu_layout,
     .open = cpu_open,
     .close = cpu_close,
     .profile = cpu_profile,
+    .layout = cpu_layout,
     .element_bytes = cpu_element_bytes,
     .alloc = cpu_alloc,
     .release = cpu_release,

@@ -135,6 +135,9 @@ typedef struct cpu_order {
     uint32_t inputs[];
 } cpu_order;
 
+/* Memory that matrices share (weight_room.c). */
+typedef struct cpu_room cpu_room;
+
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
@@ -143,8 +146,8 @@ struct kern_matrix {
     size_t scale_bytes;     /* likewise */
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
-    size_t image_bytes;     /* of both */
-    cpu_slab *slab;         /* that holds both; NULL: they are another's, and read-only */
+    size_t map_bytes;       /* of both, side by side */
+    bool borrowed;          /* they are another's, and read-only */
     bool by_rows;           /* how codes lie in a block */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
@@ -184,13 +187,14 @@ struct kern_device {
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
     char *level_scratch;  /* [threads][level->scratch_bytes] */
-    cpu_order *orders;   /* of the matrices packed so far */
-    uint32_t planes;     /* of the next three: 1, or as many as a linear's matrices have orders */
-    uint32_t blocks_max; /* of the widest matrix packed so far */
-    void *inputs;        /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
+    cpu_order *orders;    /* of the matrices packed so far */
+    cpu_room *rooms;      /* of the matrices that are open */
+    uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
+    uint32_t blocks_max;  /* of the widest matrix packed so far */
+    void *inputs;         /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
                            * amx/linear_amx.c says */
-    float *input_sums;   /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
-    float *half_sums;    /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
+    float *input_sums;    /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;     /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {
@@ -237,6 +241,11 @@ static inline size_t cpu_input_bytes(const kern_device *dev) {
 /* The order as the device keeps it; dropped as often as it is taken. */
 cpu_order *cpu_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols);
 void cpu_order_drop(kern_device *dev, cpu_order *order); /* NULL is fine */
+
+/* Zeroed memory for a matrix, 64-byte aligned, in huge pages where the system has them; NULL: there is
+ * none. Whoever touches it first decides which NUMA node it is of. */
+void *cpu_room_take(kern_device *dev, size_t bytes);
+void cpu_room_give_back(kern_device *dev, const void *at);
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                   esp_error *err) ESP_CHECKED;

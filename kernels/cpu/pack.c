@@ -275,7 +275,7 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
                             .cols = desc->cols,
                             .by_rows = dev->level->by_rows};
     uint64_t scales_at = 0;
-    if (sizes(matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
+    if (sizes(matrix, &scales_at)) matrix->codes = cpu_room_take(dev, matrix->map_bytes);
     if (!matrix->codes) {
         free(matrix);
         return esp_fail(err, ESP_EXHAUSTED, "cpu: no memory for a %s matrix of %u x %u", info->name,
@@ -308,8 +308,7 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
                          .by_rows = dev->level->by_rows};
     uint64_t scales_at = 0;
     *out = NULL;
-    if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) ||
-        shape.map_bytes != image->count)
+    if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) || shape.map_bytes != image->count)
         return esp_fail(err, ESP_INVALID, "cpu: %llu bytes are no packed matrix of %u x %u",
                         (unsigned long long)image->count, image->rows, image->cols);
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
@@ -325,7 +324,7 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix) {
     if (!matrix) return;
     cpu_order_drop(dev, matrix->order);
-    if (!matrix->borrowed) mem_unmap(matrix->codes, matrix->map_bytes);
+    if (!matrix->borrowed) cpu_room_give_back(dev, matrix->codes);
     free(matrix);
 }
 

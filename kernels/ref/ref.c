@@ -32,14 +32,14 @@ static void ref_close(kern_device *dev) {
     free(dev);
 }
 
-static const char *ref_layout(const kern_device *dev) {
-    (void)dev;
-    return "ref-blocks-1";
-}
-
 static const char *ref_profile(const kern_device *dev) {
     (void)dev;
     return "ref,act=f32,kv=f32";
+}
+
+static const char *ref_layout(const kern_device *dev) {
+    (void)dev;
+    return "ref-blocks-1";
 }
 
 static size_t ref_element_bytes(const kern_device *dev, kern_kind kind) {
@@ -164,10 +164,10 @@ static esp_code ref_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_ref = {
     .name = "ref",
-    .layout = ref_layout,
     .open = ref_open,
     .close = ref_close,
     .profile = ref_profile,
+    .layout = ref_layout,
     .element_bytes = ref_element_bytes,
     .alloc = ref_alloc,
     .release = ref_release,
