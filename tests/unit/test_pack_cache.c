@@ -163,12 +163,17 @@ static void of_a_model_exchanged_meanwhile_no_pack_is_kept(void **state) {
     unlink(pack_path);
 }
 
+/* Of the level that is chosen here. */
+static const char *cpu_layout(void) {
+    return kern_cpu_best_level() == LEVEL_AMX ? "cpu-rows" : "cpu-tiles";
+}
+
 /* Each has its own, beside the other's. */
 static void a_pack_is_of_one_device(void **state) {
     (void)state;
     char of_cpu[96];
     if (kern_cpu_best_level() == LEVEL_AUTO) skip();
-    snprintf(of_cpu, sizeof of_cpu, "%s.q8_0.cpu-tiles.espalier-pack", model_path);
+    snprintf(of_cpu, sizeof of_cpu, "%s.q8_0.%s.espalier-pack", model_path, cpu_layout());
     start(&kern_cpu, true, first);
     assert_int_equal(access(pack_path, F_OK), -1);
     ino_t of_cpu_is = status_of(of_cpu).st_ino;
@@ -188,7 +193,7 @@ static void a_pack_of_another_layout_is_replaced(void **state) {
     (void)state;
     char of_cpu[96];
     if (kern_cpu_best_level() == LEVEL_AUTO) skip();
-    snprintf(of_cpu, sizeof of_cpu, "%s.q8_0.cpu-tiles.espalier-pack", model_path);
+    snprintf(of_cpu, sizeof of_cpu, "%s.q8_0.%s.espalier-pack", model_path, cpu_layout());
     start(&kern_cpu, true, first);
     assert_int_equal(rename(of_cpu, pack_path), 0);
     start(&kern_ref, false, first);
@@ -200,7 +205,7 @@ static void a_pack_of_another_layout_is_replaced(void **state) {
 static void a_plain_model_has_a_pack_too(void **state) {
     (void)state;
     char of_cpu[96];
-    snprintf(of_cpu, sizeof of_cpu, "%s.cpu-tiles.espalier-pack", model_path);
+    snprintf(of_cpu, sizeof of_cpu, "%s.%s.espalier-pack", model_path, cpu_layout());
     bool both = kern_cpu_best_level() != LEVEL_AUTO;
     for (int i = 0; i <= both; i++) {
         const kern_ops *ops = i ? &kern_cpu : &kern_ref;
