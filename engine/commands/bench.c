@@ -106,9 +106,11 @@ static esp_code measure_all(bench *b, const tok_ids *levels, esp_error *err) {
     /* Not measured: the first touch of every weight and page. */
     esp_code code = measure(b, 1, 1, false, err);
     if (code == ESP_OK && o->roofline) code = measure_limits(b, err);
-    if (code == ESP_OK && !o->json) bench_print_heading(b->e, o, &b->limits);
-    fflush(stdout);
+    if (code == ESP_OK && !o->json) bench_print_title(b->e, o);
     for (uint32_t i = 0; code == ESP_OK && i < levels->count; i++) {
+        /* Above all rows, or where tables of ops stand between them above each. */
+        if (!o->json && (i == 0 || o->ops)) bench_print_heading(&b->limits);
+        fflush(stdout);
         uint32_t concurrency = (uint32_t)levels->at[i], requests = o->requests;
         if (!requests) requests = REQUESTS_PER_STREAM * concurrency;
         if (!o->requests && requests < REQUESTS_MIN) requests = REQUESTS_MIN;

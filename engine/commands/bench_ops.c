@@ -123,5 +123,5 @@ void bench_print_ops(const bench_run *r) {
     }
     for (bench_side side = 0; side < SIDES; side++)
         print_side(r, side);
-    printf("\nbetween steps: %.2f ms\n\n", ms(between_steps_ns(r)));
+    printf("\nbetween steps: %.2f ms\n", ms(between_steps_ns(r)));
 }

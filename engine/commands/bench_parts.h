@@ -75,7 +75,8 @@ void bench_run_close(bench_run *r);
 struct json_t;
 
 /* bench_rows.c: one row a concurrency. */
-void bench_print_heading(const engine *e, const bench_options *o, const bench_limits *limits);
+void bench_print_title(const engine *e, const bench_options *o);
+void bench_print_heading(const bench_limits *limits);
 void bench_print_run(const bench_run *r, const bench_limits *limits);
 
 /* An object with the kind of row, commit and processor; bench_end_row prints it as one line. */

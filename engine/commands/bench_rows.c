@@ -115,9 +115,13 @@ static void print_json(const bench_run *r, const bench_limits *limits) {
 
 /* ---- a table ---- */
 
-void bench_print_heading(const engine *e, const bench_options *o, const bench_limits *limits) {
-    printf("%s  %s\n%u prompt tokens, %u output tokens a request\n\n", engine_name(e),
+void bench_print_title(const engine *e, const bench_options *o) {
+    printf("%s  %s\n%u prompt tokens, %u output tokens a request\n", engine_name(e),
            engine_profile(e), o->prompt_tokens, o->output_tokens);
+}
+
+void bench_print_heading(const bench_limits *limits) {
+    putchar('\n');
     printf("%11s %8s %13s %12s %12s %17s %17s", "concurrency", "requests", "prefill tok/s",
            "decode tok/s", "output tok/s", "TTFT p50/p99 ms", "ITL p50/p99 ms");
     if (limits->known) printf(" %13s %12s", "prefill MFU %", "decode MBU %");
