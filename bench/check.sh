@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # check.sh - every timed bar of the project, measured on this machine: bar, measured value, verdict.
 #
-#   bench/check.sh [--quick] [--builds] | --load
+#   bench/check.sh [--quick] [--builds] | [--load] [--limits]
 #
 # --quick leaves the side-by-side run with llama.cpp out; it is also left out, and said so, until
 # bench/peers/build_llama_cpp.sh has built it. --builds times a build from clean of each preset too (minutes).
 # --load measures cold starts alone, with a checkpoint of 2.5 GB that the first run makes in the cache folder.
+# --limits measures decode beside the read bandwidth, and prefill of that checkpoint beside the matrix rate, alone.
 # Exit 1 when a bar is missed. Run it on a quiet machine: figures of a busy one say nothing.
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail

@@ -6,10 +6,13 @@
 #include "engine/base/mem.h"
 #include "engine/commands/bench_parts.h"
 
-/* Beyond every cache there is today, as far as memory allows. */
-static uint64_t big_buffer(void) {
-    const uint64_t wanted = 1ull << 30, allowed = mem_available() / 4;
-    return wanted < allowed ? wanted : allowed;
+/* Beyond every cache there is today. */
+static const uint64_t BIG_BYTES = 1ull << 30;
+
+/* As far as memory allows: a larger buffer than that is no nearer to the processor either. */
+static uint64_t affordable(uint64_t bytes) {
+    uint64_t allowed = mem_available() / 4;
+    return bytes < allowed ? bytes : allowed;
 }
 
 static esp_code measure_memory(thread_pool *pool, bench_limits *out, progress *bar,
@@ -38,8 +41,8 @@ esp_code bench_measure_limits(const bench_options *o, uint64_t weights_bytes, be
     *out = (bench_limits){.known = true,
                           .threads = pool_threads(pool),
                           .level = o->model.level == LEVEL_AUTO ? best : o->model.level,
-                          .weights_bytes = weights_bytes,
-                          .big_bytes = big_buffer()};
+                          .weights_bytes = affordable(weights_bytes),
+                          .big_bytes = affordable(BIG_BYTES)};
     code = measure_memory(pool, out, &bar, err);
     for (roofline_rate rate = 0; code == ESP_OK && rate < RATE_COUNT; rate++) {
         out->rate[rate] = roofline_multiply(pool, rate);

@@ -22,7 +22,7 @@ typedef struct bench_limits {
     bool known;
     uint32_t threads;
     kern_level level;       /* whose rate bounds this run */
-    uint64_t weights_bytes; /* that a step reads; 0: no model */
+    uint64_t weights_bytes; /* that a step reads, or what memory allows; 0: no model */
     double weights_read;    /* bytes a second over a buffer of that size */
     uint64_t big_bytes;
     double big_read, big_copy; /* bytes a second */
