@@ -45,6 +45,7 @@ typedef struct model_config {
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
     bool serves;          /* lives on behind its start, as `serve` does */
     bool keep_pages;      /* tests and benches: pages behind a window are not freed */
+    struct op_timer *op_timer; /* benches: times every op (kernels/op_timer.h); NULL: none */
 } model_config;
 
 /* What `serve` takes besides. */

@@ -13,6 +13,7 @@
 #include "engine/base/mem.h"
 #include "engine/engine_parts.h"
 #include "engine/model/format/model_folder.h"
+#include "kernels/op_timer.h"
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
@@ -80,6 +81,7 @@ static esp_code open_device(engine *e, esp_error *err) {
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
                   e->profile);
+    if (e->config.op_timer) op_timer_wrap(e->config.op_timer, &e->ops, &e->dev);
     return ESP_OK;
 }
 
@@ -510,6 +512,7 @@ const char *engine_profile(const engine *e) { return e->profile; }
 uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
 bool engine_embeds(const engine *e) { return model_get_spec(e->model)->pooling != POOLING_NONE; }
 size_t engine_weight_bytes(const engine *e) { return model_weight_bytes(e->model); }
+model_cost engine_cost(const engine *e) { return model_cost_of(e->model); }
 
 const chat_template *engine_template(const engine *e, const esp_error **why) {
     if (why) *why = &e->template_why;

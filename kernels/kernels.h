@@ -126,6 +126,16 @@ static inline bool kern_gives_act(kern_epilogue epilogue) {
     return kern_is_gated(epilogue) || epilogue == EPI_GELU || epilogue == EPI_GELU_ERF;
 }
 
+/* Which of a model's linears it is: for those who measure (op_timer.h), no arithmetic looks at it. */
+typedef enum kern_role {
+    ROLE_NONE,
+    ROLE_QKV,
+    ROLE_ATTENTION_OUT,
+    ROLE_GATE_UP, /* of an MLP without a gate: up */
+    ROLE_DOWN,
+    ROLE_HEAD, /* hidden state to logits */
+} kern_role;
+
 /* y[t,:] = W x[t,:] (+ bias). Up to three matrices share the input; their outputs are consecutive columns
  * of out or, in the gated epilogues, are combined. */
 enum { LINEAR_MATRICES_MAX = 3 };
@@ -137,6 +147,7 @@ typedef struct kern_linear {
     uint32_t matrix_count;
     kern_epilogue epilogue;
     float softcap; /* EPI_SOFTCAP: > 0 */
+    kern_role role;
     void *out;     /* [T, sum of rows] (gated: [T, rows]) */
 } kern_linear;
 
