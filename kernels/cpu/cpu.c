@@ -45,6 +45,7 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
 static void cpu_close(kern_device *dev) {
     if (!dev) return;
     if (dev->scratch) mem_unmap(dev->scratch, pool_threads(dev->pool) * sizeof *dev->scratch);
+    cpu_slab_drop(dev->slab);
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);

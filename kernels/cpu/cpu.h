@@ -130,6 +130,8 @@ typedef struct cpu_order {
     uint32_t inputs[];
 } cpu_order;
 
+typedef struct cpu_slab cpu_slab; /* slab.c */
+
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
@@ -138,8 +140,8 @@ struct kern_matrix {
     size_t scale_bytes;     /* likewise */
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
-    size_t map_bytes;       /* one mapping holds both */
-    bool borrowed;          /* the mapping is another's, and read-only */
+    size_t map_bytes;       /* of both, one behind the other */
+    cpu_slab *slab;         /* holds both; NULL: borrowed */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
@@ -184,6 +186,7 @@ struct kern_device {
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
     cpu_order *orders;    /* of the matrices packed so far */
+    cpu_slab *slab;       /* that the next matrix is cut from; NULL: none yet */
     uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max;  /* of the widest matrix packed so far */
     float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32; the AMX
@@ -215,6 +218,10 @@ static inline const uint32_t *cpu_block_table(const step_batch *batch, const ker
                                               uint32_t seq) {
     return batch->tables + ((size_t)kv->group * batch->seq_count + seq) * batch->table_stride;
 }
+
+/* 64-byte aligned zeros for a matrix, dropped with it; NULL when there is no memory. */
+uint8_t *cpu_slab_cut(kern_device *dev, size_t bytes, cpu_slab **out);
+void cpu_slab_drop(cpu_slab *slab); /* NULL is fine */
 
 /* The order as the device keeps it; dropped as often as it is taken. */
 cpu_order *cpu_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols);

@@ -245,7 +245,8 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
     *matrix = (kern_matrix){.dtype = desc->dtype, .rows = desc->rows, .cols = desc->cols};
     uint64_t scales_at = 0;
-    if (sizes(matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
+    if (sizes(matrix, &scales_at))
+        matrix->codes = cpu_slab_cut(dev, matrix->map_bytes, &matrix->slab);
     if (!matrix->codes) {
         free(matrix);
         return esp_fail(err, ESP_EXHAUSTED, "cpu: no memory for a %s matrix of %u x %u", info->name,
@@ -280,7 +281,6 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
                         (unsigned long long)image->count, image->rows, image->cols);
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
     *matrix = shape;
-    matrix->borrowed = true;
     matrix->codes = (uint8_t *)(uintptr_t)image->bytes;
     matrix->scales = matrix->codes + scales_at;
     finish(dev, matrix, image->order);
@@ -291,7 +291,7 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix) {
     if (!matrix) return;
     cpu_order_drop(dev, matrix->order);
-    if (!matrix->borrowed) mem_unmap(matrix->codes, matrix->map_bytes);
+    cpu_slab_drop(matrix->slab);
     free(matrix);
 }
 
