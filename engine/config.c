@@ -67,8 +67,8 @@ static const flag model_flags[] = {
      MODEL_FIELD(threads),
      .most = POOL_THREADS_MAX,
      .placeholder = "N",
-     .help =
-         "worker threads; default: as many as this process may use. Answers do not depend on it"},
+     .help = "worker threads; default: one for each core this process may use. Answers do not "
+             "depend on it"},
     {.name = "kv-dtype",
      .kind = FLAG_CHOICE,
      MODEL_FIELD(kv_dtype),

@@ -414,6 +414,7 @@ signal_word *engine_news_signal(engine *e) {
 
 static void *run(void *arg) {
     engine *e = arg;
+    pool_settle(e->pool);
     while (!atomic_load_explicit(&e->stopping, memory_order_acquire)) {
         uint32_t seen = signal_seen(&e->inbox_signal);
         if (!engine_step(e)) signal_wait(&e->inbox_signal, seen, 1000000);

@@ -6,8 +6,11 @@
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
-enum { LANES = 4 };
+enum { LANES = 4, STRETCH = 1024 };
 typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
 
@@ -24,36 +27,55 @@ static f32x4 choose(i32x4 mask, f32x4 a, f32x4 b) {
     return (f32x4)(((i32x4)a & mask) | ((i32x4)b & ~mask));
 }
 
-/* The larger one; x counts only when finite (a comparison with NaN is false). */
+/* The larger one; a NaN in x is not. */
 static f32x4 larger(f32x4 best, f32x4 x) {
-    return choose((x > best) & (x <= spread(FLT_MAX)), x, best);
+#if defined(__SSE__)
+    return _mm_max_ps(x, best);
+#else
+    return choose(x > best, x, best);
+#endif
 }
 
 /* -INFINITY when no value is finite. */
-static float largest(const float *values, uint32_t count) {
-    /* Two chains, because each step waits for the one before. */
-    f32x4 best0 = spread(-INFINITY), best1 = best0;
-    uint32_t i = 0;
-    for (; i + 2 * LANES <= count; i += 2 * LANES) {
-        best0 = larger(best0, load(values + i));
-        best1 = larger(best1, load(values + i + LANES));
-    }
-    best0 = larger(best0, best1);
+static float largest_finite(const float *values, uint32_t count) {
     float best = -INFINITY;
-    for (int lane = 0; lane < LANES; lane++)
-        if (best0[lane] > best) best = best0[lane];
-    for (; i < count; i++)
+    for (uint32_t i = 0; i < count; i++)
         if (values[i] > best && values[i] <= FLT_MAX) best = values[i];
     return best;
 }
 
-int32_t sample_argmax(const float *values, uint32_t count) {
-    float best = largest(values, count);
-    if (best == -INFINITY) return -1;
+/* The same, for values that mostly are. */
+static float largest(const float *values, uint32_t count) {
+    /* Four chains, because each step waits for the one before. */
+    f32x4 best[4] = {spread(-INFINITY), spread(-INFINITY), spread(-INFINITY), spread(-INFINITY)};
     uint32_t i = 0;
-    while (values[i] != best)
-        i++;
-    return (int32_t)i;
+    for (; i + 4 * LANES <= count; i += 4 * LANES) {
+        best[0] = larger(best[0], load(values + i));
+        best[1] = larger(best[1], load(values + i + LANES));
+        best[2] = larger(best[2], load(values + i + 2 * LANES));
+        best[3] = larger(best[3], load(values + i + 3 * LANES));
+    }
+    f32x4 all = larger(larger(best[0], best[1]), larger(best[2], best[3]));
+    float most = largest_finite(values + i, count - i);
+    for (int lane = 0; lane < LANES; lane++)
+        if (all[lane] > most) most = all[lane];
+    return most == INFINITY ? largest_finite(values, count) : most;
+}
+
+/* By stretches: only the one that first has the largest value is searched for its index. */
+int32_t sample_argmax(const float *values, uint32_t count) {
+    float best = -INFINITY;
+    uint32_t at = count;
+    for (uint32_t i = 0; i < count; i += STRETCH) {
+        float here = largest(values + i, count - i < STRETCH ? count - i : STRETCH);
+        if (here <= best) continue;
+        best = here;
+        at = i;
+    }
+    if (at == count) return -1;
+    while (values[at] != best)
+        at++;
+    return (int32_t)at;
 }
 
 /* exp(x) for -87 <= x <= 0, 0 elsewhere and for NaN; within 2 ulp, and exactly 1 at 0.
@@ -76,22 +98,23 @@ static f32x4 exp_weight(f32x4 x) {
     return choose(inside, (f32x4)((i32x4)y + (n << 23)), spread(0.0f));
 }
 
+/* Sums lane by lane, because each addition waits for the one before; then the lanes in order. */
 double sample_weights(const float *values, uint32_t count, float top, float temperature,
                       float *weights) {
-    double sum = 0;
+    double sums[LANES] = {0}, sum = 0;
     uint32_t i = 0;
     for (; i + LANES <= count; i += LANES) {
         f32x4 w = exp_weight((load(values + i) - top) / temperature);
         if (weights) memcpy(weights + i, &w, sizeof w);
-        sum += (double)w[0];
-        sum += (double)w[1];
-        sum += (double)w[2];
-        sum += (double)w[3];
+        for (int lane = 0; lane < LANES; lane++)
+            sums[lane] += (double)w[lane];
     }
     for (; i < count; i++) {
         float w = exp_weight((spread(values[i]) - top) / temperature)[0];
         if (weights) weights[i] = w;
         sum += (double)w;
     }
+    for (int lane = 0; lane < LANES; lane++)
+        sum += sums[lane];
     return sum;
 }

@@ -16,7 +16,7 @@ static inline bool sample_finite(float x) { return x - x == 0.0f; }
 int32_t sample_argmax(const float *values, uint32_t count);
 
 /* weights[i] = exp((values[i] - top) / temperature), 0 for a value that is not finite; returns
- * their sum, in double, in index order. top is the largest finite value. weights may be NULL. */
+ * their sum, in double, in an order of its own. top is the largest finite value. weights may be NULL. */
 double sample_weights(const float *values, uint32_t count, float top, float temperature,
                       float *weights);
 

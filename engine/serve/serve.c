@@ -16,6 +16,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/mem.h"
 #include "engine/serve/address.h"
 #include "engine/serve/metrics.h"
 #include "engine/serve/serve_parts.h"
@@ -178,6 +179,8 @@ static esp_code open_parts(serve *s, esp_error *err) {
 
 static void log_serving(const serve *s) {
     address at = {0};
+    const char *why_not;
+    if (!mem_huge_pages(&why_not)) log_event(LOG_INFO, "no_huge_pages", "reason=\"%s\"", why_not);
     warn_insecure("--grpc", s->config->grpc, s->config->tls_cert != NULL);
     if (has_http(s->config)) warn_insecure("--http", s->config->http, false);
     char http_at[300] = "off";

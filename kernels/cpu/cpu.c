@@ -127,6 +127,7 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
 
 static void cpu_rope_store(kern_device *dev, const kern_rope_store *op) {
     const kern_kv_shape *shape = op->kv.shape;
+    ESP_ASSERT(shape->head_dim <= CPU_HEAD_DIM_MAX);
     ESP_ASSERT(op->rotary % 2 == 0 && op->rotary <= shape->head_dim);
     ESP_ASSERT(!op->q_norm == !op->k_norm);
     ESP_ASSERT(op->kv.layer < shape->layers && op->kv.group < op->batch->group_count);

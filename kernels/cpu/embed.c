@@ -3,11 +3,14 @@
  *
  * In     table [V,H], positions [P,H] packed; ids [T], each below V; position [T], each below P
  * Out    out [T,H] f32, exactly what the format defines when scale is 1
- * Cost   one row a token: plain code, on the caller. A tied output matrix needs no second copy */
+ * Work   split over tokens; few stay on the caller
+ * Cost   one row a token: plain code. A tied output matrix needs no second copy */
 // SPDX-License-Identifier: Apache-2.0
 #include <string.h>
 
 #include "kernels/cpu/cpu.h"
+
+enum { ALONE_TOKENS = 1 };
 
 static uint16_t half_at(const uint8_t *bytes, uint32_t index) {
     uint16_t half;
@@ -134,12 +137,21 @@ static void add_rest(const kern_embed *op, uint32_t t, float *out) {
         out[i] += added[i];
 }
 
-void cpu_embed(kern_device *dev, const kern_embed *op) {
-    (void)dev;
-    for (uint32_t t = 0; t < op->token_count; t++) {
-        ESP_ASSERT(op->ids[t] >= 0 && (uint32_t)op->ids[t] < op->table->rows);
-        float *out = (float *)op->out + (size_t)t * op->table->cols;
-        read_row(op->table, (uint32_t)op->ids[t], op->scale, NULL, out);
-        add_rest(op, t, out);
+static void embed_tokens(void *arg, uint32_t worker, uint32_t workers) {
+    const kern_embed *const *op = arg;
+    uint32_t begin, end, width = (*op)->table->cols;
+    pool_share((*op)->token_count, 1, worker, workers, &begin, &end);
+    for (uint32_t t = begin; t < end; t++) {
+        ESP_ASSERT((*op)->ids[t] >= 0 && (uint32_t)(*op)->ids[t] < (*op)->table->rows);
+        float *out = (float *)(*op)->out + (size_t)t * width;
+        read_row((*op)->table, (uint32_t)(*op)->ids[t], (*op)->scale, NULL, out);
+        add_rest(*op, t, out);
     }
+}
+
+void cpu_embed(kern_device *dev, const kern_embed *op) {
+    if (op->token_count <= ALONE_TOKENS)
+        embed_tokens(&op, 0, 1);
+    else
+        pool_run(dev->pool, embed_tokens, &op);
 }

@@ -8,7 +8,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/level/simd.h"
 
-enum { ALONE_TOKENS = 4 };
+enum { ALONE_TOKENS = 8 };
 
 typedef struct rope_job {
     const kern_device *dev;
@@ -55,13 +55,21 @@ static const float *angles_of(const kern_rope_store *op, uint32_t t) {
            (size_t)batch->positions[t] * op->rotary;
 }
 
+static void row_to_bf16(const float *row, uint16_t *out, uint32_t dim) {
+    uint32_t i = 0;
+    for (; i + LANES <= dim; i += LANES)
+        v_store_bf16(out + i, v_load(row + i));
+    for (; i < dim; i++)
+        out[i] = bf16_of_f32(row[i]);
+}
+
 static void store_bf16(uint16_t *k_block, uint16_t *v_block, const float *k, const float *v,
                        uint32_t slot, uint32_t dim) {
-    uint16_t *v_row = v_block + (size_t)slot * cpu_round_up(dim, TILE_ROWS);
-    for (uint32_t i = 0; i < dim; i++) {
-        k_block[i * KV_PAGE_TOKENS + slot] = bf16_of_f32(k[i]);
-        v_row[i] = bf16_of_f32(v[i]);
-    }
+    uint16_t key[CPU_HEAD_DIM_MAX];
+    row_to_bf16(v, v_block + (size_t)slot * cpu_round_up(dim, TILE_ROWS), dim);
+    row_to_bf16(k, key, dim);
+    for (uint32_t i = 0; i < dim; i++)
+        k_block[i * KV_PAGE_TOKENS + slot] = key[i];
 }
 
 static void store_f32(float *k_block, float *v_block, const float *k, const float *v, uint32_t slot,

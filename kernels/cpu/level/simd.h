@@ -37,11 +37,8 @@ ALWAYS_INLINE vf v_if_less(vf x, vf y, vf a, vf b) {
 ALWAYS_INLINE vf v_round(vf a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-/* 2^n for whole n in [-126, 127]. */
-ALWAYS_INLINE vf v_pow2(vf n) {
-    __m512i bits = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
-}
+/* a * 2^n for whole n in [-126, 127]. */
+ALWAYS_INLINE vf v_scale(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 ALWAYS_INLINE vf v_load_bf16(const uint16_t *p) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
@@ -60,9 +57,12 @@ ALWAYS_INLINE void v_store_bf16(uint16_t *p, vf a) {
     __m512i u = _mm512_castps_si512(a);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     __m512i up = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    __m512i nan = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
-    up = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), up, nan);
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
+    up = _mm512_mask_or_epi32(up, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), u,
+                              _mm512_set1_epi32(0x400000));
+    const __m512i high = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29,
+                                          27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    up = _mm512_permutexvar_epi16(high, up);
+    _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(up));
 #endif
 }
 
@@ -105,9 +105,9 @@ ALWAYS_INLINE vf v_if_less(vf x, vf y, vf a, vf b) {
 ALWAYS_INLINE vf v_round(vf a) {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-ALWAYS_INLINE vf v_pow2(vf n) {
+ALWAYS_INLINE vf v_scale(vf a, vf n) {
     __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23)));
 }
 ALWAYS_INLINE vf v_load_bf16(const uint16_t *p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
@@ -179,7 +179,7 @@ ALWAYS_INLINE vf v_exp2_fraction(vf r) {
 ALWAYS_INLINE vf v_exp2(vf x) {
     vf bounded = v_max(v_set1(-126.0f), v_min(v_set1(127.0f), x));
     vf n = v_round(bounded);
-    vf y = v_mul(v_exp2_fraction(v_sub(bounded, n)), v_pow2(n));
+    vf y = v_scale(v_exp2_fraction(v_sub(bounded, n)), n);
     return v_if_less(x, v_set1(-126.0f), y, v_zero());
 }
 
@@ -254,6 +254,7 @@ ALWAYS_INLINE float v_sum_of_squares_around(const float *x, float centre, uint32
             vf a = v_sub(v_load(x + i + v * LANES), v_set1(centre));
             sum.v[v] = v_fma(a, a, sum.v[v]);
         }
+    if (i == width) return v16_sum(sum);
     float tail[16];
     for (uint32_t k = 0; k < 16; k++)
         tail[k] = i + k < width ? x[i + k] : centre;
