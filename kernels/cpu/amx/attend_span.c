@@ -1,11 +1,13 @@
 /* attend_span.c - the three parts of attention on tiles, and their turns.
  *
- * Tiles   0 to 3 sums of 16 dims each, 4 and 5 scores, 6 K or V, 7 q or weights; all of 16 x 64 bytes
+ * Tiles   0 to 3 sums of 16 dims each, 4 scores, 5 weights, 6 K, 7 q or V; all of 16 x 64 bytes
  * Cost    a page and tile of queries: D/8 multiplications for scores, D/32 for sums, 16 cycles each;
  *         16 exps of 16 lanes, about 6 cycles each
  * Error   2^x within 9e-5, weights to 2^-9, both after the maximum; scores 2^-16 of their terms */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/attend_span.h"
+
+#include <float.h>
 
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/level/simd.h"
@@ -17,6 +19,8 @@ enum {
     PAIR_PAGES = TILE_COLS / KV_PAGE_TOKENS,
     GROUP_DIMS = 4 * TILE_ROWS, /* whose sums are in tiles together */
 };
+
+#define TOP_SLACK 8.0f /* weights are up to 2^8 */
 
 void span_configure(void) {
     amx_config config = {.palette = 1};
@@ -31,19 +35,20 @@ static bool sees(const span_unit *unit, uint32_t page) {
     return page >= unit->first && page < unit->end;
 }
 
+static bool sees_pair(const span_unit *unit, uint32_t page) {
+    return sees(unit, page) || sees(unit, page ^ 1);
+}
+
 /* --- scores ------------------------------------------------------------------------------- */
 
-ALWAYS_INLINE void score_page(const span_shape *shape, const span_unit *unit, uint32_t page) {
-    const uint16_t *keys = unit->span.keys[page], *q = unit->tile->queries;
-    AMX_ZERO(4);
-    for (uint32_t d = 0; d < shape->key_width; d += TILE_COLS, q += 2 * TILE_ELEMENTS) {
-        AMX_LOAD(6, keys + d, shape->key_width * sizeof *keys);
-        AMX_LOAD(7, q, TILE_ROW_BYTES);
-        AMX_MULTIPLY(4, 6, 7);
-        AMX_LOAD(7, q + TILE_ELEMENTS, TILE_ROW_BYTES);
-        AMX_MULTIPLY(4, 6, 7);
-    }
-    AMX_STORE(4, unit->scores + page * PAGE_SCORES, AMX_QUERIES * sizeof(float));
+/* The next 32 dims of all keys of a page with the high or low part of the queries. */
+ALWAYS_INLINE void score_step(const span_shape *shape, const span_unit *unit, uint32_t page,
+                              uint32_t step) {
+    const uint16_t *keys = unit->span.keys[page] + step / 2 * TILE_COLS;
+    if (step == 0) AMX_ZERO(4);
+    if (step % 2 == 0) AMX_LOAD(6, keys, shape->key_width * sizeof *keys);
+    AMX_LOAD(7, unit->tile->queries + step * TILE_ELEMENTS, TILE_ROW_BYTES);
+    AMX_MULTIPLY(4, 6, 7);
 }
 
 /* --- weights ------------------------------------------------------------------------------ */
@@ -70,25 +75,47 @@ static void raise_tops(const float *scores, vf *tops) {
             tops[i] = v_max(v_load(scores + (k + i) * AMX_QUERIES), tops[i]);
 }
 
-/* Scores are made final, tops and sums set for them. */
-static void find_tops(const span_shape *shape, span_unit *unit) {
+/* Scores of a page that the tile sees are made final; tops rise to them. */
+static void finish_scores(const span_shape *shape, const span_unit *unit, uint32_t page, vf *tops) {
+    const query_tile *tile = unit->tile;
+    float *scores = unit->scores + page * PAGE_SCORES;
+    uint32_t begin = unit->span.begin + page * KV_PAGE_TOKENS;
+    if (shape->softcap > 0) cap_scores(scores, shape->softcap);
+    if (begin < tile->first_all || begin + KV_PAGE_TOKENS - 1 > tile->last_all)
+        hide_keys(tile, begin, scores);
+    raise_tops(scores, tops);
+}
+
+static void hide_page(float *scores) {
+    for (uint32_t k = 0; k < KV_PAGE_TOKENS; k++)
+        v_store(scores + k * AMX_QUERIES, v_set1(-INFINITY));
+}
+
+/* A query's top follows its scores only when they leave it far behind, so that sums seldom shrink; a
+ * query without a top yet has no sums. */
+static void set_tops(span_unit *unit, vf top) {
     query_tile *tile = unit->tile;
-    vf before = v_load(tile->top), tops[4] = {before, before, before, before};
-    for (uint32_t page = unit->first; page < unit->end; page++) {
-        float *scores = unit->scores + page * PAGE_SCORES;
-        uint32_t begin = unit->span.begin + page * KV_PAGE_TOKENS;
-        if (shape->softcap > 0) cap_scores(scores, shape->softcap);
-        if (begin < tile->first_all || begin + KV_PAGE_TOKENS - 1 > tile->last_all)
-            hide_keys(tile, begin, scores);
-        raise_tops(scores, tops);
-    }
-    vf top = v_max(v_max(tops[0], tops[1]), v_max(tops[2], tops[3]));
-    unit->shrinks = _mm512_cmp_ps_mask(top, before, _CMP_NEQ_UQ) != 0;
+    vf before = v_load(tile->top), limit = v_add(before, v_set1(TOP_SLACK));
+    __mmask16 rises = _mm512_cmp_ps_mask(top, limit, _CMP_GT_OQ);
+    __mmask16 begun = _mm512_cmp_ps_mask(before, v_set1(-FLT_MAX), _CMP_NEQ_UQ);
+    unit->shrinks = (rises & begun) != 0;
+    if (!rises) return;
+    top = _mm512_mask_blend_ps(rises, before, top);
+    v_store(tile->top, top);
     if (!unit->shrinks) return;
     vf shrink = v_exp2(v_sub(before, top));
     v_store(unit->shrink, shrink);
-    v_store(tile->top, top);
     v_store(tile->sum, v_mul(v_load(tile->sum), shrink));
+}
+
+static void find_tops(const span_shape *shape, span_unit *unit) {
+    vf none = v_set1(-FLT_MAX), tops[4] = {none, none, none, none};
+    for (uint32_t page = 0; page < AMX_SPAN_PAGES; page++)
+        if (sees(unit, page))
+            finish_scores(shape, unit, page, tops);
+        else if (sees_pair(unit, page))
+            hide_page(unit->scores + page * PAGE_SCORES);
+    set_tops(unit, v_max(v_max(tops[0], tops[1]), v_max(tops[2], tops[3])));
 }
 
 /* 2^x, x at most 0: 2^fraction as a polynomial of least maximal relative error, ours, exactly 1 at 0.
@@ -109,26 +136,21 @@ ALWAYS_INLINE __m512i round_pairs(vf first, vf second) {
     return _mm512_mask_mov_epi16(_mm512_srli_epi32(low, 16), 0xaaaaaaaau, high);
 }
 
-/* Pages that nobody sees, beside ones that somebody does, weigh nothing. */
-ALWAYS_INLINE void weigh_page(const span_unit *unit, uint32_t page) {
-    uint16_t *weights = unit->weights + page * PAGE_SCORES;
-    if (!sees(unit, page)) {
-        memset(weights, 0, PAGE_SCORES * sizeof *weights);
-        return;
-    }
-    query_tile *tile = unit->tile;
-    const float *scores = unit->scores + page * PAGE_SCORES;
+/* Weights of `count` pairs of keys from pair `at` of a page; the sum of all so far. */
+ALWAYS_INLINE vf weigh_keys(const span_unit *unit, uint32_t page, uint32_t at, uint32_t count,
+                            vf top, vf sum) {
     const __m512i ones = _mm512_set1_epi32(0x3f803f80);
-    vf top = v_load(tile->top), sum = v_load(tile->sum);
+    const float *scores = unit->scores + page * PAGE_SCORES + 2 * at * AMX_QUERIES;
+    uint16_t *weights = unit->weights + page * PAGE_SCORES + 2 * at * AMX_QUERIES;
 #pragma GCC unroll 8
-    for (uint32_t k = 0; k < KV_PAGE_TOKENS; k += 2) {
-        vf first = weight_of(v_sub(v_load(scores + k * AMX_QUERIES), top));
-        vf second = weight_of(v_sub(v_load(scores + (k + 1) * AMX_QUERIES), top));
+    for (uint32_t i = 0; i < count; i++) {
+        vf first = weight_of(v_sub(v_load(scores + 2 * i * AMX_QUERIES), top));
+        vf second = weight_of(v_sub(v_load(scores + (2 * i + 1) * AMX_QUERIES), top));
         __m512i pairs = round_pairs(first, second);
-        _mm512_store_si512(weights + k * AMX_QUERIES, pairs);
+        _mm512_store_si512(weights + 2 * i * AMX_QUERIES, pairs);
         sum = _mm512_dpbf16_ps(sum, (__m512bh)pairs, (__m512bh)ones);
     }
-    v_store(tile->sum, sum);
+    return sum;
 }
 
 /* --- sums --------------------------------------------------------------------------------- */
@@ -175,16 +197,16 @@ ALWAYS_INLINE void store_outs(float *outs, uint32_t tiles) {
 /* values: of these dims and two pages. */
 #define ADD_TILE(tile, values)                                                                     \
     do {                                                                                           \
-        AMX_LOAD(6, values, TILE_ROW_BYTES);                                                       \
-        AMX_MULTIPLY(tile, 6, 7);                                                                  \
+        AMX_LOAD(7, values, TILE_ROW_BYTES);                                                       \
+        AMX_MULTIPLY(tile, 7, 5);                                                                  \
     } while (0)
 
-ALWAYS_INLINE void add_pages(const uint16_t *values, const uint16_t *weights, uint32_t tiles) {
-    AMX_LOAD(7, weights, TILE_ROW_BYTES);
-    ADD_TILE(0, values);
-    if (tiles > 1) ADD_TILE(1, values + TILE_ELEMENTS);
-    if (tiles > 2) ADD_TILE(2, values + 2 * TILE_ELEMENTS);
-    if (tiles > 3) ADD_TILE(3, values + 3 * TILE_ELEMENTS);
+ALWAYS_INLINE void add_tile(const uint16_t *values, uint32_t tile) {
+    values += tile * TILE_ELEMENTS;
+    if (tile == 0) ADD_TILE(0, values);
+    if (tile == 1) ADD_TILE(1, values);
+    if (tile == 2) ADD_TILE(2, values);
+    if (tile == 3) ADD_TILE(3, values);
 }
 
 static uint32_t tiles_from(const span_shape *shape, uint32_t d) {
@@ -192,16 +214,10 @@ static uint32_t tiles_from(const span_shape *shape, uint32_t d) {
     return left < GROUP_DIMS / TILE_ROWS ? left : GROUP_DIMS / TILE_ROWS;
 }
 
-static bool sees_pair(const span_unit *unit, uint32_t page) {
-    return sees(unit, page) || sees(unit, page + 1);
-}
-
-/* The pair that begins at page, into the sums of dims from d. */
-ALWAYS_INLINE void add_pair(const span_shape *shape, const span_unit *unit, uint32_t page,
-                            const uint16_t *values, uint32_t d, uint32_t tiles) {
-    if (!sees_pair(unit, page)) return;
-    values += ((size_t)page / PAIR_PAGES * shape->value_width + d) * TILE_COLS;
-    add_pages(values, unit->weights + page * PAGE_SCORES, tiles);
+/* Of a page's pair, from dim d. */
+static const uint16_t *values_at(const span_shape *shape, const uint16_t *values, uint32_t page,
+                                 uint32_t d) {
+    return values + ((size_t)page / PAIR_PAGES * shape->value_width + d) * TILE_COLS;
 }
 
 /* Dims that the turns leave over. */
@@ -209,26 +225,64 @@ static void add_other_dims(const span_shape *shape, const span_unit *unit, const
     for (uint32_t d = GROUP_DIMS; d < shape->value_width; d += GROUP_DIMS) {
         uint32_t tiles = tiles_from(shape, d);
         load_outs(unit->tile->outs + d * AMX_QUERIES, tiles);
-        for (uint32_t page = 0; page < AMX_SPAN_PAGES; page += PAIR_PAGES)
-            add_pair(shape, unit, page, values, d, tiles);
+        for (uint32_t page = 0; page < AMX_SPAN_PAGES; page += PAIR_PAGES) {
+            if (!sees_pair(unit, page)) continue;
+            AMX_LOAD(5, unit->weights + page * PAGE_SCORES, TILE_ROW_BYTES);
+            for (uint32_t tile = 0; tile < tiles; tile++)
+                add_tile(values_at(shape, values, page, d), tile);
+        }
         store_outs(unit->tile->outs + d * AMX_QUERIES, tiles);
     }
 }
 
 /* --- turns -------------------------------------------------------------------------------- */
 
+/* Sums of half of the first dims for a pair: of the other half when it is the other page's turn. */
+ALWAYS_INLINE void add_step(const span_shape *shape, const span_unit *unit, uint32_t page,
+                            const uint16_t *values, uint32_t tiles, uint32_t step) {
+    uint32_t half = (tiles + 1) / 2, tile = page % 2 ? half + step : step;
+    if (page % 2 == 0 && step == 0) AMX_LOAD(5, unit->weights + page * PAGE_SCORES, TILE_ROW_BYTES);
+    if (step < half && tile < tiles) add_tile(values_at(shape, values, page, 0), tile);
+}
+
+/* Turns within a page: of `pairs` pairs of keys each, a constant. A unit is NULL where it does not
+ * take part. Dims are at least as many as need be for all turns of the sums. */
+ALWAYS_INLINE void take_turns(uint32_t pairs, const span_shape *shape, const span_unit *next,
+                              const span_unit *now, const span_unit *last, uint32_t page,
+                              const uint16_t *values) {
+    uint32_t tiles = tiles_from(shape, 0), steps = 2 * shape->key_width / TILE_COLS, at = 0;
+    vf top = v_zero(), sum = v_zero();
+    if (now) top = v_load(now->tile->top), sum = v_load(now->tile->sum);
+    for (uint32_t step = 0; step < steps; step++) {
+        if (next) score_step(shape, next, page, step);
+        if (now && at < KV_PAGE_TOKENS / 2) sum = weigh_keys(now, page, at, pairs, top, sum);
+        at += pairs;
+        if (last) add_step(shape, last, page, values, tiles, step);
+    }
+    if (next) AMX_STORE(4, next->scores + page * PAGE_SCORES, AMX_QUERIES * sizeof(float));
+    if (now) v_store(now->tile->sum, sum);
+}
+
+static void turn_page(const span_shape *shape, const span_unit *next, const span_unit *now,
+                      const span_unit *last, uint32_t page, const uint16_t *values) {
+    if (shape->key_width <= TILE_COLS)
+        take_turns(4, shape, next, now, last, page, values);
+    else if (shape->key_width < 4 * TILE_COLS)
+        take_turns(2, shape, next, now, last, page, values);
+    else
+        take_turns(1, shape, next, now, last, page, values);
+}
+
 void span_step(const span_shape *shape, const span_unit *next, span_unit *now,
                const span_unit *last, const uint16_t *values) {
     uint32_t tiles = tiles_from(shape, 0);
     if (now->tile) find_tops(shape, now);
     if (last->tile && last->shrinks) shrink_outs(shape, last);
-    for (uint32_t page = 0; page < AMX_SPAN_PAGES; page++) {
-        if (next->tile && sees(next, page)) score_page(shape, next, page);
-        if (now->tile && sees_pair(now, page & ~1u)) weigh_page(now, page);
-        if (!last->tile) continue;
-        if (page == 0) load_outs(last->tile->outs, tiles);
-        if (page % 2) add_pair(shape, last, page & ~1u, values, 0, tiles);
-    }
+    if (last->tile) load_outs(last->tile->outs, tiles);
+    for (uint32_t page = 0; page < AMX_SPAN_PAGES; page++)
+        turn_page(shape, next->tile && sees(next, page) ? next : NULL,
+                  now->tile && sees_pair(now, page) ? now : NULL,
+                  last->tile && sees_pair(last, page) ? last : NULL, page, values);
     if (!last->tile) return;
     store_outs(last->tile->outs, tiles);
     add_other_dims(shape, last, values);

@@ -5,7 +5,7 @@
  *   add      out[dim][query] = out * 2^(old top - top) + V W, 32 keys at a time
  *
  * Keys lie down a tile, queries across: nothing is summed or compared across a vector. Three units,
- * one in each part, take turns page by page, so that tiles multiply while vectors weigh.
+ * one in each part, take turns within each page, so that tiles multiply while vectors weigh.
  *
  * A span begins at a multiple of AMX_SPAN_KEYS. Keys that a query does not see weigh exactly 0, pages
  * that no query of a tile sees are left out: neither changes a bit. */
