@@ -54,9 +54,11 @@ enum {
     CPU_HEAD_DIM_MAX = 512,
     QUERIES_MAX = 48, /* of one attention work item */
     AMX_QUERIES = 16, /* of one attention tile */
-    AMX_QUERY_TILES = 4, /* of one attention work item of the AMX level, at most */
+    AMX_QUERY_TILES = 16, /* of one attention work item of the AMX level, at most */
+    AMX_GROUP_TILES = 2,
     AMX_SPAN_PAGES = 4,
     AMX_SPAN_KEYS = AMX_SPAN_PAGES * KV_PAGE_TOKENS,
+    AMX_BLOCK_SPANS = 8,
     CACHE_LINE_BYTES = 64,
     SCALE_ROW_BYTES = TILE_ROWS * 2, /* one f16 for each row of a tile */
     FLOAT_ROW_BYTES = TILE_ROWS * 4, /* one f32 */
@@ -161,7 +163,8 @@ typedef struct amx_panel {
 typedef struct amx_attention {
     _Alignas(CACHE_LINE_BYTES) float scores[2][AMX_SPAN_KEYS * AMX_QUERIES];
     _Alignas(CACHE_LINE_BYTES) uint16_t weights[2][AMX_SPAN_KEYS * AMX_QUERIES];
-    _Alignas(CACHE_LINE_BYTES) uint16_t values[CPU_HEAD_DIM_MAX * AMX_SPAN_KEYS];
+    _Alignas(CACHE_LINE_BYTES) uint16_t
+        values[2 * AMX_BLOCK_SPANS * CPU_HEAD_DIM_MAX * AMX_SPAN_KEYS];
     _Alignas(CACHE_LINE_BYTES) uint16_t
         queries[AMX_QUERY_TILES * 2 * CPU_HEAD_DIM_MAX * AMX_QUERIES];
     _Alignas(CACHE_LINE_BYTES) float outs[AMX_QUERY_TILES * CPU_HEAD_DIM_MAX * AMX_QUERIES];

@@ -1,6 +1,7 @@
 /* attend_span.c - the three parts of attention on tiles, and their turns.
  *
- * Tiles   0 to 3 sums of 16 dims each, 4 scores, 5 weights, 6 K, 7 q or V; all of 16 x 64 bytes
+ * Tiles   0 to 3 scores of a page each, or sums of 16 dims each; 5 and 7 q, or weights and V; 6 K; all
+ *         of 16 x 64 bytes
  * Cost    a page and tile of queries: D/8 multiplications for scores, D/32 for sums, 16 cycles each;
  *         16 exps of 16 lanes, about 6 cycles each
  * Error   2^x within 9e-5, weights to 2^-9, both after the maximum; scores 2^-16 of their terms */
@@ -18,6 +19,7 @@ enum {
     PAGE_SCORES = KV_PAGE_TOKENS * AMX_QUERIES,
     PAIR_PAGES = TILE_COLS / KV_PAGE_TOKENS,
     GROUP_DIMS = 4 * TILE_ROWS, /* whose sums are in tiles together */
+    TURN_PAIRS = 2,             /* of keys that are weighed between multiplications */
 };
 
 #define TOP_SLACK 8.0f /* weights are up to 2^8 */
@@ -41,14 +43,41 @@ static bool sees_pair(const span_unit *unit, uint32_t page) {
 
 /* --- scores ------------------------------------------------------------------------------- */
 
-/* The next 32 dims of all keys of a page with the high or low part of the queries. */
-ALWAYS_INLINE void score_step(const span_shape *shape, const span_unit *unit, uint32_t page,
-                              uint32_t step) {
-    const uint16_t *keys = unit->span.keys[page] + step / 2 * TILE_COLS;
-    if (step == 0) AMX_ZERO(4);
-    if (step % 2 == 0) AMX_LOAD(6, keys, shape->key_width * sizeof *keys);
-    AMX_LOAD(7, unit->tile->queries + step * TILE_ELEMENTS, TILE_ROW_BYTES);
-    AMX_MULTIPLY(4, 6, 7);
+/* Tile `page` has the scores of that page. */
+#define FOR_PAGE(page, DO, ...)                                                                    \
+    do {                                                                                           \
+        if ((page) == 0) DO(0, ##__VA_ARGS__);                                                     \
+        if ((page) == 1) DO(1, ##__VA_ARGS__);                                                     \
+        if ((page) == 2) DO(2, ##__VA_ARGS__);                                                     \
+        if ((page) == 3) DO(3, ##__VA_ARGS__);                                                     \
+    } while (0)
+
+/* 32 dims of the queries, high and low part. */
+ALWAYS_INLINE void load_queries(const span_unit *unit, uint32_t d) {
+    const uint16_t *q = unit->tile->queries + (size_t)2 * d * AMX_QUERIES;
+    AMX_LOAD(5, q, TILE_ROW_BYTES);
+    AMX_LOAD(7, q + TILE_ELEMENTS, TILE_ROW_BYTES);
+}
+
+#define SCORE(tile, keys, row)                                                                     \
+    do {                                                                                           \
+        AMX_LOAD(6, keys, row);                                                                    \
+        AMX_MULTIPLY(tile, 6, 5);                                                                  \
+        AMX_MULTIPLY(tile, 6, 7);                                                                  \
+    } while (0)
+#define STORE_SCORES(tile, to) AMX_STORE(tile, to, AMX_QUERIES * sizeof(float))
+
+/* The same dims of all keys of a page. */
+ALWAYS_INLINE void score_page(const span_shape *shape, const span_unit *unit, uint32_t page,
+                              uint32_t d) {
+    if (!sees(unit, page)) return;
+    const uint16_t *keys = unit->span.keys[page] + d;
+    const size_t row = shape->key_width * sizeof *keys;
+    FOR_PAGE(page, SCORE, keys, row);
+}
+
+ALWAYS_INLINE void store_scores(const span_unit *unit, uint32_t page) {
+    if (sees(unit, page)) FOR_PAGE(page, STORE_SCORES, unit->scores + page * PAGE_SCORES);
 }
 
 /* --- weights ------------------------------------------------------------------------------ */
@@ -136,26 +165,46 @@ ALWAYS_INLINE __m512i round_pairs(vf first, vf second) {
     return _mm512_mask_mov_epi16(_mm512_srli_epi32(low, 16), 0xaaaaaaaau, high);
 }
 
-/* Weights of `count` pairs of keys from pair `at` of a page; the sum of all so far. */
-ALWAYS_INLINE vf weigh_keys(const span_unit *unit, uint32_t page, uint32_t at, uint32_t count,
-                            vf top, vf sum) {
+/* A unit on its way through its pairs of keys. */
+typedef struct weighing {
+    const span_unit *unit; /* NULL: nothing to do */
+    uint32_t at;           /* pairs of keys so far */
+    vf top, sum;
+} weighing;
+
+ALWAYS_INLINE weighing begin_weighing(const span_unit *unit) {
+    if (!unit->tile) return (weighing){.at = AMX_SPAN_KEYS / 2};
+    return (weighing){.unit = unit, .top = v_load(unit->tile->top), .sum = v_load(unit->tile->sum)};
+}
+
+/* Some pairs more; those of pages that nobody will multiply have no weights. */
+ALWAYS_INLINE void weigh_keys(weighing *w) {
     const __m512i ones = _mm512_set1_epi32(0x3f803f80);
-    const float *scores = unit->scores + page * PAGE_SCORES + 2 * at * AMX_QUERIES;
-    uint16_t *weights = unit->weights + page * PAGE_SCORES + 2 * at * AMX_QUERIES;
-#pragma GCC unroll 8
-    for (uint32_t i = 0; i < count; i++) {
-        vf first = weight_of(v_sub(v_load(scores + 2 * i * AMX_QUERIES), top));
-        vf second = weight_of(v_sub(v_load(scores + (2 * i + 1) * AMX_QUERIES), top));
+    uint32_t key = 2 * w->at;
+    if (w->at >= AMX_SPAN_KEYS / 2) return;
+    w->at += TURN_PAIRS;
+    if (!sees_pair(w->unit, key / KV_PAGE_TOKENS)) return;
+    const float *scores = w->unit->scores + key * AMX_QUERIES;
+    uint16_t *weights = w->unit->weights + key * AMX_QUERIES;
+    for (uint32_t i = 0; i < TURN_PAIRS; i++) {
+        vf first = weight_of(v_sub(v_load(scores + 2 * i * AMX_QUERIES), w->top));
+        vf second = weight_of(v_sub(v_load(scores + (2 * i + 1) * AMX_QUERIES), w->top));
         __m512i pairs = round_pairs(first, second);
         _mm512_store_si512(weights + 2 * i * AMX_QUERIES, pairs);
-        sum = _mm512_dpbf16_ps(sum, (__m512bh)pairs, (__m512bh)ones);
+        w->sum = _mm512_dpbf16_ps(w->sum, (__m512bh)pairs, (__m512bh)ones);
     }
-    return sum;
+}
+
+ALWAYS_INLINE void end_weighing(weighing *w) {
+    while (w->at < AMX_SPAN_KEYS / 2)
+        weigh_keys(w);
+    if (w->unit) v_store(w->unit->tile->sum, w->sum);
 }
 
 /* --- sums --------------------------------------------------------------------------------- */
 
-void span_pack_values(const span_shape *shape, const key_span *span, uint16_t *out) {
+void span_pack_values(const span_shape *shape, const key_span *span) {
+    uint16_t *out = span->packed;
     for (uint32_t page = 0; page < AMX_SPAN_PAGES; page += PAIR_PAGES) {
         const uint16_t *first = span->values[page], *second = span->values[page + 1];
         for (uint32_t d = 0; d < shape->value_width && (first || second); d++) {
@@ -215,75 +264,58 @@ static uint32_t tiles_from(const span_shape *shape, uint32_t d) {
 }
 
 /* Of a page's pair, from dim d. */
-static const uint16_t *values_at(const span_shape *shape, const uint16_t *values, uint32_t page,
+static const uint16_t *values_at(const span_shape *shape, const span_unit *unit, uint32_t page,
                                  uint32_t d) {
-    return values + ((size_t)page / PAIR_PAGES * shape->value_width + d) * TILE_COLS;
-}
-
-/* Dims that the turns leave over. */
-static void add_other_dims(const span_shape *shape, const span_unit *unit, const uint16_t *values) {
-    for (uint32_t d = GROUP_DIMS; d < shape->value_width; d += GROUP_DIMS) {
-        uint32_t tiles = tiles_from(shape, d);
-        load_outs(unit->tile->outs + d * AMX_QUERIES, tiles);
-        for (uint32_t page = 0; page < AMX_SPAN_PAGES; page += PAIR_PAGES) {
-            if (!sees_pair(unit, page)) continue;
-            AMX_LOAD(5, unit->weights + page * PAGE_SCORES, TILE_ROW_BYTES);
-            for (uint32_t tile = 0; tile < tiles; tile++)
-                add_tile(values_at(shape, values, page, d), tile);
-        }
-        store_outs(unit->tile->outs + d * AMX_QUERIES, tiles);
-    }
+    size_t row = (size_t)page / PAIR_PAGES * shape->value_width + d;
+    return unit->span.packed + row * TILE_COLS;
 }
 
 /* --- turns -------------------------------------------------------------------------------- */
 
-/* Sums of half of the first dims for a pair: of the other half when it is the other page's turn. */
-ALWAYS_INLINE void add_step(const span_shape *shape, const span_unit *unit, uint32_t page,
-                            const uint16_t *values, uint32_t tiles, uint32_t step) {
-    uint32_t half = (tiles + 1) / 2, tile = page % 2 ? half + step : step;
-    if (page % 2 == 0 && step == 0) AMX_LOAD(5, unit->weights + page * PAGE_SCORES, TILE_ROW_BYTES);
-    if (step < half && tile < tiles) add_tile(values_at(shape, values, page, 0), tile);
-}
-
-/* Turns within a page: of `pairs` pairs of keys each, a constant. A unit is NULL where it does not
- * take part. Dims are at least as many as need be for all turns of the sums. */
-ALWAYS_INLINE void take_turns(uint32_t pairs, const span_shape *shape, const span_unit *next,
-                              const span_unit *now, const span_unit *last, uint32_t page,
-                              const uint16_t *values) {
-    uint32_t tiles = tiles_from(shape, 0), steps = 2 * shape->key_width / TILE_COLS, at = 0;
-    vf top = v_zero(), sum = v_zero();
-    if (now) top = v_load(now->tile->top), sum = v_load(now->tile->sum);
-    for (uint32_t step = 0; step < steps; step++) {
-        if (next) score_step(shape, next, page, step);
-        if (now && at < KV_PAGE_TOKENS / 2) sum = weigh_keys(now, page, at, pairs, top, sum);
-        at += pairs;
-        if (last) add_step(shape, last, page, values, tiles, step);
+ALWAYS_INLINE void score_span(const span_shape *shape, const span_unit *unit, weighing *w) {
+    AMX_ZERO(0);
+    AMX_ZERO(1);
+    AMX_ZERO(2);
+    AMX_ZERO(3);
+    for (uint32_t d = 0; d < shape->key_width; d += TILE_COLS) {
+        load_queries(unit, d);
+        for (uint32_t page = 0; page < AMX_SPAN_PAGES; page++) {
+            score_page(shape, unit, page, d);
+            weigh_keys(w);
+        }
     }
-    if (next) AMX_STORE(4, next->scores + page * PAGE_SCORES, AMX_QUERIES * sizeof(float));
-    if (now) v_store(now->tile->sum, sum);
+    for (uint32_t page = 0; page < AMX_SPAN_PAGES; page++)
+        store_scores(unit, page);
 }
 
-static void turn_page(const span_shape *shape, const span_unit *next, const span_unit *now,
-                      const span_unit *last, uint32_t page, const uint16_t *values) {
-    if (shape->key_width <= TILE_COLS)
-        take_turns(4, shape, next, now, last, page, values);
-    else if (shape->key_width < 4 * TILE_COLS)
-        take_turns(2, shape, next, now, last, page, values);
-    else
-        take_turns(1, shape, next, now, last, page, values);
+/* Dims from d, as many as there are tiles for. */
+ALWAYS_INLINE void add_dims(const span_shape *shape, const span_unit *unit, uint32_t d,
+                            weighing *w) {
+    uint32_t tiles = tiles_from(shape, d);
+    float *outs = unit->tile->outs + (size_t)d * AMX_QUERIES;
+    load_outs(outs, tiles);
+    for (uint32_t page = 0; page < AMX_SPAN_PAGES; page += PAIR_PAGES) {
+        if (!sees_pair(unit, page)) continue;
+        AMX_LOAD(5, unit->weights + page * PAGE_SCORES, TILE_ROW_BYTES);
+        for (uint32_t tile = 0; tile < tiles; tile++) {
+            add_tile(values_at(shape, unit, page, d), tile);
+            weigh_keys(w);
+        }
+    }
+    store_outs(outs, tiles);
+}
+
+ALWAYS_INLINE void add_span(const span_shape *shape, const span_unit *unit, weighing *w) {
+    for (uint32_t d = 0; d < shape->value_width; d += GROUP_DIMS)
+        add_dims(shape, unit, d, w);
 }
 
 void span_step(const span_shape *shape, const span_unit *next, span_unit *now,
-               const span_unit *last, const uint16_t *values) {
-    uint32_t tiles = tiles_from(shape, 0);
+               const span_unit *last) {
     if (now->tile) find_tops(shape, now);
     if (last->tile && last->shrinks) shrink_outs(shape, last);
-    if (last->tile) load_outs(last->tile->outs, tiles);
-    for (uint32_t page = 0; page < AMX_SPAN_PAGES; page++)
-        turn_page(shape, next->tile && sees(next, page) ? next : NULL,
-                  now->tile && sees_pair(now, page) ? now : NULL,
-                  last->tile && sees_pair(last, page) ? last : NULL, page, values);
-    if (!last->tile) return;
-    store_outs(last->tile->outs, tiles);
-    add_other_dims(shape, last, values);
+    weighing w = begin_weighing(now);
+    if (next->tile) score_span(shape, next, &w);
+    if (last->tile) add_span(shape, last, &w);
+    end_weighing(&w);
 }

@@ -5,7 +5,7 @@
  *   add      out[dim][query] = out * 2^(old top - top) + V W, 32 keys at a time
  *
  * Keys lie down a tile, queries across: nothing is summed or compared across a vector. Three units,
- * one in each part, take turns within each page, so that tiles multiply while vectors weigh.
+ * one in each part, take turns within a step, so that tiles multiply while vectors weigh.
  *
  * A span begins at a multiple of AMX_SPAN_KEYS. Keys that a query does not see weigh exactly 0, pages
  * that no query of a tile sees are left out: neither changes a bit. */
@@ -19,7 +19,8 @@
 typedef struct key_span {
     const uint16_t *keys[AMX_SPAN_PAGES];   /* [16][key_width] */
     const uint16_t *values[AMX_SPAN_PAGES]; /* [value_width][16] */
-    uint32_t begin;                         /* position of the first key */
+    uint16_t *packed; /* values as A tiles: [pairs of pages][value_width][32 keys] */
+    uint32_t begin;   /* position of the first key */
 } key_span;
 
 /* What all units of an item share. */
@@ -38,12 +39,11 @@ typedef struct span_unit {
     bool shrinks; /* some shrink is not 1 */
 } span_unit;
 
-/* The span's values as A tiles: [pairs of pages][value_width][32 keys]. */
-void span_pack_values(const span_shape *shape, const key_span *span, uint16_t *out);
+void span_pack_values(const span_shape *shape, const key_span *span);
 
 /* One unit in each part: next is scored, now weighed, last added. */
 void span_step(const span_shape *shape, const span_unit *next, span_unit *now,
-               const span_unit *last, const uint16_t *values);
+               const span_unit *last);
 
 /* Tiles of these shapes; before the first step. */
 void span_configure(void);

@@ -38,6 +38,11 @@ typedef struct attention_item {
     uint32_t begin, end; /* queries */
 } attention_item;
 
+static void prefetch_block(const void *block, size_t bytes) {
+    for (size_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
+        _mm_prefetch((const char *)block + at, _MM_HINT_T0);
+}
+
 /* --- tiles -------------------------------------------------------------------------------- */
 
 static uint32_t last_key(const kern_attention *op, uint32_t seq, uint32_t position) {
@@ -60,39 +65,43 @@ static void open_query(const attention_job *job, const attention_item *item, uin
     tile->last[i] = last_key(op, item->seq, op->batch->positions[t]);
 }
 
+/* The rows of all queries are fetched while the first are split. */
 static void open_tiles(const attention_job *job, const attention_item *item, amx_attention *scratch,
-                       query_tile *tiles) {
+                       query_tile *tiles, uint32_t count) {
+    uint32_t dim = job->op->kv.shape->head_dim;
     size_t queries = 2 * (size_t)job->shape.key_width * AMX_QUERIES;
     size_t outs = (size_t)job->shape.value_width * AMX_QUERIES;
-    for (uint32_t index = item->begin; index < item->end; tiles++) {
-        tiles->count = 0;
-        for (uint32_t i = 0; i < AMX_QUERIES && index < item->end; i++, index++)
-            open_query(job, item, index, tiles);
-        tiles->queries = scratch->queries + queries * ((index - 1 - item->begin) / AMX_QUERIES);
-        tiles->outs = scratch->outs + outs * ((index - 1 - item->begin) / AMX_QUERIES);
-        query_tile_open(tiles, job->op->kv.shape->head_dim, job->op->scale * LOG2_E);
+    for (uint32_t i = 0; i < count; i++) {
+        tiles[i].count = 0;
+        tiles[i].queries = scratch->queries + i * queries;
+        tiles[i].outs = scratch->outs + i * outs;
     }
+    for (uint32_t index = item->begin; index < item->end; index++) {
+        query_tile *tile = &tiles[(index - item->begin) / AMX_QUERIES];
+        open_query(job, item, index, tile);
+        prefetch_block(tile->in[tile->count - 1], dim * sizeof(float));
+    }
+    for (uint32_t i = 0; i < count; i++)
+        query_tile_open(&tiles[i], dim, job->op->scale * LOG2_E);
 }
 
 /* --- spans -------------------------------------------------------------------------------- */
 
-/* One item on its way through the pages. */
+/* One item on its way through the pages: block by block of spans whose values are packed together,
+ * in each some tiles at a time, in each of these span by span, in each tile by tile. What is in use
+ * together stays in L1, what a block's tiles share in L2. */
 typedef struct span_walk {
     const attention_job *job;
     const attention_item *item;
     amx_attention *scratch;
     query_tile *tiles;
-    uint32_t count;          /* tiles */
-    uint32_t page, page_end; /* the span's first; behind the last that the item sees */
-    uint32_t tile;           /* whose turn is next */
-    uint32_t units;          /* so far */
-    key_span span;
+    uint32_t count;                /* tiles */
+    uint32_t page_first, page_end; /* that the item sees */
+    uint32_t block, block_spans;   /* first page of the block; as many spans at most */
+    uint32_t group, span, tile; /* first tile of the group; span of the block; whose turn is next */
+    uint32_t units, blocks;     /* so far */
+    key_span spans[AMX_BLOCK_SPANS];
 } span_walk;
-
-static void prefetch_block(const void *block, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
-        _mm_prefetch((const char *)block + at, _MM_HINT_T0);
-}
 
 static const void *page_block(const span_walk *walk, uint32_t page, bool values) {
     const kern_attention *op = walk->job->op;
@@ -100,43 +109,61 @@ static const void *page_block(const span_walk *walk, uint32_t page, bool values)
     return cpu_kv_block(walk->job->dev, &op->kv, frame, values, walk->item->kv_head);
 }
 
-/* Pages lie anywhere, where no hardware prefetcher looks: those of the next span, ahead of time. */
-static void prefetch_span(const span_walk *walk, uint32_t page) {
+/* Pages lie anywhere, where no hardware prefetcher looks: those of the next block, ahead of time. */
+static void prefetch_pages(const span_walk *walk, uint32_t page, uint32_t end) {
     const span_shape *shape = &walk->job->shape;
     const size_t slots = KV_PAGE_TOKENS * sizeof(uint16_t);
-    for (uint32_t end = page + AMX_SPAN_PAGES; page < end && page < walk->page_end; page++) {
+    for (; page < end && page < walk->page_end; page++) {
         prefetch_block(page_block(walk, page, false), shape->key_width * slots);
         prefetch_block(page_block(walk, page, true), shape->value_width * slots);
     }
 }
 
-static void enter_span(span_walk *walk, uint32_t first_page) {
-    walk->span = (key_span){.begin = walk->page * KV_PAGE_TOKENS};
-    for (uint32_t i = 0; i < AMX_SPAN_PAGES; i++) {
-        uint32_t page = walk->page + i;
-        if (page < first_page || page >= walk->page_end) continue;
-        walk->span.keys[i] = page_block(walk, page, false);
-        walk->span.values[i] = page_block(walk, page, true);
+static key_span span_at(const span_walk *walk, uint32_t page) {
+    key_span span = {.begin = page * KV_PAGE_TOKENS};
+    for (uint32_t i = 0; i < AMX_SPAN_PAGES; i++, page++) {
+        if (page < walk->page_first || page >= walk->page_end) continue;
+        span.keys[i] = page_block(walk, page, false);
+        span.values[i] = page_block(walk, page, true);
     }
-    prefetch_span(walk, walk->page + AMX_SPAN_PAGES);
+    return span;
+}
+
+/* Packed values of the block before the last are nobody's any more. */
+static void enter_block(span_walk *walk, uint32_t page) {
+    const span_shape *shape = &walk->job->shape;
+    size_t elements = (size_t)shape->value_width * AMX_SPAN_KEYS;
+    uint16_t *values = walk->scratch->values + walk->blocks++ % 2 * walk->block_spans * elements;
+    uint32_t end = page + walk->block_spans * AMX_SPAN_PAGES;
+    walk->block = page;
+    if (walk->block_spans == 1) prefetch_pages(walk, end, end + AMX_SPAN_PAGES);
+    for (uint32_t i = 0; page < end && page < walk->page_end; i++, page += AMX_SPAN_PAGES) {
+        walk->spans[i] = span_at(walk, page);
+        walk->spans[i].packed = values + i * elements;
+        span_pack_values(shape, &walk->spans[i]);
+    }
 }
 
 static void begin_walk(span_walk *walk) {
-    uint32_t first = walk->tiles[0].first_any, last = walk->tiles[0].last_any;
-    for (uint32_t i = 1; i < walk->count; i++)
+    uint32_t last = 0;
+    for (uint32_t i = 0; i < walk->count; i++)
         if (walk->tiles[i].last_any > last) last = walk->tiles[i].last_any;
-    uint32_t first_page = first / KV_PAGE_TOKENS;
-    walk->page = first_page / AMX_SPAN_PAGES * AMX_SPAN_PAGES;
+    walk->block_spans = walk->count > AMX_GROUP_TILES ? AMX_BLOCK_SPANS : 1;
+    walk->page_first = walk->tiles[0].first_any / KV_PAGE_TOKENS;
     walk->page_end = last / KV_PAGE_TOKENS + 1;
-    enter_span(walk, first_page);
+    enter_block(walk, walk->page_first / AMX_SPAN_PAGES * AMX_SPAN_PAGES);
+}
+
+static uint32_t span_page(const span_walk *walk) {
+    return walk->block + walk->span * AMX_SPAN_PAGES;
 }
 
 /* The tile's pages within the span. */
 static span_unit unit_of(span_walk *walk, query_tile *tile) {
-    uint32_t turn = walk->units++ % 2, begin = walk->page, end = begin + AMX_SPAN_PAGES;
+    uint32_t turn = walk->units++ % 2, begin = span_page(walk), end = begin + AMX_SPAN_PAGES;
     uint32_t first = tile->first_any / KV_PAGE_TOKENS, behind = tile->last_any / KV_PAGE_TOKENS + 1;
     return (span_unit){.tile = tile,
-                       .span = walk->span,
+                       .span = walk->spans[walk->span],
                        .first = first > begin ? first - begin : 0,
                        .end = (behind < end ? behind : end) - begin,
                        .scores = walk->scratch->scores[turn],
@@ -145,38 +172,47 @@ static span_unit unit_of(span_walk *walk, query_tile *tile) {
 
 static bool sees_span(const span_walk *walk, const query_tile *tile) {
     uint32_t first = tile->first_any / KV_PAGE_TOKENS, last = tile->last_any / KV_PAGE_TOKENS;
-    return first < walk->page + AMX_SPAN_PAGES && last >= walk->page;
+    uint32_t page = span_page(walk);
+    return first < page + AMX_SPAN_PAGES && last >= page;
 }
 
-/* Tile by tile, then span by span; one without a tile behind the last. */
+/* To the next span, of the next group, of the next block; false behind the last. */
+static bool next_span(span_walk *walk) {
+    walk->span++;
+    if (walk->span < walk->block_spans && span_page(walk) < walk->page_end) return true;
+    walk->span = 0;
+    walk->group += AMX_GROUP_TILES;
+    if (walk->group < walk->count) return true;
+    walk->group = 0;
+    uint32_t page = walk->block + walk->block_spans * AMX_SPAN_PAGES;
+    if (page >= walk->page_end) return false;
+    enter_block(walk, page);
+    return true;
+}
+
+/* One without a tile behind the last. */
 static span_unit next_unit(span_walk *walk) {
-    while (walk->page < walk->page_end) {
-        while (walk->tile < walk->count) {
-            query_tile *tile = &walk->tiles[walk->tile++];
+    do {
+        while (walk->tile < AMX_GROUP_TILES && walk->group + walk->tile < walk->count) {
+            query_tile *tile = &walk->tiles[walk->group + walk->tile++];
             if (sees_span(walk, tile)) return unit_of(walk, tile);
         }
         walk->tile = 0;
-        walk->page += AMX_SPAN_PAGES;
-        if (walk->page < walk->page_end) enter_span(walk, walk->page);
-    }
+    } while (next_span(walk));
     return (span_unit){.tile = NULL};
 }
 
 static void walk_spans(span_walk *walk) {
-    const span_shape *shape = &walk->job->shape;
     span_unit units[3] = {0};
-    uint32_t packed = UINT32_MAX; /* position of the span whose values are packed */
+    bool more = true;
     begin_walk(walk);
     for (uint32_t turn = 0;; turn++) {
         span_unit *next = &units[turn % 3], *now = &units[(turn + 2) % 3];
-        *next = next_unit(walk);
-        span_unit *last = &units[(turn + 1) % 3];
-        if (!next->tile && !now->tile && !last->tile) return;
-        span_step(shape, next, now, last, walk->scratch->values);
-        if (now->tile && now->span.begin != packed) {
-            span_pack_values(shape, &now->span, walk->scratch->values);
-            packed = now->span.begin;
-        }
+        const span_unit *last = &units[(turn + 1) % 3];
+        *next = more ? next_unit(walk) : (span_unit){.tile = NULL};
+        more = next->tile;
+        if (!more && !now->tile && !last->tile) return;
+        span_step(&walk->job->shape, next, now, last);
     }
 }
 
@@ -188,7 +224,7 @@ attend_item(const attention_job *job, const attention_item *item, amx_attention 
                       .scratch = scratch,
                       .tiles = tiles,
                       .count = (item->end - item->begin - 1) / AMX_QUERIES + 1};
-    open_tiles(job, item, scratch, tiles);
+    open_tiles(job, item, scratch, tiles, walk.count);
     walk_spans(&walk);
     for (uint32_t i = 0; i < walk.count; i++)
         query_tile_close(&tiles[i], job->op->kv.shape->head_dim);
