@@ -71,7 +71,7 @@ ALWAYS_INLINE void load_queries(const span_unit *unit, uint32_t d) {
 ALWAYS_INLINE void score_page(const span_shape *shape, const span_unit *unit, uint32_t page,
                               uint32_t d) {
     if (!sees(unit, page)) return;
-    const uint16_t *keys = unit->span.keys[page] + d;
+    const uint16_t *keys = unit->span->keys[page] + d;
     const size_t row = shape->key_width * sizeof *keys;
     FOR_PAGE(page, SCORE, keys, row);
 }
@@ -108,7 +108,7 @@ static void raise_tops(const float *scores, vf *tops) {
 static void finish_scores(const span_shape *shape, const span_unit *unit, uint32_t page, vf *tops) {
     const query_tile *tile = unit->tile;
     float *scores = unit->scores + page * PAGE_SCORES;
-    uint32_t begin = unit->span.begin + page * KV_PAGE_TOKENS;
+    uint32_t begin = unit->span->begin + page * KV_PAGE_TOKENS;
     if (shape->softcap > 0) cap_scores(scores, shape->softcap);
     if (begin < tile->first_all || begin + KV_PAGE_TOKENS - 1 > tile->last_all)
         hide_keys(tile, begin, scores);
@@ -267,7 +267,7 @@ static uint32_t tiles_from(const span_shape *shape, uint32_t d) {
 static const uint16_t *values_at(const span_shape *shape, const span_unit *unit, uint32_t page,
                                  uint32_t d) {
     size_t row = (size_t)page / PAIR_PAGES * shape->value_width + d;
-    return unit->span.packed + row * TILE_COLS;
+    return unit->span->packed + row * TILE_COLS;
 }
 
 /* --- turns -------------------------------------------------------------------------------- */

@@ -31,7 +31,7 @@ typedef struct span_shape {
 
 typedef struct span_unit {
     query_tile *tile; /* NULL: nothing to do */
-    key_span span;
+    const key_span *span;
     uint32_t first, end; /* pages of the span that the tile sees */
     float *scores;       /* [keys][16] */
     uint16_t *weights;   /* [pairs of keys][16][2] */

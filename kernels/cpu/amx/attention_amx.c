@@ -100,7 +100,8 @@ typedef struct span_walk {
     uint32_t block, block_spans;   /* first page of the block; as many spans at most */
     uint32_t group, span, tile; /* first tile of the group; span of the block; whose turn is next */
     uint32_t units, blocks;     /* so far */
-    key_span spans[AMX_BLOCK_SPANS];
+    key_span *block_span;       /* the block's */
+    key_span spans[2][AMX_BLOCK_SPANS]; /* of the last two blocks */
 } span_walk;
 
 static const void *page_block(const span_walk *walk, uint32_t page, bool values) {
@@ -129,18 +130,19 @@ static key_span span_at(const span_walk *walk, uint32_t page) {
     return span;
 }
 
-/* Packed values of the block before the last are nobody's any more. */
+/* What the block before the last left is nobody's any more. */
 static void enter_block(span_walk *walk, uint32_t page) {
     const span_shape *shape = &walk->job->shape;
     size_t elements = (size_t)shape->value_width * AMX_SPAN_KEYS;
-    uint16_t *values = walk->scratch->values + walk->blocks++ % 2 * walk->block_spans * elements;
-    uint32_t end = page + walk->block_spans * AMX_SPAN_PAGES;
+    uint32_t turn = walk->blocks++ % 2, end = page + walk->block_spans * AMX_SPAN_PAGES;
+    uint16_t *values = walk->scratch->values + turn * walk->block_spans * elements;
     walk->block = page;
+    walk->block_span = walk->spans[turn];
     if (walk->block_spans == 1) prefetch_pages(walk, end, end + AMX_SPAN_PAGES);
     for (uint32_t i = 0; page < end && page < walk->page_end; i++, page += AMX_SPAN_PAGES) {
-        walk->spans[i] = span_at(walk, page);
-        walk->spans[i].packed = values + i * elements;
-        span_pack_values(shape, &walk->spans[i]);
+        walk->block_span[i] = span_at(walk, page);
+        walk->block_span[i].packed = values + i * elements;
+        span_pack_values(shape, &walk->block_span[i]);
     }
 }
 
@@ -159,15 +161,15 @@ static uint32_t span_page(const span_walk *walk) {
 }
 
 /* The tile's pages within the span. */
-static span_unit unit_of(span_walk *walk, query_tile *tile) {
+static void open_unit(span_walk *walk, query_tile *tile, span_unit *unit) {
     uint32_t turn = walk->units++ % 2, begin = span_page(walk), end = begin + AMX_SPAN_PAGES;
     uint32_t first = tile->first_any / KV_PAGE_TOKENS, behind = tile->last_any / KV_PAGE_TOKENS + 1;
-    return (span_unit){.tile = tile,
-                       .span = walk->spans[walk->span],
-                       .first = first > begin ? first - begin : 0,
-                       .end = (behind < end ? behind : end) - begin,
-                       .scores = walk->scratch->scores[turn],
-                       .weights = walk->scratch->weights[turn]};
+    unit->tile = tile;
+    unit->span = &walk->block_span[walk->span];
+    unit->first = first > begin ? first - begin : 0;
+    unit->end = (behind < end ? behind : end) - begin;
+    unit->scores = walk->scratch->scores[turn];
+    unit->weights = walk->scratch->weights[turn];
 }
 
 static bool sees_span(const span_walk *walk, const query_tile *tile) {
@@ -190,29 +192,32 @@ static bool next_span(span_walk *walk) {
     return true;
 }
 
-/* One without a tile behind the last. */
-static span_unit next_unit(span_walk *walk) {
+/* false behind the last. */
+static bool next_unit(span_walk *walk, span_unit *unit) {
     do {
         while (walk->tile < AMX_GROUP_TILES && walk->group + walk->tile < walk->count) {
             query_tile *tile = &walk->tiles[walk->group + walk->tile++];
-            if (sees_span(walk, tile)) return unit_of(walk, tile);
+            if (!sees_span(walk, tile)) continue;
+            open_unit(walk, tile, unit);
+            return true;
         }
         walk->tile = 0;
     } while (next_span(walk));
-    return (span_unit){.tile = NULL};
+    return false;
 }
 
 static void walk_spans(span_walk *walk) {
-    span_unit units[3] = {0};
-    bool more = true;
+    span_unit units[3];
+    uint32_t left = 2; /* steps behind the last unit */
+    units[1].tile = units[2].tile = NULL;
     begin_walk(walk);
-    for (uint32_t turn = 0;; turn++) {
+    for (uint32_t turn = 0; left > 0; turn++) {
         span_unit *next = &units[turn % 3], *now = &units[(turn + 2) % 3];
-        const span_unit *last = &units[(turn + 1) % 3];
-        *next = more ? next_unit(walk) : (span_unit){.tile = NULL};
-        more = next->tile;
-        if (!more && !now->tile && !last->tile) return;
-        span_step(&walk->job->shape, next, now, last);
+        if (left < 2 || !next_unit(walk, next)) {
+            next->tile = NULL;
+            left--;
+        }
+        span_step(&walk->job->shape, next, now, &units[(turn + 1) % 3]);
     }
 }
 
