@@ -272,7 +272,42 @@ static const uint16_t *values_at(const span_shape *shape, const span_unit *unit,
 
 /* --- turns -------------------------------------------------------------------------------- */
 
-ALWAYS_INLINE void score_span(const span_shape *shape, const span_unit *unit, weighing *w) {
+/* What goes on between multiplications. */
+typedef struct span_turns {
+    weighing w;
+    const span_shape *shape;
+    const key_span *ahead;
+    uint32_t fetched; /* half blocks of ahead */
+} span_turns;
+
+enum { FETCHES = 4 * AMX_SPAN_PAGES };
+
+/* Half of a page's keys or values. */
+ALWAYS_INLINE void fetch_ahead(span_turns *turns) {
+    if (turns->fetched == FETCHES) return;
+    uint32_t i = turns->fetched++, page = i / 4;
+    bool values = i / 2 % 2;
+    const uint16_t *block = values ? turns->ahead->values[page] : turns->ahead->keys[page];
+    if (!block) return;
+    uint32_t width = values ? turns->shape->value_width : turns->shape->key_width;
+    size_t bytes = (size_t)width * KV_PAGE_TOKENS * sizeof *block / 2;
+    const char *from = (const char *)block + (i % 2 ? bytes : 0);
+    for (size_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
+        _mm_prefetch(from + at, _MM_HINT_T0);
+}
+
+ALWAYS_INLINE void take_turn(span_turns *turns) {
+    fetch_ahead(turns);
+    weigh_keys(&turns->w);
+}
+
+ALWAYS_INLINE void end_turns(span_turns *turns) {
+    while (turns->fetched < FETCHES)
+        fetch_ahead(turns);
+    end_weighing(&turns->w);
+}
+
+ALWAYS_INLINE void score_span(const span_shape *shape, const span_unit *unit, span_turns *turns) {
     AMX_ZERO(0);
     AMX_ZERO(1);
     AMX_ZERO(2);
@@ -281,7 +316,7 @@ ALWAYS_INLINE void score_span(const span_shape *shape, const span_unit *unit, we
         load_queries(unit, d);
         for (uint32_t page = 0; page < AMX_SPAN_PAGES; page++) {
             score_page(shape, unit, page, d);
-            weigh_keys(w);
+            take_turn(turns);
         }
     }
     for (uint32_t page = 0; page < AMX_SPAN_PAGES; page++)
@@ -290,7 +325,7 @@ ALWAYS_INLINE void score_span(const span_shape *shape, const span_unit *unit, we
 
 /* Dims from d, as many as there are tiles for. */
 ALWAYS_INLINE void add_dims(const span_shape *shape, const span_unit *unit, uint32_t d,
-                            weighing *w) {
+                            span_turns *turns) {
     uint32_t tiles = tiles_from(shape, d);
     float *outs = unit->tile->outs + (size_t)d * AMX_QUERIES;
     load_outs(outs, tiles);
@@ -299,23 +334,24 @@ ALWAYS_INLINE void add_dims(const span_shape *shape, const span_unit *unit, uint
         AMX_LOAD(5, unit->weights + page * PAGE_SCORES, TILE_ROW_BYTES);
         for (uint32_t tile = 0; tile < tiles; tile++) {
             add_tile(values_at(shape, unit, page, d), tile);
-            weigh_keys(w);
+            take_turn(turns);
         }
     }
     store_outs(outs, tiles);
 }
 
-ALWAYS_INLINE void add_span(const span_shape *shape, const span_unit *unit, weighing *w) {
+ALWAYS_INLINE void add_span(const span_shape *shape, const span_unit *unit, span_turns *turns) {
     for (uint32_t d = 0; d < shape->value_width; d += GROUP_DIMS)
-        add_dims(shape, unit, d, w);
+        add_dims(shape, unit, d, turns);
 }
 
 void span_step(const span_shape *shape, const span_unit *next, span_unit *now,
-               const span_unit *last) {
+               const span_unit *last, const key_span *ahead) {
     if (now->tile) find_tops(shape, now);
     if (last->tile && last->shrinks) shrink_outs(shape, last);
-    weighing w = begin_weighing(now);
-    if (next->tile) score_span(shape, next, &w);
-    if (last->tile) add_span(shape, last, &w);
-    end_weighing(&w);
+    span_turns turns = {
+        .w = begin_weighing(now), .shape = shape, .ahead = ahead, .fetched = ahead ? 0 : FETCHES};
+    if (next->tile) score_span(shape, next, &turns);
+    if (last->tile) add_span(shape, last, &turns);
+    end_turns(&turns);
 }

@@ -41,9 +41,10 @@ typedef struct span_unit {
 
 void span_pack_values(const span_shape *shape, const key_span *span);
 
-/* One unit in each part: next is scored, now weighed, last added. */
+/* One unit in each part: next is scored, now weighed, last added; meanwhile the pages of another span
+ * are fetched, unless it is NULL. */
 void span_step(const span_shape *shape, const span_unit *next, span_unit *now,
-               const span_unit *last);
+               const span_unit *last, const key_span *ahead);
 
 /* Tiles of these shapes; before the first step. */
 void span_configure(void);

@@ -102,22 +102,14 @@ typedef struct span_walk {
     uint32_t units, blocks;     /* so far */
     key_span *block_span;       /* the block's */
     key_span spans[2][AMX_BLOCK_SPANS]; /* of the last two blocks */
+    key_span next_span;                 /* to be fetched */
+    const key_span *ahead;              /* that, or NULL once it is */
 } span_walk;
 
 static const void *page_block(const span_walk *walk, uint32_t page, bool values) {
     const kern_attention *op = walk->job->op;
     uint32_t frame = cpu_block_table(op->batch, &op->kv, walk->item->seq)[page];
     return cpu_kv_block(walk->job->dev, &op->kv, frame, values, walk->item->kv_head);
-}
-
-/* Pages lie anywhere, where no hardware prefetcher looks: those of the next block, ahead of time. */
-static void prefetch_pages(const span_walk *walk, uint32_t page, uint32_t end) {
-    const span_shape *shape = &walk->job->shape;
-    const size_t slots = KV_PAGE_TOKENS * sizeof(uint16_t);
-    for (; page < end && page < walk->page_end; page++) {
-        prefetch_block(page_block(walk, page, false), shape->key_width * slots);
-        prefetch_block(page_block(walk, page, true), shape->value_width * slots);
-    }
 }
 
 static key_span span_at(const span_walk *walk, uint32_t page) {
@@ -130,6 +122,27 @@ static key_span span_at(const span_walk *walk, uint32_t page) {
     return span;
 }
 
+/* The first span of the item that is likely this worker's next: of the next kv head or sequence. */
+static key_span span_of_next(const span_walk *walk) {
+    const kern_attention *op = walk->job->op;
+    attention_item item = {.seq = walk->item->seq, .kv_head = walk->item->kv_head + 1};
+    if (item.kv_head == op->kv.shape->kv_heads) item = (attention_item){.seq = item.seq + 1};
+    if (item.seq == op->batch->seq_count) return (key_span){.begin = 0};
+    uint32_t position = op->batch->positions[op->batch->seq_first[item.seq]];
+    span_walk next = {.job = walk->job,
+                      .item = &item,
+                      .page_first = first_key(op, position) / KV_PAGE_TOKENS,
+                      .page_end = last_key(op, item.seq, position) / KV_PAGE_TOKENS + 1};
+    return span_at(&next, next.page_first / AMX_SPAN_PAGES * AMX_SPAN_PAGES);
+}
+
+/* Pages lie anywhere, where no hardware prefetcher looks, and a lone tile waits for them. */
+static void look_ahead(span_walk *walk, uint32_t page) {
+    if (walk->block_spans > 1) return;
+    walk->next_span = page < walk->page_end ? span_at(walk, page) : span_of_next(walk);
+    walk->ahead = &walk->next_span;
+}
+
 /* What the block before the last left is nobody's any more. */
 static void enter_block(span_walk *walk, uint32_t page) {
     const span_shape *shape = &walk->job->shape;
@@ -138,7 +151,7 @@ static void enter_block(span_walk *walk, uint32_t page) {
     uint16_t *values = walk->scratch->values + turn * walk->block_spans * elements;
     walk->block = page;
     walk->block_span = walk->spans[turn];
-    if (walk->block_spans == 1) prefetch_pages(walk, end, end + AMX_SPAN_PAGES);
+    look_ahead(walk, end);
     for (uint32_t i = 0; page < end && page < walk->page_end; i++, page += AMX_SPAN_PAGES) {
         walk->block_span[i] = span_at(walk, page);
         walk->block_span[i].packed = values + i * elements;
@@ -217,7 +230,8 @@ static void walk_spans(span_walk *walk) {
             next->tile = NULL;
             left--;
         }
-        span_step(&walk->job->shape, next, now, &units[(turn + 1) % 3]);
+        span_step(&walk->job->shape, next, now, &units[(turn + 1) % 3], walk->ahead);
+        walk->ahead = NULL;
     }
 }
 
