@@ -64,6 +64,7 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     dev->pool = options->pool;
     dev->level = level;
     dev->kv_dtype = options->kv_dtype;
+    dev->tile_pages = level == &cpu_level_amx && options->kv_dtype == DT_BF16;
     dev->tokens_max = options->tokens_max;
     snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=bf16,kv=%s", level->name,
              options->kv_dtype == DT_BF16 ? "bf16" : "f32");
@@ -110,8 +111,7 @@ static void cpu_copy(kern_device *dev, void *to, const void *from, size_t bytes)
 }
 
 static size_t cpu_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
-    size_t elements = (size_t)KV_PAGE_TOKENS * cpu_round_up(shape->head_dim, TILE_ROWS);
-    return (size_t)shape->layers * 2 * shape->kv_heads * elements * cpu_kv_element_bytes(dev);
+    return shape->layers * cpu_kv_layer_bytes(dev, shape);
 }
 
 static void cpu_norm(kern_device *dev, const kern_norm *op) { dev->level->norm(dev, op); }

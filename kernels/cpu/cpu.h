@@ -39,7 +39,10 @@
  *                 Q2_K        u8 [2 halves][16]: scale in the low four bits, minimum in the high
  *
  * Pages       the block of one (layer, k or v, kv head): k is [D][16 slots] so that 16 keys are one
- *             vector, v is [16 slots][D]; D is rounded up to 16. bf16 or f32. */
+ *             vector, v is [16 slots][D]; D is rounded up to 16. bf16 or f32.
+ *             The AMX level has bf16 ones the other way round, as its tiles want them: k is
+ *             [16 slots][D], D rounded up to 32 with zeros, v is [D][16 slots], D rounded up to 16.
+ *             What opens a page clears its v: slots behind the newest token hold zeros there. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_CPU_H
 #define ESPALIER_CPU_H
@@ -55,7 +58,13 @@ enum {
     CHUNK_TOKENS = 96,           /* tokens expanded to float32 at a time */
     AMX_CHUNK = 512,             /* tokens paired for tiles at a time */
     CPU_HEAD_DIM_MAX = 512,
-    QUERIES_MAX = 48, /* of one attention work item */
+    QUERIES_MAX = 48,     /* of one attention work item */
+    AMX_QUERIES = 16,     /* of one attention tile */
+    AMX_QUERY_TILES = 16, /* of one attention work item of the AMX level, at most */
+    AMX_GROUP_TILES = 2,
+    AMX_SPAN_PAGES = 4,
+    AMX_SPAN_KEYS = AMX_SPAN_PAGES * KV_PAGE_TOKENS,
+    AMX_BLOCK_SPANS = 8,
     CACHE_LINE_BYTES = 64,
     SCALE_ROW_BYTES = TILE_ROWS * 2, /* one f16 for each row of a tile */
     FLOAT_ROW_BYTES = TILE_ROWS * 4, /* one f32 */
@@ -152,6 +161,17 @@ struct kern_matrix {
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
+/* Attention of the AMX level, rows packed at the head's own width. */
+typedef struct amx_attention {
+    _Alignas(CACHE_LINE_BYTES) float scores[2][AMX_SPAN_KEYS * AMX_QUERIES];
+    _Alignas(CACHE_LINE_BYTES) uint16_t weights[2][AMX_SPAN_KEYS * AMX_QUERIES];
+    _Alignas(
+        CACHE_LINE_BYTES) uint16_t values[2 * AMX_BLOCK_SPANS * CPU_HEAD_DIM_MAX * AMX_SPAN_KEYS];
+    _Alignas(
+        CACHE_LINE_BYTES) uint16_t queries[AMX_QUERY_TILES * 2 * CPU_HEAD_DIM_MAX * AMX_QUERIES];
+    _Alignas(CACHE_LINE_BYTES) float outs[AMX_QUERY_TILES * CPU_HEAD_DIM_MAX * AMX_QUERIES];
+} amx_attention;
+
 /* One worker's own memory. */
 typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float sums[CHUNK_TOKENS][STRIP_TILES * TILE_ROWS];
@@ -162,6 +182,7 @@ typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float keys[CPU_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     _Alignas(CACHE_LINE_BYTES) float values[KV_PAGE_TOKENS * CPU_HEAD_DIM_MAX];
     _Alignas(CACHE_LINE_BYTES) float outs[QUERIES_MAX * CPU_HEAD_DIM_MAX];
+    amx_attention attention;
 } cpu_scratch;
 
 /* The ops of one instruction level: every file of level/ is compiled once for each. */
@@ -183,6 +204,7 @@ struct kern_device {
     thread_pool *pool;
     const cpu_level *level;
     esp_dtype kv_dtype;
+    bool tile_pages; /* pages as the AMX level has them */
     uint32_t tokens_max;
     char profile[64];
     cpu_scratch *scratch; /* [threads] */
@@ -205,14 +227,28 @@ static inline size_t cpu_kv_element_bytes(const kern_device *dev) {
     return dev->kv_dtype == DT_BF16 ? sizeof(uint16_t) : sizeof(float);
 }
 
-/* First byte of the block of one (frame, layer, k or v, kv head). */
+/* Elements that a slot takes in a block of keys, of values. */
+static inline uint32_t cpu_key_width(const kern_device *dev, const kern_kv_shape *shape) {
+    return cpu_round_up(shape->head_dim, dev->tile_pages ? TILE_COLS : TILE_ROWS);
+}
+static inline uint32_t cpu_value_width(const kern_kv_shape *shape) {
+    return cpu_round_up(shape->head_dim, TILE_ROWS);
+}
+
+/* Of one layer of a frame. */
+static inline size_t cpu_kv_layer_bytes(const kern_device *dev, const kern_kv_shape *shape) {
+    size_t width = (size_t)cpu_key_width(dev, shape) + cpu_value_width(shape);
+    return KV_PAGE_TOKENS * shape->kv_heads * width * cpu_kv_element_bytes(dev);
+}
+
+/* First byte of the block of one (frame, layer, k or v, kv head): a layer's keys, then its values. */
 static inline void *cpu_kv_block(const kern_device *dev, const kern_kv_layer *kv, uint32_t frame,
-                                 uint32_t is_v, uint32_t head) {
+                                 bool values, uint32_t head) {
     const kern_kv_shape *shape = kv->shape;
-    size_t elements = (size_t)KV_PAGE_TOKENS * cpu_round_up(shape->head_dim, TILE_ROWS);
-    size_t block = ((size_t)kv->layer * 2 + is_v) * shape->kv_heads + head;
+    size_t keys = cpu_key_width(dev, shape), width = values ? cpu_value_width(shape) : keys;
+    size_t elements = KV_PAGE_TOKENS * ((values ? shape->kv_heads * keys : 0) + head * width);
     return (char *)kv->arena + frame * kv->frame_bytes +
-           block * elements * cpu_kv_element_bytes(dev);
+           kv->layer * cpu_kv_layer_bytes(dev, shape) + elements * cpu_kv_element_bytes(dev);
 }
 
 /* The frames of a sequence, in position order. */

@@ -313,6 +313,7 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
                         (unsigned long long)image->count, image->rows, image->cols);
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
     *matrix = shape;
+    matrix->borrowed = true;
     matrix->codes = (uint8_t *)(uintptr_t)image->bytes;
     matrix->scales = matrix->codes + scales_at;
     finish(dev, matrix, image->order);

@@ -10,5 +10,5 @@ const cpu_level cpu_level_amx = {
     .norm = level_norm_avx512,
     .linear = level_linear_amx,
     .rope_store = level_rope_store_avx512,
-    .attention = level_attention_avx512,
+    .attention = level_attention_amx,
 };

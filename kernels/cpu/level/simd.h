@@ -65,6 +65,23 @@ ALWAYS_INLINE void v_store_bf16(uint16_t *p, vf a) {
     _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(up));
 #endif
 }
+/* Of pairs of neighbours: the first twice, the second twice, the two swapped. */
+ALWAYS_INLINE vf v_each_even(vf a) { return _mm512_moveldup_ps(a); }
+ALWAYS_INLINE vf v_each_odd(vf a) { return _mm512_movehdup_ps(a); }
+ALWAYS_INLINE vf v_swap_pairs(vf a) { return _mm512_permute_ps(a, 0xb1); }
+/* a - b in even lanes, a + b in odd ones. */
+ALWAYS_INLINE vf v_sub_add(vf a, vf b) {
+    return _mm512_mask_sub_ps(_mm512_add_ps(a, b), 0x5555, a, b);
+}
+/* Every second lane of a, then of b. */
+ALWAYS_INLINE vf v_evens(vf a, vf b) {
+    const __m512i lanes = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_ps(a, lanes, b);
+}
+ALWAYS_INLINE vf v_odds(vf a, vf b) {
+    const __m512i lanes = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_ps(a, lanes, b);
+}
 
 typedef struct v16 {
     vf v[VECTORS];
@@ -130,6 +147,15 @@ ALWAYS_INLINE void v_store_bf16(uint16_t *p, vf a) {
     __m128i low = _mm256_castsi256_si128(up), high = _mm256_extracti128_si256(up, 1);
     _mm_storeu_si128((__m128i *)p, _mm_packus_epi32(low, high));
 }
+ALWAYS_INLINE vf v_each_even(vf a) { return _mm256_moveldup_ps(a); }
+ALWAYS_INLINE vf v_each_odd(vf a) { return _mm256_movehdup_ps(a); }
+ALWAYS_INLINE vf v_swap_pairs(vf a) { return _mm256_permute_ps(a, 0xb1); }
+ALWAYS_INLINE vf v_sub_add(vf a, vf b) { return _mm256_addsub_ps(a, b); }
+ALWAYS_INLINE __m256 v_in_order(__m256 mixed) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+}
+ALWAYS_INLINE vf v_evens(vf a, vf b) { return v_in_order(_mm256_shuffle_ps(a, b, 0x88)); }
+ALWAYS_INLINE vf v_odds(vf a, vf b) { return v_in_order(_mm256_shuffle_ps(a, b, 0xdd)); }
 
 typedef struct v16 {
     vf v[VECTORS];
