@@ -42,7 +42,9 @@ typedef struct model_config {
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+    bool digest;          /* the model's digest is computed while it opens: engine_digest */
     bool keep_pages;      /* tests and benches: pages behind a window are not freed */
+    const kern_ops *ops;  /* tests: a table instead of the device's; NULL: the device's */
 } model_config;
 
 /* What `serve` takes besides. */
@@ -52,6 +54,7 @@ typedef struct serve_config {
     const char *http;                           /* --http, default 127.0.0.1:8471; "off" for none */
     const char *tls_cert, *tls_key, *client_ca; /* PEM files */
     const char *token_file;                     /* one bearer token a line */
+    const char *record;                         /* --record: finished requests; or NULL */
     bool insecure;                              /* allow a non-loopback address without TLS */
     uint32_t grace_seconds;     /* --grace, default 30: how long streams may finish on SIGTERM */
     uint32_t slow_reader_bytes; /* --slow-reader-bytes, default 256 KiB unsent before a cut */

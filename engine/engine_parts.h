@@ -9,6 +9,7 @@
 
 #include "engine/base/pool.h"
 #include "engine/engine.h"
+#include "engine/model/format/model_digest.h"
 #include "engine/profile.h"
 
 /* Written by the engine thread with relaxed stores, read by anyone. */
@@ -31,8 +32,8 @@ typedef struct engine_counters {
 struct engine {
     model_config config; /* every default resolved */
     char name[256];
-    char profile[PROFILE_BYTES_MAX];
-    char *model_path;
+    char profile[PROFILE_BYTES_MAX], digest[MODEL_DIGEST_CHARS];
+    char *model_path, *absolute_path;
 
     /* Constant while open. */
     const kern_ops *ops;

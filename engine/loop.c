@@ -4,6 +4,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <math.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "engine/base/clock.h"
 #include "engine/engine_parts.h"
@@ -221,6 +222,8 @@ static void collect_row(engine *e, const sched_work *work, const float *logits, 
                               .count = r->prompt_count + r->output_count};
     sample_result result;
     esp_error error = {0};
+    if (r->row_digests)
+        r->row_digests[r->output_count] = XXH3_64bits(logits, e->model_vocab * sizeof *logits);
     /* A fault inside one sequence ends that sequence only. */
     if (sample_pick(e->scratch, &r->policy, &history, logits, history.count, &result, &error) !=
         ESP_OK) {

@@ -25,7 +25,7 @@
 #define ESPALIER_COMMIT "unknown"
 #endif
 
-enum { CONCURRENCIES_MAX = 32, BENCH_SEED = 1, REQUESTS_MIN = 4, REQUESTS_PER_STREAM = 2 };
+enum { BENCH_SEED = 1, REQUESTS_MIN = 4, REQUESTS_PER_STREAM = 2 };
 
 typedef struct options {
     model_config model;
@@ -337,19 +337,6 @@ static esp_code bench(engine *e, const options *o, const tok_ids *levels, esp_er
     return code;
 }
 
-static esp_code read_levels(const char *text, tok_ids *levels, uint32_t *most, esp_error *err) {
-    esp_code code = read_ids(text, LIMIT_MAX_SEQS_MAX + 1, levels, NULL);
-    for (uint32_t i = 0; i < levels->count; i++) {
-        if (levels->at[i] == 0) code = ESP_OUT_OF_RANGE;
-        if ((uint32_t)levels->at[i] > *most) *most = (uint32_t)levels->at[i];
-    }
-    if (code == ESP_OK && levels->count <= CONCURRENCIES_MAX) return ESP_OK;
-    return esp_fail_field(
-        err, ESP_OUT_OF_RANGE, "--concurrency",
-        "--concurrency is \"%s\"; wanted 1 to %d numbers from 1 to %d, as in 1,4,16", text,
-        CONCURRENCIES_MAX, LIMIT_MAX_SEQS_MAX);
-}
-
 esp_code command_bench(int argc, char **argv, esp_error *err) {
     options o = {.prompt_tokens = 128, .output_tokens = 64, .concurrency = "1,4,16,32"};
     bool go;
@@ -359,7 +346,9 @@ esp_code command_bench(int argc, char **argv, esp_error *err) {
     tok_ids levels = {0};
     uint32_t most = 1;
     progress bar = progress_begin("loading", "GB");
-    code = read_levels(o.concurrency, &levels, &most, err);
+    code = read_concurrency(o.concurrency, &levels, err);
+    for (uint32_t i = 0; i < levels.count; i++)
+        if ((uint32_t)levels.at[i] > most) most = (uint32_t)levels.at[i];
     if (!o.model.max_seqs) o.model.max_seqs = most;
     if (!o.model.step_tokens && most > 512) o.model.step_tokens = most;
     if (code == ESP_OK) code = engine_open(&e, &o.model, progress_step, &bar, err);
