@@ -220,7 +220,7 @@ static esp_code open_model(engine *e, model_file *file,
     e->model_vocab = spec->vocab;
     code = open_pages(e, err);
     if (code == ESP_OK && !engine_embeds(e))
-        code = sample_scratch_open(&e->scratch, spec->vocab, err);
+        code = sample_rows_open(&e->sampling, e->pool, spec->vocab, MODEL_LOGITS_ROWS, err);
     if (code == ESP_OK) take_batch(e);
     return code;
 }
@@ -288,7 +288,7 @@ void engine_close(engine *e) {
                       b->tables,     b->rows,       e->batch_owner, e->row_work};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
-    sample_scratch_close(e->scratch);
+    sample_rows_close(e->sampling);
     sched_close(e->sched);
     if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);
     model_close(e->model);

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/model/format/model_digest.h"
 #include "engine/profile.h"
+#include "engine/sample_rows.h"
 
 /* Written by the engine thread with relaxed stores, read by anyone. */
 typedef struct atomic_histogram {
@@ -50,7 +51,7 @@ struct engine {
 
     /* The engine thread's. */
     scheduler *sched;
-    sample_scratch *scratch;
+    sample_rows *sampling;
     step_batch batch;
     request **batch_owner; /* [seqs] request of each sequence of the batch */
     uint32_t *row_work;    /* [rows] index in the plan of each row */
