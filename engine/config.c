@@ -166,6 +166,12 @@ static const flag serve_flags[] = {
      SERVE_FIELD(token_file),
      .placeholder = "FILE",
      .help = "clients must show one of these bearer tokens, one a line"},
+    {.name = "record",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(record),
+     .placeholder = "FILE",
+     .help = "append each finished request to this file, one JSON object a line, for espalier "
+             "replay; it holds token ids of clients, so only its owner may read it"},
     {.name = "insecure",
      .kind = FLAG_SWITCH,
      SERVE_FIELD(insecure),

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
@@ -66,6 +67,7 @@ static esp_code resolve_device(engine *e, esp_error *err) {
         c->kv_dtype = DT_BF16;
     }
     e->ops = c->device == DEVICE_REF ? &kern_ref : &kern_cpu;
+    if (c->ops) e->ops = c->ops;
     return ESP_OK;
 }
 
@@ -166,6 +168,17 @@ static void set_name(engine *e, const model_file *file) {
     if (length > 5 && !strcmp(e->name + length - 5, ".gguf")) e->name[length - 5] = 0;
 }
 
+/* Symbolic links stay: a name may tell more than what it leads to. */
+static void set_absolute_path(engine *e) {
+    char folder[PATH_MAX], whole[2 * PATH_MAX + 2];
+    const char *path = e->model_path;
+    if (path[0] != '/' && getcwd(folder, sizeof folder)) {
+        snprintf(whole, sizeof whole, "%s/%.*s", folder, PATH_MAX, path);
+        path = whole;
+    }
+    e->absolute_path = mem_copy_text(path, strlen(path));
+}
+
 static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     esp_code code = model_file_tokenizer(file, &e->tok, err);
     if (code != ESP_OK) return code;
@@ -215,7 +228,7 @@ static esp_code open_model(engine *e, model_file *file,
     e->model_vocab = spec->vocab;
     code = open_pages(e, err);
     if (code == ESP_OK && !engine_embeds(e))
-        code = sample_scratch_open(&e->scratch, spec->vocab, err);
+        code = sample_rows_open(&e->sampling, e->pool, spec->vocab, MODEL_LOGITS_ROWS, err);
     if (code == ESP_OK) take_batch(e);
     return code;
 }
@@ -228,10 +241,13 @@ esp_code engine_open(engine **out, const model_config *config,
     e->config = *config;
     e->model_path = mem_copy_text(config->model_path, strlen(config->model_path));
     e->config.model_path = e->model_path;
+    set_absolute_path(e);
     model_file *file = NULL;
     esp_code code = model_file_open(&file, e->model_path, err);
     if (code == ESP_OK) set_name(e, file);
     if (code == ESP_OK) code = open_model(e, file, progress, progress_arg, err);
+    if (code == ESP_OK && config->digest)
+        snprintf(e->digest, sizeof e->digest, "%s", model_file_digest(file));
     model_file_close(file); /* the mapping goes: weights and tokenizer are copies */
     if (code != ESP_OK) {
         engine_close(e);
@@ -280,7 +296,7 @@ void engine_close(engine *e) {
                       b->tables,     b->rows,       e->batch_owner, e->row_work};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
-    sample_scratch_close(e->scratch);
+    sample_rows_close(e->sampling);
     sched_close(e->sched);
     if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);
     model_close(e->model);
@@ -289,6 +305,7 @@ void engine_close(engine *e) {
     template_close(e->template);
     tok_close(e->tok);
     free(e->model_path);
+    free(e->absolute_path);
     free(e);
 }
 
@@ -510,6 +527,8 @@ const model_spec *engine_spec(const engine *e) { return model_get_spec(e->model)
 const tokenizer *engine_tokenizer(const engine *e) { return e->tok; }
 const char *engine_name(const engine *e) { return e->name; }
 const char *engine_profile(const engine *e) { return e->profile; }
+const char *engine_path(const engine *e) { return e->absolute_path; }
+const char *engine_digest(const engine *e) { return e->digest; }
 uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
 bool engine_embeds(const engine *e) { return model_get_spec(e->model)->pooling != POOLING_NONE; }
 size_t engine_weight_bytes(const engine *e) { return model_weight_bytes(e->model); }

@@ -37,6 +37,9 @@ const tokenizer *engine_tokenizer(const engine *e);
 const chat_template *engine_template(const engine *e, const esp_error **why);
 const char *engine_name(const engine *e);    /* --name or the file's name without .gguf */
 const char *engine_profile(const engine *e); /* the numeric profile */
+const char *engine_path(const engine *e);    /* absolute, where that could be found out */
+/* What the model is, by the content of its files (model_digest.h); "" unless config.digest asked. */
+const char *engine_digest(const engine *e);
 uint32_t engine_context_max(const engine *e);
 /* Whether it takes requests for vectors (of engine_spec's `hidden` floats) instead of such for tokens. */
 bool engine_embeds(const engine *e);

@@ -1,4 +1,5 @@
-/* sample_math.c - largest value and softmax weights of a row. */
+/* sample_math.c - the walks over a row, compiled for what processors have and chosen when called: the
+ * same bits on each. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/sample_math.h"
 
@@ -6,115 +7,89 @@
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
-#if defined(__SSE__)
-#include <xmmintrin.h>
-#endif
 
-enum { LANES = 4, STRETCH = 1024 };
-typedef float f32x4 __attribute__((vector_size(16)));
-typedef int32_t i32x4 __attribute__((vector_size(16)));
+enum { GROUP = 16, SUM_LANES = 8, ARGMAX_BLOCK = 1024 };
 
-static f32x4 load(const float *at) {
-    f32x4 x;
-    memcpy(&x, at, sizeof x);
-    return x;
-}
-
-static f32x4 spread(float x) { return (f32x4){x, x, x, x}; }
-
-/* mask ? a : b, bit by bit */
-static f32x4 choose(i32x4 mask, f32x4 a, f32x4 b) {
-    return (f32x4)(((i32x4)a & mask) | ((i32x4)b & ~mask));
-}
-
-/* The larger one; a NaN in x is not. */
-static f32x4 larger(f32x4 best, f32x4 x) {
-#if defined(__SSE__)
-    return _mm_max_ps(x, best);
-#else
-    return choose(x > best, x, best);
-#endif
-}
-
-/* -INFINITY when no value is finite. */
+/* Without infinity. */
 static float largest_finite(const float *values, uint32_t count) {
-    float best = -INFINITY;
+    float largest = -INFINITY;
     for (uint32_t i = 0; i < count; i++)
-        if (values[i] > best && values[i] <= FLT_MAX) best = values[i];
-    return best;
+        if (values[i] > largest && values[i] <= FLT_MAX) largest = values[i];
+    return largest;
 }
 
-/* The same, for values that mostly are. */
-static float largest(const float *values, uint32_t count) {
-    /* Four chains, because each step waits for the one before. */
-    f32x4 best[4] = {spread(-INFINITY), spread(-INFINITY), spread(-INFINITY), spread(-INFINITY)};
-    uint32_t i = 0;
-    for (; i + 4 * LANES <= count; i += 4 * LANES) {
-        best[0] = larger(best[0], load(values + i));
-        best[1] = larger(best[1], load(values + i + LANES));
-        best[2] = larger(best[2], load(values + i + 2 * LANES));
-        best[3] = larger(best[3], load(values + i + 3 * LANES));
-    }
-    f32x4 all = larger(larger(best[0], best[1]), larger(best[2], best[3]));
-    float most = largest_finite(values + i, count - i);
-    for (int lane = 0; lane < LANES; lane++)
-        if (all[lane] > most) most = all[lane];
-    return most == INFINITY ? largest_finite(values, count) : most;
+/* Vectors are passed between inlined functions only. */
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+#define LANES 4
+#define WIDE(name) name##_any
+#include "engine/sample_wide.h"
+
+#if defined(__x86_64__) && !defined(__clang__) /* which has no such pragmas */
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#define LANES 8
+#define WIDE(name) name##_avx2
+#include "engine/sample_wide.h"
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw")
+#define LANES 16
+#define WIDE(name) name##_avx512
+#include "engine/sample_wide.h"
+#pragma GCC pop_options
+
+#endif
+
+#define WALKS(target)                                                                              \
+    { #target, argmax_##target, block_weights_##target, next_##target }
+
+/* Best first. */
+static const sample_walks walks[] = {
+#if defined(__x86_64__) && !defined(__clang__) /* which has no such pragmas */
+    WALKS(avx512),
+    WALKS(avx2),
+#endif
+    WALKS(any),
+};
+enum { WALKS_COUNT = sizeof walks / sizeof *walks };
+
+/* How many of them this processor cannot run. */
+static uint32_t walks_missing(void) {
+#if defined(__x86_64__) && !defined(__clang__) /* which has no such pragmas */
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+        return 0;
+    return __builtin_cpu_supports("avx2") ? 1 : 2;
+#else
+    return 0;
+#endif
 }
 
-/* By stretches: only the one that first has the largest value is searched for its index. */
+const sample_walks *sample_walks_at(uint32_t index) {
+    index += walks_missing();
+    return index < WALKS_COUNT ? &walks[index] : NULL;
+}
+
 int32_t sample_argmax(const float *values, uint32_t count) {
-    float best = -INFINITY;
-    uint32_t at = count;
-    for (uint32_t i = 0; i < count; i += STRETCH) {
-        float here = largest(values + i, count - i < STRETCH ? count - i : STRETCH);
-        if (here <= best) continue;
-        best = here;
-        at = i;
-    }
-    if (at == count) return -1;
-    while (values[at] != best)
-        at++;
-    return (int32_t)at;
+    return sample_walks_at(0)->argmax(values, count);
 }
 
-/* exp(x) for -87 <= x <= 0, 0 elsewhere and for NaN; within 2 ulp, and exactly 1 at 0.
- * x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts: W. J. Cody and W. Waite, "Software manual
- * for the elementary functions", 1980); exp(r) by its Taylor series to r^7, whose rest is below
- * 2^-26; times 2^n through the exponent bits. */
-static f32x4 exp_weight(f32x4 x) {
-    i32x4 inside = (x >= spread(-87.0f)) & (x <= spread(0.0f));
-    x = choose(inside, x, spread(0.0f));
-    i32x4 n = __builtin_convertvector(x * 1.44269504f - 0.5f, i32x4); /* towards zero: rounds */
-    f32x4 whole = __builtin_convertvector(n, f32x4);
-    f32x4 r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    f32x4 y = r * (1.0f / 5040) + 1.0f / 720;
-    y = y * r + 1.0f / 120;
-    y = y * r + 1.0f / 24;
-    y = y * r + 1.0f / 6;
-    y = y * r + 0.5f;
-    y = y * r + 1.0f;
-    y = y * r + 1.0f;
-    return choose(inside, (f32x4)((i32x4)y + (n << 23)), spread(0.0f));
-}
-
-/* Sums lane by lane, because each addition waits for the one before; then the lanes in order. */
 double sample_weights(const float *values, uint32_t count, float top, float temperature,
-                      float *weights) {
-    double sums[LANES] = {0}, sum = 0;
-    uint32_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        f32x4 w = exp_weight((load(values + i) - top) / temperature);
-        if (weights) memcpy(weights + i, &w, sizeof w);
-        for (int lane = 0; lane < LANES; lane++)
-            sums[lane] += (double)w[lane];
+                      float *weights, double *sums) {
+    const sample_walks *with = sample_walks_at(0);
+    double sum = 0;
+    for (uint32_t i = 0; i < count; i += SAMPLE_BLOCK) {
+        uint32_t some = count - i < SAMPLE_BLOCK ? count - i : SAMPLE_BLOCK;
+        double block =
+            with->block_weights(values + i, some, top, temperature, weights ? weights + i : NULL);
+        if (sums) sums[i / SAMPLE_BLOCK] = block;
+        sum += block;
     }
-    for (; i < count; i++) {
-        float w = exp_weight((spread(values[i]) - top) / temperature)[0];
-        if (weights) weights[i] = w;
-        sum += (double)w;
-    }
-    for (int lane = 0; lane < LANES; lane++)
-        sum += sums[lane];
     return sum;
+}
+
+uint32_t sample_next_far(const float *values, uint32_t begin, uint32_t count, float bar) {
+    return sample_walks_at(0)->next(values, begin, count, bar);
 }

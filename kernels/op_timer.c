@@ -120,6 +120,7 @@ static void pass_close(kern_device *dev) {
     if (dev) dev->real->close(dev->inner);
 }
 static const char *pass_profile(const kern_device *dev) { return dev->real->profile(dev->inner); }
+static const char *pass_layout(const kern_device *dev) { return dev->real->layout(dev->inner); }
 static size_t pass_element_bytes(const kern_device *dev, kern_kind kind) {
     return dev->real->element_bytes(dev->inner, kind);
 }
@@ -164,10 +165,10 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
     t->dev = (kern_device){.timer = t, .real = real, .inner = *dev};
     t->ops = (kern_ops){
         .name = real->name,
-        .layout = real->layout,
         .open = real->open, /* another device, without a timer */
         .close = pass_close,
         .profile = pass_profile,
+        .layout = pass_layout,
         .element_bytes = pass_element_bytes,
         .alloc = pass_alloc,
         .release = pass_release,

@@ -6,7 +6,7 @@
 #include "engine/commands/bench_parts.h"
 #include "engine/commands/commands.h"
 
-enum { CONCURRENCIES_MAX = 32, REQUESTS_MIN = 4, REQUESTS_PER_STREAM = 2 };
+enum { REQUESTS_MIN = 4, REQUESTS_PER_STREAM = 2 };
 
 #define FIELD(field) .offset = offsetof(bench_options, field)
 
@@ -119,24 +119,13 @@ static esp_code measure_all(bench *b, const tok_ids *levels, esp_error *err) {
     return code;
 }
 
-static esp_code read_levels(const char *text, tok_ids *levels, uint32_t *most, esp_error *err) {
-    esp_code code = read_ids(text, LIMIT_MAX_SEQS_MAX + 1, levels, NULL);
-    for (uint32_t i = 0; i < levels->count; i++) {
-        if (levels->at[i] == 0) code = ESP_OUT_OF_RANGE;
-        if ((uint32_t)levels->at[i] > *most) *most = (uint32_t)levels->at[i];
-    }
-    if (code == ESP_OK && levels->count <= CONCURRENCIES_MAX) return ESP_OK;
-    return esp_fail_field(
-        err, ESP_OUT_OF_RANGE, "--concurrency",
-        "--concurrency is \"%s\"; wanted 1 to %d numbers from 1 to %d, as in 1,4,16", text,
-        CONCURRENCIES_MAX, LIMIT_MAX_SEQS_MAX);
-}
-
 static esp_code bench_model(bench_options *o, esp_error *err) {
     bench b = {.o = o, .timer = o->ops ? op_timer_open() : NULL};
     tok_ids levels = {0};
     uint32_t most = 1;
-    esp_code code = read_levels(o->concurrency, &levels, &most, err);
+    esp_code code = read_concurrency(o->concurrency, &levels, err);
+    for (uint32_t i = 0; i < levels.count; i++)
+        if ((uint32_t)levels.at[i] > most) most = (uint32_t)levels.at[i];
     if (!o->model.max_seqs) o->model.max_seqs = most;
     if (!o->model.step_tokens && most > 512) o->model.step_tokens = most;
     o->model.op_timer = b.timer;

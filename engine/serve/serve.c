@@ -125,6 +125,11 @@ static char *write_metrics(void *arg, size_t *bytes) {
                         .model = engine_name(s->engine),
                         .profile = engine_profile(s->engine),
                         .version = ESPALIER_VERSION};
+    record_stats records;
+    if (s->recorder) {
+        recorder_read_stats(s->recorder, &records);
+        in.records = &records;
+    }
     return metrics_page(&in, bytes);
 }
 
@@ -166,6 +171,9 @@ static esp_code open_parts(serve *s, esp_error *err) {
     generations_options streams = {.engine = s->engine,
                                    .unsent_bytes_max = s->config->slow_reader_bytes};
     if (!streams.unsent_bytes_max) streams.unsent_bytes_max = 256 << 10;
+    if (s->config->record) code = recorder_open(&s->recorder, s->config->record, s->engine, err);
+    if (code != ESP_OK) return code;
+    streams.recorder = s->recorder;
     raise_file_limit();
     s->health = health_open();
     s->reflection = reflection_open();
@@ -255,6 +263,7 @@ static void close_parts(serve *s) {
     http_close(s->http);
     rpc_server_close(s->rpc);
     generations_close(s->generations);
+    (void)recorder_close(s->recorder); /* it has told the log what it lost */
     health_close(s->health);
     reflection_close(s->reflection);
     auth_close(s->auth);

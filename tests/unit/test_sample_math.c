@@ -1,7 +1,6 @@
-/* test_sample_math.c - the walks over a row of logits, against plain loops. */
+/* test_sample_math.c - the walks over a row of logits give, on every target that this processor can
+ * run, the bits of the plain loops below: exp, the shape of the sums, ties, what is not finite. */
 // SPDX-License-Identifier: Apache-2.0
-#include <float.h>
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,76 +8,163 @@
 
 #include <cmocka.h>
 
-#include "engine/sample.h"
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
 #include "engine/sample_math.h"
 
-enum { MOST = 5000 };
+enum { LONGEST = 5000 };
 
-static void fill(float *values, uint32_t count, uint32_t seed) {
-    const uint32_t key[2] = {seed, 0};
+static const uint32_t COUNTS[] = {1,   3,   7,    15,   16,   17,   31,   64,   100,    255,
+                                  256, 257, 1000, 1023, 1024, 1025, 2048, 3001, LONGEST};
+enum { COUNT_COUNT = sizeof COUNTS / sizeof *COUNTS };
+
+static uint32_t noise = 1;
+
+static float random_value(void) {
+    noise = noise * 1664525u + 1013904223u;
+    return (float)(int32_t)noise * 0x1p-28f; /* -8..8 */
+}
+
+/* Some rows hold what a broken model or a mask would give. */
+static void fill(float *values, uint32_t count, bool spoiled) {
+    static const float odd[] = {NAN, INFINITY, -INFINITY, -NAN, -0.0f, 0.0f, FLT_MAX, -FLT_MAX};
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t counter[4] = {i}, word[4];
-        philox(counter, key, word);
-        values[i] = (float)(int32_t)word[0] * 0x1p-28f;
+        values[i] = random_value();
+        if (spoiled && noise >> 28 == 0) values[i] = odd[noise >> 20 & 7];
     }
 }
+
+/* ---- in plain words ---- */
 
 static int32_t plain_argmax(const float *values, uint32_t count) {
-    int32_t at = -1;
+    int32_t best = -1;
     for (uint32_t i = 0; i < count; i++)
-        if (sample_finite(values[i]) && (at < 0 || values[i] > values[at])) at = (int32_t)i;
-    return at;
+        if (isfinite(values[i]) && (best < 0 || values[i] > values[best])) best = (int32_t)i;
+    return best;
 }
 
-/* Values that are not finite, and the largest one twice, wherever they stand. */
-static void the_largest_finite_value_is_found_whatever_stands_around_it(void **state) {
-    (void)state;
-    static float values[MOST];
-    const float strange[] = {NAN, -NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, 0.0f, -0.0f};
-    for (uint32_t round = 0; round < 300; round++) {
-        uint32_t count = 1 + round * 977 % MOST;
-        fill(values, count, round);
-        for (uint32_t i = 0; i < round % 20; i++)
-            values[(i * 7919 + round) % count] = strange[(i + round) % 8];
-        assert_int_equal(sample_argmax(values, count), plain_argmax(values, count));
-        values[round * 31 % count] = values[round * 17 % count] = 9;
-        assert_int_equal(sample_argmax(values, count), plain_argmax(values, count));
+static float plain_exp(float x) {
+    if (!(x >= -87.0f && x <= 0.0f)) return 0;
+    int32_t n = (int32_t)(x * 1.44269504f - 0.5f);
+    float whole = (float)n, r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
+    float y = r * (1.0f / 5040) + 1.0f / 720;
+    y = y * r + 1.0f / 120;
+    y = y * r + 1.0f / 24;
+    y = y * r + 1.0f / 6;
+    y = y * r + 0.5f;
+    y = y * r + 1.0f;
+    y = y * r + 1.0f;
+    int32_t bits;
+    memcpy(&bits, &y, sizeof bits);
+    bits += n * (1 << 23);
+    memcpy(&y, &bits, sizeof bits);
+    return y;
+}
+
+static double plain_block(const float *values, uint32_t count, float top, float temperature,
+                          float *weights) {
+    double l[8] = {0};
+    for (uint32_t i = 0; i < count; i++) {
+        weights[i] = plain_exp((values[i] - top) / temperature);
+        l[i % 8] += (double)weights[i];
     }
+    return ((l[0] + l[4]) + (l[2] + l[6])) + ((l[1] + l[5]) + (l[3] + l[7]));
 }
 
-static void no_finite_value_is_none(void **state) {
+/* ---- the same on every target ---- */
+
+static void the_lowest_index_of_the_largest(void **state) {
     (void)state;
-    static float values[MOST];
-    for (uint32_t i = 0; i < MOST; i++)
-        values[i] = i % 3 == 0 ? NAN : i % 3 == 1 ? INFINITY : -INFINITY;
-    assert_int_equal(sample_argmax(values, MOST), -1);
-    values[MOST - 1] = -FLT_MAX;
-    assert_int_equal(sample_argmax(values, MOST), MOST - 1);
+    static float values[LONGEST];
+    const sample_walks *w;
+    for (uint32_t t = 0; (w = sample_walks_at(t)); t++)
+        for (uint32_t c = 0; c < COUNT_COUNT; c++)
+            for (uint32_t round = 0; round < 20; round++) {
+                fill(values, COUNTS[c], round % 2);
+                if (round % 4 == 3) values[noise % COUNTS[c]] = values[0]; /* a tie */
+                int32_t wanted = plain_argmax(values, COUNTS[c]);
+                assert_int_equal(w->argmax(values, COUNTS[c]), wanted);
+                for (uint32_t i = 0; i < COUNTS[c]; i++)
+                    values[i] = round % 2 ? -INFINITY : NAN;
+                assert_int_equal(w->argmax(values, COUNTS[c]), -1);
+                values[COUNTS[c] / 2] = -FLT_MAX;
+                assert_int_equal(w->argmax(values, COUNTS[c]), COUNTS[c] / 2);
+            }
 }
 
-static void weights_and_their_sum_are_those_of_exp(void **state) {
+static void weights_and_sums_bit_for_bit(void **state) {
     (void)state;
-    static float values[MOST], weights[MOST];
-    for (uint32_t count = 1; count < MOST; count += 331) {
-        fill(values, count, count);
-        values[count / 2] = NAN;
-        values[count / 3] = -INFINITY;
-        double sum = sample_weights(values, count, 8, 0.7f, weights), wanted = 0;
-        assert_true(sum == sample_weights(values, count, 8, 0.7f, NULL));
-        for (uint32_t i = 0; i < count; i++) {
-            double w = sample_finite(values[i]) ? exp(((double)values[i] - 8) / 0.7) : 0;
-            assert_true(fabs((double)weights[i] - w) <= 4e-6 * w);
-            wanted += (double)weights[i];
+    static const float temperatures[] = {1, 0.7f, 0.01f, 10};
+    float values[SAMPLE_BLOCK], wanted[SAMPLE_BLOCK], weights[SAMPLE_BLOCK + 1];
+    const sample_walks *w;
+    for (uint32_t t = 0; (w = sample_walks_at(t)); t++)
+        for (uint32_t count = 1; count <= SAMPLE_BLOCK; count++) {
+            float heat = temperatures[count % 4];
+            fill(values, count, count % 3 == 0);
+            int32_t best = plain_argmax(values, count);
+            float top = best < 0 ? 0 : values[best];
+            double sum = plain_block(values, count, top, heat, wanted);
+            weights[count] = 77;
+            double got = w->block_weights(values, count, top, heat, weights);
+            assert_memory_equal(&got, &sum, sizeof sum);
+            assert_memory_equal(weights, wanted, count * sizeof *wanted);
+            assert_true(weights[count] == 77); /* nothing behind the end is written */
+            got = w->block_weights(values, count, top, heat, NULL);
+            assert_memory_equal(&got, &sum, sizeof sum);
         }
-        assert_true(fabs(sum - wanted) <= 1e-12 * wanted);
+}
+
+static void exp_is_within_two_units(void **state) {
+    (void)state;
+    for (float x = 0; x > -87; x -= 0.0137f) {
+        double exact = exp((double)x), got = (double)plain_exp(x);
+        assert_true(fabs(got - exact) <= 2 * exact * (double)FLT_EPSILON);
     }
+    assert_true(plain_exp(0) == 1);
+}
+
+static void a_row_is_the_sum_of_its_blocks(void **state) {
+    (void)state;
+    static float values[LONGEST], weights[LONGEST];
+    double sums[(LONGEST + SAMPLE_BLOCK - 1) / SAMPLE_BLOCK], sum = 0;
+    fill(values, LONGEST, false);
+    float top = values[plain_argmax(values, LONGEST)];
+    double got = sample_weights(values, LONGEST, top, 0.8f, weights, sums);
+    for (uint32_t b = 0; b < sample_blocks(LONGEST); b++)
+        sum += sums[b];
+    assert_true(sum == got);
+    assert_true(sample_weights(values, LONGEST, top, 0.8f, NULL, NULL) == got);
+}
+
+static void the_next_one_above_a_bar(void **state) {
+    (void)state;
+    static float values[LONGEST];
+    const sample_walks *w;
+    for (uint32_t t = 0; (w = sample_walks_at(t)); t++)
+        for (uint32_t round = 0; round < 60; round++) {
+            uint32_t count = COUNTS[round % COUNT_COUNT];
+            float bar = round % 5 ? 7.9f : -INFINITY;
+            fill(values, count, round % 2);
+            for (uint32_t at = 0; at <= count; at++) {
+                uint32_t wanted = at;
+                while (wanted < count && !(values[wanted] > bar))
+                    wanted++;
+                assert_int_equal(w->next(values, at, count, bar), wanted);
+                if (t == 0) assert_int_equal(sample_next(values, at, count, bar), wanted);
+                at = at + 300 < wanted ? wanted - 3 : at; /* long empty stretches are one case */
+            }
+        }
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_largest_finite_value_is_found_whatever_stands_around_it),
-        cmocka_unit_test(no_finite_value_is_none),
-        cmocka_unit_test(weights_and_their_sum_are_those_of_exp),
+        cmocka_unit_test(the_lowest_index_of_the_largest),
+        cmocka_unit_test(weights_and_sums_bit_for_bit),
+        cmocka_unit_test(exp_is_within_two_units),
+        cmocka_unit_test(a_row_is_the_sum_of_its_blocks),
+        cmocka_unit_test(the_next_one_above_a_bar),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
