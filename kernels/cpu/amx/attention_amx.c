@@ -101,9 +101,9 @@ typedef struct span_walk {
     uint32_t group, span, tile; /* first tile of the group; span of the block; whose turn is next */
     uint32_t units, blocks;     /* so far */
     key_span *block_span;       /* the block's */
-    key_span spans[2][AMX_BLOCK_SPANS]; /* of the last two blocks */
-    key_span next_span;                 /* to be fetched */
-    const key_span *ahead;              /* that, or NULL once it is */
+    key_span spans[AMX_BLOCKS][AMX_BLOCK_SPANS]; /* of the last blocks */
+    key_span next_span;                          /* to be fetched */
+    const key_span *ahead;                       /* that, or NULL once it is */
 } span_walk;
 
 static const void *page_block(const span_walk *walk, uint32_t page, bool values) {
@@ -143,11 +143,11 @@ static void look_ahead(span_walk *walk, uint32_t page) {
     walk->ahead = &walk->next_span;
 }
 
-/* What the block before the last left is nobody's any more. */
+/* Three units are under way, of as many blocks where a block is a span of one tile. */
 static void enter_block(span_walk *walk, uint32_t page) {
     const span_shape *shape = &walk->job->shape;
     size_t elements = (size_t)shape->value_width * AMX_SPAN_KEYS;
-    uint32_t turn = walk->blocks++ % 2, end = page + walk->block_spans * AMX_SPAN_PAGES;
+    uint32_t turn = walk->blocks++ % AMX_BLOCKS, end = page + walk->block_spans * AMX_SPAN_PAGES;
     uint16_t *values = walk->scratch->values + turn * walk->block_spans * elements;
     walk->block = page;
     walk->block_span = walk->spans[turn];
