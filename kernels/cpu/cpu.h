@@ -55,7 +55,6 @@ enum {
     QUERIES_MAX = 48,     /* of one attention work item */
     AMX_QUERIES = 16,     /* of one attention tile */
     AMX_QUERY_TILES = 16, /* of one attention work item of the AMX level, at most */
-    AMX_GROUP_TILES = 2,
     AMX_SPAN_PAGES = 4,
     AMX_SPAN_KEYS = AMX_SPAN_PAGES * KV_PAGE_TOKENS,
     AMX_BLOCK_SPANS = 8, /* whose values are packed together */
