@@ -9,8 +9,8 @@
  *             where the format has a zero point, instead of the last two
  *               acc = fma(scale, fma(-zero, sum of the run's x, p), acc)
  *             with scale, offset and zero as quant.h defines them, whatever the batch, the tile shape or
- *             the thread count (Law 1). The AMX level rounds weights to bf16 as well and adds up in
- *             an order of its own: amx/linear_amx.c.
+ *             the thread count (Law 1). The AMX level adds up p in an order of its own, in
+ *             amx/linear_amx.c, and rounds attention's weights to bf16, in amx/attend_span.c.
  *
  * Packing     (cpu_layout: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
  *             zeros. The codes of a tile lie block after block, the scales in a second array.
@@ -61,10 +61,10 @@ enum {
     QUERIES_MAX = 48,     /* of one attention work item */
     AMX_QUERIES = 16,     /* of one attention tile */
     AMX_QUERY_TILES = 16, /* of one attention work item of the AMX level, at most */
-    AMX_GROUP_TILES = 2,
     AMX_SPAN_PAGES = 4,
     AMX_SPAN_KEYS = AMX_SPAN_PAGES * KV_PAGE_TOKENS,
-    AMX_BLOCK_SPANS = 8,
+    AMX_BLOCK_SPANS = 8, /* whose values are packed together */
+    AMX_BLOCKS = 3,
     CACHE_LINE_BYTES = 64,
     SCALE_ROW_BYTES = TILE_ROWS * 2, /* one f16 for each row of a tile */
     FLOAT_ROW_BYTES = TILE_ROWS * 4, /* one f32 */
@@ -165,8 +165,8 @@ struct kern_matrix {
 typedef struct amx_attention {
     _Alignas(CACHE_LINE_BYTES) float scores[2][AMX_SPAN_KEYS * AMX_QUERIES];
     _Alignas(CACHE_LINE_BYTES) uint16_t weights[2][AMX_SPAN_KEYS * AMX_QUERIES];
-    _Alignas(
-        CACHE_LINE_BYTES) uint16_t values[2 * AMX_BLOCK_SPANS * CPU_HEAD_DIM_MAX * AMX_SPAN_KEYS];
+    _Alignas(CACHE_LINE_BYTES)
+        uint16_t values[AMX_BLOCKS * AMX_BLOCK_SPANS * CPU_HEAD_DIM_MAX * AMX_SPAN_KEYS];
     _Alignas(
         CACHE_LINE_BYTES) uint16_t queries[AMX_QUERY_TILES * 2 * CPU_HEAD_DIM_MAX * AMX_QUERIES];
     _Alignas(CACHE_LINE_BYTES) float outs[AMX_QUERY_TILES * CPU_HEAD_DIM_MAX * AMX_QUERIES];

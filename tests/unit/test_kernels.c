@@ -752,6 +752,20 @@ static const attention_case attention_cases[] = {
      .lengths = {35, 50, 9}},
     {.heads = 4, .kv_heads = 1, .dim = 20, .rotary = 20, .head_norm = true, .lengths = {3, 33, 7}},
     {.heads = 3, .kv_heads = 3, .dim = 32, .rotary = 32, .softcap = 0.5f, .lengths = {3, 70, 7}},
+    /* one query more than a tile of the AMX level takes */
+    {.heads = 34, .kv_heads = 2, .dim = 32, .rotary = 32, .lengths = {17, 1, 33}},
+    /* several blocks of spans there; items of many tiles and of one */
+    {.heads = 6, .kv_heads = 2, .dim = 64, .rotary = 64, .lengths = {700, 5, 290}},
+    {.heads = 3,
+     .kv_heads = 1,
+     .dim = 24,
+     .rotary = 24,
+     .softcap = 2,
+     .window = 600,
+     .lengths = {66, 700, 65}},
+    {.heads = 4, .kv_heads = 2, .dim = 96, .rotary = 96, .window = 5, .lengths = {40, 16, 130}},
+    {.heads = 2, .kv_heads = 1, .dim = 512, .rotary = 512, .lengths = {70, 3, 17}},
+    {.heads = 2, .kv_heads = 2, .dim = 2, .rotary = 2, .lengths = {5, 33, 64}},
 };
 enum { ATTENTION_CASES = sizeof attention_cases / sizeof attention_cases[0] };
 
@@ -800,6 +814,26 @@ static void attention_is_the_same_however_it_is_chunked(void **state) {
             }
             result_free(&want);
             lab_close(&alone);
+        }
+}
+
+/* Law 1: a sequence alone, and between others. */
+static void attention_is_the_same_in_any_company(void **state) {
+    (void)state;
+    for (uint32_t i = 0; i < ATTENTION_CASES; i++)
+        for (uint32_t n = 0; n < 2 * LEVELS && have(levels[n / 2]); n++) {
+            attention_case c = attention_cases[i];
+            size_t first = (size_t)c.lengths[0] * c.heads * c.dim;
+            size_t count = (size_t)c.lengths[1] * c.heads * c.dim;
+            lab l = lab_open(&kern_cpu, levels[n / 2], n % 2 ? DT_F32 : DT_BF16, 1 + i % 3);
+            attention_result want = attention_of(&l, &c, 50);
+            c.lengths[0] = c.lengths[2] = 0;
+            attention_result got = attention_of(&l, &c, 1000);
+            assert_int_equal(got.count, count);
+            assert_same_bits(got.out, want.out + first, count, "attention");
+            result_free(&got);
+            result_free(&want);
+            lab_close(&l);
         }
 }
 
@@ -943,6 +977,7 @@ int main(void) {
         cmocka_unit_test(norm_row_is_the_same_in_any_company),
         cmocka_unit_test(attention_agrees_with_ref),
         cmocka_unit_test(attention_is_the_same_however_it_is_chunked),
+        cmocka_unit_test(attention_is_the_same_in_any_company),
         cmocka_unit_test(open_says_what_it_cannot_do),
         cmocka_unit_test(profile_names_level_and_kv),
     };

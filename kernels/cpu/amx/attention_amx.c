@@ -22,7 +22,10 @@
 
 #define LOG2_E 1.44269504088896341f
 
-enum { TILE_COST = 4 }; /* pages whose work equals that of opening and closing a tile */
+enum {
+    TILE_COST = 4,  /* pages whose work equals that of opening and closing a tile */
+    LONE_TILES = 2, /* so few wait for memory: their spans are packed one by one */
+};
 
 typedef struct attention_job {
     kern_device *dev;
@@ -87,9 +90,8 @@ static void open_tiles(const attention_job *job, const attention_item *item, amx
 
 /* --- spans -------------------------------------------------------------------------------- */
 
-/* One item on its way through the pages: block by block of spans whose values are packed together,
- * in each some tiles at a time, in each of these span by span, in each tile by tile. What is in use
- * together stays in L1, what a block's tiles share in L2. */
+/* One item on its way through the pages: block by block of spans whose values are packed together and
+ * stay in L2, in each tile by tile, in each of these span by span. */
 typedef struct span_walk {
     const attention_job *job;
     const attention_item *item;
@@ -98,12 +100,12 @@ typedef struct span_walk {
     uint32_t count;                /* tiles */
     uint32_t page_first, page_end; /* that the item sees */
     uint32_t block, block_spans;   /* first page of the block; as many spans at most */
-    uint32_t group, span, tile; /* first tile of the group; span of the block; whose turn is next */
-    uint32_t units, blocks;     /* so far */
-    key_span *block_span;       /* the block's */
-    key_span spans[2][AMX_BLOCK_SPANS]; /* of the last two blocks */
-    key_span next_span;                 /* to be fetched */
-    const key_span *ahead;              /* that, or NULL once it is */
+    uint32_t tile, span;           /* whose turn is next; span of the block */
+    uint32_t units, blocks;        /* so far */
+    key_span *block_span;          /* the block's */
+    key_span spans[AMX_BLOCKS][AMX_BLOCK_SPANS]; /* of the last blocks */
+    key_span next_span;                          /* to be fetched */
+    const key_span *ahead;                       /* that, or NULL once it is */
 } span_walk;
 
 static const void *page_block(const span_walk *walk, uint32_t page, bool values) {
@@ -136,18 +138,18 @@ static key_span span_of_next(const span_walk *walk) {
     return span_at(&next, next.page_first / AMX_SPAN_PAGES * AMX_SPAN_PAGES);
 }
 
-/* Pages lie anywhere, where no hardware prefetcher looks, and a lone tile waits for them. */
+/* Pages lie anywhere, where no hardware prefetcher looks, and few tiles wait for them. */
 static void look_ahead(span_walk *walk, uint32_t page) {
     if (walk->block_spans > 1) return;
     walk->next_span = page < walk->page_end ? span_at(walk, page) : span_of_next(walk);
     walk->ahead = &walk->next_span;
 }
 
-/* What the block before the last left is nobody's any more. */
+/* Three units are under way, of as many blocks where a block is one span. */
 static void enter_block(span_walk *walk, uint32_t page) {
     const span_shape *shape = &walk->job->shape;
     size_t elements = (size_t)shape->value_width * AMX_SPAN_KEYS;
-    uint32_t turn = walk->blocks++ % 2, end = page + walk->block_spans * AMX_SPAN_PAGES;
+    uint32_t turn = walk->blocks++ % AMX_BLOCKS, end = page + walk->block_spans * AMX_SPAN_PAGES;
     uint16_t *values = walk->scratch->values + turn * walk->block_spans * elements;
     walk->block = page;
     walk->block_span = walk->spans[turn];
@@ -163,7 +165,8 @@ static void begin_walk(span_walk *walk) {
     uint32_t last = 0;
     for (uint32_t i = 0; i < walk->count; i++)
         if (walk->tiles[i].last_any > last) last = walk->tiles[i].last_any;
-    walk->block_spans = walk->count > AMX_GROUP_TILES ? AMX_BLOCK_SPANS : 1;
+    walk->block_spans = walk->count > LONE_TILES ? AMX_BLOCK_SPANS : 1;
+    walk->span = UINT32_MAX;
     walk->page_first = walk->tiles[0].first_any / KV_PAGE_TOKENS;
     walk->page_end = last / KV_PAGE_TOKENS + 1;
     enter_block(walk, walk->page_first / AMX_SPAN_PAGES * AMX_SPAN_PAGES);
@@ -191,31 +194,27 @@ static bool sees_span(const span_walk *walk, const query_tile *tile) {
     return first < page + AMX_SPAN_PAGES && last >= page;
 }
 
-/* To the next span, of the next group, of the next block; false behind the last. */
+/* To the next span, of the next tile, of the next block; false behind the last. */
 static bool next_span(span_walk *walk) {
     walk->span++;
     if (walk->span < walk->block_spans && span_page(walk) < walk->page_end) return true;
     walk->span = 0;
-    walk->group += AMX_GROUP_TILES;
-    if (walk->group < walk->count) return true;
-    walk->group = 0;
+    walk->tile++;
+    if (walk->tile < walk->count) return true;
+    walk->tile = 0;
     uint32_t page = walk->block + walk->block_spans * AMX_SPAN_PAGES;
     if (page >= walk->page_end) return false;
     enter_block(walk, page);
     return true;
 }
 
-/* false behind the last. */
+/* false behind the last; the walk stands before the first span when it begins. */
 static bool next_unit(span_walk *walk, span_unit *unit) {
-    do {
-        while (walk->tile < AMX_GROUP_TILES && walk->group + walk->tile < walk->count) {
-            query_tile *tile = &walk->tiles[walk->group + walk->tile++];
-            if (!sees_span(walk, tile)) continue;
-            open_unit(walk, tile, unit);
+    while (next_span(walk))
+        if (sees_span(walk, &walk->tiles[walk->tile])) {
+            open_unit(walk, &walk->tiles[walk->tile], unit);
             return true;
         }
-        walk->tile = 0;
-    } while (next_span(walk));
     return false;
 }
 

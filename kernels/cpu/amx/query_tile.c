@@ -7,9 +7,10 @@
 #include "kernels/cpu/amx/transpose.h"
 #include "kernels/cpu/level/simd.h"
 
-/* dims d .. d + 31 of a row, or as many as there are. */
+/* Dims d .. d + 15 of a row, or as many as there are. */
 static __mmask16 lanes_of(uint32_t dim, uint32_t d) {
-    return d >= dim ? 0 : dim - d >= LANES ? 0xffff : (__mmask16)((1u << (dim - d)) - 1);
+    uint32_t left = d < dim ? dim - d : 0, mask = left < LANES ? (1u << left) - 1 : 0xffff;
+    return (__mmask16)mask;
 }
 
 /* The upper halves of 32 floats that bf16 holds exactly. */
