@@ -42,7 +42,7 @@ class Bench:
 
     def ours_flags(self, side, case):
         flags = ["--model", self.model(side, case.model), "--threads", str(self.options.threads)]
-        return flags + ["--activations", "int8"] * (side == OURS_INT8)
+        return flags + ["--activations", "int8"] * (side == OURS_INT8) + self.options.ours.split()
 
     def llama(self, program):
         return os.path.join(self.paths[LLAMA], program)

@@ -1,6 +1,6 @@
 """Programs that a case runs: commands with an answer, and servers that stay.
 
-Every program leads a process group of its own, so that a server with all its children can be stopped for good, or
+Every program dies with this one (setpriv), and leads a process group of its own, so that a server with all its children can be stopped for good, or
 frozen while another side is measured: an idle server of several processes is not an idle machine.
 """
 # SPDX-License-Identifier: Apache-2.0
@@ -75,8 +75,8 @@ class Program:
     def __init__(self, command, log, env=None, **pipes):
         self.log_path = log
         with open(log, "ab") as file:
-            self.process = subprocess.Popen(command, stdout=pipes.pop("stdout", file), stderr=file, env=env,
-                                            stdin=pipes.pop("stdin", subprocess.DEVNULL), start_new_session=True, **pipes)
+            self.process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], stdout=pipes.pop("stdout", file), stderr=file,
+                                            env=env, stdin=pipes.pop("stdin", subprocess.DEVNULL), start_new_session=True, **pipes)
         self.pid = self.process.pid
 
     def why(self):

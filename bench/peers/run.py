@@ -26,6 +26,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 SMALL = 1.1
 """A bar closer to 1 than this wants MANY rounds."""
 MANY = 30
+BUSY = 3
+"""Load average before a case that makes its figures doubtful; a run's own last case leaves some of it behind."""
 
 
 def machine():
@@ -173,7 +175,7 @@ def write(options, found):
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             before = json.load(file).get("cases", {})
-    result = {"bench": "peers", "date": datetime.date.today().isoformat(), "commit": commit(), "threads": options.threads,
+    result = {"bench": "peers", "date": datetime.date.today().isoformat(), "commit": commit(), "threads": options.threads, "ours_flags": options.ours,
               "machine": machine(), "peers": {side: os.path.basename(path) for side, path in (("llama.cpp", os.path.dirname(options.llama)),
                                                                                     ("vllm", options.vllm)) if path},
               "cases": {**before, **{name: dict(case, commit=commit()) for name, case in found.items()}}}
@@ -193,6 +195,7 @@ def parse():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peers", default=",".join(PEERS), help="default: %(default)s")
     parser.add_argument("--int8", action="store_true", help="ours with --activations int8 too, as a second column")
+    parser.add_argument("--ours", default="", metavar="FLAGS", help="further flags of ours, as in --ours=\"--step-tokens 1024\"; kept in the result")
     parser.add_argument("--json", action="store_true", help="the rows on stdout, no table, no file")
     parser.add_argument("--out", help="default: bench/results/peers-DATE.json")
     for name in ("cache", "espalier", "client", "llama", "vllm", "bf16", "numpy"):
@@ -229,6 +232,8 @@ def run(bench, options):
         if why:
             tell(f"{case.name}: skipped: {why}")
             continue
+        if load > BUSY:
+            tell(f"{case.name}: the load average is {load}: absolute figures will say little, small ratios nothing")
         if case.kind != "offline" and bench.worker or case.kind not in ("offline", "serve"):
             bench.close()
         samples = measure(bench, case, options.rounds)
