@@ -5,8 +5,8 @@
 # neither would be a fair peer. clang 14 knows AMX under older macro names, so those that the sources ask for
 # are given by hand where the processor has it. Nothing is installed: all stays in the cache folder.
 #
-# Usage  build_llama_cpp.sh [--jobs N]     prints the folder of llama-bench and llama-batched-bench
-# Takes  about 10 minutes on 2 cores; a finished build is found again in no time.
+# Usage  build_llama_cpp.sh [--jobs N]     prints the folder of its programs (TARGETS below)
+# Takes  about 15 minutes on 2 cores; a finished build is found again in no time.
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
 
@@ -15,6 +15,7 @@ SHA256=832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 CACHE="${ESPALIER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/espalier}/peers"
 SOURCE="$CACHE/llama_cpp_python-$VERSION/vendor/llama.cpp"
 BUILD="$CACHE/llama.cpp-$VERSION-clang"
+TARGETS=(llama-bench llama-batched-bench llama-server llama-perplexity)
 JOBS="$(nproc)"
 [ "${1:-}" != --jobs ] || JOBS="$2"
 
@@ -39,6 +40,13 @@ fetch_source() {
     tar xzf "$sdist" -C "$CACHE"
 }
 
+all_built() {
+    local target
+    for target in "${TARGETS[@]}"; do
+        [ -x "$BUILD/bin/$target" ] || return 1
+    done
+}
+
 amx_flags() {
     local macros
     macros="$(clang -march=native -dM -E -x c /dev/null)"
@@ -48,19 +56,19 @@ amx_flags() {
 }
 
 mkdir -p "$CACHE"
-if [ ! -x "$BUILD/bin/llama-batched-bench" ] || [ ! -x "$BUILD/bin/llama-bench" ]; then
+if ! all_built; then
     for tool in clang clang++ cmake ninja; do
         command -v "$tool" >/dev/null || fail "$tool is missing; apt-get install clang cmake ninja-build"
     done
     [ -d "$SOURCE" ] || fetch_source
     cmake -S "$SOURCE" -B "$BUILD" -G Ninja -DCMAKE_BUILD_TYPE=Release \
         -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ -DBUILD_SHARED_LIBS=OFF \
-        -DCMAKE_C_FLAGS="$(amx_flags)" -DCMAKE_CXX_FLAGS="$(amx_flags)" -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF \
-        -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
-        -DLLAMA_BUILD_SERVER=OFF -DLLAMA_BUILD_APP=OFF >"$BUILD.log" 2>&1 ||
+        -DCMAKE_C_FLAGS="$(amx_flags)" -DCMAKE_CXX_FLAGS="$(amx_flags)" -DGGML_NATIVE=ON -DLLAMA_OPENSSL=OFF \
+        -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF \
+        -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_APP=OFF >"$BUILD.log" 2>&1 ||
         fail "cmake failed; see $BUILD.log"
     echo "building llama.cpp $VERSION with $JOBS jobs (log: $BUILD.log)" >&2
-    nice -n 19 ninja -C "$BUILD" -j "$JOBS" llama-bench llama-batched-bench >>"$BUILD.log" 2>&1 ||
+    nice -n 19 ninja -C "$BUILD" -j "$JOBS" "${TARGETS[@]}" >>"$BUILD.log" 2>&1 ||
         fail "the build failed; see $BUILD.log"
 fi
 echo "$BUILD/bin"
