@@ -16,7 +16,7 @@
 enum {
     TILE_ROW_BYTES = TILE_COLS * 2,
     TILE_ELEMENTS = TILE_ROWS * TILE_COLS,
-    PAGE_SCORES = KV_PAGE_TOKENS * AMX_QUERIES,
+    PAGE_SCORES = KV_PAGE_TOKENS * AMX_QUERIES, /* floats of a tile */
     PAIR_PAGES = TILE_COLS / KV_PAGE_TOKENS,
     GROUP_DIMS = 4 * TILE_ROWS, /* whose sums are in tiles together */
     TURN_PAIRS = 2,             /* of keys that are weighed between multiplications */
@@ -33,6 +33,18 @@ void span_configure(void) {
     amx_configure(&config);
 }
 
+/* An instruction names its tile: 0 to 3 here. */
+#define ON_TILE(tile, DO, ...)                                                                     \
+    do {                                                                                           \
+        if ((tile) == 0) DO(0, __VA_ARGS__);                                                       \
+        if ((tile) == 1) DO(1, __VA_ARGS__);                                                       \
+        if ((tile) == 2) DO(2, __VA_ARGS__);                                                       \
+        if ((tile) == 3) DO(3, __VA_ARGS__);                                                       \
+    } while (0)
+
+#define LOAD_SUMS(tile, from) AMX_LOAD(tile, from, AMX_QUERIES * sizeof(float))
+#define STORE_SUMS(tile, to) AMX_STORE(tile, to, AMX_QUERIES * sizeof(float))
+
 static bool sees(const span_unit *unit, uint32_t page) {
     return page >= unit->first && page < unit->end;
 }
@@ -42,15 +54,6 @@ static bool sees_pair(const span_unit *unit, uint32_t page) {
 }
 
 /* --- scores ------------------------------------------------------------------------------- */
-
-/* Tile `page` has the scores of that page. */
-#define FOR_PAGE(page, DO, ...)                                                                    \
-    do {                                                                                           \
-        if ((page) == 0) DO(0, ##__VA_ARGS__);                                                     \
-        if ((page) == 1) DO(1, ##__VA_ARGS__);                                                     \
-        if ((page) == 2) DO(2, ##__VA_ARGS__);                                                     \
-        if ((page) == 3) DO(3, ##__VA_ARGS__);                                                     \
-    } while (0)
 
 /* 32 dims of the queries, high and low part. */
 ALWAYS_INLINE void load_queries(const span_unit *unit, uint32_t d) {
@@ -65,19 +68,18 @@ ALWAYS_INLINE void load_queries(const span_unit *unit, uint32_t d) {
         AMX_MULTIPLY(tile, 6, 5);                                                                  \
         AMX_MULTIPLY(tile, 6, 7);                                                                  \
     } while (0)
-#define STORE_SCORES(tile, to) AMX_STORE(tile, to, AMX_QUERIES * sizeof(float))
 
-/* The same dims of all keys of a page. */
+/* The same dims of all keys of a page, whose scores are in the tile of its number. */
 ALWAYS_INLINE void score_page(const span_shape *shape, const span_unit *unit, uint32_t page,
                               uint32_t d) {
     if (!sees(unit, page)) return;
     const uint16_t *keys = unit->span->keys[page] + d;
     const size_t row = shape->key_width * sizeof *keys;
-    FOR_PAGE(page, SCORE, keys, row);
+    ON_TILE(page, SCORE, keys, row);
 }
 
 ALWAYS_INLINE void store_scores(const span_unit *unit, uint32_t page) {
-    if (sees(unit, page)) FOR_PAGE(page, STORE_SCORES, unit->scores + page * PAGE_SCORES);
+    if (sees(unit, page)) ON_TILE(page, STORE_SUMS, unit->scores + page * PAGE_SCORES);
 }
 
 /* --- weights ------------------------------------------------------------------------------ */
@@ -226,37 +228,12 @@ static void shrink_outs(const span_shape *shape, const span_unit *unit) {
         v_store(outs, v_mul(v_load(outs), shrink));
 }
 
-/* tiles: 1 to 4 of 16 dims each. */
-ALWAYS_INLINE void load_outs(const float *outs, uint32_t tiles) {
-    const size_t row = AMX_QUERIES * sizeof *outs;
-    AMX_LOAD(0, outs, row);
-    if (tiles > 1) AMX_LOAD(1, outs + TILE_ROWS * AMX_QUERIES, row);
-    if (tiles > 2) AMX_LOAD(2, outs + 2 * TILE_ROWS * AMX_QUERIES, row);
-    if (tiles > 3) AMX_LOAD(3, outs + 3 * TILE_ROWS * AMX_QUERIES, row);
-}
-
-ALWAYS_INLINE void store_outs(float *outs, uint32_t tiles) {
-    const size_t row = AMX_QUERIES * sizeof *outs;
-    AMX_STORE(0, outs, row);
-    if (tiles > 1) AMX_STORE(1, outs + TILE_ROWS * AMX_QUERIES, row);
-    if (tiles > 2) AMX_STORE(2, outs + 2 * TILE_ROWS * AMX_QUERIES, row);
-    if (tiles > 3) AMX_STORE(3, outs + 3 * TILE_ROWS * AMX_QUERIES, row);
-}
-
 /* values: of these dims and two pages. */
 #define ADD_TILE(tile, values)                                                                     \
     do {                                                                                           \
         AMX_LOAD(7, values, TILE_ROW_BYTES);                                                       \
         AMX_MULTIPLY(tile, 7, 5);                                                                  \
     } while (0)
-
-ALWAYS_INLINE void add_tile(const uint16_t *values, uint32_t tile) {
-    values += tile * TILE_ELEMENTS;
-    if (tile == 0) ADD_TILE(0, values);
-    if (tile == 1) ADD_TILE(1, values);
-    if (tile == 2) ADD_TILE(2, values);
-    if (tile == 3) ADD_TILE(3, values);
-}
 
 static uint32_t tiles_from(const span_shape *shape, uint32_t d) {
     uint32_t left = (shape->value_width - d) / TILE_ROWS;
@@ -328,16 +305,18 @@ ALWAYS_INLINE void add_dims(const span_shape *shape, const span_unit *unit, uint
                             span_turns *turns) {
     uint32_t tiles = tiles_from(shape, d);
     float *outs = unit->tile->outs + (size_t)d * AMX_QUERIES;
-    load_outs(outs, tiles);
+    for (uint32_t tile = 0; tile < tiles; tile++)
+        ON_TILE(tile, LOAD_SUMS, outs + tile * PAGE_SCORES);
     for (uint32_t page = 0; page < AMX_SPAN_PAGES; page += PAIR_PAGES) {
         if (!sees_pair(unit, page)) continue;
         AMX_LOAD(5, unit->weights + page * PAGE_SCORES, TILE_ROW_BYTES);
         for (uint32_t tile = 0; tile < tiles; tile++) {
-            add_tile(values_at(shape, unit, page, d), tile);
+            ON_TILE(tile, ADD_TILE, values_at(shape, unit, page, d + tile * TILE_ROWS));
             take_turn(turns);
         }
     }
-    store_outs(outs, tiles);
+    for (uint32_t tile = 0; tile < tiles; tile++)
+        ON_TILE(tile, STORE_SUMS, outs + tile * PAGE_SCORES);
 }
 
 ALWAYS_INLINE void add_span(const span_shape *shape, const span_unit *unit, span_turns *turns) {

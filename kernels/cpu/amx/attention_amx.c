@@ -166,7 +166,7 @@ static void begin_walk(span_walk *walk) {
     for (uint32_t i = 0; i < walk->count; i++)
         if (walk->tiles[i].last_any > last) last = walk->tiles[i].last_any;
     walk->block_spans = walk->count > LONE_TILES ? AMX_BLOCK_SPANS : 1;
-    walk->span = UINT32_MAX;
+    walk->span = UINT32_MAX; /* before the first */
     walk->page_first = walk->tiles[0].first_any / KV_PAGE_TOKENS;
     walk->page_end = last / KV_PAGE_TOKENS + 1;
     enter_block(walk, walk->page_first / AMX_SPAN_PAGES * AMX_SPAN_PAGES);
@@ -208,7 +208,7 @@ static bool next_span(span_walk *walk) {
     return true;
 }
 
-/* false behind the last; the walk stands before the first span when it begins. */
+/* false behind the last. */
 static bool next_unit(span_walk *walk, span_unit *unit) {
     while (next_span(walk))
         if (sees_span(walk, &walk->tiles[walk->tile])) {
@@ -267,27 +267,38 @@ static uint32_t tile_end(uint32_t begin, uint32_t queries) {
     return queries - begin < AMX_QUERIES ? queries : begin + AMX_QUERIES;
 }
 
-static uint64_t cost_of(const attention_job *job) {
+/* Of all tiles of a sequence and one kv head. */
+static uint64_t head_cost(const attention_job *job, uint32_t seq) {
     uint64_t cost = 0;
-    for (uint32_t seq = 0; seq < job->op->batch->seq_count; seq++) {
-        uint32_t queries = queries_of(job, seq);
-        for (uint32_t begin = 0; begin < queries; begin += AMX_QUERIES)
-            cost += tile_cost(job, seq, begin, tile_end(begin, queries));
-    }
+    uint32_t queries = queries_of(job, seq);
+    for (uint32_t begin = 0; begin < queries; begin += AMX_QUERIES)
+        cost += tile_cost(job, seq, begin, tile_end(begin, queries));
+    return cost;
+}
+
+static uint64_t total_cost(const attention_job *job) {
+    uint64_t cost = 0;
+    for (uint32_t seq = 0; seq < job->op->batch->seq_count; seq++)
+        cost += head_cost(job, seq);
     return cost * job->op->kv.shape->kv_heads;
 }
 
-/* A worker's part of the way through all tiles. */
+/* A worker's part of the way through all tiles: a tile is the worker's in whose share of the total
+ * its middle lies. */
 typedef struct tile_deal {
     const attention_job *job;
     uint32_t worker, workers;
     uint64_t total, dealt; /* cost */
 } tile_deal;
 
+static uint64_t whose(const tile_deal *deal, uint64_t at) {
+    return at * deal->workers / deal->total;
+}
+
 static bool deal_tile(tile_deal *deal, uint64_t cost) {
     uint64_t middle = deal->dealt + cost / 2;
     deal->dealt += cost;
-    return middle * deal->workers / deal->total == deal->worker;
+    return whose(deal, middle) == deal->worker;
 }
 
 /* The worker's tiles of one sequence and kv head lie side by side. */
@@ -308,15 +319,25 @@ static void attend_head(tile_deal *deal, uint32_t seq, uint32_t kv_head) {
     }
 }
 
+static void attend_seq(tile_deal *deal, uint32_t seq) {
+    uint64_t cost = head_cost(deal->job, seq);
+    for (uint32_t head = 0; head < deal->job->op->kv.shape->kv_heads; head++) {
+        bool before = whose(deal, deal->dealt + cost) < deal->worker;
+        if (before || whose(deal, deal->dealt) > deal->worker)
+            deal->dealt += cost;
+        else
+            attend_head(deal, seq, head);
+    }
+}
+
 static void attend_tiles(void *arg, uint32_t worker, uint32_t workers) {
     const attention_job *job = arg;
-    tile_deal deal = {.job = job, .worker = worker, .workers = workers, .total = cost_of(job)};
+    tile_deal deal = {.job = job, .worker = worker, .workers = workers, .total = total_cost(job)};
     uint32_t state = _mm_getcsr();
     _mm_setcsr(state | _MM_FLUSH_ZERO_ON | _MM_DENORMALS_ZERO_ON); /* as tiles do, and faster */
     span_configure();
     for (uint32_t seq = 0; seq < job->op->batch->seq_count; seq++)
-        for (uint32_t head = 0; head < job->op->kv.shape->kv_heads; head++)
-            attend_head(&deal, seq, head);
+        attend_seq(&deal, seq);
     amx_release();
     _mm_setcsr(state);
 }

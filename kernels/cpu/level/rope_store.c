@@ -125,7 +125,33 @@ static void store_rows(const rope_job *job, const page_run *run, const float *in
     }
 }
 
-/* Sixteen dims of each token, then token after token beside each other. */
+/* 8 x 8 words. Rows i and i + 4 interleaved become rows 2i and 2i + 1: that moves the top bit of a
+ * word's row below its column, and the column's top bit below the row; three times, and they have
+ * changed places. */
+static void transpose_words(const uint16_t *in, uint16_t *out) {
+    __m128i rows[8], mixed[8];
+    for (int i = 0; i < 8; i++)
+        rows[i] = _mm_loadu_si128((const __m128i *)(in + i * TILE_ROWS));
+    for (int pass = 0; pass < 3; pass++) {
+        for (int i = 0; i < 4; i++) {
+            mixed[2 * i] = _mm_unpacklo_epi16(rows[i], rows[i + 4]);
+            mixed[2 * i + 1] = _mm_unpackhi_epi16(rows[i], rows[i + 4]);
+        }
+        memcpy(rows, mixed, sizeof rows);
+    }
+    for (int i = 0; i < 8; i++)
+        _mm_storeu_si128((__m128i *)(out + i * KV_PAGE_TOKENS), rows[i]);
+}
+
+/* rows: [16 slots][16 dims]; out: [16 dims][16 slots]. */
+static void transpose_page(const uint16_t *rows, uint16_t *out) {
+    for (int slot = 0; slot < KV_PAGE_TOKENS; slot += 8)
+        for (int d = 0; d < TILE_ROWS; d += 8)
+            transpose_words(rows + slot * TILE_ROWS + d, out + d * KV_PAGE_TOKENS + slot);
+}
+
+/* Sixteen dims of each token, then token after token beside each other. Dims from D to the block's
+ * width hold anything. */
 static void store_columns_bf16(const page_run *run, const float *in, size_t stride, uint16_t *block,
                                uint32_t dim) {
     uint16_t rows[KV_PAGE_TOKENS][TILE_ROWS];
@@ -133,10 +159,14 @@ static void store_columns_bf16(const page_run *run, const float *in, size_t stri
         uint32_t count = dim - d < TILE_ROWS ? dim - d : TILE_ROWS;
         for (uint32_t i = 0; i < run->count; i++)
             halve_row(in + i * stride + d, count, rows[i], TILE_ROWS);
-        uint16_t *out = block + d * KV_PAGE_TOKENS + run->slot;
+        uint16_t *out = block + d * KV_PAGE_TOKENS;
+        if (run->count == KV_PAGE_TOKENS) {
+            transpose_page(rows[0], out);
+            continue;
+        }
         for (uint32_t k = 0; k < count; k++, out += KV_PAGE_TOKENS)
             for (uint32_t i = 0; i < run->count; i++)
-                out[i] = rows[i][k];
+                out[run->slot + i] = rows[i][k];
     }
 }
 
