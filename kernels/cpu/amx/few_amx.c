@@ -1,9 +1,8 @@
 /* few_amx.c - the way of linear_amx.c for up to FEW_TOKENS tokens: each block of up to four weight tiles is unpacked
  * while the block before is multiplied, and the scales of the blocks that come next are read.
  *
- * A worker's tiles are cut into legs: some blocks of a strip. The scales of a leg are read while the leg before is
- * multiplied. Codes lie in the order in which they are read, so the processor fetches them ahead by itself;
- * prefetches of our own cost a sixth of the speed. */
+ * A worker's tiles are cut into legs: some blocks of a strip. The scales of a leg are read, and its first codes
+ * fetched, while the leg before is multiplied. */
 // SPDX-License-Identifier: Apache-2.0
 #include <string.h>
 
@@ -14,7 +13,9 @@
 
 enum {
     ROW_BYTES = 64, /* of a whole tile */
-    ANY = -1,       /* for a format that is no constant */
+    FETCH_AHEAD = 4096,
+    FETCH_LINES = 16, /* a block of codes of 4 bits */
+    ANY = -1,         /* for a format that is no constant */
 };
 
 /* C 0..3; one B tile: B 4, A 5..7; two: B 4 and 5, A 6 and 7. */
@@ -89,6 +90,19 @@ ALWAYS_INLINE void multiply_few(uint32_t i, uint32_t wide, const uint16_t *a) {
 #undef TWO
 }
 
+/* Codes that are unpacked a few blocks later: a strip's lie together, and its blocks in the order in which they are
+ * read. Scales that are read in the leg behind the next one. */
+ALWAYS_INLINE void fetch(const leg *l, const leg *next, uint32_t k) {
+    const uint8_t *codes = l->from[0].codes + (l->block + k) * l->from[0].code_step + FETCH_AHEAD;
+    UNROLL_16 for (uint32_t line = 0; line < FETCH_LINES; line++)
+        _mm_prefetch((const char *)codes + line * CACHE_LINE_BYTES, _MM_HINT_T0);
+    UNROLL for (uint32_t i = 0; i < STRIP_TILES; i++) {
+        const source *from = &next->from[i];
+        const uint8_t *scales = from->scales + STRIP_TILES * from->tile_scale_bytes;
+        _mm_prefetch((const char *)scales + k * CACHE_LINE_BYTES, _MM_HINT_T0);
+    }
+}
+
 /* The scales of block k of a leg's tile. format: a constant, or ANY. */
 ALWAYS_INLINE void read_scales(int format, const leg *l, uint32_t i, uint32_t k, amx_scales *out) {
     const source *from = &l->from[i];
@@ -142,6 +156,7 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_
             AMX_LOAD(5, b[1], ROW_BYTES);
             b[1] += b_step;
         }
+        fetch(l, next, k);
         UNROLL for (uint32_t i = 0; i < count; i++) {
             const uint16_t *before = a[i];
             if (k < blocks)
