@@ -20,6 +20,7 @@ enum {
     XCR0_TILES = 0x60000, /* tile configuration and data */
     XFEATURE_TILE_DATA = 18,
     ARCH_REQ_XCOMP_PERM = 0x1023, /* asm/prctl.h of Linux 5.16 and later */
+    LEAF7_ECX_GFNI = 1 << 8,
     LEAF7_EDX_AMX_BF16 = 1 << 22,
     LEAF7_EDX_AMX_TILE = 1 << 24,
     LEAF7_1_EAX_AVX512_BF16 = 1 << 5,
@@ -33,11 +34,12 @@ static uint32_t enabled_state(void) {
     return low;
 }
 
-/* The processor has AMX, the system saves its tiles, and lets this process use them: it must be asked
+/* The processor has AMX and GFNI, the system saves its tiles, and lets this process use them: it must be asked
  * once, for all threads. */
-static bool may_use_amx(uint32_t state, uint32_t leaf7_edx) {
+static bool may_use_amx(uint32_t state, uint32_t leaf7_ecx, uint32_t leaf7_edx) {
     uint32_t eax, ebx, ecx, edx;
     const uint32_t needed = LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE;
+    if (!(leaf7_ecx & LEAF7_ECX_GFNI)) return false;
     if ((leaf7_edx & needed) != needed || (state & XCR0_TILES) != XCR0_TILES) return false;
     if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
     if (!(eax & LEAF7_1_EAX_AVX512_BF16)) return false;
@@ -56,5 +58,5 @@ kern_level kern_cpu_best_level(void) {
     if ((ebx & avx2_needed) != avx2_needed) return LEVEL_AUTO;
     if ((ebx & AVX512_NEEDED) != AVX512_NEEDED) return LEVEL_AVX2;
     if ((state & XCR0_AVX512) != XCR0_AVX512) return LEVEL_AVX2;
-    return may_use_amx(state, edx) ? LEVEL_AMX : LEVEL_AVX512;
+    return may_use_amx(state, ecx, edx) ? LEVEL_AMX : LEVEL_AVX512;
 }

@@ -18,7 +18,7 @@ static void put_tile(const linear_job *job, const strip *s, uint32_t i, uint32_t
     __m512i r[TILE_ROWS];
     UNROLL_16 for (uint32_t row = 0; row < TILE_ROWS; row++) r[row] =
         _mm512_loadu_si512(c + row * TILE_TOKENS);
-    transpose_16x16(r);
+    transpose_dwords(r);
     UNROLL_16 for (uint32_t t = 0; t < TILE_TOKENS; t++) {
         if (t == tokens) return;
         vf y = _mm512_castsi512_ps(r[t]);
@@ -34,7 +34,7 @@ static void put_gated(const linear_job *job, const strip *s, uint32_t i, uint32_
     __m512i r[TILE_ROWS];
     UNROLL_16 for (uint32_t row = 0; row < TILE_ROWS; row++) r[row] =
         _mm512_loadu_si512(c + row * TILE_TOKENS);
-    transpose_16x16(r);
+    transpose_dwords(r);
     UNROLL_16 for (uint32_t t = 0; t < TILE_TOKENS; t++) {
         if (t == tokens) return;
         v_store_bf16(out, _mm512_castsi512_ps(r[t]));

@@ -23,7 +23,7 @@ static void pair_whole(const uint16_t *in, uint32_t cols, uint16_t *out) {
     __m512i rows[TILE_TOKENS];
     UNROLL_16 for (uint32_t t = 0; t < TILE_TOKENS; t++) rows[t] =
         _mm512_loadu_si512(in + (size_t)t * cols);
-    transpose_16x16(rows);
+    transpose_dwords(rows);
     UNROLL_16 for (uint32_t p = 0; p < TILE_ROWS; p++)
         _mm512_storeu_si512(out + p * TILE_COLS, rows[p]);
 }
@@ -41,7 +41,7 @@ static void pair_block(const linear_job *job, uint32_t plane, uint32_t first, ui
             rows[t] = _mm512_loadu_si512(
                 block_of(in_at(job, first + t), job->order[plane], b, count, lined_up));
     }
-    transpose_16x16(rows);
+    transpose_dwords(rows);
     for (uint32_t p = 0; p < TILE_ROWS; p++)
         memcpy(out + p * width * 2, &rows[p], width * sizeof(uint32_t));
 }
