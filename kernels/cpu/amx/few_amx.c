@@ -107,16 +107,16 @@ ALWAYS_INLINE void fetch(const leg *l, const leg *next, uint32_t k) {
 ALWAYS_INLINE void read_scales(int format, const leg *l, uint32_t i, uint32_t k, amx_scales *out) {
     const source *from = &l->from[i];
     if (format == ANY)
-        from->read_scales(from->scales, l->block + k, 1, out + k);
+        from->read_scales(from->scales, l->block + k, 1, out);
     else
-        amx_scales_of((esp_dtype)format, from->scales, l->block + k, out + k);
+        amx_scales_of((esp_dtype)format, from->scales, l->block + k, out);
 }
 
 /* What the leg before did not: blocks `read` and up of its tiles, or all. */
-static void read_rest(const leg *l, uint32_t read, amx_scales (*out)[SCALES_AHEAD]) {
+static void read_rest(const leg *l, uint32_t read, amx_scales (*out)[STRIP_TILES]) {
     for (uint32_t i = 0; i < STRIP_TILES && i < l->count; i++)
         for (uint32_t k = read; l->from[i].read_scales && k < l->blocks; k++)
-            read_scales(ANY, l, i, k, out[i]);
+            read_scales(ANY, l, i, k, &out[k][i]);
 }
 
 ALWAYS_INLINE const uint16_t *a_tile(int format, const source *from, uint32_t block,
@@ -160,9 +160,9 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_
         UNROLL for (uint32_t i = 0; i < count; i++) {
             const uint16_t *before = a[i];
             if (k < blocks)
-                a[i] = a_tile(format, &l->from[i], l->block + k, &scratch->scales[turn][i][k],
+                a[i] = a_tile(format, &l->from[i], l->block + k, &scratch->scales[turn][k][i],
                               scratch->ring[k % RING][i]);
-            if (k < meanwhile) read_scales(format, next, i, k, scratch->scales[!turn][i]);
+            if (k < meanwhile) read_scales(format, next, i, k, &scratch->scales[!turn][k][i]);
             if (k) multiply_few(i, wide, before);
         }
     }

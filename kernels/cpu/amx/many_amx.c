@@ -132,10 +132,10 @@ static const uint16_t *unpack_panel(const chunk_task *task, const strip *s, uint
     source from = amx_source(task->job->op->matrix[s->matrix[i]], s->tile[i]);
     amx_scratch *scratch = task->scratch;
     *step = from.unpack ? TILE : from.code_step / sizeof(uint16_t);
-    if (from.read_scales) from.read_scales(from.scales, block, count, scratch->scales[0][i]);
+    if (from.read_scales) from.read_scales(from.scales, block, count, &scratch->scales[0][0][i]);
     if (!from.unpack) return amx_a_tile(&from, block, NULL, NULL);
     for (uint32_t b = 0; b < count; b++)
-        amx_a_tile(&from, block + b, &scratch->scales[0][i][b], scratch->panel[i][b]);
+        amx_a_tile(&from, block + b, &scratch->scales[0][b][i], scratch->panel[i][b]);
     return scratch->panel[i][0];
 }
 

@@ -11,19 +11,18 @@ enum {
     C_TILE = TILE_ROWS * TILE_TOKENS,
     FEW_TOKENS = 2 * TILE_TOKENS,
     FEW_TILES = 4, /* side by side, of up to 16 tokens */
-    RING = 4,      /* unpacked blocks of a strip */
+    RING = 2,      /* unpacked blocks of a strip */
     PAIR = 2,      /* tiles side by side, of more */
     PANEL = 20,    /* blocks of a pair that are unpacked at once: they stay in L1 */
     RANGE = 2,     /* panels whose inputs, of a chunk, stay in L2 for a group */
     GROUP = 8,     /* pairs whose sums wait for the next range */
     ROWS_STRIDE = STRIP_MAX * TILE_ROWS,
-    SCALES_AHEAD = 32, /* blocks whose scales are read at once when there are few tokens */
 };
 
 typedef struct amx_scratch {
     _Alignas(CACHE_LINE_BYTES) uint16_t ring[RING][STRIP_TILES][TILE];
     _Alignas(CACHE_LINE_BYTES) uint16_t panel[PAIR][PANEL][TILE];
-    amx_scales scales[2][STRIP_TILES][SCALES_AHEAD];
+    amx_scales scales[2][2 * SCALES_AHEAD][STRIP_TILES];            /* of two legs */
     _Alignas(CACHE_LINE_BYTES) float rows[FEW_TOKENS][ROWS_STRIDE]; /* for the epilogue */
     _Alignas(CACHE_LINE_BYTES) float sums[GROUP][AMX_CHUNK / TILE_TOKENS][PAIR][C_TILE];
 } amx_scratch;

@@ -6,7 +6,7 @@
     static void scales_##dtype(const uint8_t *scales, uint32_t b, uint32_t count,                  \
                                amx_scales *out) {                                                  \
         for (uint32_t i = 0; i < count; i++)                                                       \
-            amx_scales_of(dtype, scales, b + i, out + i);                                          \
+            amx_scales_of(dtype, scales, b + i, out + i * STRIP_TILES);                            \
     }                                                                                              \
     static void unpack_##dtype(const uint8_t *codes, const amx_scales *scales, uint16_t *out) {    \
         amx_unpack(dtype, codes, scales, out);                                                     \

@@ -18,12 +18,17 @@
 #define UNROLL_16 _Pragma("GCC unroll 16")
 #endif
 
-/* What a block's columns are multiplied by, and what is added to them: of each 16 columns, or of all
- * in the first. [row] */
+/* What a block's columns are multiplied by, and what is added to them. [row] They lie block after block, the
+ * tiles of a strip side by side; those of a block's second 16 columns, where they have their own, behind all
+ * of them: what is not used costs no room in L1. */
 typedef struct amx_scales {
-    _Alignas(CACHE_LINE_BYTES) float scale[2][TILE_ROWS];
-    _Alignas(CACHE_LINE_BYTES) float offset[2][TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) float scale[TILE_ROWS], offset[TILE_ROWS];
 } amx_scales;
+
+enum {
+    SCALES_AHEAD = 32, /* blocks */
+    SECOND_HALF = SCALES_AHEAD * STRIP_TILES,
+};
 
 /* --- scales ------------------------------------------------------------------------------ */
 
@@ -34,9 +39,9 @@ ALWAYS_INLINE void amx_scales_of(esp_dtype dtype, const uint8_t *scales, uint32_
     if (scaling == SCALE_NONE) return;
     for (uint32_t half = 0; half < TILE_COLS / scale_cols(scaling); half++) {
         vf scale = tile_scale(dtype, scales, b, half, 0);
-        v_store(out->scale[half], scale);
+        v_store(out[half * SECOND_HALF].scale, scale);
         if (!has_offset(scaling)) continue;
-        v_store(out->offset[half], tile_offset(dtype, scales, b, half, 0));
+        v_store(out[half * SECOND_HALF].offset, tile_offset(dtype, scales, b, half, 0));
     }
 }
 
@@ -89,9 +94,10 @@ ALWAYS_INLINE vf code_values(esp_dtype dtype, float first) {
 
 ALWAYS_INLINE vf weights_of(cpu_scaling scaling, vf values, const amx_scales *s, uint32_t half,
                             uint32_t row) {
-    vf scale = v_set1(s->scale[half][row]);
-    if (scaling == SCALE_32_ZERO) return v_mul(v_add(values, v_set1(s->offset[half][row])), scale);
-    return has_offset(scaling) ? v_fma(values, scale, v_set1(s->offset[half][row]))
+    s += half * SECOND_HALF;
+    vf scale = v_set1(s->scale[row]);
+    if (scaling == SCALE_32_ZERO) return v_mul(v_add(values, v_set1(s->offset[row])), scale);
+    return has_offset(scaling) ? v_fma(values, scale, v_set1(s->offset[row]))
                                : v_mul(values, scale);
 }
 
