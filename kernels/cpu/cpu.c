@@ -19,7 +19,8 @@ static esp_code choose_level(kern_level wanted, const cpu_level **out, esp_error
     if (wanted == LEVEL_AUTO) wanted = best;
     if (wanted == LEVEL_AMX && best < LEVEL_AMX)
         return esp_fail_field(err, ESP_PRECONDITION, "--device",
-                              "this processor or its system lacks AMX (TILE, BF16) or AVX512_BF16; "
+                              "this processor or its system lacks AMX (TILE, BF16), AVX512_BF16 or "
+                              "GFNI; "
                               "use --device cpu");
     if (wanted > best)
         return esp_fail_field(err, ESP_PRECONDITION, "--device",

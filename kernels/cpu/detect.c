@@ -35,10 +35,11 @@ static uint32_t enabled_state(void) {
 
 /* The processor has AMX, the system saves its tiles, and lets this process use them: it must be asked
  * once, for all threads. */
-static bool may_use_amx(uint32_t state, uint32_t leaf7_edx) {
+static bool may_use_amx(uint32_t state, uint32_t leaf7_ecx, uint32_t leaf7_edx) {
     uint32_t eax, ebx, ecx, edx;
     const uint32_t needed = LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE;
     if ((leaf7_edx & needed) != needed || (state & XCR0_TILES) != XCR0_TILES) return false;
+    if (!(leaf7_ecx & bit_GFNI)) return false; /* codes of 4 bits are unpacked with it */
     if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
     if (!(eax & LEAF7_1_EAX_AVX512_BF16)) return false;
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA) == 0;
@@ -56,5 +57,5 @@ kern_level kern_cpu_best_level(void) {
     if ((ebx & avx2_needed) != avx2_needed) return LEVEL_AUTO;
     if ((ebx & AVX512_NEEDED) != AVX512_NEEDED) return LEVEL_AVX2;
     if ((state & XCR0_AVX512) != XCR0_AVX512) return LEVEL_AVX2;
-    return may_use_amx(state, edx) ? LEVEL_AMX : LEVEL_AVX512;
+    return may_use_amx(state, ecx, edx) ? LEVEL_AMX : LEVEL_AVX512;
 }
