@@ -1,10 +1,9 @@
-/* huge.c - asks /proc and /sys about huge pages. */
+/* huge.c - asks /proc about huge pages. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/base/huge.h"
 
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 
 void huge_ask(const void *at, size_t bytes) {
@@ -27,13 +26,4 @@ uint64_t huge_bytes(const void *at) {
     }
     if (file) fclose(file);
     return sum;
-}
-
-bool huge_is_allowed(void) {
-    char words[64] = "";
-    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "re");
-    if (!file) return false;
-    bool read = fgets(words, sizeof words, file) != NULL;
-    fclose(file);
-    return read && !strstr(words, "[never]");
 }

@@ -22,7 +22,4 @@ void huge_ask(const void *at, size_t bytes);
 /* Bytes of the mapping around `at` that are mapped in huge pages now; 0 where it is not known. */
 uint64_t huge_bytes(const void *at);
 
-/* Whether anonymous memory that asks for huge pages can have them. */
-bool huge_is_allowed(void);
-
 #endif

@@ -60,7 +60,7 @@ struct thread_pool {
     worker *workers;     /* [thread_count]; 0 is the caller and has no thread */
     _Atomic int *on_cpu; /* [thread_count] where each began its last job; -1: nowhere yet */
     counter start;
-    /* The job lies on the line that announces it. Written before start, read after it. */
+    /* The job, on the line behind the one that announces it. Written before start, read after. */
     pool_fn fn; /* NULL: go home */
     void *arg;
     uint32_t done_at; /* what done will be when all have returned */

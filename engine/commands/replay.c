@@ -116,7 +116,8 @@ static void size_engine(model_config *c, const recording *r, const tok_ids *leve
     uint32_t most = 1;
     for (uint32_t i = 0; i < levels->count; i++)
         if ((uint32_t)levels->at[i] > most) most = (uint32_t)levels->at[i];
-    if (!c->max_seqs) c->max_seqs = most;
+    bool narrow = c->step_tokens && c->step_tokens < most; /* who has no token of a step waits */
+    if (!c->max_seqs) c->max_seqs = narrow ? c->step_tokens : most;
     if (!c->step_tokens && most > 512) c->step_tokens = most;
     if (!c->max_context) c->max_context = longest(r);
     if (!c->waiting_max) c->waiting_max = LIMIT_MAX_SEQS_MAX; /* no seat is refused */

@@ -120,6 +120,7 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
     ESP_ASSERT(op->matrix_count >= 1 && op->matrix_count <= LINEAR_MATRICES_MAX);
     for (uint32_t m = 1; m < op->matrix_count; m++)
         ESP_ASSERT(op->matrix[m]->cols == op->matrix[0]->cols);
+    ESP_ASSERT(op->token_count <= dev->tokens_max); /* dev->inputs has room for as many */
     if (kern_is_gated(op->epilogue))
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
     if (op->token_count > 0) dev->level->linear(dev, op);

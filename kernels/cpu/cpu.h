@@ -9,8 +9,9 @@
  *             where the format has a zero point, instead of the last two
  *               acc = fma(scale, fma(-zero, sum of the run's x, p), acc)
  *             with scale, offset and zero as quant.h defines them, whatever the batch, the tile shape or
- *             the thread count (Law 1). The AMX level adds up p in an order of its own, in
- *             amx/linear_amx.c, and rounds attention's weights to bf16, in amx/attend_span.c.
+ *             the thread count (Law 1). The AMX level rounds each weight, scaled, to bf16 and adds up
+ *             products in an order of its own, in amx/linear_amx.c; and it rounds attention's weights
+ *             to bf16, in amx/attend_span.c.
  *
  * Packing     (cpu_layout: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
  *             zeros. The codes of a tile lie block after block, the scales in a second array.
@@ -214,7 +215,7 @@ struct kern_device {
     uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max;  /* of the widest matrix packed so far */
     void *inputs;         /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
-                           * amx/linear_amx.c says */
+                           * amx/pairs_amx.h says */
     float *input_sums;    /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
     float *half_sums;     /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
 };

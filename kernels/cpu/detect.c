@@ -41,6 +41,7 @@ static bool may_use_amx(uint32_t state, uint32_t leaf7_ecx, uint32_t leaf7_edx) 
     const uint32_t needed = LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE;
     if (!(leaf7_ecx & LEAF7_ECX_GFNI)) return false;
     if ((leaf7_edx & needed) != needed || (state & XCR0_TILES) != XCR0_TILES) return false;
+    if (!(leaf7_ecx & bit_GFNI)) return false; /* codes of 4 bits are unpacked with it */
     if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
     if (!(eax & LEAF7_1_EAX_AVX512_BF16)) return false;
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA) == 0;

@@ -344,6 +344,48 @@ static void linear_row_is_the_same_in_any_company(void **state) {
 }
 
 /* A step that computes no row, such as one where no logits are wanted, touches nothing. */
+/* The same where the AMX level changes its way: scales are read in legs of 32 blocks, inputs kept for
+ * ranges of 40, two B tiles from 17 tokens on, chunks of 512; whole tiles are finished in registers. */
+static void linear_row_is_the_same_in_long_rows(void **state) {
+    (void)state;
+    static const struct {
+        esp_dtype dtype[2];
+        kern_epilogue epilogue;
+        bool bias;
+        uint64_t order[2];
+    } cases[] = {
+        {{DT_Q4_0, DT_Q4_0}, EPI_STORE, false, {0, 0}},
+        {{DT_Q4_K, DT_Q6_K}, EPI_SILU_MUL, false, {0, 0}},
+        {{DT_G4, DT_G4}, EPI_SILU_MUL, false, {1, 2}},
+        {{DT_Q8_0, DT_BF16}, EPI_RESIDUAL, true, {0, 1}},
+        {{DT_F32, DT_Q5_1}, EPI_STORE, false, {0, 0}},
+    };
+    static const uint32_t counts[] = {1, 15, 16, 17, 31, 32, 33, 513};
+    if (!have(LEVEL_AMX)) skip();
+    for (uint32_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        linear_case c = {.dtype = {cases[i].dtype[0], cases[i].dtype[1]},
+                         .rows = {80, 80},
+                         .matrices = 2,
+                         .cols = 6 * 256,
+                         .tokens = 530,
+                         .epilogue = cases[i].epilogue,
+                         .bias = cases[i].bias,
+                         .order = {cases[i].order[0], cases[i].order[1]}};
+        lab alone = lab_open(&kern_cpu, LEVEL_AMX, DT_BF16, 1);
+        float *want = linear_of(&alone, &c, 0, c.tokens);
+        for (uint32_t n = 0; n < sizeof counts / sizeof counts[0]; n++) {
+            lab l = lab_open(&kern_cpu, LEVEL_AMX, DT_BF16, 1 + n % 3);
+            float *got = linear_of(&l, &c, n, counts[n]);
+            assert_same_bits(got, want + (size_t)n * out_cols(&c),
+                             (size_t)counts[n] * out_cols(&c), dtype_info(c.dtype[0])->name);
+            free(got);
+            lab_close(&l);
+        }
+        free(want);
+        lab_close(&alone);
+    }
+}
+
 static void linear_of_no_tokens_does_nothing(void **state) {
     (void)state;
     const kern_ops *all[] = {&kern_ref, &kern_cpu};
@@ -967,6 +1009,7 @@ int main(void) {
         cmocka_unit_test(gated_linear_agrees_with_ref),
         cmocka_unit_test(packed_weights_are_exact),
         cmocka_unit_test(linear_row_is_the_same_in_any_company),
+        cmocka_unit_test(linear_row_is_the_same_in_long_rows),
         cmocka_unit_test(linear_of_no_tokens_does_nothing),
         cmocka_unit_test(packed_matrix_is_as_large_as_the_file),
         cmocka_unit_test(image_of_a_matrix_computes_the_same),

@@ -35,8 +35,9 @@ static void copy_share(void *arg, uint32_t worker, uint32_t workers) {
 }
 
 static bool lies_well(const pack_file *pack) {
+    const char *why_not;
     return pack->count < SMALL_BYTES || huge_bytes(pack->bytes) > pack->count / 2 ||
-           !huge_is_allowed();
+           !mem_huge_pages(&why_not);
 }
 
 void pack_file_copy(pack_file *pack, thread_pool *pool) {

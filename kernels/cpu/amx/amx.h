@@ -1,4 +1,4 @@
-/* amx.h - the few tile instructions that linear_amx.c uses, as inline assembly.
+/* amx.h - the few tile instructions that this level uses, as inline assembly.
  *
  * gcc 12's intrinsics tell the compiler of 8 of the 64 bytes of a configuration and of no memory that
  * a tile load reads, so that stores before them are dropped as dead; here every operand is said.

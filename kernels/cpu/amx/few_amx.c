@@ -4,8 +4,6 @@
  * A worker's tiles are cut into legs: some blocks of a strip. The scales of a leg are read, and its first codes
  * fetched, while the leg before is multiplied. */
 // SPDX-License-Identifier: Apache-2.0
-#include <string.h>
-
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
 #include "kernels/cpu/amx/pairs_amx.h"

@@ -5,8 +5,6 @@
  * matrix unit does not need meanwhile is used: the vector units combine the gates and ups of the tokens
  * before, and the weights that come next are fetched. */
 // SPDX-License-Identifier: Apache-2.0
-#include <string.h>
-
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
 #include "kernels/cpu/amx/pairs_amx.h"

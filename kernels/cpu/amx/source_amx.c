@@ -29,7 +29,6 @@ source amx_source(const kern_matrix *matrix, uint32_t tile) {
                     .code_step = cpu_block_step(matrix),
                     .code_bytes = format->code_bytes,
                     .scale_bytes = format->scale_bytes,
-                    .strip_bytes = matrix->code_bytes * STRIP_TILES,
                     .tile_scale_bytes = matrix->scale_bytes,
                     .read_scales = format->scaling == SCALE_NONE ? NULL : scales_of[matrix->dtype],
                     .unpack = unpack_of[matrix->dtype]};

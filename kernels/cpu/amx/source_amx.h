@@ -14,11 +14,11 @@ typedef void unpack_fn(const uint8_t *codes, const amx_scales *scales, uint16_t 
 typedef struct source {
     esp_dtype dtype;
     const uint8_t *codes, *scales;
-    size_t code_step;                     /* from one block's codes to the next one's */
-    size_t code_bytes, scale_bytes;       /* of a block */
-    size_t strip_bytes, tile_scale_bytes; /* codes of a strip of tiles; scales of a tile */
-    scales_fn *read_scales;               /* NULL: no scales */
-    unpack_fn *unpack;                    /* NULL: blocks are A tiles as they are */
+    size_t code_step;               /* from one block's codes to the next one's */
+    size_t code_bytes, scale_bytes; /* of a block */
+    size_t tile_scale_bytes;        /* scales of a tile */
+    scales_fn *read_scales;         /* NULL: no scales */
+    unpack_fn *unpack;              /* NULL: blocks are A tiles as they are */
 } source;
 
 source amx_source(const kern_matrix *matrix, uint32_t tile);
