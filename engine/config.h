@@ -16,9 +16,9 @@
 
 /* Limits that no flag moves. */
 enum {
-    LIMIT_REQUEST_BYTES_MAX = 4 << 20, /* one gRPC request message */
+    LIMIT_REQUEST_BYTES_MAX = 4 << 20,  /* one gRPC request message */
     LIMIT_LOGPROB_BYTES_MAX = 16 << 20, /* alternatives kept for one request */
-    LIMIT_WAITING_DEFAULT = 1024,      /* requests in queue */
+    LIMIT_WAITING_DEFAULT = 1024,       /* requests in queue */
     LIMIT_MAX_SEQS_MAX = 4096,
     LIMIT_CONTEXT_MAX = 1 << 20,
     LIMIT_STEP_TOKENS_MAX = 65536,
@@ -34,7 +34,8 @@ typedef struct model_config {
     kern_level level;
     esp_dtype kv_dtype; /* --kv-dtype bf16|f32; read only if kv_dtype_given, else bf16; ref: f32 */
     bool kv_dtype_given;
-    esp_dtype quantize; /* --quantize q8_0|q4_k; read only if quantize_given */
+    kern_activations activations; /* --activations bf16|int8 */
+    esp_dtype quantize;           /* --quantize q8_0|q4_k; read only if quantize_given */
     bool quantize_given;
     uint32_t threads;     /* --threads; 0: all this process may use */
     uint64_t kv_memory;   /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens) */

@@ -36,10 +36,17 @@ typedef enum kern_kind {
 
 typedef enum kern_level { LEVEL_AUTO, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX } kern_level;
 
+/* How a linear takes its inputs; ref has float32 alone. */
+typedef enum kern_activations {
+    ACT_BF16,
+    ACT_INT8, /* cpu: blocks of 32 codes with a scale (kernels/cpu/int8/int8.h) */
+} kern_activations;
+
 typedef struct kern_options {
     struct thread_pool *pool; /* borrowed; outlives the device */
     kern_level level;         /* cpu: which instructions; AUTO picks the best this machine has */
     esp_dtype kv_dtype;       /* DT_BF16 or DT_F32; ref takes DT_F32 only */
+    kern_activations activations;
     uint32_t tokens_max;      /* most tokens of a batch: sizes the workspace, taken at open */
 } kern_options;
 
@@ -194,13 +201,12 @@ typedef struct kern_pool_states {
 
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu" */
-    /* Names what images look like inside; a new name whenever that changes. */
-    const char *layout;
-
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
     void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
     /* The part of the numeric profile that the backend decides: "cpu:avx512,act=bf16,kv=bf16". */
     const char *(*profile)(const kern_device *dev);
+    /* Names what the device's images look like inside; a new name whenever that changes. */
+    const char *(*layout)(const kern_device *dev);
 
     size_t (*element_bytes)(const kern_device *dev, kern_kind kind);
     /* Zeroed device memory, 64-byte aligned. */

@@ -295,7 +295,7 @@ static void open_cache(model *m, model_file *file) {
     m->cache = pack_cache_open(&(pack_cache_options){.model_path = o->model_path,
                                                      .identity = model_file_identity(file),
                                                      .format = o->pack_format,
-                                                     .layout = o->ops->layout,
+                                                     .layout = o->ops->layout(o->dev),
                                                      .cache_folder = o->cache_folder,
                                                      .pool = o->pool,
                                                      .digest = digest_of,

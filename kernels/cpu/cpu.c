@@ -31,6 +31,14 @@ static esp_code choose_level(kern_level wanted, const cpu_level **out, esp_error
     return ESP_OK;
 }
 
+static cpu_linear_fn *choose_int8(const cpu_level *level) {
+    if (level == &cpu_level_amx && cpu_has(CPU_AMX_INT8) && cpu_has(CPU_AVX512_VNNI))
+        return linear_int8_amx;
+    if (level != &cpu_level_avx2)
+        return cpu_has(CPU_AVX512_VNNI) ? linear_int8_avx512_vnni : linear_int8_avx512;
+    return cpu_has(CPU_AVX_VNNI) ? linear_int8_avx2_vnni : linear_int8_avx2;
+}
+
 static esp_code check_options(const kern_options *options, esp_error *err) {
     if (options->kv_dtype != DT_BF16 && options->kv_dtype != DT_F32)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
@@ -48,6 +56,7 @@ static void cpu_close(kern_device *dev) {
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
+    free(dev->quantised);
     free(dev);
 }
 
@@ -63,8 +72,9 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     dev->level = level;
     dev->kv_dtype = options->kv_dtype;
     dev->tokens_max = options->tokens_max;
-    snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=bf16,kv=%s", level->name,
-             options->kv_dtype == DT_BF16 ? "bf16" : "f32");
+    if (options->activations == ACT_INT8) dev->linear_int8 = choose_int8(level);
+    snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=%s,kv=%s", level->name,
+             dev->linear_int8 ? "int8" : "bf16", options->kv_dtype == DT_BF16 ? "bf16" : "f32");
     dev->scratch = mem_map(pool_threads(dev->pool) * sizeof *dev->scratch);
     if (!dev->scratch) {
         cpu_close(dev);
@@ -77,6 +87,10 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
 }
 
 static const char *cpu_profile(const kern_device *dev) { return dev->profile; }
+
+static const char *cpu_layout(const kern_device *dev) {
+    return dev->linear_int8 ? CPU_LAYOUT "," CPU_LAYOUT_BYTES : CPU_LAYOUT;
+}
 
 static size_t cpu_element_bytes(const kern_device *dev, kern_kind kind) {
     (void)dev;
@@ -114,7 +128,11 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
         ESP_ASSERT(op->matrix[m]->cols == op->matrix[0]->cols);
     if (kern_is_gated(op->epilogue))
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
-    if (op->token_count > 0) dev->level->linear(dev, op);
+    if (op->token_count == 0) return;
+    bool bytes = false; /* of any: the others of the op then go with it */
+    for (uint32_t m = 0; m < op->matrix_count; m++)
+        bytes = bytes || op->matrix[m]->bytes;
+    (bytes ? dev->linear_int8 : dev->level->linear)(dev, op);
 }
 
 static void cpu_rope_store(kern_device *dev, const kern_rope_store *op) {
@@ -143,10 +161,10 @@ static esp_code cpu_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_cpu = {
     .name = "cpu",
-    .layout = CPU_LAYOUT,
     .open = cpu_open,
     .close = cpu_close,
     .profile = cpu_profile,
+    .layout = cpu_layout,
     .element_bytes = cpu_element_bytes,
     .alloc = cpu_alloc,
     .release = cpu_release,

@@ -22,6 +22,10 @@
  *   Q8_0        int8 [32 columns][16 rows]; codes of 8 bits and floats of 8 likewise
  *   F16, BF16   u16  [32][16]
  *   F32         f32  [32][16]
+ *   for int8    (CPU_LAYOUT_BYTES) a device with int8 activations packs the formats of whole-number
+ *               codes so that a line, shifted and masked, is 4 columns of bytes a row: column
+ *               4*s + i of a line of n-bit codes lies at bit 8*i + n*s. Codes of 8 bits: dword r of
+ *               a line holds 4 columns of row r. Scales as ever
  *   scales      none when unquantised
  *               files' blocks of 32: f16 d[16] a block, followed by f16 m[16] where there is one
  *               DT_G2 to DT_G8: f32 scale[16], f16 zero[16] a block; DT_F8_E4M3: f32 scale[16]
@@ -42,6 +46,7 @@
 #include "kernels/kernels.h"
 
 #define CPU_LAYOUT "cpu-tiles-1"
+#define CPU_LAYOUT_BYTES "bytes-1" /* of matrices for int8 activations */
 
 enum {
     TILE_ROWS = 16,
@@ -140,6 +145,7 @@ struct kern_matrix {
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
     size_t map_bytes;       /* one mapping holds both */
     bool borrowed;          /* the mapping is another's, and read-only */
+    bool bytes;             /* CPU_LAYOUT_BYTES: for dev->linear_int8 alone */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
@@ -154,6 +160,7 @@ typedef struct amx_panel {
 typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float sums[CHUNK_TOKENS][STRIP_TILES * TILE_ROWS];
     _Alignas(CACHE_LINE_BYTES) float weights[STRIP_TILES][TILE_COLS][TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) uint8_t bytes[STRIP_TILES][TILE_COLS * TILE_ROWS];
     _Alignas(CACHE_LINE_BYTES) float scales[STRIP_TILES][2][TILE_ROWS];  /* of each 16 columns, */
     _Alignas(CACHE_LINE_BYTES) float offsets[STRIP_TILES][2][TILE_ROWS]; /* or all in the first */
     /* Attention, rows packed at the head's own width: a page as float32; the queries' outputs. */
@@ -176,6 +183,27 @@ extern const cpu_level cpu_level_avx2;
 extern const cpu_level cpu_level_avx512;
 extern const cpu_level cpu_level_amx;
 
+typedef void cpu_linear_fn(kern_device *dev, const kern_linear *op);
+
+/* linear for int8 activations (int8/int8.h): at every level and with or without these instructions
+ * the same bits. */
+cpu_linear_fn linear_int8_avx2, linear_int8_avx2_vnni, linear_int8_avx512, linear_int8_avx512_vnni,
+    linear_int8_amx;
+
+typedef enum cpu_feature { CPU_AVX_VNNI, CPU_AVX512_VNNI, CPU_AMX_INT8 } cpu_feature;
+/* Of the processor; whether the system saves the state is kern_cpu_best_level's. */
+bool cpu_has(cpu_feature feature);
+
+/* 32 inputs of a token in codes: x = scale * code. A cache line. */
+typedef struct int8_block {
+    int8_t codes[TILE_COLS];
+    float scale;
+    float sum[3];       /* of all codes; of each half */
+    int32_t sum_int[3]; /* the same */
+    uint32_t unused;
+} int8_block;
+_Static_assert(sizeof(int8_block) == CACHE_LINE_BYTES, "one line");
+
 struct kern_device {
     thread_pool *pool;
     const cpu_level *level;
@@ -189,6 +217,8 @@ struct kern_device {
     float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32; the AMX
                            * level has twice as many tokens, in bf16 */
     float *input_sums;    /* [planes][blocks][2 * CHUNK_TOKENS]: their sum over each block */
+    cpu_linear_fn *linear_int8; /* NULL: activations are bf16 */
+    int8_block *quantised; /* [planes][blocks][2 * CHUNK_TOKENS]: activations as codes, likewise */
     float *half_sums;     /* [planes][blocks][2 * CHUNK_TOKENS][2]: over each half of a block */
 };
 
@@ -225,8 +255,12 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
 void cpu_image(const kern_matrix *matrix, kern_image *out);
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) ESP_CHECKED;
+/* Whether the format's codes are whole numbers of at most 8 bits. */
+bool cpu_has_int8_form(esp_dtype dtype);
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cpu_matrix_bytes(const kern_matrix *matrix);
+/* Weight of a row and column, exactly as the format defines it. */
+float cpu_weight_at(const kern_matrix *matrix, uint32_t row, uint32_t col);
 void cpu_embed(kern_device *dev, const kern_embed *op);
 void cpu_pool_states(kern_device *dev, const kern_pool_states *op);
 

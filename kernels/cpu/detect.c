@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "kernels/kernels.h"
+#include "kernels/cpu/cpu.h"
 
 enum {
     XCR0_AVX = 0x06,      /* xmm and ymm state */
@@ -22,6 +22,9 @@ enum {
     ARCH_REQ_XCOMP_PERM = 0x1023, /* asm/prctl.h of Linux 5.16 and later */
     LEAF7_EDX_AMX_BF16 = 1 << 22,
     LEAF7_EDX_AMX_TILE = 1 << 24,
+    LEAF7_EDX_AMX_INT8 = 1 << 25,
+    LEAF7_ECX_AVX512_VNNI = 1 << 11,
+    LEAF7_1_EAX_AVX_VNNI = 1 << 4,
     LEAF7_1_EAX_AVX512_BF16 = 1 << 5,
 };
 
@@ -57,4 +60,19 @@ kern_level kern_cpu_best_level(void) {
     if ((ebx & AVX512_NEEDED) != AVX512_NEEDED) return LEVEL_AVX2;
     if ((state & XCR0_AVX512) != XCR0_AVX512) return LEVEL_AVX2;
     return may_use_amx(state, edx) ? LEVEL_AMX : LEVEL_AVX512;
+}
+
+bool cpu_has(cpu_feature feature) {
+    uint32_t eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(7, feature == CPU_AVX_VNNI ? 1 : 0, &eax, &ebx, &ecx, &edx))
+        return false;
+    switch (feature) {
+    case CPU_AVX_VNNI:
+        return eax & LEAF7_1_EAX_AVX_VNNI;
+    case CPU_AVX512_VNNI:
+        return ecx & LEAF7_ECX_AVX512_VNNI;
+    case CPU_AMX_INT8:
+        return edx & LEAF7_EDX_AMX_INT8;
+    }
+    return false;
 }

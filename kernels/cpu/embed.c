@@ -21,25 +21,28 @@ static uint32_t dword_at(const uint8_t *bytes, uint32_t index) {
     return dword;
 }
 
-/* `bits` of column k, row `lane`, out of lines. */
-static uint32_t field_at(const uint8_t *lines, uint32_t bits, uint32_t k, uint32_t lane) {
+/* `bits` of column k, row `lane`, out of lines; `bytes`: lines that become bytes. */
+static uint32_t field_at(const uint8_t *lines, uint32_t bits, bool bytes, uint32_t k,
+                         uint32_t lane) {
     if (bits == 0) return 0;
     uint32_t cols = 32 / bits; /* of a line */
-    return dword_at(lines, k / cols * TILE_ROWS + lane) >> k % cols * bits & ((1u << bits) - 1);
+    uint32_t shift = bytes ? k % 4 * 8 + k % cols / 4 * bits : k % cols * bits;
+    return dword_at(lines, k / cols * TILE_ROWS + lane) >> shift & ((1u << bits) - 1);
 }
 
 /* Value of column k and row `lane` of a tile's block, without its scale. */
-static float value_at(esp_dtype dtype, const uint8_t *codes, uint32_t k, uint32_t lane) {
-    const cpu_format *format = &cpu_formats[dtype];
-    const quant_coding *coding = dtype_info(dtype)->coding;
+static float value_at(const kern_matrix *table, const uint8_t *codes, uint32_t k, uint32_t lane) {
+    const cpu_format *format = &cpu_formats[table->dtype];
+    const quant_coding *coding = dtype_info(table->dtype)->coding;
     uint32_t at = k * TILE_ROWS + lane;
+    if (table->bytes) at = k / 4 * LINE_BYTES + lane * 4 + k % 4;
     if (coding && coding->code_bits < 8) {
-        uint32_t low = field_at(codes, format->low_bits, k, lane);
+        uint32_t low = field_at(codes, format->low_bits, table->bytes, k, lane);
         codes += format->low_bits * LINE_BYTES;
-        uint32_t high = field_at(codes, format->high_bits, k, lane);
+        uint32_t high = field_at(codes, format->high_bits, table->bytes, k, lane);
         return quant_value(coding, (uint8_t)(low | high << format->low_bits));
     }
-    switch (dtype) {
+    switch (table->dtype) {
     case DT_Q8_0:
         return (float)(int8_t)codes[at];
     case DT_G8:
@@ -97,6 +100,18 @@ static scale_pair scales_at(const kern_matrix *table, const uint8_t *scales, uin
     return out;
 }
 
+float cpu_weight_at(const kern_matrix *matrix, uint32_t row, uint32_t col) {
+    const cpu_format *format = &cpu_formats[matrix->dtype];
+    uint32_t tile = row / TILE_ROWS, lane = row % TILE_ROWS, b = col / TILE_COLS,
+             k = col % TILE_COLS;
+    const uint8_t *codes = matrix->codes + tile * matrix->code_bytes;
+    scale_pair pair = {.scale = 1};
+    if (format->scaling != SCALE_NONE)
+        pair = scales_at(matrix, matrix->scales + tile * matrix->scale_bytes, b, k / 16, lane);
+    float w = value_at(matrix, codes + (size_t)b * format->code_bytes, k, lane);
+    return pair.scale * (w - pair.zero) + pair.offset;
+}
+
 /* out = before + scale * the row; before may be NULL, or out. */
 static void read_row(const kern_matrix *table, uint32_t row, float scale, const float *before,
                      float *out) {
@@ -110,7 +125,7 @@ static void read_row(const kern_matrix *table, uint32_t row, float scale, const 
         uint32_t b = i / TILE_COLS, k = i % TILE_COLS;
         if (format->scaling != SCALE_NONE && k % 16 == 0)
             pair = scales_at(table, scales, b, k / 16, lane);
-        float w = value_at(table->dtype, codes + (size_t)b * format->code_bytes, k, lane);
+        float w = value_at(table, codes + (size_t)b * format->code_bytes, k, lane);
         uint32_t at = order ? order[i] : i;
         float value = scale * (pair.scale * (w - pair.zero) + pair.offset);
         out[at] = before ? before[at] + value : value;

@@ -47,6 +47,23 @@ static void pack_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint
     }
 }
 
+/* Codes of `bits` bits in the order in which pack_lines takes them for lines of bytes (cpu.h). */
+static void order_bytes(const uint8_t *codes, uint32_t bits, uint8_t *out) {
+    for (uint32_t parts = 8 / bits, k = 0; k < TILE_COLS; k++) {
+        uint32_t line = k / (4 * parts), s = k / 4 % parts, i = k % 4;
+        out[line * 4 * parts + i * parts + s] = codes[k];
+    }
+}
+
+/* Lines of the code's bits from `shift` up. */
+static void pack_bits(const kern_matrix *matrix, const uint8_t *codes, uint32_t shift,
+                      uint32_t bits, uint8_t *lines) {
+    uint8_t ordered[TILE_COLS];
+    if (bits == 0) return;
+    if (matrix->bytes) order_bytes(codes, bits, ordered);
+    pack_lines(matrix->bytes ? ordered : codes, shift, bits, lines);
+}
+
 static void put_half(uint8_t *halves, uint32_t lane, uint16_t half) {
     memcpy(halves + lane * F16_BYTES, &half, sizeof half);
 }
@@ -92,6 +109,14 @@ static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uin
     }
 }
 
+/* Whole bytes of one row: column after column, or four columns after four. */
+static void pack_whole_codes(const kern_matrix *matrix, const uint8_t *in, uint32_t row,
+                             uint8_t *codes) {
+    uint32_t group = matrix->bytes ? 4 : 1;
+    for (uint32_t k = 0; k < TILE_COLS; k += group)
+        memcpy(codes + k * TILE_ROWS + row * group, in + k, group);
+}
+
 static inline void pack_column_major(const uint8_t *in, uint8_t *codes, uint32_t row,
                                      uint32_t count, uint32_t element_bytes) {
     for (uint32_t k = 0; k < count; k++)
@@ -110,10 +135,10 @@ static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane
     for (uint32_t b = 0; b < matrix->blocks; b++, codes += format->code_bytes) {
         quant_piece piece;
         coding->read(in, b, &piece);
-        if (whole) pack_column_major(piece.codes, codes, lane, TILE_COLS, 1);
-        pack_lines(piece.codes, 0, format->low_bits, codes);
-        pack_lines(piece.codes, format->low_bits, format->high_bits,
-                   codes + format->low_bits * LINE_BYTES);
+        if (whole) pack_whole_codes(matrix, piece.codes, lane, codes);
+        pack_bits(matrix, piece.codes, 0, format->low_bits, codes);
+        pack_bits(matrix, piece.codes, format->low_bits, format->high_bits,
+                  codes + format->low_bits * LINE_BYTES);
         pack_scales(matrix, &piece, b, lane, scales);
     }
 }
@@ -127,7 +152,7 @@ static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane
         uint32_t left = matrix->cols - b * TILE_COLS, count = left < TILE_COLS ? left : TILE_COLS;
         if (matrix->dtype == DT_Q8_0) {
             memcpy(scales + lane * F16_BYTES, in, F16_BYTES);
-            pack_column_major(in + F16_BYTES, codes, lane, count, 1);
+            pack_whole_codes(matrix, in + F16_BYTES, lane, codes);
         } else if (matrix->dtype == DT_F8_E4M3) {
             memcpy(scales + lane * sizeof(float), in, sizeof(float));
             pack_column_major(in + sizeof(float), codes, lane, count, 1);
@@ -197,6 +222,8 @@ static void pack_tiles(void *arg, uint32_t worker, uint32_t workers) {
         pack_row(job, row);
 }
 
+bool cpu_has_int8_form(esp_dtype dtype) { return dtype == DT_Q8_0 || dtype_info(dtype)->coding; }
+
 /* Of a matrix whose dtype, rows and cols are set. */
 static bool sizes(kern_matrix *matrix, uint64_t *scales_at) {
     const cpu_format *format = &cpu_formats[matrix->dtype];
@@ -229,6 +256,8 @@ static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
     dev->inputs = mem_new(rows, TILE_COLS * sizeof(float));
     dev->input_sums = mem_new(2 * rows, sizeof(float));
     dev->half_sums = mem_new(2 * rows, 2 * sizeof(float));
+    free(dev->quantised);
+    if (dev->linear_int8) dev->quantised = mem_new(2 * rows, sizeof *dev->quantised);
 }
 
 /* What a matrix needs of the device. */
@@ -243,7 +272,10 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
     ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
     *out = NULL;
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
-    *matrix = (kern_matrix){.dtype = desc->dtype, .rows = desc->rows, .cols = desc->cols};
+    *matrix = (kern_matrix){.dtype = desc->dtype,
+                            .rows = desc->rows,
+                            .cols = desc->cols,
+                            .bytes = dev->linear_int8 && cpu_has_int8_form(desc->dtype)};
     uint64_t scales_at = 0;
     if (sizes(matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
     if (!matrix->codes) {
@@ -280,6 +312,7 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
                         (unsigned long long)image->count, image->rows, image->cols);
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
     *matrix = shape;
+    matrix->bytes = dev->linear_int8 && cpu_has_int8_form(shape.dtype);
     matrix->borrowed = true;
     matrix->codes = (uint8_t *)(uintptr_t)image->bytes;
     matrix->scales = matrix->codes + scales_at;

@@ -16,6 +16,10 @@ static esp_code ref_open(kern_device **out, const kern_options *options, esp_err
                               "the ref device keeps its KV cache in float32, not %s; use "
                               "--kv-dtype f32 or --device cpu",
                               dtype_info(options->kv_dtype)->name);
+    if (options->activations != ACT_BF16)
+        return esp_fail_field(err, ESP_INVALID, "--activations",
+                              "--activations int8: the ref device computes in float32 throughout; "
+                              "use --device cpu, or leave --activations away");
     if (options->tokens_max == 0)
         return esp_fail_field(err, ESP_INVALID, "--step-tokens",
                               "a step of 0 tokens computes nothing; raise --step-tokens");
@@ -35,6 +39,11 @@ static void ref_close(kern_device *dev) {
 static const char *ref_profile(const kern_device *dev) {
     (void)dev;
     return "ref,act=f32,kv=f32";
+}
+
+static const char *ref_layout(const kern_device *dev) {
+    (void)dev;
+    return "ref-blocks-1";
 }
 
 static size_t ref_element_bytes(const kern_device *dev, kern_kind kind) {
@@ -159,10 +168,10 @@ static esp_code ref_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_ref = {
     .name = "ref",
-    .layout = "ref-blocks-1",
     .open = ref_open,
     .close = ref_close,
     .profile = ref_profile,
+    .layout = ref_layout,
     .element_bytes = ref_element_bytes,
     .alloc = ref_alloc,
     .release = ref_release,
