@@ -156,6 +156,14 @@ typedef struct amx_panel {
     _Alignas(CACHE_LINE_BYTES) float offsets[AMX_PANEL][2][TILE_ROWS];
 } amx_panel;
 
+/* Some blocks of one weight tile as the AMX level multiplies them with int8 activations. */
+enum { INT8_PANEL = 12 };
+typedef struct int8_panel {
+    _Alignas(CACHE_LINE_BYTES) uint8_t bytes[INT8_PANEL][TILE_COLS * TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) float scales[INT8_PANEL][2][TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) float offsets[INT8_PANEL][2][TILE_ROWS];
+} int8_panel;
+
 /* One worker's own memory. */
 typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float sums[CHUNK_TOKENS][STRIP_TILES * TILE_ROWS];
@@ -168,6 +176,7 @@ typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float values[KV_PAGE_TOKENS * CPU_HEAD_DIM_MAX];
     _Alignas(CACHE_LINE_BYTES) float outs[QUERIES_MAX * CPU_HEAD_DIM_MAX];
     amx_panel panels[2];
+    int8_panel int8_panels[2];
 } cpu_scratch;
 
 /* The ops of one instruction level: every file of level/ is compiled once for each. */
