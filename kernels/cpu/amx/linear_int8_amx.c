@@ -230,8 +230,7 @@ static void multiply_strip(strip_task *task) {
 static void chunk(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t begin,
                   uint32_t end, cpu_scratch *scratch) {
     configure(false);
-    strip_task task = {
-        .job = job, .scratch = scratch, .rows = cpu_round_up(tokens, TILE_TOKENS)};
+    strip_task task = {.job = job, .scratch = scratch, .rows = cpu_round_up(tokens, TILE_TOKENS)};
     for (uint32_t unit = begin; unit < end; unit += INT8_STRIP / job->unit_tiles) {
         strip s = strip_at(job, unit, end, INT8_STRIP);
         task.s = &s;

@@ -132,14 +132,7 @@ ALWAYS_INLINE void expand_tile(esp_dtype dtype, const byte_run *run, uint32_t n,
         vi codes = dot_codes(dtype, block, v, y);
         memcpy(scratch->bytes[n] + v * LINE_BYTES + y * LANES * 4, &codes, sizeof codes);
     }
-    for (uint32_t half = 0; half < TILE_COLS / scale_cols(format->scaling); half++)
-        for (uint32_t v = 0; v < VECTORS; v++) {
-            v_store(&scratch->scales[n][half][v * LANES],
-                    tile_scale(dtype, run->scales[n], b, half, v));
-            if (has_offset(format->scaling))
-                v_store(&scratch->offsets[n][half][v * LANES],
-                        tile_offset(dtype, run->scales[n], b, half, v));
-        }
+    tile_expand_scales(dtype, run->scales[n], n, b, scratch);
 }
 
 #define EXPAND_ARGS                                                                                \
@@ -250,35 +243,35 @@ ALWAYS_INLINE void multiply_tiles(byte_class class, uint32_t end, uint32_t token
         multiply_all(class, 1, tokens, task);
 }
 
-/* One function a class of formats, named after one of them. */
-typedef void multiply_fn(uint32_t end, uint32_t tokens, dot_task task);
+/* One function a class that formats have. */
+#ifdef CPU_VNNI
 #define FOR_EACH_CLASS(of)                                                                         \
-    of(DT_Q8_0) of(DT_Q4_0) of(DT_Q5_0) of(DT_Q4_1) of(DT_Q5_1) of(DT_G4) of(DT_G8) of(DT_Q3_K)    \
-        of(DT_Q6_K) of(DT_Q2_K)
-#define MULTIPLY_OF(dtype)                                                                         \
-    static void multiply_##dtype(uint32_t end, uint32_t tokens, dot_task task) {                   \
-        const byte_class class = {cpu_formats[dtype].scaling, dot_kind(dtype)};                    \
-        multiply_tiles(class, end, tokens, task);                                                  \
+    of(SCALE_32, 1) of(SCALE_32_OFFSET, 1) of(SCALE_32_ZERO, 1) of(SCALE_16, 1)                    \
+        of(SCALE_16_OFFSET, 1)
+#else
+#define FOR_EACH_CLASS(of)                                                                         \
+    of(SCALE_32, 1) of(SCALE_32, 4) of(SCALE_32, 8) of(SCALE_32_OFFSET, 4) of(SCALE_32_OFFSET, 8)  \
+        of(SCALE_32_ZERO, 1) of(SCALE_32_ZERO, 8) of(SCALE_16, 2) of(SCALE_16, 4)                  \
+            of(SCALE_16_OFFSET, 4)
+#endif
+typedef void multiply_fn(uint32_t end, uint32_t tokens, dot_task task);
+#define MULTIPLY_OF(scaling, kind)                                                                 \
+    static void multiply_##scaling##_##kind(uint32_t end, uint32_t tokens, dot_task task) {        \
+        multiply_tiles((byte_class){scaling, kind}, end, tokens, task);                            \
     }
 FOR_EACH_CLASS(MULTIPLY_OF)
-static multiply_fn *const multiply_of[DT_COUNT] = {
-    [DT_Q8_0] = multiply_DT_Q8_0, [DT_IQ4_NL] = multiply_DT_Q8_0, [DT_IQ4_XS] = multiply_DT_Q8_0,
-    [DT_Q4_0] = multiply_DT_Q4_0, [DT_Q5_0] = multiply_DT_Q5_0,   [DT_Q4_1] = multiply_DT_Q4_1,
-    [DT_Q4_K] = multiply_DT_Q4_1, [DT_Q5_1] = multiply_DT_Q5_1,   [DT_Q5_K] = multiply_DT_Q5_1,
-    [DT_G2] = multiply_DT_G4,     [DT_G3] = multiply_DT_G4,       [DT_G4] = multiply_DT_G4,
-    [DT_G8] = multiply_DT_G8,     [DT_Q3_K] = multiply_DT_Q3_K,   [DT_Q6_K] = multiply_DT_Q6_K,
-    [DT_Q2_K] = multiply_DT_Q2_K,
-};
-
-static int code_first_of(esp_dtype dtype) { return dot_first(dtype); }
+#define MULTIPLY_ROW(scaling, kind) [scaling][kind] = multiply_##scaling##_##kind,
+static multiply_fn *const multiply_of[][BYTE_VECTORS + 1] = {FOR_EACH_CLASS(MULTIPLY_ROW)};
 
 static void many_format(esp_dtype dtype, const byte_run *run, uint32_t first, uint32_t count,
                         uint32_t tokens, cpu_scratch *scratch) {
-    dot_task task = {.first = first, .code_first = code_first_of(dtype), .scratch = scratch};
+    multiply_fn *multiply_block = multiply_of[cpu_formats[dtype].scaling][dot_kind(dtype)];
+    dot_task task = {.first = first, .code_first = dot_first(dtype), .scratch = scratch};
+    ESP_ASSERT(multiply_block);
     for (uint32_t b = 0; b < run->blocks; b++) {
         task.x = run->inputs + (size_t)b * run->rows;
         expand_of[dtype](run, first, first + count, b, scratch);
-        multiply_of[dtype](first + count, tokens, task);
+        multiply_block(first + count, tokens, task);
     }
 }
 
