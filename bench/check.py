@@ -24,6 +24,7 @@ DECODE_RATIO_BAR = 0.7
 BUILD_BAR_S = 120
 LOAD_RATIO_BAR = 0.8
 LOAD_MEMORY_BAR, LOAD_MEMORY_EXTRA_MB = 1.1, 200
+DECODE_LIMIT_BAR, PREFILL_LIMIT_BAR = 0.75, 0.45
 
 KV_BYTES = 128 << 20
 """Small enough for the load to fill it, so that the memory bar counts every page."""
@@ -183,13 +184,19 @@ def load_seconds(model, weights, folder):
     return took, memory
 
 
-def loading(folder):
-    """A cold start beside plain reading of the same file, in turns. The packed size of bf16 is the file's."""
+def checkpoint():
+    """The folder of the model of 1B's shape, made on the first call."""
     model = os.path.join(CACHE, "bench-checkpoint")
-    weights = os.path.join(model, "model.safetensors")
     if not os.path.exists(os.path.join(model, "complete")):
         subprocess.run([sys.executable, os.path.join(ROOT, "bench", "make_checkpoint.py"), model], check=True)
         open(os.path.join(model, "complete"), "wb").close()
+    return model
+
+
+def loading(folder):
+    """A cold start beside plain reading of the same file, in turns. The packed size of bf16 is the file's."""
+    model = checkpoint()
+    weights = os.path.join(model, "model.safetensors")
     size = os.path.getsize(weights)
     ratios, rates, peaks = [], [], []
     for _ in range(5):
@@ -207,6 +214,38 @@ def loading(folder):
     yield (f"peak memory of loading {size / 1e6:.0f} MB", f"<= {bar:.0f} MB", f"{peak:.0f} MB", peak <= bar)
 
 
+def roofline_rounds(rounds, *arguments):
+    """(limits, run) of each round: what the machine can do and what the engine did, in the same process."""
+    for _ in range(rounds):
+        done = subprocess.run([ESPALIER, "bench", *map(str, arguments), "--concurrency", "1", "--roofline", "--json"],
+                              check=True, stdout=subprocess.PIPE, text=True)
+        rows = {row["bench"]: row for row in map(json.loads, done.stdout.splitlines())}
+        yield rows["roofline"], rows["engine"]
+
+
+def limits(_):
+    """One stream's decode beside the read bandwidth, and a prefill beside the matrix rate, of the same run."""
+    rounds = list(roofline_rounds(5, "--model", MODEL, "--prompt-tokens", 128, "--output-tokens", 128, "--requests", 3))
+    share = statistics.median(run["decode_mbu"] for _, run in rounds)
+    speed = statistics.median(run["decode_tok_s"] for _, run in rounds)
+    read = statistics.median(limit["read_weights"]["gb_s"] for limit, _ in rounds)
+    size = rounds[0][0]["read_weights"]["bytes"]
+    yield ("decode, 1 stream, of read bandwidth", f">= {DECODE_LIMIT_BAR:.0%}",
+           f"{share:.1%} ({speed:.0f} tok/s of {size / 1e6:.1f} MB; {read:.1f} GB/s can be read)", share >= DECODE_LIMIT_BAR)
+
+    rounds = list(roofline_rounds(3, "--model", checkpoint(), "--prompt-tokens", 512, "--output-tokens", 4,
+                                  "--requests", 4, "--max-context", 1024))
+    level = rounds[0][0]["level"]
+    rate = {"amx": "amx_bf16", "avx512": "avx512_f32", "avx2": "avx2_f32"}[level]
+    share = statistics.median(run["prefill_mfu"] for _, run in rounds)
+    speed = statistics.median(run["prefill_tok_s"] for _, run in rounds)
+    most = statistics.median(limit["gop_s"][rate] for limit, _ in rounds)
+    # The bar is one of tiles; a machine without them shows its share of what it has.
+    met = share >= PREFILL_LIMIT_BAR if level == "amx" else None
+    yield (f"prefill of 512, 1B shape, of {rate}", f">= {PREFILL_LIMIT_BAR:.0%}",
+           f"{share:.1%} ({speed:.0f} tok/s; {most / 1e3:.2f} Tflop/s can be computed)", met)
+
+
 def load_helpers():
     """The end-to-end tests' server and calls, with stubs made on the spot."""
     sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
@@ -221,13 +260,16 @@ def main():
     parser.add_argument("--quick", action="store_true", help="without llama.cpp")
     parser.add_argument("--builds", action="store_true", help="time builds from clean too")
     parser.add_argument("--load", action="store_true", help="loading alone: a checkpoint of 2.5 GB, made on the first run")
+    parser.add_argument("--limits", action="store_true", help="decode and prefill beside what this machine can do, alone")
     parser.add_argument("--ask-health", metavar="ADDRESS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask_health:
         ask_health(options.ask_health)
         return 0
     stubs = load_helpers()
-    bars = [loading] if options.load else [start_to_serving, under_load] + [beside_llama_cpp] * (not options.quick) + [builds] * options.builds
+    bars = [loading] * options.load + [limits] * options.limits
+    if not bars:
+        bars = [start_to_serving, under_load] + [beside_llama_cpp] * (not options.quick) + [builds] * options.builds
     missed = 0
     print(f"{'bar':<44} {'wanted':>10}  {'verdict':<8} measured")
     for bar in bars:

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # check.sh - every timed bar of the project, measured on this machine: bar, measured value, verdict.
 #
-#   bench/check.sh [--quick] [--builds] | --load
+#   bench/check.sh [--quick] [--builds] | [--load] [--limits] | --soak [--minutes N]
 #
 # --quick leaves the side-by-side run with llama.cpp out; it is also left out, and said so, until
 # bench/peers/build_llama_cpp.sh has built it. --builds times a build from clean of each preset too (minutes).
 # --load measures cold starts alone, with a checkpoint of 2.5 GB that the first run makes in the cache folder.
+# --limits measures decode beside the read bandwidth, and prefill of that checkpoint beside the matrix rate, alone.
+# --soak is bench/soak.py: a server under load for 15 minutes, or N.
 # Exit 1 when a bar is missed. Run it on a quiet machine: figures of a busy one say nothing.
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
@@ -15,5 +17,9 @@ PYTHON="${ESPALIER_TEST_PYTHON:-$CACHE/venv-tests/bin/python}"
 if [ ! -x "$PYTHON" ] || [ ! -x "$ROOT/build/release/espalier" ]; then
     echo "check.sh: the release build or the test client is missing: run scripts/test.sh --release-only first" >&2
     exit 1
+fi
+if [ "${1:-}" = --soak ]; then
+    shift
+    exec "$PYTHON" "$ROOT/bench/soak.py" "$@"
 fi
 exec "$PYTHON" "$ROOT/bench/check.py" "$@"

@@ -73,8 +73,8 @@ static const flag model_flags[] = {
      MODEL_FIELD(threads),
      .most = POOL_THREADS_MAX,
      .placeholder = "N",
-     .help =
-         "worker threads; default: as many as this process may use. Answers do not depend on it"},
+     .help = "worker threads; default: one for each core this process may use. Answers do not "
+             "depend on it"},
     {.name = "kv-dtype",
      .kind = FLAG_CHOICE,
      MODEL_FIELD(kv_dtype),
@@ -120,8 +120,15 @@ static const flag model_flags[] = {
      .given_offset = offsetof(model_config, quantize_given),
      .choices = quantize_dtypes,
      .placeholder = "TYPE",
-     .help = "q8_0 or q4_k, what 16- and 32-bit matrices become; the result is kept beside the "
-             "model, so that the next start maps it"},
+     .help = "q8_0 or q4_k, what 16- and 32-bit matrices become; the result is kept (--pack)"},
+    {.name = "pack",
+     .kind = FLAG_TEXT,
+     MODEL_FIELD(pack),
+     .placeholder = "auto|off|DIR",
+     .help =
+         "packed weights in a file that the next start maps: auto beside the model, used by all "
+         "commands and written by serve where packing took half a second, or with --quantize; "
+         "off; or always, in DIR; default auto"},
     {.name = "gpu-memory-utilization", .kind = FLAG_LATER, .placeholder = "F"},
     {.name = "adapter", .kind = FLAG_LATER, .placeholder = "DIR"},
 };
@@ -167,6 +174,12 @@ static const flag serve_flags[] = {
      SERVE_FIELD(token_file),
      .placeholder = "FILE",
      .help = "clients must show one of these bearer tokens, one a line"},
+    {.name = "record",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(record),
+     .placeholder = "FILE",
+     .help = "append each finished request to this file, one JSON object a line, for espalier "
+             "replay; it holds token ids of clients, so only its owner may read it"},
     {.name = "insecure",
      .kind = FLAG_SWITCH,
      SERVE_FIELD(insecure),
@@ -205,7 +218,8 @@ const flag_table config_serve_flags = {
     .title = "Server", .flags = serve_flags, .count = sizeof serve_flags / sizeof *serve_flags};
 
 void config_serve_defaults(serve_config *config) {
-    *config = (serve_config){.grpc = "127.0.0.1:8470",
+    *config = (serve_config){.model.serves = true,
+                             .grpc = "127.0.0.1:8470",
                              .http = "127.0.0.1:8471",
                              .grace_seconds = 30,
                              .slow_reader_bytes = 256 << 10};

@@ -37,13 +37,18 @@ typedef struct model_config {
     kern_activations activations; /* --activations bf16|int8 */
     esp_dtype quantize;           /* --quantize q8_0|q4_k; read only if quantize_given */
     bool quantize_given;
+    const char *pack;     /* --pack auto|off|DIR; NULL: auto */
     uint32_t threads;     /* --threads; 0: all this process may use */
     uint64_t kv_memory;   /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens) */
     uint32_t max_seqs;    /* --max-seqs; 0: 256 */
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+    bool serves;          /* lives on behind its start, as `serve` does */
     bool keep_pages;      /* tests and benches: pages behind a window are not freed */
+    struct op_timer *op_timer; /* benches: times every op (kernels/op_timer.h); NULL: none */
+    bool digest;               /* the model's digest is computed while it opens: engine_digest */
+    const kern_ops *ops;       /* tests: a table instead of the device's; NULL: the device's */
 } model_config;
 
 /* What `serve` takes besides. */
@@ -53,6 +58,7 @@ typedef struct serve_config {
     const char *http;                           /* --http, default 127.0.0.1:8471; "off" for none */
     const char *tls_cert, *tls_key, *client_ca; /* PEM files */
     const char *token_file;                     /* one bearer token a line */
+    const char *record;                         /* --record: finished requests; or NULL */
     bool insecure;                              /* allow a non-loopback address without TLS */
     uint32_t grace_seconds;     /* --grace, default 30: how long streams may finish on SIGTERM */
     uint32_t slow_reader_bytes; /* --slow-reader-bytes, default 256 KiB unsent before a cut */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
@@ -13,6 +14,7 @@
 #include "engine/base/mem.h"
 #include "engine/engine_parts.h"
 #include "engine/model/format/model_folder.h"
+#include "kernels/op_timer.h"
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
@@ -65,6 +67,7 @@ static esp_code resolve_device(engine *e, esp_error *err) {
         c->kv_dtype = DT_BF16;
     }
     e->ops = c->device == DEVICE_REF ? &kern_ref : &kern_cpu;
+    if (c->ops) e->ops = c->ops;
     return ESP_OK;
 }
 
@@ -81,6 +84,7 @@ static esp_code open_device(engine *e, esp_error *err) {
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
                   e->profile);
+    if (e->config.op_timer) op_timer_wrap(e->config.op_timer, &e->ops, &e->dev);
     return ESP_OK;
 }
 
@@ -165,6 +169,17 @@ static void set_name(engine *e, const model_file *file) {
     if (length > 5 && !strcmp(e->name + length - 5, ".gguf")) e->name[length - 5] = 0;
 }
 
+/* Symbolic links stay: a name may tell more than what it leads to. */
+static void set_absolute_path(engine *e) {
+    char folder[PATH_MAX], whole[2 * PATH_MAX + 2];
+    const char *path = e->model_path;
+    if (path[0] != '/' && getcwd(folder, sizeof folder)) {
+        snprintf(whole, sizeof whole, "%s/%.*s", folder, PATH_MAX, path);
+        path = whole;
+    }
+    e->absolute_path = mem_copy_text(path, strlen(path));
+}
+
 static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     esp_code code = model_file_tokenizer(file, &e->tok, err);
     if (code != ESP_OK) return code;
@@ -173,16 +188,22 @@ static esp_code open_text(engine *e, const model_file *file, esp_error *err) {
     return ESP_OK;
 }
 
-/* --quantize, and where its result is kept. */
-static void ask_to_quantize(const engine *e, model_options *o, char *folder, size_t bytes) {
+/* --quantize and --pack. A model that will serve for long is started again some day: its pack is kept
+ * where that pays. Other commands leave no file behind that nobody asked for. */
+static void ask_for_weights(const engine *e, model_options *o, char *folder, size_t bytes) {
     const model_config *c = &e->config;
-    if (!c->quantize_given) return;
-    o->quantize = true;
+    bool asked = c->pack && strcmp(c->pack, "auto") != 0, off = asked && !strcmp(c->pack, "off");
+    o->quantize = c->quantize_given;
     o->quantize_to = c->quantize;
-    o->pack_format = c->quantize == DT_Q8_0 ? "q8_0" : "q4_k";
-    o->model_path = e->model_path;
-    o->cache_folder = config_cache_folder(folder, bytes);
     o->pool = e->pool;
+    o->packs = off                          ? PACKS_OFF
+               : asked || c->quantize_given ? PACKS_KEEP
+               : c->serves                  ? PACKS_KEEP_IF_WORTH
+                                            : PACKS_USE;
+    o->packs_behind = c->serves;
+    o->model_path = e->model_path;
+    o->pack_folder = asked ? c->pack : NULL;
+    o->cache_folder = config_cache_folder(folder, bytes);
 }
 
 static esp_code open_model(engine *e, model_file *file,
@@ -202,13 +223,13 @@ static esp_code open_model(engine *e, model_file *file,
                        .progress = progress,
                        .progress_arg = progress_arg};
     char cache_folder[PATH_MAX];
-    ask_to_quantize(e, &o, cache_folder, sizeof cache_folder);
+    ask_for_weights(e, &o, cache_folder, sizeof cache_folder);
     code = model_open(&e->model, file, &o, err);
     if (code != ESP_OK) return code;
     e->model_vocab = spec->vocab;
     code = open_pages(e, err);
     if (code == ESP_OK && !engine_embeds(e))
-        code = sample_scratch_open(&e->scratch, spec->vocab, err);
+        code = sample_rows_open(&e->sampling, e->pool, spec->vocab, MODEL_LOGITS_ROWS, err);
     if (code == ESP_OK) take_batch(e);
     return code;
 }
@@ -221,10 +242,13 @@ esp_code engine_open(engine **out, const model_config *config,
     e->config = *config;
     e->model_path = mem_copy_text(config->model_path, strlen(config->model_path));
     e->config.model_path = e->model_path;
+    set_absolute_path(e);
     model_file *file = NULL;
     esp_code code = model_file_open(&file, e->model_path, err);
     if (code == ESP_OK) set_name(e, file);
     if (code == ESP_OK) code = open_model(e, file, progress, progress_arg, err);
+    if (code == ESP_OK && config->digest)
+        snprintf(e->digest, sizeof e->digest, "%s", model_file_digest(file));
     model_file_close(file); /* the mapping goes: weights and tokenizer are copies */
     if (code != ESP_OK) {
         engine_close(e);
@@ -273,7 +297,7 @@ void engine_close(engine *e) {
                       b->tables,     b->rows,       e->batch_owner, e->row_work};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
-    sample_scratch_close(e->scratch);
+    sample_rows_close(e->sampling);
     sched_close(e->sched);
     if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);
     model_close(e->model);
@@ -282,6 +306,7 @@ void engine_close(engine *e) {
     template_close(e->template);
     tok_close(e->tok);
     free(e->model_path);
+    free(e->absolute_path);
     free(e);
 }
 
@@ -407,6 +432,7 @@ signal_word *engine_news_signal(engine *e) {
 
 static void *run(void *arg) {
     engine *e = arg;
+    pool_settle(e->pool);
     while (!atomic_load_explicit(&e->stopping, memory_order_acquire)) {
         uint32_t seen = signal_seen(&e->inbox_signal);
         if (!engine_step(e)) signal_wait(&e->inbox_signal, seen, 1000000);
@@ -502,9 +528,12 @@ const model_spec *engine_spec(const engine *e) { return model_get_spec(e->model)
 const tokenizer *engine_tokenizer(const engine *e) { return e->tok; }
 const char *engine_name(const engine *e) { return e->name; }
 const char *engine_profile(const engine *e) { return e->profile; }
+const char *engine_path(const engine *e) { return e->absolute_path; }
+const char *engine_digest(const engine *e) { return e->digest; }
 uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
 bool engine_embeds(const engine *e) { return model_get_spec(e->model)->pooling != POOLING_NONE; }
 size_t engine_weight_bytes(const engine *e) { return model_weight_bytes(e->model); }
+model_cost engine_cost(const engine *e) { return model_cost_of(e->model); }
 
 const chat_template *engine_template(const engine *e, const esp_error **why) {
     if (why) *why = &e->template_why;

@@ -16,6 +16,7 @@
 #include "engine/base/status.h"
 #include "engine/config.h"
 #include "engine/model/model.h"
+#include "engine/model/model_cost.h"
 #include "engine/request.h"
 #include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
@@ -36,10 +37,14 @@ const tokenizer *engine_tokenizer(const engine *e);
 const chat_template *engine_template(const engine *e, const esp_error **why);
 const char *engine_name(const engine *e);    /* --name or the file's name without .gguf */
 const char *engine_profile(const engine *e); /* the numeric profile */
+const char *engine_path(const engine *e);    /* absolute, where that could be found out */
+/* What the model is, by the content of its files (model_digest.h); "" unless config.digest asked. */
+const char *engine_digest(const engine *e);
 uint32_t engine_context_max(const engine *e);
 /* Whether it takes requests for vectors (of engine_spec's `hidden` floats) instead of such for tokens. */
 bool engine_embeds(const engine *e);
 size_t engine_weight_bytes(const engine *e);
+model_cost engine_cost(const engine *e);
 
 /* Hands the request to the engine thread (which takes its own reference) or says why not:
  * ESP_INVALID can never fit, or the model does not do that; ESP_EXHAUSTED full, with retry_ms; ESP_UNAVAILABLE draining. */

@@ -9,7 +9,9 @@
 
 #include "engine/base/pool.h"
 #include "engine/engine.h"
+#include "engine/model/format/model_digest.h"
 #include "engine/profile.h"
+#include "engine/sample_rows.h"
 
 /* Written by the engine thread with relaxed stores, read by anyone. */
 typedef struct atomic_histogram {
@@ -31,8 +33,8 @@ typedef struct engine_counters {
 struct engine {
     model_config config; /* every default resolved */
     char name[256];
-    char profile[PROFILE_BYTES_MAX];
-    char *model_path;
+    char profile[PROFILE_BYTES_MAX], digest[MODEL_DIGEST_CHARS];
+    char *model_path, *absolute_path;
 
     /* Constant while open. */
     const kern_ops *ops;
@@ -49,7 +51,7 @@ struct engine {
 
     /* The engine thread's. */
     scheduler *sched;
-    sample_scratch *scratch;
+    sample_rows *sampling;
     step_batch batch;
     request **batch_owner; /* [seqs] request of each sequence of the batch */
     uint32_t *row_work;    /* [rows] index in the plan of each row */

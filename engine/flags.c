@@ -146,6 +146,15 @@ static esp_code set_one(const flag *f, const given *g, const char *source, const
     return listed ? code : flag_set(f, source, value, base, err);
 }
 
+/* The command's switch that needs no other option was given. */
+static bool stands_alone(const flag_command *command, const given *g) {
+    uint32_t index;
+    const flag *f;
+    return command->alone &&
+           find_flag(command, command->alone, strlen(command->alone), &index, &f) &&
+           g->value[index];
+}
+
 static esp_code set_all(const flag_command *command, const given *g, const flag_values *file,
                         void *target, esp_error *err) {
     const flag *f;
@@ -161,7 +170,7 @@ static esp_code set_all(const flag_command *command, const given *g, const flag_
         if (value) {
             esp_code code = set_one(f, g, source, value, (char *)target + base, err);
             if (code != ESP_OK) return code;
-        } else if (f->required) {
+        } else if (f->required && !stands_alone(command, g)) {
             return esp_fail_field(err, ESP_OUT_OF_RANGE, f->name,
                                   "--%s %s is missing; see espalier %s --help", f->name,
                                   f->placeholder, command->name);

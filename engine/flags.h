@@ -76,7 +76,8 @@ typedef struct flag_command {
     const char *positional;   /* placeholder of the one free argument, or NULL */
     size_t positional_offset; /* const char * */
     bool positional_required;
-    bool config_file; /* takes --config FILE */
+    bool config_file;         /* takes --config FILE */
+    const char *alone;        /* a switch with which nothing else is required, or NULL */
     struct {
         const flag_table *table;
         size_t offset; /* of the table's struct in the target */

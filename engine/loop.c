@@ -214,22 +214,25 @@ static void keep_token(engine *e, request *r, const sample_result *result, int64
     atomic_store_explicit(&r->published, r->output_count, memory_order_release);
 }
 
-static void collect_row(engine *e, const sched_work *work, const float *logits, int64_t now_us) {
+static void ask_for_token(sample_row *row, const request *r, const float *logits) {
+    row->policy = &r->policy;
+    row->history = (sample_history){.tokens = r->tokens,
+                                    .prompt_count = r->prompt_count,
+                                    .count = r->prompt_count + r->output_count};
+    row->logits = logits;
+    row->digest = r->row_digests ? &r->row_digests[r->output_count] : NULL;
+}
+
+static void collect_row(engine *e, const sched_work *work, const sample_row *row, int64_t now_us) {
     request *r = work->owner;
-    sample_history history = {.tokens = r->tokens,
-                              .prompt_count = r->prompt_count,
-                              .count = r->prompt_count + r->output_count};
-    sample_result result;
-    esp_error error = {0};
     /* A fault inside one sequence ends that sequence only. */
-    if (sample_pick(e->scratch, &r->policy, &history, logits, history.count, &result, &error) !=
-        ESP_OK) {
+    if (row->code != ESP_OK) {
         sched_finish(e->sched, now_us, work->seq);
-        engine_end_request(e, r, FINISH_ERROR, &error);
+        engine_end_request(e, r, FINISH_ERROR, &row->error);
         return;
     }
-    keep_token(e, r, &result, now_us);
-    finish_reason reason = judge(e, r, result.id);
+    keep_token(e, r, &row->result, now_us);
+    finish_reason reason = judge(e, r, row->result.id);
     if (reason == FINISH_NONE && atomic_load_explicit(&r->cancel_asked, memory_order_relaxed)) {
         sched_finish(e->sched, now_us, work->seq);
         end_with(e, r, ESP_CANCELLED);
@@ -277,15 +280,19 @@ static void collect_embeddings(engine *e, const sched_plan *plan) {
 
 static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err) {
     uint32_t rows = e->batch.row_count;
+    sample_row *picked = sample_rows_at(e->sampling);
     for (uint32_t first = 0; first < rows; first += MODEL_LOGITS_ROWS) {
         uint32_t count = rows - first < MODEL_LOGITS_ROWS ? rows - first : MODEL_LOGITS_ROWS;
         const float *logits;
         esp_code code = model_logits(e->model, first, count, &logits, err);
         if (code != ESP_OK) return code;
+        for (uint32_t i = 0; i < count; i++)
+            ask_for_token(&picked[i], plan->work[e->row_work[first + i]].owner,
+                          logits + (size_t)i * e->model_vocab);
+        sample_rows_pick(e->sampling, count);
         int64_t now_us = clock_now_us();
         for (uint32_t i = 0; i < count; i++)
-            collect_row(e, &plan->work[e->row_work[first + i]], logits + (size_t)i * e->model_vocab,
-                        now_us);
+            collect_row(e, &plan->work[e->row_work[first + i]], &picked[i], now_us);
     }
     return ESP_OK;
 }

@@ -28,7 +28,7 @@ static const struct {
     {"render", command_render, "chat messages to prompt text, through the model's template"},
     {"inspect", command_inspect, "describe a model"},
     {"bench", command_bench, "measure speed and latency in process"},
-    {"replay", NULL, NULL},
+    {"replay", command_replay, "run recorded requests again and compare bits"},
     {"adapter", NULL, NULL},
     {"make-weights", NULL, NULL},
 };

@@ -72,6 +72,7 @@ static void copy_input(request *r, const request_options *o) {
         r->logprobs = mem_new(o->output_max, sizeof *r->logprobs);
     if (o->policy.top_logprobs)
         r->top = mem_new((size_t)o->output_max * o->policy.top_logprobs, sizeof *r->top);
+    if (o->row_digests) r->row_digests = mem_new(o->output_max, sizeof *r->row_digests);
     r->ignore_eos = o->ignore_eos;
     r->priority = o->priority;
     r->deadline_us = o->deadline_us;
@@ -108,5 +109,6 @@ void request_unref(request *r) {
     free(r->logprobs);
     free(r->top);
     free(r->embedding);
+    free(r->row_digests);
     free(r);
 }

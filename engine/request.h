@@ -55,6 +55,7 @@ typedef struct request_options {
     int64_t deadline_us; /* monotonic; 0 = none */
     void *user;          /* the submitter's, never followed by the engine */
     uint32_t embedding_width; /* > 0: one vector of so many floats is wanted instead of tokens */
+    bool row_digests;         /* the digest of each token's logits is kept (record.h) */
 } request_options;
 
 typedef struct request {
@@ -76,6 +77,7 @@ typedef struct request {
     float *logprobs;          /* [output_max] or NULL */
     sample_logprob *top;      /* [output_max][policy.top_logprobs] or NULL */
     float *embedding;         /* [embedding_width] once done, unless it failed; or NULL */
+    uint64_t *row_digests;    /* [output_max] or NULL: XXH3 of the logits each token came from */
     _Atomic uint32_t published;
     _Atomic bool done; /* set last */
 

@@ -2,8 +2,7 @@
  *
  * top-k, top-p and min-p each keep a head of the tokens ordered by score (ties by lower id). So
  * nothing is ever sorted whole: a bounded heap finds the top k; otherwise every token too light to
- * be in the head is left out first; then a heap of the rest is popped until the head is complete.
- */
+ * be in the head is left out first; then a heap of the rest is popped until the head is complete. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/sample.h"
 
@@ -24,6 +23,7 @@ struct sample_scratch {
     uint32_t vocab;
     float *scores;    /* [vocab] */
     float *weights;   /* [vocab] */
+    double *sums;     /* [sample_blocks(vocab)] of the weights */
     candidate *heap;  /* [vocab] */
     uint32_t *counts; /* [vocab] all 0 between picks */
     int32_t *touched; /* [vocab] ids whose count is not 0 */
@@ -37,11 +37,12 @@ esp_code sample_scratch_open(sample_scratch **out, uint32_t vocab, esp_error *er
         s->vocab = vocab;
         s->scores = calloc(vocab, sizeof *s->scores);
         s->weights = calloc(vocab, sizeof *s->weights);
+        s->sums = calloc(sample_blocks(vocab), sizeof *s->sums);
         s->heap = calloc(vocab, sizeof *s->heap);
         s->counts = calloc(vocab, sizeof *s->counts);
         s->touched = calloc(vocab, sizeof *s->touched);
     }
-    if (!s || !s->scores || !s->weights || !s->heap || !s->counts || !s->touched) {
+    if (!s || !s->scores || !s->weights || !s->sums || !s->heap || !s->counts || !s->touched) {
         sample_scratch_close(s);
         return esp_fail(err, ESP_EXHAUSTED, "sampling: no memory for a vocabulary of %u tokens",
                         vocab);
@@ -54,6 +55,7 @@ void sample_scratch_close(sample_scratch *s) {
     if (!s) return;
     free(s->scores);
     free(s->weights);
+    free(s->sums);
     free(s->heap);
     free(s->counts);
     free(s->touched);
@@ -144,19 +146,22 @@ static void heapify(candidate *heap, uint32_t count, heap_kind kind) {
         sift_down(heap, count, i, kind);
 }
 
-/* The best k finite scores, in no useful order; fewer when there are fewer. */
+/* The best k finite scores, in no useful order; fewer when there are fewer. Once there are k, most
+ * of the row is passed over many at a time. */
 static uint32_t select_best(candidate *heap, const float *scores, uint32_t vocab, uint32_t k) {
     uint32_t count = 0;
-    for (uint32_t id = 0; id < vocab; id++) {
+    float bar = -INFINITY;
+    for (uint32_t id = 0; (id = sample_next(scores, id, vocab, bar)) < vocab; id++) {
         if (!sample_finite(scores[id])) continue;
         candidate c = {.score = scores[id], .id = (int32_t)id};
         if (count < k) {
             heap[count++] = c;
             if (count == k) heapify(heap, k, WORST_ON_TOP);
-        } else if (scores[id] > heap[0].score) { /* an equal one has a higher id: worse */
+        } else { /* an equal one has a higher id: worse */
             heap[0] = c;
             sift_down(heap, k, 0, WORST_ON_TOP);
         }
+        if (count == k) bar = heap[0].score;
     }
     return count;
 }
@@ -180,17 +185,27 @@ static double uniform(uint64_t seed, uint32_t position) {
     return (double)(((uint64_t)word[0] << 32 | word[1]) >> 11) * 0x1p-53;
 }
 
-/* From all tokens, in index order. */
-static int32_t pick_from_all(const float *weights, uint32_t vocab, double sum, double u) {
+/* The last token that weighs anything: rounding may leave the target above all sums. */
+static int32_t last_of_all(const float *weights, uint32_t vocab) {
+    uint32_t id = vocab;
+    do
+        id--;
+    while (id > 0 && weights[id] == 0);
+    return (int32_t)id;
+}
+
+/* From all tokens, in index order: first the block, then the token. */
+static int32_t pick_from_all(const sample_scratch *s, double sum, double u) {
     double target = u * sum, passed = 0;
-    int32_t last = -1; /* target may end above the sum by rounding */
-    for (uint32_t id = 0; id < vocab; id++) {
-        if (weights[id] == 0) continue;
-        passed += (double)weights[id];
-        last = (int32_t)id;
-        if (passed > target) break;
+    uint32_t block = 0, blocks = sample_blocks(s->vocab);
+    while (block < blocks && passed + s->sums[block] <= target)
+        passed += s->sums[block++];
+    uint32_t end = block < blocks - 1 ? (block + 1) * SAMPLE_BLOCK : s->vocab;
+    for (uint32_t id = block * SAMPLE_BLOCK; id < end; id++) {
+        passed += (double)s->weights[id];
+        if (passed > target && s->weights[id] > 0) return (int32_t)id;
     }
-    return last;
+    return last_of_all(s->weights, end);
 }
 
 /* Candidates for top-k, with the sum of their weights. */
@@ -200,22 +215,29 @@ static uint32_t take_top_k(sample_scratch *s, const float *scores, const sample_
     *sum = 0;
     for (uint32_t i = 0; i < count; i++) {
         candidate *c = &s->heap[i];
-        *sum += sample_weights(&c->score, 1, best, p->temperature, &c->weight);
+        *sum += sample_weights(&c->score, 1, best, p->temperature, &c->weight, NULL);
     }
     return count;
+}
+
+/* Of a weight that is taken: at least `least` and min_p, and more than nothing; as what it must be
+ * above. */
+static float bar_below(double least, float min_p) {
+    float bar = (float)least;
+    if ((double)bar < least) bar = nextafterf(bar, INFINITY);
+    bar = fmaxf(fmaxf(bar, min_p), FLT_TRUE_MIN);
+    return nextafterf(bar, 0);
 }
 
 /* Candidates for top-p and min-p: all tokens lighter than (1 - top_p) / vocab of the sum weigh less
  * than 1 - top_p together, so the head never needs one; half of that leaves room for rounding. */
 static uint32_t take_heavy(sample_scratch *s, const float *scores, const sample_policy *p,
                            double sum, float top_p) {
-    double least = 0.5 * (1.0 - (double)top_p) * sum / s->vocab;
+    float bar = bar_below(0.5 * (1.0 - (double)top_p) * sum / s->vocab, p->min_p);
     uint32_t count = 0;
-    for (uint32_t id = 0; id < s->vocab; id++) {
-        float w = s->weights[id];
-        if (w == 0 || (double)w < least || w < p->min_p) continue;
-        s->heap[count++] = (candidate){.score = scores[id], .weight = w, .id = (int32_t)id};
-    }
+    for (uint32_t id = 0; (id = sample_next(s->weights, id, s->vocab, bar)) < s->vocab; id++)
+        s->heap[count++] =
+            (candidate){.score = scores[id], .weight = s->weights[id], .id = (int32_t)id};
     return count;
 }
 
@@ -245,8 +267,8 @@ static int32_t pick_random(sample_scratch *s, const sample_policy *p, const floa
     if (top_k) {
         count = take_top_k(s, scores, p, best, &sum);
     } else {
-        sum = sample_weights(scores, s->vocab, best, p->temperature, s->weights);
-        if (top_p == 1 && p->min_p == 0) return pick_from_all(s->weights, s->vocab, sum, u);
+        sum = sample_weights(scores, s->vocab, best, p->temperature, s->weights, s->sums);
+        if (top_p == 1 && p->min_p == 0) return pick_from_all(s, sum, u);
         count = take_heavy(s, scores, p, sum, top_p);
     }
     double mass = top_p == 1 ? INFINITY : (double)top_p * sum;
@@ -258,7 +280,7 @@ static int32_t pick_random(sample_scratch *s, const sample_policy *p, const floa
 static void fill_logprobs(sample_scratch *s, const sample_policy *p, const float *logits,
                           float best, sample_result *out) {
     /* log softmax(x)[i] = x[i] - (max + log sum exp(x - max)) */
-    double norm = (double)best + log(sample_weights(logits, s->vocab, best, 1, NULL));
+    double norm = (double)best + log(sample_weights(logits, s->vocab, best, 1, NULL, NULL));
     out->logprob = (float)((double)logits[out->id] - norm);
     if (p->top_logprobs == 0) return;
     uint32_t count = select_best(s->heap, logits, s->vocab, p->top_logprobs);

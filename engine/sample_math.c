@@ -1,4 +1,5 @@
-/* sample_math.c - largest value and softmax weights of a row. */
+/* sample_math.c - the walks over a row, compiled for what processors have and chosen when called: the
+ * same bits on each. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/sample_math.h"
 
@@ -7,91 +8,88 @@
 #include <stddef.h>
 #include <string.h>
 
-enum { LANES = 4 };
-typedef float f32x4 __attribute__((vector_size(16)));
-typedef int32_t i32x4 __attribute__((vector_size(16)));
+enum { GROUP = 16, SUM_LANES = 8, ARGMAX_BLOCK = 1024 };
 
-static f32x4 load(const float *at) {
-    f32x4 x;
-    memcpy(&x, at, sizeof x);
-    return x;
+/* Without infinity. */
+static float largest_finite(const float *values, uint32_t count) {
+    float largest = -INFINITY;
+    for (uint32_t i = 0; i < count; i++)
+        if (values[i] > largest && values[i] <= FLT_MAX) largest = values[i];
+    return largest;
 }
 
-static f32x4 spread(float x) { return (f32x4){x, x, x, x}; }
+/* Vectors are passed between inlined functions only. */
+#pragma GCC diagnostic ignored "-Wpsabi"
 
-/* mask ? a : b, bit by bit */
-static f32x4 choose(i32x4 mask, f32x4 a, f32x4 b) {
-    return (f32x4)(((i32x4)a & mask) | ((i32x4)b & ~mask));
+#define LANES 4
+#define WIDE(name) name##_any
+#include "engine/sample_wide.h"
+
+#if defined(__x86_64__) && !defined(__clang__) /* which has no such pragmas */
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#define LANES 8
+#define WIDE(name) name##_avx2
+#include "engine/sample_wide.h"
+#pragma GCC pop_options
+
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw")
+#define LANES 16
+#define WIDE(name) name##_avx512
+#include "engine/sample_wide.h"
+#pragma GCC pop_options
+
+#endif
+
+#define WALKS(target)                                                                              \
+    { #target, argmax_##target, block_weights_##target, next_##target }
+
+/* Best first. */
+static const sample_walks walks[] = {
+#if defined(__x86_64__) && !defined(__clang__) /* which has no such pragmas */
+    WALKS(avx512),
+    WALKS(avx2),
+#endif
+    WALKS(any),
+};
+enum { WALKS_COUNT = sizeof walks / sizeof *walks };
+
+/* How many of them this processor cannot run. */
+static uint32_t walks_missing(void) {
+#if defined(__x86_64__) && !defined(__clang__) /* which has no such pragmas */
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+        return 0;
+    return __builtin_cpu_supports("avx2") ? 1 : 2;
+#else
+    return 0;
+#endif
 }
 
-/* The larger one; x counts only when finite (a comparison with NaN is false). */
-static f32x4 larger(f32x4 best, f32x4 x) {
-    return choose((x > best) & (x <= spread(FLT_MAX)), x, best);
-}
-
-/* -INFINITY when no value is finite. */
-static float largest(const float *values, uint32_t count) {
-    /* Two chains, because each step waits for the one before. */
-    f32x4 best0 = spread(-INFINITY), best1 = best0;
-    uint32_t i = 0;
-    for (; i + 2 * LANES <= count; i += 2 * LANES) {
-        best0 = larger(best0, load(values + i));
-        best1 = larger(best1, load(values + i + LANES));
-    }
-    best0 = larger(best0, best1);
-    float best = -INFINITY;
-    for (int lane = 0; lane < LANES; lane++)
-        if (best0[lane] > best) best = best0[lane];
-    for (; i < count; i++)
-        if (values[i] > best && values[i] <= FLT_MAX) best = values[i];
-    return best;
+const sample_walks *sample_walks_at(uint32_t index) {
+    index += walks_missing();
+    return index < WALKS_COUNT ? &walks[index] : NULL;
 }
 
 int32_t sample_argmax(const float *values, uint32_t count) {
-    float best = largest(values, count);
-    if (best == -INFINITY) return -1;
-    uint32_t i = 0;
-    while (values[i] != best)
-        i++;
-    return (int32_t)i;
-}
-
-/* exp(x) for -87 <= x <= 0, 0 elsewhere and for NaN; within 2 ulp, and exactly 1 at 0.
- * x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts: W. J. Cody and W. Waite, "Software manual
- * for the elementary functions", 1980); exp(r) by its Taylor series to r^7, whose rest is below
- * 2^-26; times 2^n through the exponent bits. */
-static f32x4 exp_weight(f32x4 x) {
-    i32x4 inside = (x >= spread(-87.0f)) & (x <= spread(0.0f));
-    x = choose(inside, x, spread(0.0f));
-    i32x4 n = __builtin_convertvector(x * 1.44269504f - 0.5f, i32x4); /* towards zero: rounds */
-    f32x4 whole = __builtin_convertvector(n, f32x4);
-    f32x4 r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-    f32x4 y = r * (1.0f / 5040) + 1.0f / 720;
-    y = y * r + 1.0f / 120;
-    y = y * r + 1.0f / 24;
-    y = y * r + 1.0f / 6;
-    y = y * r + 0.5f;
-    y = y * r + 1.0f;
-    y = y * r + 1.0f;
-    return choose(inside, (f32x4)((i32x4)y + (n << 23)), spread(0.0f));
+    return sample_walks_at(0)->argmax(values, count);
 }
 
 double sample_weights(const float *values, uint32_t count, float top, float temperature,
-                      float *weights) {
+                      float *weights, double *sums) {
+    const sample_walks *with = sample_walks_at(0);
     double sum = 0;
-    uint32_t i = 0;
-    for (; i + LANES <= count; i += LANES) {
-        f32x4 w = exp_weight((load(values + i) - top) / temperature);
-        if (weights) memcpy(weights + i, &w, sizeof w);
-        sum += (double)w[0];
-        sum += (double)w[1];
-        sum += (double)w[2];
-        sum += (double)w[3];
-    }
-    for (; i < count; i++) {
-        float w = exp_weight((spread(values[i]) - top) / temperature)[0];
-        if (weights) weights[i] = w;
-        sum += (double)w;
+    for (uint32_t i = 0; i < count; i += SAMPLE_BLOCK) {
+        uint32_t some = count - i < SAMPLE_BLOCK ? count - i : SAMPLE_BLOCK;
+        double block =
+            with->block_weights(values + i, some, top, temperature, weights ? weights + i : NULL);
+        if (sums) sums[i / SAMPLE_BLOCK] = block;
+        sum += block;
     }
     return sum;
+}
+
+uint32_t sample_next_far(const float *values, uint32_t begin, uint32_t count, float bar) {
+    return sample_walks_at(0)->next(values, begin, count, bar);
 }

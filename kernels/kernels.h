@@ -133,6 +133,16 @@ static inline bool kern_gives_act(kern_epilogue epilogue) {
     return kern_is_gated(epilogue) || epilogue == EPI_GELU || epilogue == EPI_GELU_ERF;
 }
 
+/* Which of a model's linears it is: for those who measure (op_timer.h), no arithmetic looks at it. */
+typedef enum kern_role {
+    ROLE_NONE,
+    ROLE_QKV,
+    ROLE_ATTENTION_OUT,
+    ROLE_GATE_UP, /* of an MLP without a gate: up */
+    ROLE_DOWN,
+    ROLE_HEAD, /* hidden state to logits */
+} kern_role;
+
 /* y[t,:] = W x[t,:] (+ bias). Up to three matrices share the input; their outputs are consecutive columns
  * of out or, in the gated epilogues, are combined. */
 enum { LINEAR_MATRICES_MAX = 3 };
@@ -144,6 +154,7 @@ typedef struct kern_linear {
     uint32_t matrix_count;
     kern_epilogue epilogue;
     float softcap; /* EPI_SOFTCAP: > 0 */
+    kern_role role;
     void *out;     /* [T, sum of rows] (gated: [T, rows]) */
 } kern_linear;
 
@@ -205,7 +216,8 @@ typedef struct kern_ops {
     void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
     /* The part of the numeric profile that the backend decides: "cpu:avx512,act=bf16,kv=bf16". */
     const char *(*profile)(const kern_device *dev);
-    /* Names what the device's images look like inside; a new name whenever that changes. */
+    /* Names what the device's images look like inside, as "cpu-tiles-1"; a new number at the end
+     * whenever that changes. */
     const char *(*layout)(const kern_device *dev);
 
     size_t (*element_bytes)(const kern_device *dev, kern_kind kind);

@@ -37,6 +37,14 @@ foreach(source IN LISTS e2e_sources)
   endif()
 endforeach()
 
+# The AMX sources at other levels of optimisation.
+if(TARGET esp_cpu_amx)
+  add_test(NAME amx_flags COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/amx_flags.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR}
+    ${CMAKE_C_COMPILER} "$<TARGET_PROPERTY:esp_cpu_amx,COMPILE_OPTIONS>"
+    "-D$<JOIN:$<TARGET_PROPERTY:esp_cpu_amx,COMPILE_DEFINITIONS>,;-D>" COMMAND_EXPAND_LISTS)
+  set_tests_properties(amx_flags PROPERTIES LABELS unit TIMEOUT 900 SKIP_RETURN_CODE 77 COST 30)
+endif()
+
 # asan+ubsan: every unit test and every fuzz corpus, as the other build has them.
 set(asan_options "ASAN_OPTIONS=abort_on_error=1:detect_leaks=1:strict_string_checks=1"
                  "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"
@@ -62,7 +70,7 @@ foreach(source IN LISTS fuzz_sources)
 endforeach()
 
 # tsan: what has more than one thread.
-foreach(name test_queue test_pool test_read_ahead test_stream test_engine test_request test_rpc test_serve)
+foreach(name test_queue test_pool test_read_ahead test_stream test_engine test_record test_sample_rows test_rpc test_serve)
   if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/unit/${name}.c)
     sanitized(tsan "${tsan_options}" ${name})
   endif()

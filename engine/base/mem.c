@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #ifndef ESPALIER_SANITIZED
 #include <jemalloc/jemalloc.h>
 #endif
@@ -80,6 +81,21 @@ void *mem_map(size_t bytes) {
 
 void mem_unmap(void *memory, size_t bytes) {
     if (memory) munmap(memory, whole_pages(bytes));
+}
+
+bool mem_huge_pages(const char **why_not) {
+    char modes[64] = ""; /* "always [madvise] never" */
+    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "re");
+    bool known = file && fgets(modes, sizeof modes, file);
+    if (file) fclose(file);
+    *why_not = NULL;
+    if (!known)
+        *why_not = "this kernel has no transparent huge pages";
+    else if (strstr(modes, "[never]"))
+        *why_not = "/sys/kernel/mm/transparent_hugepage/enabled says never; wanted madvise";
+    else if (prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1)
+        *why_not = "they are turned off for this process (PR_SET_THP_DISABLE)";
+    return !*why_not;
 }
 
 #ifdef ESPALIER_SANITIZED

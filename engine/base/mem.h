@@ -8,6 +8,7 @@
 #ifndef ESPALIER_BASE_MEM_H
 #define ESPALIER_BASE_MEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,9 @@ char *mem_copy_text(const char *text, size_t bytes);
  * touched. Free with mem_unmap(memory, bytes). */
 void *mem_map(size_t bytes);
 void mem_unmap(void *memory, size_t bytes);
+
+/* Whether the system follows that advice; else why not. */
+bool mem_huge_pages(const char **why_not);
 
 /* Bytes that this thread has ever allocated through malloc (jemalloc's thread.allocated): a test
  * takes the difference around a decode step and wants 0. 0 under sanitizers. */

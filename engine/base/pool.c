@@ -1,12 +1,16 @@
-/* pool.c - the thread pool: three signals and two counters.
+/* pool.c - the thread pool: four numbers that only grow.
  *
- *   start    pool_run -> workers   a new job is set
- *   done     last worker -> owner  all have returned
- *   passed   last to arrive -> the others at a barrier
+ *   start     + 1 by pool_run: the job is set; the workers wait for it
+ *   done      + 1 by each worker that has returned; pool_run waits for all of them
+ *   arrived   + 1 by each worker at a barrier
+ *   passed    + 1 by the last of them; the others wait for it
  *
- * A waiter spins first, because the steps of a forward pass follow each other within microseconds,
- * and then sleeps. Where threads outnumber processors spinning only steals the time of the one that
- * is waited for, so it is left out. */
+ * One waits in three ways, one after the other. The ops of a forward pass follow each other within
+ * microseconds, so first it watches the number. Then it watches between offers of its processor to
+ * whoever else could use it: a thread that answers a client, or the very worker it waits for. After
+ * that, and it is as long as a step's last token takes to choose, it sleeps: waking up again costs as
+ * much as several ops. Where threads outnumber processors watching only steals the time of the one
+ * that is waited for, so it is offered at once. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/base/pool.h"
 
@@ -22,36 +26,50 @@
 
 #include "engine/base/cgroup.h"
 #include "engine/base/clock.h"
+#include "engine/base/cpus.h"
+#include "engine/base/futex.h"
 #include "engine/base/mem.h"
-#include "engine/base/queue.h"
 
-enum { SPIN_NS = 40000, SPINS_PER_LOOK = 16, CACHE_LINE = 64, MOVE_PAUSE_NS = 1000000 };
+enum {
+    WATCH_NS = 20000,
+    OFFER_NS = 150000, /* both together */
+    LOOKS_PER_CLOCK = 16,
+    MOVE_PAUSE_NS = 1000000,
+    CACHE_LINE = 64,
+};
+
+/* On a line of its own: each move of the line between two cores takes about 0.1 us. */
+typedef struct counter {
+    _Alignas(CACHE_LINE) _Atomic uint32_t value;
+    _Atomic uint32_t sleepers;
+} counter;
 
 typedef struct worker {
-    thread_pool *pool;
+    _Alignas(CACHE_LINE) thread_pool *pool;
     uint32_t index;
+    uint32_t barriers; /* it has come to, over all runs */
     pthread_t thread;
-    int64_t moved_ns;   /* when it last left a shared processor */
-    _Atomic int on_cpu; /* where it began its last job; -1: nowhere yet */
+    int64_t moved_ns; /* when it last left a shared processor */
 } worker;
 
 struct thread_pool {
     uint32_t thread_count;
     uint32_t started; /* threads that pool_close must join */
-    int64_t spin_ns;
-    pool_fn fn; /* the job; NULL: go home. Written before start, read after it */
+    bool crowded;     /* more threads than processors */
+    cpu_map map;
+    worker *workers;     /* [thread_count]; 0 is the caller and has no thread */
+    _Atomic int *on_cpu; /* [thread_count] where each began its last job; -1: nowhere yet */
+    counter start;
+    /* The job lies on the line that announces it. Written before start, read after it. */
+    pool_fn fn; /* NULL: go home */
     void *arg;
-    worker *workers; /* [thread_count]; 0 is the caller and has no thread */
-    char pad_start[CACHE_LINE];
-    signal_word start;
-    char pad_done[CACHE_LINE];
-    _Atomic uint32_t running; /* workers still inside fn, the caller not counted */
-    signal_word done;
-    char pad_barrier[CACHE_LINE];
-    _Atomic uint32_t arrived;
-    signal_word passed;
-    char pad_end[CACHE_LINE];
+    uint32_t done_at; /* what done will be when all have returned */
+    counter done;
+    counter arrived;
+    counter passed;
 };
+
+/* ---- waiting ---- */
 
 static void relax(void) {
 #if defined(__x86_64__)
@@ -61,64 +79,117 @@ static void relax(void) {
 #endif
 }
 
-static bool spin(signal_word *s, uint32_t seen, int64_t spin_ns) {
-    if (spin_ns == 0) return signal_seen(s) != seen;
-    int64_t end_ns = clock_now_ns() + spin_ns;
+static bool at_least(uint32_t value, uint32_t target) { return (int32_t)(value - target) >= 0; }
+
+static bool reached(counter *c, uint32_t target) {
+    return at_least(atomic_load_explicit(&c->value, memory_order_acquire), target);
+}
+
+/* Adds one; who makes it the target wakes the sleepers. Sequentially consistent on both sides: either
+ * the waker sees the sleeper, or the sleeper sees the new value and does not sleep. */
+static void advance(counter *c, uint32_t target) {
+    uint32_t value = atomic_fetch_add(&c->value, 1) + 1;
+    if (value == target && atomic_load(&c->sleepers) > 0) futex_wake_all(&c->value);
+}
+
+static bool watch(counter *c, uint32_t target, int64_t end_ns) {
     do {
-        for (int i = 0; i < SPINS_PER_LOOK; i++) {
-            if (signal_seen(s) != seen) return true;
+        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+            if (reached(c, target)) return true;
             relax();
         }
     } while (clock_now_ns() < end_ns);
     return false;
 }
 
-static void await(const thread_pool *pool, signal_word *s, uint32_t seen) {
-    if (!spin(s, seen, pool->spin_ns)) signal_wait(s, seen, -1);
+static bool watch_and_offer(counter *c, uint32_t target, int64_t end_ns) {
+    do {
+        if (reached(c, target)) return true;
+        sched_yield();
+    } while (clock_now_ns() < end_ns);
+    return false;
 }
 
-/* The kernel likes to wake a thread on its waker's processor, and two threads of a pool that share one while
- * another is idle cost a decode step several times its length. Pinning would do, but on a machine with other
- * work it makes a thread wait for a processor that is taken. So: a worker that finds a lower-numbered one on
- * its processor leaves it, and is free to go where it likes afterwards. */
+static void sleep_until(counter *c, uint32_t target) {
+    uint32_t value;
+    atomic_fetch_add(&c->sleepers, 1);
+    while (!at_least(value = atomic_load(&c->value), target))
+        futex_wait(&c->value, value, -1);
+    atomic_fetch_sub(&c->sleepers, 1);
+}
+
+static void await(const thread_pool *pool, counter *c, uint32_t target) {
+    if (reached(c, target)) return;
+    int64_t begin_ns = clock_now_ns();
+    if (!pool->crowded && watch(c, target, begin_ns + WATCH_NS)) return;
+    if (!watch_and_offer(c, target, begin_ns + OFFER_NS)) sleep_until(c, target);
+}
+
+/* ---- processors ---- */
+
+static bool shares_cpu(const worker *w, int cpu) {
+    for (uint32_t i = 0; i < w->index; i++)
+        if (atomic_load_explicit(&w->pool->on_cpu[i], memory_order_relaxed) == cpu) return true;
+    return false;
+}
+
+/* Written only when it changes, so that everyone keeps a copy of the line. */
+static void note_cpu(const thread_pool *pool, uint32_t index, int cpu) {
+    _Atomic int *at = &pool->on_cpu[index];
+    if (atomic_load_explicit(at, memory_order_relaxed) != cpu)
+        atomic_store_explicit(at, cpu, memory_order_relaxed);
+}
+
+static void move_off(int cpu) {
+    cpu_set_t allowed, others;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    others = allowed;
+    CPU_CLR(cpu, &others);
+    if (CPU_COUNT(&others) && sched_setaffinity(0, sizeof others, &others) == 0)
+        (void)sched_setaffinity(0, sizeof allowed, &allowed);
+}
+
+/* The kernel likes to wake a thread on its waker's processor, and two threads of a pool that share
+ * one while another is idle cost a decode step several times its length. Pinning each to one would
+ * do, but on a machine with other work it makes a thread wait for a processor that is taken. So: a
+ * worker that finds a lower-numbered one on its processor leaves it, and is free to go where it likes
+ * afterwards. */
 static void leave_shared_cpu(worker *w) {
-    thread_pool *pool = w->pool;
     int cpu = sched_getcpu();
-    bool shared = false;
-    for (uint32_t i = 0; i < w->index && !shared; i++)
-        shared = atomic_load_explicit(&pool->workers[i].on_cpu, memory_order_relaxed) == cpu;
-    if (shared && cpu >= 0 && clock_now_ns() - w->moved_ns > MOVE_PAUSE_NS) {
-        cpu_set_t allowed, others;
-        if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) {
-            others = allowed;
-            CPU_CLR(cpu, &others);
-            if (CPU_COUNT(&others) && sched_setaffinity(0, sizeof others, &others) == 0)
-                (void)sched_setaffinity(0, sizeof allowed, &allowed);
-        }
+    if (cpu >= 0 && shares_cpu(w, cpu) && clock_now_ns() - w->moved_ns > MOVE_PAUSE_NS) {
+        move_off(cpu);
         w->moved_ns = clock_now_ns();
         cpu = sched_getcpu();
     }
-    atomic_store_explicit(&w->on_cpu, cpu, memory_order_relaxed);
+    note_cpu(w->pool, w->index, cpu);
 }
+
+/* Memory lies beside the processor that touches it first. Shares of work are contiguous and a worker's
+ * are about the same in every op, so a worker that stays by its memory finds most of its weights there.
+ * Where all memory is alike there is nothing to stay by. */
+static void stay_by_memory(const thread_pool *pool, uint32_t index) {
+    if (pool->map.nodes == 1 || pool->crowded) return;
+    const cpu_set_t *node = &pool->map.node[cpus_node_of(&pool->map, index, pool->thread_count)];
+    (void)sched_setaffinity(0, sizeof *node, node); /* refused: it runs where it may */
+}
+
+void pool_settle(thread_pool *pool) { stay_by_memory(pool, 0); }
+
+/* ---- workers ---- */
 
 static void *work(void *arg) {
     worker *w = arg;
     thread_pool *pool = w->pool;
-    /* pool_open makes no job, so 0 is what every worker has seen, however late it starts. */
-    for (uint32_t seen = 0;; seen++) {
-        await(pool, &pool->start, seen);
+    stay_by_memory(pool, w->index);
+    /* pool_open makes no job, so the first is 1, however late a worker starts. */
+    for (uint32_t run = 1;; run++) {
+        await(pool, &pool->start, run);
         if (!pool->fn) return NULL;
-        if (pool->spin_ns) leave_shared_cpu(w);
+        uint32_t done_at = pool->done_at;
+        if (!pool->crowded) leave_shared_cpu(w);
         pool->fn(pool->arg, w->index, pool->thread_count);
-        if (atomic_fetch_sub(&pool->running, 1) == 1) signal_wake(&pool->done);
+        advance(&pool->done, done_at);
     }
-}
-
-static uint32_t usable_cpus(void) {
-    cpu_set_t set;
-    int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    uint32_t quota = cgroup_cpus(), cpus = count > 0 ? (uint32_t)count : 1;
-    return quota < cpus ? quota : cpus;
 }
 
 /* Signals are for the thread that runs the program, never for a worker. */
@@ -139,42 +210,72 @@ static int start_worker(thread_pool *pool, uint32_t index) {
     return 0;
 }
 
+static esp_code start_workers(thread_pool *pool, esp_error *err) {
+    for (uint32_t i = 1; i < pool->thread_count; i++) {
+        int failed = start_worker(pool, i);
+        if (failed)
+            return esp_fail_field(err, ESP_EXHAUSTED, "--threads",
+                                  "thread %u of %u could not be started: %s; lower --threads",
+                                  i + 1, pool->thread_count, strerror(failed));
+    }
+    return ESP_OK;
+}
+
+static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+
+/* Whole lines, which malloc does not promise. */
+static thread_pool *new_pool(uint32_t thread_count, const cpu_map *map) {
+    thread_pool *pool = mem_map(sizeof *pool);
+    worker *workers = mem_map(thread_count * sizeof *workers);
+    if (!pool || !workers) {
+        mem_unmap(pool, sizeof *pool);
+        mem_unmap(workers, thread_count * sizeof *workers);
+        return NULL;
+    }
+    pool->thread_count = thread_count;
+    pool->map = *map;
+    pool->crowded = thread_count > least(map->cpus, cgroup_cpus());
+    pool->workers = workers;
+    pool->on_cpu = mem_new(thread_count, sizeof *pool->on_cpu);
+    for (uint32_t i = 0; i < thread_count; i++)
+        atomic_init(&pool->on_cpu[i], -1);
+    return pool;
+}
+
 esp_code pool_open(thread_pool **out, uint32_t thread_count, esp_error *err) {
     *out = NULL;
-    uint32_t cpus = usable_cpus();
-    if (thread_count == 0) thread_count = cpus < POOL_THREADS_MAX ? cpus : POOL_THREADS_MAX;
+    cpu_map map;
+    cpus_read_own(&map);
+    if (thread_count == 0) thread_count = least(least(map.cores, cgroup_cpus()), POOL_THREADS_MAX);
     if (thread_count > POOL_THREADS_MAX)
         return esp_fail_field(err, ESP_INVALID, "--threads", "%u threads wanted, %u is the most",
                               thread_count, (unsigned)POOL_THREADS_MAX);
-    thread_pool *pool = mem_new(1, sizeof *pool);
-    pool->thread_count = thread_count;
-    pool->spin_ns = thread_count <= cpus ? SPIN_NS : 0;
-    pool->workers = mem_new(thread_count, sizeof *pool->workers);
-    for (uint32_t i = 0; i < thread_count; i++)
-        atomic_init(&pool->workers[i].on_cpu, -1);
-    for (uint32_t i = 1; i < thread_count; i++) {
-        int failed = start_worker(pool, i);
-        if (!failed) continue;
-        pool_close(pool);
+    thread_pool *pool = new_pool(thread_count, &map);
+    if (!pool)
         return esp_fail_field(err, ESP_EXHAUSTED, "--threads",
-                              "thread %u of %u could not be started: %s; lower --threads", i + 1,
-                              thread_count, strerror(failed));
-    }
-    *out = pool;
-    return ESP_OK;
+                              "no memory for %u threads; lower --threads", thread_count);
+    esp_code code = start_workers(pool, err);
+    if (code == ESP_OK)
+        *out = pool;
+    else
+        pool_close(pool);
+    return code;
 }
 
 void pool_close(thread_pool *pool) {
     if (!pool) return;
     pool->fn = NULL;
-    signal_wake(&pool->start);
+    advance(&pool->start, atomic_load(&pool->start.value) + 1);
     for (uint32_t i = 1; i <= pool->started; i++)
         pthread_join(pool->workers[i].thread, NULL);
-    free(pool->workers);
-    free(pool);
+    free(pool->on_cpu);
+    mem_unmap(pool->workers, pool->thread_count * sizeof *pool->workers);
+    mem_unmap(pool, sizeof *pool);
 }
 
 uint32_t pool_threads(const thread_pool *pool) { return pool->thread_count; }
+
+/* ---- a run ---- */
 
 void pool_run(thread_pool *pool, pool_fn fn, void *arg) {
     ESP_ASSERT(fn);
@@ -182,26 +283,26 @@ void pool_run(thread_pool *pool, pool_fn fn, void *arg) {
         fn(arg, 0, 1);
         return;
     }
-    ESP_ASSERT(atomic_load(&pool->running) == 0); /* not reentrant */
+    ESP_ASSERT(atomic_load(&pool->done.value) == pool->done_at); /* not reentrant */
+    if (!pool->crowded) note_cpu(pool, 0, sched_getcpu());
+    uint32_t run = atomic_load_explicit(&pool->start.value, memory_order_relaxed) + 1;
+    uint32_t done_at = pool->done_at + pool->thread_count - 1;
     pool->fn = fn;
     pool->arg = arg;
-    atomic_store(&pool->running, pool->thread_count - 1);
-    uint32_t seen = signal_seen(&pool->done);
-    if (pool->spin_ns)
-        atomic_store_explicit(&pool->workers[0].on_cpu, sched_getcpu(), memory_order_relaxed);
-    signal_wake(&pool->start);
+    pool->done_at = done_at;
+    advance(&pool->start, run);
     fn(arg, 0, pool->thread_count);
-    await(pool, &pool->done, seen);
+    await(pool, &pool->done, done_at);
 }
 
+/* Every worker counts its barriers, and all come to the same ones. */
 void pool_barrier(thread_pool *pool, uint32_t worker_index) {
     ESP_ASSERT(worker_index < pool->thread_count);
     if (pool->thread_count == 1) return;
-    uint32_t seen = signal_seen(&pool->passed);
-    if (atomic_fetch_add(&pool->arrived, 1) + 1 < pool->thread_count) {
-        await(pool, &pool->passed, seen);
-        return;
-    }
-    atomic_store(&pool->arrived, 0); /* before the others can come to the next one */
-    signal_wake(&pool->passed);
+    uint32_t barrier = ++pool->workers[worker_index].barriers;
+    uint32_t arrived = atomic_fetch_add(&pool->arrived.value, 1) + 1;
+    if (arrived == barrier * pool->thread_count)
+        advance(&pool->passed, barrier);
+    else
+        await(pool, &pool->passed, barrier);
 }

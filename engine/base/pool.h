@@ -1,8 +1,8 @@
 /* pool.h - worker threads that run one function together, with a barrier at its end.
  *
- * The caller is worker 0. Workers spin for some microseconds, then sleep on a futex. Nothing is
- * allocated after pool_open. One owner thread calls pool_run; it is not reentrant. Between two
- * pool_barrier calls inside fn every worker must pass the same barriers. */
+ * The caller is worker 0. Who waits watches for some microseconds, then lets others run in between,
+ * then sleeps on a futex. Nothing is allocated after pool_open. One owner thread calls pool_run; it is
+ * not reentrant. Inside fn every worker must come to the same barriers. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_BASE_POOL_H
 #define ESPALIER_BASE_POOL_H
@@ -16,10 +16,14 @@ enum { POOL_THREADS_MAX = 256 };
 typedef struct thread_pool thread_pool;
 typedef void (*pool_fn)(void *arg, uint32_t worker, uint32_t worker_count);
 
-/* thread_count 0: as many as this process may run on (sched_getaffinity, cgroup quota). */
+/* thread_count 0: one for each core that this process may use (its affinity, the cgroup's quota).
+ * Workers go to any processor; on a machine with several memory nodes each stays within one. */
 ESP_CHECKED esp_code pool_open(thread_pool **out, uint32_t thread_count, esp_error *err);
 void pool_close(thread_pool *pool);
 uint32_t pool_threads(const thread_pool *pool);
+
+/* For a thread of its own that calls pool_run from now on: it stays within worker 0's memory node. */
+void pool_settle(thread_pool *pool);
 
 /* Runs fn on every worker and returns when all have returned. */
 void pool_run(thread_pool *pool, pool_fn fn, void *arg);

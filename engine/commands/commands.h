@@ -29,6 +29,7 @@ esp_code command_detokenize(int argc, char **argv, esp_error *err);
 esp_code command_render(int argc, char **argv, esp_error *err);
 esp_code command_inspect(int argc, char **argv, esp_error *err);
 esp_code command_bench(int argc, char **argv, esp_error *err);
+esp_code command_replay(int argc, char **argv, esp_error *err);
 
 /* Reads the options into target. *go is false when there is nothing more to do: --help was printed,
  * or the code says why. */
@@ -37,6 +38,10 @@ ESP_CHECKED esp_code command_options(const flag_command *command, int argc, char
 
 /* "1,2,3" (blanks allowed) -> ids, each below vocab. */
 ESP_CHECKED esp_code read_ids(const char *text, uint32_t vocab, tok_ids *out, esp_error *err);
+
+/* --concurrency: "1,4,16", each a number of requests that live at once. */
+enum { CONCURRENCIES_MAX = 32 };
+ESP_CHECKED esp_code read_concurrency(const char *text, tok_ids *out, esp_error *err);
 
 /* All of standard input, whatever bytes it holds; *out is malloc'd, also when it fails. */
 ESP_CHECKED esp_code read_stdin(char **out, size_t *bytes, esp_error *err);

@@ -10,13 +10,14 @@
 #include "engine/commands/commands.h"
 #include "engine/commands/progress.h"
 #include "engine/engine.h"
+#include "engine/record/recorder.h"
 
 enum { OUTPUT_TOKENS_DEFAULT = 512 };
 
 typedef struct options {
     model_config model;
     chat_config chat;
-    const char *prompt, *ids, *messages;
+    const char *prompt, *ids, *messages, *record;
     uint32_t max_tokens, top_k;
     float temperature, top_p;
     uint64_t seed;
@@ -87,6 +88,11 @@ static const flag own_flags[] = {
      .help = "print {\"ids\", \"text\", \"finish_reason\", \"seed\", \"profile\"} at the end "
              "instead of "
              "the text as it comes"},
+    {.name = "record",
+     .kind = FLAG_TEXT,
+     FIELD(record),
+     .placeholder = "FILE",
+     .help = "append the request to this file, for espalier replay"},
     {.name = "image", .kind = FLAG_LATER, .placeholder = "FILE"},
 };
 static const flag_table own_table = {.title = "Prompt and sampling",
@@ -148,7 +154,8 @@ static esp_code make_request(engine *e, const options *o, const tok_ids *ids, re
                                        .top_k = o->top_k,
                                        .top_p = o->top_p,
                                        .seed = o->seed},
-                            .ignore_eos = o->ignore_eos};
+                            .ignore_eos = o->ignore_eos,
+                            .row_digests = o->record != NULL};
     return request_new(out, &want, engine_spec(e)->vocab, err);
 }
 
@@ -214,6 +221,14 @@ static void print_json(engine *e, const request *r, const answer *a) {
     free(profile);
 }
 
+static esp_code record_answer(const engine *e, const char *path, request *r, esp_error *err) {
+    recorder *writer = NULL;
+    esp_code code = recorder_open(&writer, path, e, err);
+    if (code == ESP_OK) recorder_take(writer, r);
+    if (recorder_close(writer) == 0) return code;
+    return esp_fail_field(err, ESP_DATA_LOSS, "--record", "--record: the request was not written");
+}
+
 static esp_code answer_prompt(engine *e, const options *o, esp_error *err) {
     tok_ids ids = {0};
     request *r = NULL;
@@ -223,6 +238,7 @@ static esp_code answer_prompt(engine *e, const options *o, esp_error *err) {
     if (code == ESP_OK) code = engine_submit(e, r, err);
     if (code == ESP_OK) code = run(e, o, r, &a, err);
     if (code == ESP_OK && o->json) print_json(e, r, &a);
+    if (code == ESP_OK && o->record) code = record_answer(e, o->record, r, err);
     free(a.text);
     request_unref(r);
     tok_ids_free(&ids);
@@ -250,6 +266,7 @@ esp_code command_generate(int argc, char **argv, esp_error *err) {
     if (!go) return code;
     engine *e = NULL;
     progress bar = progress_begin("loading", "GB");
+    o.model.digest = o.record != NULL;
     code = check(&o, err);
     if (code == ESP_OK) code = engine_open(&e, &o.model, progress_step, &bar, err);
     progress_end(&bar);

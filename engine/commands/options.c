@@ -4,6 +4,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/commands/commands.h"
+#include "engine/config.h"
 
 esp_code command_options(const flag_command *command, int argc, char **argv, void *target, bool *go,
                          esp_error *err) {
@@ -53,4 +54,15 @@ esp_code read_ids(const char *text, uint32_t vocab, tok_ids *out, esp_error *err
         push_id(out, id);
         if (!*at++) return ESP_OK;
     }
+}
+
+esp_code read_concurrency(const char *text, tok_ids *out, esp_error *err) {
+    esp_code code = read_ids(text, LIMIT_MAX_SEQS_MAX + 1, out, NULL);
+    for (uint32_t i = 0; i < out->count; i++)
+        if (out->at[i] == 0) code = ESP_OUT_OF_RANGE;
+    if (code == ESP_OK && out->count <= CONCURRENCIES_MAX) return ESP_OK;
+    return esp_fail_field(
+        err, ESP_OUT_OF_RANGE, "--concurrency",
+        "--concurrency is \"%s\"; wanted 1 to %d numbers from 1 to %d, as in 1,4,16", text,
+        CONCURRENCIES_MAX, LIMIT_MAX_SEQS_MAX);
 }

@@ -26,8 +26,10 @@ static esp_code serve(const serve_config *config, esp_error *err) {
     if (code == ESP_OK) code = serve_check(config, err);
     if (code != ESP_OK) return code;
     engine *e = NULL;
+    model_config wanted = config->model;
+    wanted.digest = config->record != NULL;
     progress bar = progress_begin("loading", "GB");
-    code = engine_open(&e, &config->model, progress_step, &bar, err);
+    code = engine_open(&e, &wanted, progress_step, &bar, err);
     progress_end(&bar);
     if (code == ESP_OK) code = serve_run(e, config, err);
     engine_close(e);

@@ -41,8 +41,8 @@ static void norm_in_place(model *m, uint32_t count, const void *weight, const vo
 }
 
 /* x += matrix . in (+ bias); with a post norm x += norm(matrix . in (+ bias)). */
-static void add_branch(model *m, const kern_matrix *matrix, const void *bias, const void *in,
-                       uint32_t t, const void *post_norm) {
+static void add_branch(model *m, kern_role role, const kern_matrix *matrix, const void *bias,
+                       const void *in, uint32_t t, const void *post_norm) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
     ops->linear(dev, &(kern_linear){.in = in,
@@ -51,6 +51,7 @@ static void add_branch(model *m, const kern_matrix *matrix, const void *bias, co
                                     .bias = {bias},
                                     .matrix_count = 1,
                                     .epilogue = post_norm ? EPI_STORE : EPI_RESIDUAL,
+                                    .role = role,
                                     .out = post_norm ? m->branch : m->x});
     if (post_norm)
         ops->norm(dev, &(kern_norm){.in = m->branch,
@@ -99,6 +100,7 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                                     .bias = {w->q_bias, w->k_bias, w->v_bias},
                                     .matrix_count = 3,
                                     .epilogue = EPI_STORE,
+                                    .role = ROLE_QKV,
                                     .out = m->qkv});
     rope_store(m, w, s->slides[layer], batch, &kv);
     ops->attention(dev, &(kern_attention){.batch = batch,
@@ -110,7 +112,7 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                                           .bidirectional = s->encoder,
                                           .kv = kv,
                                           .out = m->act});
-    add_branch(m, w->o, w->o_bias, m->act, t, w->attn_post_norm);
+    add_branch(m, ROLE_ATTENTION_OUT, w->o, w->o_bias, m->act, t, w->attn_post_norm);
     if (s->encoder) norm_in_place(m, t, w->attn_norm, w->attn_norm_bias);
 }
 
@@ -123,8 +125,9 @@ static void gated_mlp(model *m, const layer_weights *w, uint32_t t) {
                                           .matrix = {w->gate, w->up},
                                           .matrix_count = 2,
                                           .epilogue = gelu ? EPI_GELU_MUL : EPI_SILU_MUL,
+                                          .role = ROLE_GATE_UP,
                                           .out = m->mid});
-    add_branch(m, w->down, NULL, m->mid, t, w->mlp_post_norm);
+    add_branch(m, ROLE_DOWN, w->down, NULL, m->mid, t, w->mlp_post_norm);
 }
 
 static void encoder_mlp(model *m, const layer_weights *w, uint32_t t) {
@@ -136,8 +139,9 @@ static void encoder_mlp(model *m, const layer_weights *w, uint32_t t) {
                                           .bias = {w->up_bias},
                                           .matrix_count = 1,
                                           .epilogue = exact ? EPI_GELU_ERF : EPI_GELU,
+                                          .role = ROLE_GATE_UP,
                                           .out = m->mid});
-    add_branch(m, w->down, w->down_bias, m->mid, t, NULL);
+    add_branch(m, ROLE_DOWN, w->down, w->down_bias, m->mid, t, NULL);
     norm_in_place(m, t, w->mlp_norm, w->mlp_norm_bias);
 }
 
@@ -214,6 +218,7 @@ esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **lo
                                     .matrix_count = 1,
                                     .epilogue = m->spec.logit_softcap > 0 ? EPI_SOFTCAP : EPI_STORE,
                                     .softcap = m->spec.logit_softcap,
+                                    .role = ROLE_HEAD,
                                     .out = m->logits});
     *logits = m->logits; /* ref and cpu buffers are host memory */
     return ops->sync(dev, err);

@@ -15,6 +15,7 @@
 
 #include "engine/base/batch.h"
 #include "engine/base/status.h"
+#include "engine/model/cache/pack_names.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/page_groups.h"
 #include "engine/model/spec.h"
@@ -50,11 +51,19 @@ ESP_CHECKED esp_code model_file_chat(const model_file *file, const tokenizer *to
 /* "xxh3-128:<32 hex>" of all files that make the model (model_digest.h); computed on first call (reads
  * every byte). */
 const char *model_file_digest(model_file *file);
-/* Of its files as they lay when it was opened (pack_cache.h). */
-uint64_t model_file_identity(const model_file *file);
+/* Of its files as they lay before they were opened (pack_names.h). */
+pack_identity model_file_identity(const model_file *file);
 /* The JSON object that `espalier inspect` prints (malloc'd; the caller frees). The numeric profile is not
  * a fact of the file: the command parses this text and adds `profile`. */
 char *model_file_describe(model_file *file);
+
+/* What is done about packs, files of packed weights (cache/pack_cache.h). */
+typedef enum model_packs {
+    PACKS_OFF,
+    PACKS_USE,           /* one that is there is used */
+    PACKS_KEEP_IF_WORTH, /* else one is written, if packing took long */
+    PACKS_KEEP,          /* else one is written */
+} model_packs;
 
 typedef struct model_options {
     const kern_ops *ops;
@@ -66,10 +75,12 @@ typedef struct model_options {
     /* --quantize: 16- and 32-bit matrices become DT_Q8_0 or DT_Q4_K. */
     bool quantize;
     esp_dtype quantize_to;
-    const char *pack_format;  /* "q8_0", in names of packs; NULL: keep none */
-    const char *model_path;   /* beside which a pack is kept */
+    model_packs packs;
+    bool packs_behind;        /* written while the model already serves */
+    const char *model_path;   /* with packs */
+    const char *pack_folder;  /* where they lie; NULL: beside the model */
     const char *cache_folder; /* or here, where nothing can be written there; NULL: nowhere */
-    struct thread_pool *pool; /* with quantize */
+    struct thread_pool *pool; /* with quantize, with packs */
     /* Called while weights are packed, for a progress bar; NULL for none. */
     void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_arg;

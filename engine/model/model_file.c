@@ -9,7 +9,6 @@
 
 #include "engine/base/file.h"
 #include "engine/base/mem.h"
-#include "engine/model/cache/pack_cache.h"
 #include "engine/model/checkpoint_folder.h"
 #include "engine/model/checkpoint_gguf.h"
 #include "engine/model/model_file_inner.h"
@@ -148,7 +147,7 @@ esp_code model_file_open(model_file **out, const char *path, esp_error *err) {
     *out = NULL;
     esp_code code = check_path(path, err);
     if (code) return code;
-    uint64_t identity = pack_cache_identity(path);
+    pack_identity identity = pack_identity_of(path);
     code =
         model_folder_is(path) ? model_folder_open(&folder, path, err) : gguf_open(&gguf, path, err);
     if (code == ESP_OK) code = finish_open(out, gguf, folder, err);
@@ -220,7 +219,7 @@ static void digest_gguf(const gguf_file *gguf, char out[MODEL_DIGEST_CHARS]) {
     free(files);
 }
 
-uint64_t model_file_identity(const model_file *file) { return file->identity; }
+pack_identity model_file_identity(const model_file *file) { return file->identity; }
 
 const char *model_file_digest(model_file *file) {
     ESP_ASSERT(pthread_mutex_lock(&file->digest_lock) == 0);

@@ -20,7 +20,7 @@ struct model_file {
     model_text chat_template; /* at NULL: none */
     model_text tool_template; /* the one for conversations with tools; at NULL: none */
     chat_source folder_chat;  /* where a folder's two lie */
-    uint64_t identity;        /* of the files, before they were mapped; 0: memory */
+    pack_identity identity;   /* of the files, before they were mapped; all-zero: memory */
     pthread_mutex_t digest_lock;
     char digest[MODEL_DIGEST_CHARS]; /* under digest_lock until it is set; "" before */
 };

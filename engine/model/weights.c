@@ -3,9 +3,12 @@
 #include "engine/model/weights.h"
 
 #include <stdlib.h>
+#include <string.h>
+#include <time.h>
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "engine/base/pool.h"
 #include "engine/model/cache/pack_cache.h"
 #include "engine/model/cache/quantize_rows.h"
 #include "engine/model/checkpoint.h"
@@ -19,6 +22,8 @@ typedef struct loader {
     void *blocks;      /* of quantize_rows */
     read_ahead *ahead; /* NULL: a pack has the weights */
     uint64_t done_bytes, total_bytes;
+    pack_item *packed; /* here, for a new pack */
+    uint32_t packed_count, packed_capacity;
     esp_error *err;
 } loader;
 
@@ -72,6 +77,29 @@ static esp_code quantize(loader *l, const source *from, kern_matrix_desc *desc) 
                     tensor->name.at, inner.message);
 }
 
+static bool can_quantize(const loader *l, const source *from) {
+    const model_tensor *tensor = from->matrix.tensor;
+    esp_dtype to = l->m->options.quantize_to;
+    return tensor && quantize_dtype(to, tensor->dtype, from->matrix.cols) != tensor->dtype;
+}
+
+/* A model that --quantize leaves as it is was meant for something else. */
+static esp_code check_quantize(loader *l) {
+    static const tensor_role roles[] = {TENSOR_EMBEDDING, TENSOR_OUTPUT, TENSOR_QKV, TENSOR_Q,
+                                        TENSOR_K,         TENSOR_V,      TENSOR_O,   TENSOR_GATE_UP,
+                                        TENSOR_GATE,      TENSOR_UP,     TENSOR_DOWN};
+    for (uint32_t layer = 0; layer < l->m->spec.layers; layer++)
+        for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
+            source from;
+            esp_code code = find_source(l, roles[i], layer, &from);
+            if (code || can_quantize(l, &from)) return code;
+        }
+    return esp_fail_field(l->err, ESP_INVALID, "--quantize",
+                          "%s: no matrix has 16 or 32 bits a weight in rows of whole blocks, so "
+                          "--quantize would change nothing; leave it away",
+                          l->weights->name);
+}
+
 /* Rows [first, first + count) of a matrix as one of their own. */
 static esp_code pack_rows(loader *l, const source *from, uint32_t first, uint32_t count,
                           kern_matrix **out) {
@@ -81,11 +109,20 @@ static esp_code pack_rows(loader *l, const source *from, uint32_t first, uint32_
         checkpoint_read_rows(l->weights, &from->matrix, first, count, &l->scratch, &desc, l->err);
     if (code == ESP_OK) code = quantize(l, from, &desc);
     if (code == ESP_OK) code = o->ops->pack(o->dev, &desc, out, l->err);
-    if (code != ESP_OK || !l->m->cache) return code;
-    kern_image image;
-    o->ops->image(*out, &image);
-    pack_cache_add(l->m->cache, (pack_place){from->role, from->layer, first}, &image);
-    return ESP_OK;
+    return code;
+}
+
+/* The token types are closed before a pack is written. */
+static void remember_packed(loader *l, const source *from, uint32_t first,
+                            const kern_matrix *matrix) {
+    if (!l->m->cache || from->role == TENSOR_TOKEN_TYPES) return;
+    if (l->packed_count == l->packed_capacity) {
+        l->packed_capacity = l->packed_capacity ? 2 * l->packed_capacity : 256;
+        l->packed = mem_resize(l->packed, l->packed_capacity, sizeof *l->packed);
+    }
+    pack_item *item = &l->packed[l->packed_count++];
+    item->place = (pack_place){from->role, from->layer, first};
+    l->m->options.ops->image(matrix, &item->image);
 }
 
 /* The files' bytes of these rows will not be asked for again. A packed matrix has parts, whose rows
@@ -122,6 +159,7 @@ static esp_code load_rows(loader *l, const source *from, uint32_t first, uint32_
     if (!map_rows(l, from, first, count, out)) {
         esp_code code = pack_rows(l, from, first, count, out);
         if (code) return code;
+        remember_packed(l, from, first, *out);
     }
     l->m->weight_bytes += l->m->options.ops->matrix_bytes(*out);
     report(l, from->matrix.bytes / from->matrix.rows * count);
@@ -287,19 +325,71 @@ static esp_code take_workspace(model *m, esp_error *err) {
     return code;
 }
 
-static const char *digest_of(void *file) { return model_file_digest(file); }
+/* --- packs ----------------------------------------------------------------------------------- */
 
-static void open_cache(model *m, model_file *file) {
+/* Packing that takes less of a start is not worth a file as large as the model. */
+static const double PACKING_WORTH_SECONDS = 0.5;
+
+static bool digest_of(const char *model_path, char out[MODEL_DIGEST_CHARS]) {
+    model_file *file = NULL;
+    if (model_file_open(&file, model_path, NULL) != ESP_OK) return false;
+    memcpy(out, model_file_digest(file), MODEL_DIGEST_CHARS);
+    model_file_close(file);
+    return true;
+}
+
+static void open_cache(model *m, const model_file *file) {
     const model_options *o = &m->options;
-    if (!o->quantize || !o->pack_format || !o->model_path) return;
-    m->cache = pack_cache_open(&(pack_cache_options){.model_path = o->model_path,
-                                                     .identity = model_file_identity(file),
-                                                     .format = o->pack_format,
-                                                     .layout = o->ops->layout(o->dev),
-                                                     .cache_folder = o->cache_folder,
-                                                     .pool = o->pool,
-                                                     .digest = digest_of,
-                                                     .digest_arg = file});
+    const char *formats[DT_COUNT] = {[DT_Q8_0] = "q8_0", [DT_Q4_K] = "q4_k"};
+    if (o->packs == PACKS_OFF) return;
+    m->cache = pack_cache_open(&(pack_cache_options){
+        .model_path = o->model_path,
+        .identity = model_file_identity(file),
+        .format = o->quantize ? formats[o->quantize_to] : "",
+        .layout = o->ops->layout(o->dev),
+        .folder = o->pack_folder,
+        .spare = o->cache_folder,
+        .pool = o->pool,
+        .digest = digest_of,
+    });
+}
+
+static double cpu_seconds(void) {
+    struct timespec spent;
+    ESP_ASSERT(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent) == 0);
+    return (double)spent.tv_sec + (double)spent.tv_nsec * 1e-9;
+}
+
+/* packing: what it took of each thread's time. Waiting for the disk is not in it: from a cold disk a
+ * pack comes no faster than the model. */
+static void keep_pack(loader *l, double packing) {
+    const model_options *o = &l->m->options;
+    bool pays = o->packs == PACKS_KEEP ||
+                (o->packs == PACKS_KEEP_IF_WORTH && packing >= PACKING_WORTH_SECONDS);
+    if (l->m->cache && !pack_cache_was_found(l->m->cache) && pays)
+        pack_cache_keep(l->m->cache, l->packed, l->packed_count, o->packs_behind);
+}
+
+/* --- the door -------------------------------------------------------------------------------- */
+
+static esp_code load(model *m, model_file *file, esp_error *err) {
+    const model_options *o = &m->options;
+    loader l = {.m = m, .weights = model_file_weights(file), .err = err};
+    double began = cpu_seconds();
+    esp_code code = o->quantize ? check_quantize(&l) : ESP_OK;
+    if (code) return code;
+    l.total_bytes = checkpoint_bytes(l.weights);
+    open_cache(m, file);
+    if (!m->cache || !pack_cache_was_found(m->cache))
+        l.ahead = read_ahead_open(&l.weights->tensors, l.weights->mapped);
+    code = load_weights(&l);
+    if (code == ESP_OK && l.ahead) code = read_ahead_finish(l.ahead, err);
+    read_ahead_close(l.ahead);
+    free(l.scratch);
+    free(l.blocks);
+    if (code == ESP_OK && o->pool) keep_pack(&l, (cpu_seconds() - began) / pool_threads(o->pool));
+    free(l.packed);
+    return code;
 }
 
 esp_code model_open(model **out, model_file *file, const model_options *options, esp_error *err) {
@@ -311,17 +401,7 @@ esp_code model_open(model **out, model_file *file, const model_options *options,
     page_groups_plan(&m->groups, &m->spec, options->context_max, options->keep_pages);
     m->kv_shape = (kern_kv_shape){m->groups.layers, m->spec.kv_heads, m->spec.head_dim};
 
-    loader l = {.m = m, .weights = model_file_weights(file), .err = err};
-    l.total_bytes = checkpoint_bytes(l.weights);
-    open_cache(m, file);
-    if (!m->cache || !pack_cache_was_found(m->cache))
-        l.ahead = read_ahead_open(&l.weights->tensors, l.weights->mapped);
-    esp_code code = load_weights(&l);
-    if (code == ESP_OK && l.ahead) code = read_ahead_finish(l.ahead, err);
-    read_ahead_close(l.ahead);
-    free(l.scratch);
-    free(l.blocks);
-    if (code == ESP_OK && m->cache) pack_cache_finish(m->cache);
+    esp_code code = load(m, file, err);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);
     if (code != ESP_OK) {
@@ -336,6 +416,7 @@ void model_close(model *m) {
     if (!m) return;
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
+    pack_cache_stop(m->cache);
     for (uint32_t i = 0; m->layers && i < m->spec.layers; i++) {
         layer_weights *w = &m->layers[i];
         kern_matrix *all[] = {w->q, w->k, w->v, w->o, w->gate, w->up, w->down};

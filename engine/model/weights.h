@@ -1,5 +1,5 @@
 /* weights.h - a model's matrices on a device, and the buffers of its forward pass. Shared by weights.c,
- * which fills it, and forward.c, which runs it; nobody else includes it. */
+ * which fills it, forward.c, which runs it, and model_cost.c, which counts it; nobody else includes it. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_WEIGHTS_H
 #define ESPALIER_MODEL_WEIGHTS_H

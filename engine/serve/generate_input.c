@@ -199,7 +199,7 @@ static esp_code make_request(const served_model *model, const Espalier__V1__Gene
 esp_code generate_input(const served_model *model, const Espalier__V1__GenerateRequest *in,
                         int64_t deadline_us, void *user, request **out, esp_error *err) {
     tok_ids ids = {0};
-    request_options o = {.deadline_us = deadline_us, .user = user};
+    request_options o = {.deadline_us = deadline_us, .user = user, .row_digests = model->recorded};
     *out = NULL;
     esp_code code = check_model_name(model, in->model, err);
     if (code == ESP_OK) code = check_generates(model, err);

@@ -23,7 +23,8 @@ typedef struct served_model {
     const esp_error *chat_why;
     uint32_t context_max;
     uint32_t vocab;
-    bool embeds; /* it generates nothing */
+    bool embeds;   /* it generates nothing */
+    bool recorded; /* requests keep the digests of their logits */
 } served_model;
 
 /* ESP_NOT_FOUND naming what was asked for and what is served; "" is the one model. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/record/recorder.h"
 #include "engine/serve/answer.h"
 #include "engine/serve/embedding.h"
 #include "engine/serve/generate_input.h"
@@ -196,6 +197,7 @@ static void take_news(request *r) {
     bool done = pump(g);
     pthread_mutex_unlock(&g->lock);
     if (!done) return;
+    if (g->all->options.recorder) recorder_take(g->all->options.recorder, r);
     r->user = NULL; /* only this thread follows it */
     release(g);
 }
@@ -248,12 +250,14 @@ void generations_close(generations *all) {
     free(all);
 }
 
-static served_model served(engine *e) {
+static served_model served(const generations *all) {
+    engine *e = all->options.engine;
     served_model out = {.name = engine_name(e),
                         .tok = engine_tokenizer(e),
                         .context_max = engine_context_max(e),
                         .vocab = tok_count(engine_tokenizer(e)),
-                        .embeds = engine_embeds(e)};
+                        .embeds = engine_embeds(e),
+                        .recorded = all->options.recorder != NULL};
     out.chat = engine_template(e, &out.chat_why);
     return out;
 }
@@ -280,7 +284,7 @@ static esp_code submit(generation *g, request *r, esp_error *err) {
 
 void generation_start(generations *all, rpc_call *call, const Espalier__V1__GenerateRequest *in) {
     generation *g = make(all, call);
-    served_model here = served(all->options.engine);
+    served_model here = served(all);
     esp_error error = {0};
     request *r = NULL;
     hold(g); /* the call's, until RPC_CLOSED */

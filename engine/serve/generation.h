@@ -23,6 +23,7 @@ typedef struct generations generations;
 typedef struct generations_options {
     engine *engine;
     uint32_t unsent_bytes_max; /* beyond: the reader is cut */
+    struct recorder *recorder; /* gets each request that ends; NULL: none */
 } generations_options;
 
 ESP_CHECKED esp_code generations_open(generations **out, const generations_options *options,

@@ -91,6 +91,13 @@ static void write_counts(FILE *out, const engine_stats *s) {
             s->step_tokens_total);
 }
 
+static void write_records(FILE *out, const record_stats *records) {
+    if (!records) return;
+    counter(out, "records_total", "Finished requests written to --record.", records->written);
+    counter(out, "records_lost_total", "Finished requests that could not be written there.",
+            records->lost);
+}
+
 char *metrics_page(const metrics_input *in, size_t *bytes) {
     char *page = NULL;
     FILE *out = open_memstream(&page, bytes);
@@ -98,6 +105,7 @@ char *metrics_page(const metrics_input *in, size_t *bytes) {
     write_build(out, in);
     write_state(out, in);
     write_counts(out, in->stats);
+    write_records(out, in->records);
     write_histogram(out, "time_to_first_token_seconds", "Submission to first token.",
                     &in->stats->ttft);
     write_histogram(out, "inter_token_latency_seconds", "One token to the next of a request.",

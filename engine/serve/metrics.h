@@ -6,6 +6,7 @@
 #include <stddef.h>
 
 #include "engine/engine.h"
+#include "engine/record/recorder.h"
 
 typedef struct metrics_input {
     const engine_stats *stats;
@@ -13,6 +14,7 @@ typedef struct metrics_input {
     uint32_t calls; /* live gRPC calls */
     bool serving;
     const char *model, *profile, *version;
+    const record_stats *records; /* NULL: nothing is recorded */
 } metrics_input;
 
 /* The page, malloc'd, NUL-terminated; *bytes without the NUL. */

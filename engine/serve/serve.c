@@ -16,6 +16,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/base/mem.h"
 #include "engine/serve/address.h"
 #include "engine/serve/metrics.h"
 #include "engine/serve/serve_parts.h"
@@ -124,6 +125,11 @@ static char *write_metrics(void *arg, size_t *bytes) {
                         .model = engine_name(s->engine),
                         .profile = engine_profile(s->engine),
                         .version = ESPALIER_VERSION};
+    record_stats records;
+    if (s->recorder) {
+        recorder_read_stats(s->recorder, &records);
+        in.records = &records;
+    }
     return metrics_page(&in, bytes);
 }
 
@@ -165,6 +171,9 @@ static esp_code open_parts(serve *s, esp_error *err) {
     generations_options streams = {.engine = s->engine,
                                    .unsent_bytes_max = s->config->slow_reader_bytes};
     if (!streams.unsent_bytes_max) streams.unsent_bytes_max = 256 << 10;
+    if (s->config->record) code = recorder_open(&s->recorder, s->config->record, s->engine, err);
+    if (code != ESP_OK) return code;
+    streams.recorder = s->recorder;
     raise_file_limit();
     s->health = health_open();
     s->reflection = reflection_open();
@@ -178,6 +187,8 @@ static esp_code open_parts(serve *s, esp_error *err) {
 
 static void log_serving(const serve *s) {
     address at = {0};
+    const char *why_not;
+    if (!mem_huge_pages(&why_not)) log_event(LOG_INFO, "no_huge_pages", "reason=\"%s\"", why_not);
     warn_insecure("--grpc", s->config->grpc, s->config->tls_cert != NULL);
     if (has_http(s->config)) warn_insecure("--http", s->config->http, false);
     char http_at[300] = "off";
@@ -252,6 +263,7 @@ static void close_parts(serve *s) {
     http_close(s->http);
     rpc_server_close(s->rpc);
     generations_close(s->generations);
+    (void)recorder_close(s->recorder); /* it has told the log what it lost */
     health_close(s->health);
     reflection_close(s->reflection);
     auth_close(s->auth);

@@ -7,6 +7,7 @@
 
 #include "engine/config.h"
 #include "engine/engine.h"
+#include "engine/record/recorder.h"
 #include "engine/serve/auth.h"
 #include "engine/serve/generation.h"
 #include "engine/serve/health.h"
@@ -23,7 +24,8 @@ typedef struct serve {
     reflection *reflection;
     generations *generations;
     rpc_server *rpc;
-    http *http; /* NULL with --http off */
+    http *http;         /* NULL with --http off */
+    recorder *recorder; /* NULL without --record */
 } serve;
 
 /* methods.c: every method there is, and who may call it. */

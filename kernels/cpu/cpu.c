@@ -53,6 +53,8 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
 static void cpu_close(kern_device *dev) {
     if (!dev) return;
     if (dev->scratch) mem_unmap(dev->scratch, pool_threads(dev->pool) * sizeof *dev->scratch);
+    if (dev->level_scratch)
+        mem_unmap(dev->level_scratch, pool_threads(dev->pool) * dev->level->scratch_bytes);
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
@@ -71,12 +73,15 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     dev->pool = options->pool;
     dev->level = level;
     dev->kv_dtype = options->kv_dtype;
+    dev->tile_pages = level == &cpu_level_amx && options->kv_dtype == DT_BF16;
     dev->tokens_max = options->tokens_max;
     if (options->activations == ACT_INT8) dev->linear_int8 = choose_int8(level);
     snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=%s,kv=%s", level->name,
              dev->linear_int8 ? "int8" : "bf16", options->kv_dtype == DT_BF16 ? "bf16" : "f32");
     dev->scratch = mem_map(pool_threads(dev->pool) * sizeof *dev->scratch);
-    if (!dev->scratch) {
+    if (level->scratch_bytes)
+        dev->level_scratch = mem_map(pool_threads(dev->pool) * level->scratch_bytes);
+    if (!dev->scratch || (level->scratch_bytes && !dev->level_scratch)) {
         cpu_close(dev);
         return esp_fail_field(err, ESP_EXHAUSTED, "--threads",
                               "no memory for the working space of %u threads; lower --threads",
@@ -89,7 +94,8 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
 static const char *cpu_profile(const kern_device *dev) { return dev->profile; }
 
 static const char *cpu_layout(const kern_device *dev) {
-    return dev->linear_int8 ? CPU_LAYOUT "," CPU_LAYOUT_BYTES : CPU_LAYOUT;
+    if (dev->level->by_rows) return dev->linear_int8 ? "cpu-rows-1,bytes-1" : "cpu-rows-1";
+    return dev->linear_int8 ? "cpu-tiles-1,bytes-1" : "cpu-tiles-1";
 }
 
 static size_t cpu_element_bytes(const kern_device *dev, kern_kind kind) {
@@ -116,8 +122,7 @@ static void cpu_copy(kern_device *dev, void *to, const void *from, size_t bytes)
 }
 
 static size_t cpu_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
-    size_t elements = (size_t)KV_PAGE_TOKENS * cpu_round_up(shape->head_dim, TILE_ROWS);
-    return (size_t)shape->layers * 2 * shape->kv_heads * elements * cpu_kv_element_bytes(dev);
+    return shape->layers * cpu_kv_layer_bytes(dev, shape);
 }
 
 static void cpu_norm(kern_device *dev, const kern_norm *op) { dev->level->norm(dev, op); }
@@ -137,6 +142,7 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
 
 static void cpu_rope_store(kern_device *dev, const kern_rope_store *op) {
     const kern_kv_shape *shape = op->kv.shape;
+    ESP_ASSERT(shape->head_dim <= CPU_HEAD_DIM_MAX);
     ESP_ASSERT(op->rotary % 2 == 0 && op->rotary <= shape->head_dim);
     ESP_ASSERT(!op->q_norm == !op->k_norm);
     ESP_ASSERT(op->kv.layer < shape->layers && op->kv.group < op->batch->group_count);

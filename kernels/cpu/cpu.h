@@ -10,9 +10,9 @@
  *               acc = fma(scale, fma(-zero, sum of the run's x, p), acc)
  *             with scale, offset and zero as quant.h defines them, whatever the batch, the tile shape or
  *             the thread count (Law 1). The AMX level adds up p in an order of its own, in
- *             amx/linear_amx.c.
+ *             amx/linear_amx.c, and rounds attention's weights to bf16, in amx/attend_span.c.
  *
- * Packing     (CPU_LAYOUT: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
+ * Packing     (cpu_layout: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
  *             zeros. The codes of a tile lie block after block, the scales in a second array.
  *   coded       lines of 64 bytes: dword r of a line holds n bits each of 32/n columns of row r,
  *               the first column lowest; read 16 rows at once, shifted right. A block has
@@ -22,10 +22,17 @@
  *   Q8_0        int8 [32 columns][16 rows]; codes of 8 bits and floats of 8 likewise
  *   F16, BF16   u16  [32][16]
  *   F32         f32  [32][16]
- *   for int8    (CPU_LAYOUT_BYTES) a device with int8 activations packs the formats of whole-number
- *               codes so that a line, shifted and masked, is 4 columns of bytes a row: column
- *               4*s + i of a line of n-bit codes lies at bit 8*i + n*s. Codes of 8 bits: dword r of
- *               a line holds 4 columns of row r. Scales as ever
+ *             By rows, for AMX, whose tiles take 32 columns of a row at once; STRIP_TILES tiles are padded
+ *             and interleaved: [strips][blocks][4 tiles]
+ *   coded       lines of 64 bytes: word c of a line holds n bits each of column c of 16/n rows, the first row
+ *               lowest. As many lines for low and high bits as above
+ *   others      [16 rows][32 columns]
+ *             In bytes, at every level: what a device with int8 activations makes of formats whose codes are
+ *             whole numbers; its other matrices lie as the level has them
+ *   coded       lines as in the first form, but for the order of columns, so that one shifted and masked is 4
+ *               columns of bytes a row: column 4*s + i of a line of n-bit codes lies at bit 8*i + n*s
+ *   8 bits      dword r of a line holds 4 columns of row r
+ *             And in all:
  *   scales      none when unquantised
  *               files' blocks of 32: f16 d[16] a block, followed by f16 m[16] where there is one
  *               DT_G2 to DT_G8: f32 scale[16], f16 zero[16] a block; DT_F8_E4M3: f32 scale[16]
@@ -37,7 +44,10 @@
  *                 Q2_K        u8 [2 halves][16]: scale in the low four bits, minimum in the high
  *
  * Pages       the block of one (layer, k or v, kv head): k is [D][16 slots] so that 16 keys are one
- *             vector, v is [16 slots][D]; D is rounded up to 16. bf16 or f32. */
+ *             vector, v is [16 slots][D]; D is rounded up to 16. bf16 or f32.
+ *             The AMX level has bf16 ones the other way round, as its tiles want them: k is
+ *             [16 slots][D], D rounded up to 32 with zeros, v is [D][16 slots], D rounded up to 16.
+ *             What opens a page clears its v: slots behind the newest token hold zeros there. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_CPU_H
 #define ESPALIER_CPU_H
@@ -45,23 +55,28 @@
 #include "engine/base/pool.h"
 #include "kernels/kernels.h"
 
-#define CPU_LAYOUT "cpu-tiles-1"
-#define CPU_LAYOUT_BYTES "bytes-1" /* of matrices for int8 activations */
-
 enum {
     TILE_ROWS = 16,
     TILE_COLS = 32,
-    STRIP_TILES = 4,   /* tiles that a worker computes side by side */
-    CHUNK_TOKENS = 96, /* tokens expanded to float32 at a time */
+    STRIP_TILES = 4,               /* tiles that a worker computes side by side */
+    STRIP_MAX = 2 * STRIP_TILES,   /* of a gated linear on AMX: as many of gate and of up */
+    CHUNK_TOKENS = 96,             /* tokens expanded to float32 at a time */
+    AMX_CHUNK = 512,               /* tokens paired for tiles at a time */
+    INT8_CHUNK = 2 * CHUNK_TOKENS, /* at most, tokens turned to codes at a time */
     CPU_HEAD_DIM_MAX = 512,
-    QUERIES_MAX = 48, /* of one attention work item */
+    QUERIES_MAX = 48,     /* of one attention work item */
+    AMX_QUERIES = 16,     /* of one attention tile */
+    AMX_QUERY_TILES = 16, /* of one attention work item of the AMX level, at most */
+    AMX_SPAN_PAGES = 4,
+    AMX_SPAN_KEYS = AMX_SPAN_PAGES * KV_PAGE_TOKENS,
+    AMX_BLOCK_SPANS = 8, /* whose values are packed together */
+    AMX_BLOCKS = 3,
     CACHE_LINE_BYTES = 64,
     SCALE_ROW_BYTES = TILE_ROWS * 2, /* one f16 for each row of a tile */
     FLOAT_ROW_BYTES = TILE_ROWS * 4, /* one f32 */
     GROUP_SCALE_BYTES = FLOAT_ROW_BYTES + SCALE_ROW_BYTES,
     LINE_BYTES = TILE_ROWS * 4, /* one dword for each row of a tile */
     SUPER_BLOCKS = 8,           /* blocks that share a head of scales */
-    AMX_PANEL = 10,             /* blocks of two tiles that are unpacked at once: they stay in L1 */
 };
 
 /* How many columns share a scale, and whether there is an offset as well. */
@@ -135,34 +150,33 @@ typedef struct cpu_order {
     uint32_t inputs[];
 } cpu_order;
 
+/* Memory that matrices share (weight_room.c). */
+typedef struct cpu_room cpu_room;
+
 struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
     uint32_t tiles, blocks; /* of 16 rows; of 32 columns */
-    size_t code_bytes;      /* of one tile, all its blocks */
+    size_t code_bytes;      /* of one tile, all its blocks; they lie cpu_block_step apart */
     size_t scale_bytes;     /* likewise */
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
-    size_t map_bytes;       /* one mapping holds both */
-    bool borrowed;          /* the mapping is another's, and read-only */
-    bool bytes;             /* CPU_LAYOUT_BYTES: for dev->linear_int8 alone */
+    size_t map_bytes;       /* of both, side by side */
+    bool borrowed;          /* they are another's, and read-only */
+    bool by_rows, bytes;    /* how codes lie in a block; both false: by columns */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
-/* Some blocks of one weight tile as the AMX level multiplies them. */
-typedef struct amx_panel {
-    _Alignas(CACHE_LINE_BYTES) uint16_t codes[AMX_PANEL][TILE_ROWS * TILE_COLS]; /* bf16 */
-    _Alignas(CACHE_LINE_BYTES) float scales[AMX_PANEL][2][TILE_ROWS];
-    _Alignas(CACHE_LINE_BYTES) float offsets[AMX_PANEL][2][TILE_ROWS];
-} amx_panel;
-
-/* Some blocks of one weight tile as the AMX level multiplies them with int8 activations. */
-enum { INT8_PANEL = 12 };
-typedef struct int8_panel {
-    _Alignas(CACHE_LINE_BYTES) uint8_t bytes[INT8_PANEL][TILE_COLS * TILE_ROWS];
-    _Alignas(CACHE_LINE_BYTES) float scales[INT8_PANEL][2][TILE_ROWS];
-    _Alignas(CACHE_LINE_BYTES) float offsets[INT8_PANEL][2][TILE_ROWS];
-} int8_panel;
+/* Attention of the AMX level, rows packed at the head's own width. */
+typedef struct amx_attention {
+    _Alignas(CACHE_LINE_BYTES) float scores[2][AMX_SPAN_KEYS * AMX_QUERIES];
+    _Alignas(CACHE_LINE_BYTES) uint16_t weights[2][AMX_SPAN_KEYS * AMX_QUERIES];
+    _Alignas(CACHE_LINE_BYTES)
+        uint16_t values[AMX_BLOCKS * AMX_BLOCK_SPANS * CPU_HEAD_DIM_MAX * AMX_SPAN_KEYS];
+    _Alignas(
+        CACHE_LINE_BYTES) uint16_t queries[AMX_QUERY_TILES * 2 * CPU_HEAD_DIM_MAX * AMX_QUERIES];
+    _Alignas(CACHE_LINE_BYTES) float outs[AMX_QUERY_TILES * CPU_HEAD_DIM_MAX * AMX_QUERIES];
+} amx_attention;
 
 /* One worker's own memory. */
 typedef struct cpu_scratch {
@@ -175,13 +189,14 @@ typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float keys[CPU_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     _Alignas(CACHE_LINE_BYTES) float values[KV_PAGE_TOKENS * CPU_HEAD_DIM_MAX];
     _Alignas(CACHE_LINE_BYTES) float outs[QUERIES_MAX * CPU_HEAD_DIM_MAX];
-    amx_panel panels[2];
-    int8_panel int8_panels[2];
+    amx_attention attention;
 } cpu_scratch;
 
 /* The ops of one instruction level: every file of level/ is compiled once for each. */
 typedef struct cpu_level {
     const char *name;
+    bool by_rows;         /* how it wants codes packed */
+    size_t scratch_bytes; /* a worker's own memory beyond cpu_scratch */
     void (*norm)(kern_device *dev, const kern_norm *op);
     void (*linear)(kern_device *dev, const kern_linear *op);
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
@@ -195,9 +210,10 @@ extern const cpu_level cpu_level_amx;
 typedef void cpu_linear_fn(kern_device *dev, const kern_linear *op);
 
 /* linear for int8 activations (int8/int8.h): at every level and with or without these instructions
- * the same bits. */
+ * the same sums; activations of gated ones are the level's. The one named bf16 is what the AMX level
+ * takes for few tokens. */
 cpu_linear_fn linear_int8_avx2, linear_int8_avx2_vnni, linear_int8_avx512, linear_int8_avx512_vnni,
-    linear_int8_amx;
+    linear_int8_avx512_bf16, linear_int8_amx;
 
 typedef enum cpu_feature { CPU_AVX_VNNI, CPU_AVX512_VNNI, CPU_AMX_INT8 } cpu_feature;
 /* Of the processor; whether the system saves the state is kern_cpu_best_level's. */
@@ -217,18 +233,21 @@ struct kern_device {
     thread_pool *pool;
     const cpu_level *level;
     esp_dtype kv_dtype;
+    bool tile_pages; /* pages as the AMX level has them */
     uint32_t tokens_max;
     char profile[64];
-    cpu_scratch *scratch; /* [threads] */
-    cpu_order *orders;    /* of the matrices packed so far */
-    uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
-    uint32_t blocks_max;  /* of the widest matrix packed so far */
-    float *inputs;        /* [planes][blocks][CHUNK_TOKENS][32]: activations as float32; the AMX
-                           * level has twice as many tokens, in bf16 */
-    float *input_sums;    /* [planes][blocks][2 * CHUNK_TOKENS]: their sum over each block */
+    cpu_scratch *scratch;  /* [threads] */
+    char *level_scratch;   /* [threads][level->scratch_bytes] */
+    cpu_order *orders;     /* of the matrices packed so far */
+    cpu_room *rooms;       /* of the matrices that are open */
+    uint32_t planes;       /* of the next three: 1, or as many as a linear's matrices have orders */
+    uint32_t blocks_max;   /* of the widest matrix packed so far */
+    void *inputs;          /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
+                           * amx/linear_amx.c says */
+    float *input_sums;     /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;      /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
+    int8_block *quantised; /* [planes][blocks][INT8_CHUNK]: activations as codes */
     cpu_linear_fn *linear_int8; /* NULL: activations are bf16 */
-    int8_block *quantised; /* [planes][blocks][2 * CHUNK_TOKENS]: activations as codes, likewise */
-    float *half_sums;     /* [planes][blocks][2 * CHUNK_TOKENS][2]: over each half of a block */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {
@@ -239,14 +258,28 @@ static inline size_t cpu_kv_element_bytes(const kern_device *dev) {
     return dev->kv_dtype == DT_BF16 ? sizeof(uint16_t) : sizeof(float);
 }
 
-/* First byte of the block of one (frame, layer, k or v, kv head). */
+/* Elements that a slot takes in a block of keys, of values. */
+static inline uint32_t cpu_key_width(const kern_device *dev, const kern_kv_shape *shape) {
+    return cpu_round_up(shape->head_dim, dev->tile_pages ? TILE_COLS : TILE_ROWS);
+}
+static inline uint32_t cpu_value_width(const kern_kv_shape *shape) {
+    return cpu_round_up(shape->head_dim, TILE_ROWS);
+}
+
+/* Of one layer of a frame. */
+static inline size_t cpu_kv_layer_bytes(const kern_device *dev, const kern_kv_shape *shape) {
+    size_t width = (size_t)cpu_key_width(dev, shape) + cpu_value_width(shape);
+    return KV_PAGE_TOKENS * shape->kv_heads * width * cpu_kv_element_bytes(dev);
+}
+
+/* First byte of the block of one (frame, layer, k or v, kv head): a layer's keys, then its values. */
 static inline void *cpu_kv_block(const kern_device *dev, const kern_kv_layer *kv, uint32_t frame,
-                                 uint32_t is_v, uint32_t head) {
+                                 bool values, uint32_t head) {
     const kern_kv_shape *shape = kv->shape;
-    size_t elements = (size_t)KV_PAGE_TOKENS * cpu_round_up(shape->head_dim, TILE_ROWS);
-    size_t block = ((size_t)kv->layer * 2 + is_v) * shape->kv_heads + head;
+    size_t keys = cpu_key_width(dev, shape), width = values ? cpu_value_width(shape) : keys;
+    size_t elements = KV_PAGE_TOKENS * ((values ? shape->kv_heads * keys : 0) + head * width);
     return (char *)kv->arena + frame * kv->frame_bytes +
-           block * elements * cpu_kv_element_bytes(dev);
+           kv->layer * cpu_kv_layer_bytes(dev, shape) + elements * cpu_kv_element_bytes(dev);
 }
 
 /* The frames of a sequence, in position order. */
@@ -255,9 +288,31 @@ static inline const uint32_t *cpu_block_table(const step_batch *batch, const ker
     return batch->tables + ((size_t)kv->group * batch->seq_count + seq) * batch->table_stride;
 }
 
+/* From a block of a tile to its next, and where the first one is. */
+static inline size_t cpu_block_step(const kern_matrix *matrix) {
+    return (size_t)cpu_formats[matrix->dtype].code_bytes * (matrix->by_rows ? STRIP_TILES : 1);
+}
+static inline uint8_t *cpu_tile_codes(const kern_matrix *matrix, uint32_t tile) {
+    if (!matrix->by_rows) return matrix->codes + tile * matrix->code_bytes;
+    return matrix->codes + tile / STRIP_TILES * STRIP_TILES * matrix->code_bytes +
+           (size_t)(tile % STRIP_TILES) * cpu_formats[matrix->dtype].code_bytes;
+}
+
+/* Bytes of dev->inputs for each block of columns. */
+static inline size_t cpu_input_bytes(const kern_device *dev) {
+    if (!dev->level->by_rows) return (size_t)CHUNK_TOKENS * TILE_COLS * sizeof(float);
+    uint32_t tokens = dev->tokens_max < AMX_CHUNK ? dev->tokens_max : AMX_CHUNK;
+    return (size_t)cpu_round_up(tokens, TILE_ROWS) * TILE_COLS * sizeof(uint16_t);
+}
+
 /* The order as the device keeps it; dropped as often as it is taken. */
 cpu_order *cpu_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols);
 void cpu_order_drop(kern_device *dev, cpu_order *order); /* NULL is fine */
+
+/* Zeroed memory for a matrix, 64-byte aligned, in huge pages where the system has them; NULL: there is
+ * none. Whoever touches it first decides which NUMA node it is of. */
+void *cpu_room_take(kern_device *dev, size_t bytes);
+void cpu_room_give_back(kern_device *dev, const void *at);
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                   esp_error *err) ESP_CHECKED;

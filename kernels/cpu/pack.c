@@ -55,13 +55,29 @@ static void order_bytes(const uint8_t *codes, uint32_t bits, uint8_t *out) {
     }
 }
 
-/* Lines of the code's bits from `shift` up. */
+/* The same by rows; what the others put there is kept. */
+static void pack_row_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint32_t row,
+                           uint8_t *lines) {
+    uint32_t rows = 16 / bits, left = row % rows * bits, mask = (1u << bits) - 1;
+    uint16_t words[TILE_COLS];
+    lines += row / rows * LINE_BYTES;
+    memcpy(words, lines, sizeof words);
+    for (uint32_t k = 0; k < TILE_COLS; k++)
+        words[k] = (uint16_t)(words[k] | (codes[k] >> shift & mask) << left);
+    memcpy(lines, words, sizeof words);
+}
+
+/* Lines of a row's codes, their bits from `shift` up, as the matrix has them. */
 static void pack_bits(const kern_matrix *matrix, const uint8_t *codes, uint32_t shift,
-                      uint32_t bits, uint8_t *lines) {
+                      uint32_t bits, uint32_t row, uint8_t *lines) {
     uint8_t ordered[TILE_COLS];
     if (bits == 0) return;
+    if (matrix->by_rows) {
+        pack_row_lines(codes, shift, bits, row, lines);
+        return;
+    }
     if (matrix->bytes) order_bytes(codes, bits, ordered);
-    pack_lines(matrix->bytes ? ordered : codes, shift, bits, lines);
+    pack_lines(matrix->bytes ? ordered : codes, shift, bits, lines + row * sizeof(uint32_t));
 }
 
 static void put_half(uint8_t *halves, uint32_t lane, uint16_t half) {
@@ -109,16 +125,23 @@ static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uin
     }
 }
 
-/* Whole bytes of one row: column after column, or four columns after four. */
-static void pack_whole_codes(const kern_matrix *matrix, const uint8_t *in, uint32_t row,
-                             uint8_t *codes) {
-    uint32_t group = matrix->bytes ? 4 : 1;
-    for (uint32_t k = 0; k < TILE_COLS; k += group)
-        memcpy(codes + k * TILE_ROWS + row * group, in + k, group);
+/* Columns of whole bytes, four after four. */
+static void pack_quads(const uint8_t *in, uint8_t *codes, uint32_t row, uint32_t count) {
+    for (uint32_t k = 0; k < count; k += 4)
+        memcpy(codes + k * TILE_ROWS + row * 4, in + k, 4);
 }
 
-static inline void pack_column_major(const uint8_t *in, uint8_t *codes, uint32_t row,
-                                     uint32_t count, uint32_t element_bytes) {
+/* `count` whole elements of a row. */
+static inline void pack_elements(const kern_matrix *matrix, const uint8_t *in, uint8_t *codes,
+                                 uint32_t row, uint32_t count, uint32_t element_bytes) {
+    if (matrix->by_rows) {
+        memcpy(codes + row * TILE_COLS * element_bytes, in, count * element_bytes);
+        return;
+    }
+    if (matrix->bytes) {
+        pack_quads(in, codes, row, count);
+        return;
+    }
     for (uint32_t k = 0; k < count; k++)
         memcpy(codes + (k * TILE_ROWS + row) * element_bytes, in + k * element_bytes,
                element_bytes);
@@ -131,14 +154,16 @@ static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane
     const quant_coding *coding = dtype_info(matrix->dtype)->coding;
     bool whole = coding->code_bits == 8;
     ESP_ASSERT(whole || coding->code_bits == format->low_bits + format->high_bits);
-    if (!whole) codes += lane * sizeof(uint32_t);
-    for (uint32_t b = 0; b < matrix->blocks; b++, codes += format->code_bytes) {
+    for (uint32_t b = 0; b < matrix->blocks; b++, codes += cpu_block_step(matrix)) {
         quant_piece piece;
         coding->read(in, b, &piece);
-        if (whole) pack_whole_codes(matrix, piece.codes, lane, codes);
-        pack_bits(matrix, piece.codes, 0, format->low_bits, codes);
-        pack_bits(matrix, piece.codes, format->low_bits, format->high_bits,
-                  codes + format->low_bits * LINE_BYTES);
+        uint8_t *high = codes + format->low_bits * LINE_BYTES;
+        if (whole) {
+            pack_elements(matrix, piece.codes, codes, lane, TILE_COLS, 1);
+        } else {
+            pack_bits(matrix, piece.codes, 0, format->low_bits, lane, codes);
+            pack_bits(matrix, piece.codes, format->low_bits, format->high_bits, lane, high);
+        }
         pack_scales(matrix, &piece, b, lane, scales);
     }
 }
@@ -152,17 +177,17 @@ static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane
         uint32_t left = matrix->cols - b * TILE_COLS, count = left < TILE_COLS ? left : TILE_COLS;
         if (matrix->dtype == DT_Q8_0) {
             memcpy(scales + lane * F16_BYTES, in, F16_BYTES);
-            pack_whole_codes(matrix, in + F16_BYTES, lane, codes);
+            pack_elements(matrix, in + F16_BYTES, codes, lane, count, 1);
         } else if (matrix->dtype == DT_F8_E4M3) {
             memcpy(scales + lane * sizeof(float), in, sizeof(float));
-            pack_column_major(in + sizeof(float), codes, lane, count, 1);
+            pack_elements(matrix, in + sizeof(float), codes, lane, count, 1);
         } else if (info->block_bytes == 2) {
-            pack_column_major(in, codes, lane, count, 2);
+            pack_elements(matrix, in, codes, lane, count, 2);
         } else {
-            pack_column_major(in, codes, lane, count, 4);
+            pack_elements(matrix, in, codes, lane, count, 4);
         }
         in += count / info->block_elements * info->block_bytes;
-        codes += format->code_bytes;
+        codes += cpu_block_step(matrix);
         scales += format->scale_bytes;
     }
 }
@@ -170,7 +195,7 @@ static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane
 static void pack_row(const pack_job *job, uint32_t row) {
     const kern_matrix *matrix = job->matrix;
     const uint8_t *in = (const uint8_t *)job->desc->data + row * job->row_bytes;
-    uint8_t *codes = matrix->codes + row / TILE_ROWS * matrix->code_bytes;
+    uint8_t *codes = cpu_tile_codes(matrix, row / TILE_ROWS);
     uint8_t *scales = matrix->scales + row / TILE_ROWS * matrix->scale_bytes;
     if (dtype_info(matrix->dtype)->coding)
         pack_coded_row(job, in, row % TILE_ROWS, codes, scales);
@@ -203,7 +228,7 @@ static void transpose_16(const uint8_t *in, size_t stride, uint8_t *out) {
 static void pack_halves(const pack_job *job, uint32_t row) {
     const kern_matrix *matrix = job->matrix;
     const uint8_t *in = (const uint8_t *)job->desc->data + row * job->row_bytes;
-    uint8_t *codes = matrix->codes + row / TILE_ROWS * matrix->code_bytes;
+    uint8_t *codes = cpu_tile_codes(matrix, row / TILE_ROWS);
     for (uint32_t b = 0; b < matrix->blocks; b++, in += TILE_COLS * 2)
         for (uint32_t k = 0; k < TILE_COLS; k += 8, codes += 8 * TILE_ROWS * 2)
             for (uint32_t r = 0; r < TILE_ROWS; r += 8)
@@ -214,7 +239,8 @@ static void pack_tiles(void *arg, uint32_t worker, uint32_t workers) {
     const pack_job *job = arg;
     const kern_matrix *matrix = job->matrix;
     uint32_t begin, end;
-    bool halves = dtype_info(matrix->dtype)->block_bytes == 2 && matrix->cols % TILE_COLS == 0;
+    bool halves = dtype_info(matrix->dtype)->block_bytes == 2 && matrix->cols % TILE_COLS == 0 &&
+                  !matrix->by_rows;
     pool_share(matrix->rows, TILE_ROWS, worker, workers, &begin, &end);
     for (; halves && begin + TILE_ROWS <= end; begin += TILE_ROWS)
         pack_halves(job, begin);
@@ -232,8 +258,9 @@ static bool sizes(kern_matrix *matrix, uint64_t *scales_at) {
     matrix->code_bytes = (size_t)matrix->blocks * format->code_bytes;
     matrix->scale_bytes = (size_t)matrix->blocks * format->scale_bytes +
                           (size_t)(matrix->blocks / SUPER_BLOCKS) * format->head_bytes;
-    uint64_t codes, scales, total;
-    if (!check_mul(matrix->code_bytes, matrix->tiles, &codes) ||
+    uint64_t codes, scales, total, tiles = matrix->tiles;
+    if (matrix->by_rows) tiles = (tiles + STRIP_TILES - 1) / STRIP_TILES * STRIP_TILES;
+    if (!check_mul(matrix->code_bytes, tiles, &codes) ||
         !check_mul(matrix->scale_bytes, matrix->tiles, &scales) ||
         !check_align(codes, CACHE_LINE_BYTES, scales_at) ||
         !check_add(*scales_at, scales, &total) || !check_align(total, CACHE_LINE_BYTES, &total))
@@ -250,14 +277,26 @@ static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
+    free(dev->quantised);
     dev->blocks_max = blocks;
     dev->planes = planes;
+    dev->inputs = mem_new((size_t)planes * blocks, cpu_input_bytes(dev));
+    if (dev->linear_int8)
+        dev->quantised = mem_new((size_t)planes * blocks * INT8_CHUNK, sizeof *dev->quantised);
+    if (dev->level->by_rows) return;
     size_t rows = (size_t)planes * blocks * CHUNK_TOKENS;
-    dev->inputs = mem_new(rows, TILE_COLS * sizeof(float));
-    dev->input_sums = mem_new(2 * rows, sizeof(float));
-    dev->half_sums = mem_new(2 * rows, 2 * sizeof(float));
-    free(dev->quantised);
-    if (dev->linear_int8) dev->quantised = mem_new(2 * rows, sizeof *dev->quantised);
+    dev->input_sums = mem_new(rows, sizeof(float));
+    dev->half_sums = mem_new(rows, 2 * sizeof(float));
+}
+
+/* A matrix on its way, without memory. */
+static kern_matrix shape_of(const kern_device *dev, esp_dtype dtype, uint32_t rows, uint32_t cols) {
+    bool bytes = dev->linear_int8 && cpu_has_int8_form(dtype);
+    return (kern_matrix){.dtype = dtype,
+                         .rows = rows,
+                         .cols = cols,
+                         .bytes = bytes,
+                         .by_rows = dev->level->by_rows && !bytes};
 }
 
 /* What a matrix needs of the device. */
@@ -272,12 +311,9 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
     ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
     *out = NULL;
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
-    *matrix = (kern_matrix){.dtype = desc->dtype,
-                            .rows = desc->rows,
-                            .cols = desc->cols,
-                            .bytes = dev->linear_int8 && cpu_has_int8_form(desc->dtype)};
+    *matrix = shape_of(dev, desc->dtype, desc->rows, desc->cols);
     uint64_t scales_at = 0;
-    if (sizes(matrix, &scales_at)) matrix->codes = mem_map(matrix->map_bytes);
+    if (sizes(matrix, &scales_at)) matrix->codes = cpu_room_take(dev, matrix->map_bytes);
     if (!matrix->codes) {
         free(matrix);
         return esp_fail(err, ESP_EXHAUSTED, "cpu: no memory for a %s matrix of %u x %u", info->name,
@@ -304,7 +340,7 @@ void cpu_image(const kern_matrix *matrix, kern_image *out) {
 
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) {
-    kern_matrix shape = {.dtype = image->dtype, .rows = image->rows, .cols = image->cols};
+    kern_matrix shape = shape_of(dev, image->dtype, image->rows, image->cols);
     uint64_t scales_at = 0;
     *out = NULL;
     if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) || shape.map_bytes != image->count)
@@ -312,7 +348,6 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
                         (unsigned long long)image->count, image->rows, image->cols);
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
     *matrix = shape;
-    matrix->bytes = dev->linear_int8 && cpu_has_int8_form(shape.dtype);
     matrix->borrowed = true;
     matrix->codes = (uint8_t *)(uintptr_t)image->bytes;
     matrix->scales = matrix->codes + scales_at;
@@ -324,7 +359,7 @@ esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix *
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix) {
     if (!matrix) return;
     cpu_order_drop(dev, matrix->order);
-    if (!matrix->borrowed) mem_unmap(matrix->codes, matrix->map_bytes);
+    if (!matrix->borrowed) cpu_room_give_back(dev, matrix->codes);
     free(matrix);
 }
 

@@ -38,7 +38,7 @@ class Server:
         # setpriv (util-linux) has the kernel end the server when the test run is killed. Not a preexec_fn:
         # that forks this process, whose gRPC threads do not survive a fork.
         command = ["setpriv", "--pdeathsig", "KILL", binary, "serve", "--model", model, "--grpc", self.address, "--http", self.http,
-                   "--kv-memory", kv_memory, *map(str, flags)]
+                   "--kv-memory", kv_memory, "--pack", "off", *map(str, flags)]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

@@ -265,6 +265,67 @@ def test_bench_prints_a_row_for_each_concurrency(espalier, model):
         assert all(row[k] > 0 for k in ("prefill_tok_s", "decode_tok_s", "output_tok_s", "ttft_p50_ms", "itl_p99_ms"))
 
 
+BENCH = ("--prompt-tokens", 16, "--output-tokens", 4, "--concurrency", 2, "--requests", 3)
+
+
+def bench_rows(espalier, *arguments):
+    """kind -> rows of that kind."""
+    rows = {}
+    for line in espalier("bench", *arguments, "--json").stdout.splitlines():
+        row = json.loads(line)
+        rows.setdefault(row["bench"], []).append(row)
+    return rows
+
+
+def test_bench_roofline_alone_measures_the_machine(espalier):
+    rows = bench_rows(espalier, "--roofline", "--threads", 2)
+    assert set(rows) == {"roofline"}
+    (limits,) = rows["roofline"]
+    assert limits["threads"] == 2 and "read_weights" not in limits
+    assert limits["read"]["gb_s"] > 0 and limits["copy"]["gb_s"] > 0 and limits["read"]["bytes"] > 1 << 20
+    assert limits["gop_s"]["avx2_f32"] > 0 and all(rate > 0 for rate in limits["gop_s"].values())
+    table = espalier("bench", "--roofline").stdout
+    assert re.search(r"read +\S+ MB +\S+ GB/s", table) and re.search(r"avx2_f32 +\S+ Gop/s", table)
+
+
+def test_bench_without_a_model_or_roofline_is_wrong_usage(espalier):
+    assert "--model" in one_sentence(espalier("bench", "--ops", code=USAGE))
+
+
+def test_bench_roofline_says_how_much_of_the_machine_was_used(espalier, model):
+    rows = bench_rows(espalier, "--model", model, "--roofline", *BENCH)
+    (limits,), (run,) = rows["roofline"], rows["engine"]
+    assert limits["read_weights"]["gb_s"] > 0
+    # The layers' and the output's matrices are nearly all of this file.
+    assert 0.9 < limits["read_weights"]["bytes"] / os.path.getsize(model) < 1.1
+    assert run["prefill_mfu"] > 0 and run["decode_mbu"] > 0
+    table = espalier("bench", "--model", model, "--roofline", *BENCH).stdout
+    assert "prefill MFU %" in table and "decode MBU %" in table
+    assert "MFU" not in espalier("bench", "--model", model, *BENCH).stdout
+
+
+def test_bench_ops_accounts_for_the_time_of_every_step(espalier, model):
+    rows = bench_rows(espalier, "--model", model, "--ops", *BENCH)
+    assert set(rows) == {"engine", "ops"}
+    (row,) = rows["ops"]
+    assert row["concurrency"] == 2 and row["prompt_tokens"] == 16 and row["between_steps_ms"] > 0
+    prefill, decode = row["prefill"], row["decode"]
+    assert prefill["tokens"] >= 3 * 16 and prefill["tokens"] + decode["tokens"] == 3 * (16 + 3)
+    for side in (prefill, decode):
+        names = [op["op"] for op in side["ops"]]
+        assert names == ["embed", "norm", "qkv", "rope_store", "attention", "attention_out", "gate_up", "down", "head"]
+        inside, outside = sum(op["ms"] for op in side["ops"]), side["outside_ms"]
+        assert set(outside) == {"plan_batch", "between_ops", "sample_publish"} and all(t >= 0 for t in outside.values())
+        assert inside + sum(outside.values()) == pytest.approx(side["ms"], rel=1e-3)
+        assert sum(op["share"] for op in side["ops"]) <= 1
+        ops = {op["op"]: op for op in side["ops"]}
+        assert ops["qkv"]["calls"] == 30 * side["steps"] and ops["head"]["calls"] == side["steps"]
+        assert ops["qkv"]["shape"] == "960x576" and ops["gate_up"]["shape"] == "3072x576"
+        assert ops["down"]["gb_s"] > 0 and ops["down"]["gflop_s"] > 0 and "gflop_s" not in ops["norm"]
+    table = espalier("bench", "--model", model, "--ops", *BENCH).stdout
+    assert "decode at concurrency 2" in table and re.search(r"down +576x1536", table) and "between steps" in table
+
+
 def test_a_config_file_sets_what_flags_set_and_flags_win(start_server, tmp_path):
     config = tmp_path / "serve.yaml"
     config.write_text("name: from-the-file\nmax-context: 1024\n")

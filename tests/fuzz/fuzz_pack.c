@@ -15,22 +15,25 @@ static bool is_span(uint64_t at, uint64_t bytes, size_t size) {
     return at <= size && bytes <= size - at;
 }
 
+static void mend_stretches(uint8_t *bytes, const pack_header *h, uint64_t hashes_at) {
+    for (uint64_t i = 0; i < h->stretches; i++) {
+        uint64_t at, count;
+        if (h->table_at < PACK_ALIGNMENT || i >= pack_stretch_count(h->table_at)) return;
+        pack_stretch(i, h->table_at, &at, &count);
+        uint64_t hash = XXH3_64bits(bytes + at, count);
+        memcpy(bytes + hashes_at + i * sizeof hash, &hash, sizeof hash);
+    }
+}
+
 /* What an attacker who knows the format would do. */
 static void mend_hashes(uint8_t *bytes, size_t size) {
     pack_header h;
     if (size < sizeof h) return;
     memcpy(&h, bytes, sizeof h);
-    uint64_t table = (uint64_t)h.entries * sizeof(pack_entry);
+    uint64_t entries = (uint64_t)h.entries * sizeof(pack_entry);
+    uint64_t table = entries + (uint64_t)h.stretches * sizeof(uint64_t);
     if (is_span(h.table_at, table, size)) {
-        for (uint32_t i = 0; i < h.entries; i++) {
-            pack_entry e;
-            uint8_t *at = bytes + h.table_at + i * sizeof e;
-            memcpy(&e, at, sizeof e);
-            uint64_t room = pack_order_room(e.order_bytes);
-            if (room > size || e.bytes > size || !is_span(e.at, room + e.bytes, size)) continue;
-            e.hash = XXH3_64bits(bytes + e.at, room + e.bytes);
-            memcpy(at, &e, sizeof e);
-        }
+        mend_stretches(bytes, &h, h.table_at + entries);
         h.table_hash = XXH3_64bits(bytes + h.table_at, table);
     }
     h.file_bytes = size;

@@ -7,6 +7,7 @@ import struct
 
 OUT = pathlib.Path(__file__).parent / "corpus" / "pack"
 PAGE = 4096
+STRETCH = 2 << 20
 
 
 def entry(role, rows, cols, dtype, at, order_bytes, count):
@@ -14,13 +15,14 @@ def entry(role, rows, cols, dtype, at, order_bytes, count):
 
 
 def pack(entries, data, **changes):
-    """data lies from PAGE on; the table behind it."""
+    """data lies from PAGE on; the table behind it, with a hash for each stretch."""
     body = data + bytes(-len(data) % 64)
-    table = b"".join(entries)
-    fields = dict(magic=b"ESPPACK1", table_at=PAGE + len(body), count=len(entries))
+    fields = dict(magic=b"ESPPACK2", table_at=PAGE + len(body), count=len(entries))
+    fields["stretches"] = -(-fields["table_at"] // STRETCH)
     fields.update(changes)
+    table = b"".join(entries) + bytes(8 * min(fields["stretches"], 8))
     header = struct.pack("<8s16sQQQQIIQ6QQ", fields["magic"], bytes(16), 0, 0, 0, fields["table_at"],
-                         fields["count"], 0, 0, *[0] * 6, 0)
+                         fields["count"], fields["stretches"], 0, *[0] * 6, 0)
     return header + bytes(PAGE - len(header)) + body + table
 
 
@@ -51,7 +53,11 @@ def main():
         "entries_huge": pack(one, q4_1, count=2**32 - 1),
         "table_outside": pack(one, q4_1, table_at=2**63),
         "table_in_header": pack(one, q4_1, table_at=64),
-        "other_magic": pack(one, q4_1, magic=b"ESPPACK2"),
+        "other_magic": pack(one, q4_1, magic=b"ESPPACK1"),
+        "same_bytes": pack(one + [entry(1, 16, 32, b"Q4_1", PAGE, 0, 320)], q4_1),
+        "no_stretches": pack(one, q4_1, stretches=0),
+        "two_stretches": pack(one, q4_1, stretches=2),
+        "stretches_huge": pack(one, q4_1, stretches=2**32 - 1),
         "no_entries": pack([], b""),
         "header_alone": pack([], b"")[:128],
         "short": b"ESPPACK1",

@@ -255,6 +255,35 @@ static void a_list_option_has_an_end(void **state) {
     assert_non_null(strstr(err.message, "--arg"));
 }
 
+/* The option that makes the others superfluous, and one that is needed without it. */
+typedef struct alone {
+    const char *model;
+    bool limits;
+} alone;
+
+static void a_switch_may_stand_alone(void **state) {
+    (void)state;
+    static const flag flags[] = {
+        {.name = "model",
+         .kind = FLAG_TEXT,
+         .offset = offsetof(alone, model),
+         .placeholder = "PATH",
+         .required = true},
+        {.name = "limits", .kind = FLAG_SWITCH, .offset = offsetof(alone, limits)}};
+    static const flag_table table = {"Words", flags, 2};
+    static const flag_command words = {.name = "words", .part = {{&table, 0}}, .alone = "limits"};
+    char limits[] = "--limits";
+    char *argv[] = {limits};
+    alone got = {0};
+    flag_values none = {{0}};
+    bool help;
+    esp_error err = {0};
+    assert_int_equal(flags_parse(&words, 1, argv, &got, &none, &help, &err), ESP_OK);
+    assert_true(got.limits && !got.model);
+    assert_int_equal(flags_parse(&words, 0, NULL, &got, &none, &help, &err), ESP_OUT_OF_RANGE);
+    assert_non_null(strstr(err.message, "--model"));
+}
+
 /* --help needs nothing else and hides what is not built. */
 static void help_tells_every_option(void **state) {
     (void)state;
@@ -424,6 +453,7 @@ int main(void) {
         cmocka_unit_test(planned_options_are_refused_as_such),
         cmocka_unit_test(quantize_takes_two_formats),
         cmocka_unit_test(sizes_are_powers_of_1024),
+        cmocka_unit_test(a_switch_may_stand_alone),
         cmocka_unit_test(help_tells_every_option),
         cmocka_unit_test(a_list_option_keeps_every_value_in_order),
         cmocka_unit_test(a_list_option_has_an_end),

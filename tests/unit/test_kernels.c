@@ -13,9 +13,9 @@
 
 /* Of F32 outputs, relative to the largest of them; both sides see the same bf16 inputs. */
 static const float F32_TOLERANCE = 2e-5f;
-/* The same where the AMX level rounds weights to bf16, F16 and F32 ones: of capped outputs the largest is
- * below the sums that the roundings were of. */
-static const float ROUNDED_TOLERANCE = 1e-2f;
+/* The same where the AMX level rounds weights to bf16: of capped outputs the largest is below the sums that
+ * the roundings were of. */
+static const float ROUNDED_TOLERANCE = 2e-2f;
 /* Of bf16 outputs: half a step of bf16 is 2^-9. */
 static const float ACT_TOLERANCE = 6e-3f;
 
@@ -106,7 +106,7 @@ static float *linear_of(const lab *l, const linear_case *c, uint32_t first, uint
 }
 
 static bool is_rounded(kern_level level, esp_dtype dtype) {
-    return level == LEVEL_AMX && (dtype == DT_F16 || dtype == DT_F32);
+    return level == LEVEL_AMX && dtype != DT_BF16;
 }
 
 static bool rounds(kern_level level, const linear_case *c) {
@@ -145,7 +145,7 @@ static void compare_linear(const linear_case *c, uint32_t threads) {
 static void linear_agrees_with_ref(void **state) {
     (void)state;
     static const uint32_t rows[] = {1, 15, 16, 17, 64, 100, 131};
-    static const uint32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 13, 40, 97};
+    static const uint32_t tokens[] = {1, 2, 3, 4, 5, 16, 7, 29, 40, 97};
     static const kern_epilogue plain[] = {EPI_STORE, EPI_RESIDUAL, EPI_SOFTCAP};
     for (int d = 0; d < DT_COUNT; d++) {
         uint32_t block = dtype_info((esp_dtype)d)->block_elements;
@@ -257,7 +257,7 @@ static void gated_linear_agrees_with_ref(void **state) {
     compare_linear(&mixed, 3);
 }
 
-/* The AMX level rounds whole weights to bf16; a denormal one counts as zero. */
+/* The AMX level rounds weights to bf16; a denormal one counts as zero. */
 static bool is_weight(kern_level level, esp_dtype dtype, float got, float want) {
     if (!is_rounded(level, dtype)) return got == want;
     return fabsf(got - want) <= fabsf(want) / 256 + 1e-37f;
@@ -367,8 +367,8 @@ static void packed_matrix_is_as_large_as_the_file(void **state) {
     lab l = lab_open(&kern_cpu, LEVEL_AUTO, DT_BF16, 1);
     for (int d = 0; d < DT_COUNT; d++) {
         const dtype_row *info = dtype_info((esp_dtype)d);
-        kern_matrix *matrix = lab_matrix(&l, (esp_dtype)d, 160, 256, 1);
-        size_t file = 160 * 256 / info->block_elements * info->block_bytes;
+        kern_matrix *matrix = lab_matrix(&l, (esp_dtype)d, 192, 256, 1);
+        size_t file = 192 * 256 / info->block_elements * info->block_bytes;
         size_t scales = info->block_elements == 256 ? file / 25 : 0;
         assert_in_range(l.ops->matrix_bytes(matrix), file, file + scales + 256);
         l.ops->matrix_close(l.dev, matrix);
@@ -400,9 +400,9 @@ static void image_of_a_matrix_computes_the_same(void **state) {
             image.count--;
             assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_INVALID);
             image.count++;
-            image.rows += 16;
+            image.rows += 64;
             assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_INVALID);
-            image.rows -= 16;
+            image.rows -= 64;
             assert_int_equal(l.ops->open_image(other.dev, &image, &second, &err), ESP_OK);
             float out[2][T * ROWS];
             kern_linear op = {.in = lab_upload(&l, KIND_ACT, in, T * COLS),
@@ -752,6 +752,20 @@ static const attention_case attention_cases[] = {
      .lengths = {35, 50, 9}},
     {.heads = 4, .kv_heads = 1, .dim = 20, .rotary = 20, .head_norm = true, .lengths = {3, 33, 7}},
     {.heads = 3, .kv_heads = 3, .dim = 32, .rotary = 32, .softcap = 0.5f, .lengths = {3, 70, 7}},
+    /* one query more than a tile of the AMX level takes */
+    {.heads = 34, .kv_heads = 2, .dim = 32, .rotary = 32, .lengths = {17, 1, 33}},
+    /* several blocks of spans there; items of many tiles and of one */
+    {.heads = 6, .kv_heads = 2, .dim = 64, .rotary = 64, .lengths = {700, 5, 290}},
+    {.heads = 3,
+     .kv_heads = 1,
+     .dim = 24,
+     .rotary = 24,
+     .softcap = 2,
+     .window = 600,
+     .lengths = {66, 700, 65}},
+    {.heads = 4, .kv_heads = 2, .dim = 96, .rotary = 96, .window = 5, .lengths = {40, 16, 130}},
+    {.heads = 2, .kv_heads = 1, .dim = 512, .rotary = 512, .lengths = {70, 3, 17}},
+    {.heads = 2, .kv_heads = 2, .dim = 2, .rotary = 2, .lengths = {5, 33, 64}},
 };
 enum { ATTENTION_CASES = sizeof attention_cases / sizeof attention_cases[0] };
 
@@ -800,6 +814,26 @@ static void attention_is_the_same_however_it_is_chunked(void **state) {
             }
             result_free(&want);
             lab_close(&alone);
+        }
+}
+
+/* Law 1: a sequence alone, and between others. */
+static void attention_is_the_same_in_any_company(void **state) {
+    (void)state;
+    for (uint32_t i = 0; i < ATTENTION_CASES; i++)
+        for (uint32_t n = 0; n < 2 * LEVELS && have(levels[n / 2]); n++) {
+            attention_case c = attention_cases[i];
+            size_t first = (size_t)c.lengths[0] * c.heads * c.dim;
+            size_t count = (size_t)c.lengths[1] * c.heads * c.dim;
+            lab l = lab_open(&kern_cpu, levels[n / 2], n % 2 ? DT_F32 : DT_BF16, 1 + i % 3);
+            attention_result want = attention_of(&l, &c, 50);
+            c.lengths[0] = c.lengths[2] = 0;
+            attention_result got = attention_of(&l, &c, 1000);
+            assert_int_equal(got.count, count);
+            assert_same_bits(got.out, want.out + first, count, "attention");
+            result_free(&got);
+            result_free(&want);
+            lab_close(&l);
         }
 }
 
@@ -943,6 +977,7 @@ int main(void) {
         cmocka_unit_test(norm_row_is_the_same_in_any_company),
         cmocka_unit_test(attention_agrees_with_ref),
         cmocka_unit_test(attention_is_the_same_however_it_is_chunked),
+        cmocka_unit_test(attention_is_the_same_in_any_company),
         cmocka_unit_test(open_says_what_it_cannot_do),
         cmocka_unit_test(profile_names_level_and_kv),
     };

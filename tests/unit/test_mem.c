@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 
 #include <cmocka.h>
 
@@ -68,6 +69,18 @@ static void maps_are_zeroed_and_large_ones_lie_on_huge_page_borders(void **state
     mem_unmap(NULL, 1);
 }
 
+/* A process may be forbidden them whatever the system says. */
+static void huge_pages_are_refused_with_a_reason(void **state) {
+    (void)state;
+    const char *why;
+    bool allowed = mem_huge_pages(&why);
+    assert_int_equal(allowed, !why);
+    assert_int_equal(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0), 0);
+    assert_false(mem_huge_pages(&why));
+    assert_non_null(why);
+    assert_int_equal(prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0), 0);
+}
+
 static void a_map_that_cannot_be_is_null(void **state) {
     (void)state;
     assert_null(mem_map(SIZE_MAX));
@@ -124,6 +137,7 @@ int main(void) {
         cmocka_unit_test(an_arena_refuses_lengths_that_overflow),
         cmocka_unit_test(an_arena_holds_pieces_larger_than_its_chunks),
         cmocka_unit_test(maps_are_zeroed_and_large_ones_lie_on_huge_page_borders),
+        cmocka_unit_test(huge_pages_are_refused_with_a_reason),
         cmocka_unit_test(a_map_that_cannot_be_is_null),
         cmocka_unit_test(text_is_copied_with_a_closing_nul),
         cmocka_unit_test(the_thread_counter_sees_an_allocation),

@@ -54,6 +54,23 @@ static void numbers_stand_under_their_names(void **state) {
     free(page);
 }
 
+/* Without --record there are no such numbers: 0 lost would be a promise. */
+static void records_are_counted_where_there_are_any(void **state) {
+    (void)state;
+    engine_stats stats = {0};
+    char *page = page_of(&stats, "m");
+    assert_null(strstr(page, "records"));
+    free(page);
+    record_stats records = {.written = 12, .lost = 3};
+    metrics_input in = {
+        .stats = &stats, .model = "m", .profile = "ref", .version = "1", .records = &records};
+    size_t bytes;
+    page = metrics_page(&in, &bytes);
+    assert_line(page, "espalier_records_total 12");
+    assert_line(page, "espalier_records_lost_total 3");
+    free(page);
+}
+
 /* Buckets are cumulative; the last is +Inf and equals the count. */
 static void histogram_buckets_add_up(void **state) {
     (void)state;
@@ -115,6 +132,7 @@ static void step_age_counts_only_while_there_is_work(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_stand_under_their_names),
+        cmocka_unit_test(records_are_counted_where_there_are_any),
         cmocka_unit_test(histogram_buckets_add_up),
         cmocka_unit_test(label_values_are_escaped),
         cmocka_unit_test(each_metric_has_its_type_once),

@@ -25,7 +25,7 @@ static const char *in_folder(const char *name) {
     return out;
 }
 
-enum { COLS = 96, BYTES = 5000 };
+enum { COLS = 96, BYTES = 5000, TABLE_BYTES = 3 * PACK_ENTRY_BYTES + 8 /* one stretch */ };
 static const pack_place places[] = {{0, 0, 0}, {7, 1, 0}, {7, 1, 64}};
 
 /* The i-th matrix of a test's pack: every second has an order. */
@@ -41,9 +41,13 @@ static kern_image image_of(uint32_t i, const uint32_t *order, const void *bytes)
 static uint8_t bytes_in[8192];
 static uint32_t order_in[COLS];
 
+static esp_code open_writer(pack_writer **out, const char *path, esp_error *err) {
+    return pack_writer_open(out, &(pack_writer_options){.path = path, .mode = 0644}, err);
+}
+
 static esp_code write_pack(const char *path, pack_key key, esp_error *err) {
     pack_writer *writer;
-    esp_code code = pack_writer_open(&writer, path, err);
+    esp_code code = open_writer(&writer, path, err);
     for (uint32_t i = 0; i < 3 && !code; i++) {
         kern_image image = image_of(i, order_in, bytes_in);
         code = pack_writer_add(writer, places[i], &image, err);
@@ -131,7 +135,7 @@ static void a_truncated_pack_is_refused(void **state) {
     unlink(path);
 }
 
-/* Padding between matrices is nobody's; all other bits count. */
+/* The rest of the header's page is nobody's; all other bits count. */
 static void a_flipped_bit_is_found(void **state) {
     (void)state;
     const char *path = in_folder("f.pack");
@@ -140,8 +144,7 @@ static void a_flipped_bit_is_found(void **state) {
     size_t count;
     uint8_t *bytes = read_all(path, &count);
     for (size_t at = 0; at < count; at += at < PACK_HEADER_BYTES ? 1 : 37) {
-        bool matrix0 = at >= 4096 && at < 4096 + BYTES, table = at >= count - 3 * PACK_ENTRY_BYTES;
-        if (at >= PACK_HEADER_BYTES && !matrix0 && !table) continue;
+        if (at >= PACK_HEADER_BYTES && at < PACK_ALIGNMENT) continue;
         bytes[at] ^= (uint8_t)(1u << at % 8);
         if (open_bytes(bytes, count, &err) != ESP_INVALID) fail_msg("byte %zu", at);
         bytes[at] ^= (uint8_t)(1u << at % 8);
@@ -158,7 +161,7 @@ static void a_lying_table_is_refused(void **state) {
     assert_int_equal(write_pack(path, pack_key_of("x", "q8_0", "l"), &err), ESP_OK);
     size_t count;
     uint8_t *bytes = read_all(path, &count);
-    for (int lie = 0; lie < 8; lie++) {
+    for (int lie = 0; lie < 10; lie++) {
         uint8_t *copy = aligned_alloc(64, 1 << 20);
         memcpy(copy, bytes, count);
         pack_header *h = (pack_header *)(void *)copy;
@@ -171,7 +174,9 @@ static void a_lying_table_is_refused(void **state) {
         if (lie == 5) h->entries = UINT32_MAX;
         if (lie == 6) h->table_at += PACK_ENTRY_BYTES;
         if (lie == 7) e->bytes = count;
-        if (lie < 5 || lie == 7) h->table_hash = XXH3_64bits(e, 3 * sizeof *e);
+        if (lie == 8) e[1].at = e[0].at; /* two over the same bytes */
+        if (lie == 9) h->stretches = 2;
+        if (lie < 5 || lie == 7 || lie == 8) h->table_hash = XXH3_64bits(e, TABLE_BYTES);
         h->header_hash = XXH3_64bits(h, PACK_HASHED_HEADER);
         if (open_bytes(copy, count, &err) != ESP_INVALID) fail_msg("lie %d", lie);
         free(copy);
@@ -180,14 +185,93 @@ static void a_lying_table_is_refused(void **state) {
     unlink(path);
 }
 
+/* Over several stretches, and then out of the mapping into memory of its own. */
+static void a_large_pack_gives_back_what_was_put_in(void **state) {
+    (void)state;
+    enum { LARGE_BYTES = 5 * PACK_STRETCH_BYTES / 2 + 777 };
+    const char *path = in_folder("large.pack");
+    pack_writer *writer;
+    pack_file *pack;
+    kern_image got, image = {.dtype = DT_Q4_K, .rows = 1, .cols = COLS, .order = order_in};
+    uint8_t *bytes = malloc(LARGE_BYTES);
+    for (uint32_t i = 0; i < LARGE_BYTES; i++)
+        bytes[i] = (uint8_t)lab_hash(i);
+    image.bytes = bytes;
+    image.count = LARGE_BYTES;
+    assert_int_equal(open_writer(&writer, path, NULL), ESP_OK);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(pack_writer_add(writer, places[i], &image, NULL), ESP_OK);
+    assert_int_equal(pack_writer_finish(writer, pack_key_of("x", "", "l"), 1, NULL), ESP_OK);
+    pack_writer_close(writer);
+    assert_int_equal(pack_file_open(&pack, path, pool, NULL), ESP_OK);
+    assert_true(pack->header.stretches > 3);
+    for (int copied = 0; copied < 2; copied++) {
+        for (uint32_t i = 0; i < 3; i++) {
+            assert_true(pack_file_find(pack, places[i], &got));
+            assert_memory_equal(got.order, order_in, sizeof order_in);
+            assert_int_equal(got.count, LARGE_BYTES);
+            assert_memory_equal(got.bytes, bytes, LARGE_BYTES);
+        }
+        if (!pack->copy) pack_file_copy(pack, pool);
+        assert_string_equal(pack_file_how(pack), "copied");
+    }
+    pack_file_close(pack);
+    free(bytes);
+    unlink(path);
+}
+
+static bool refuse(void *arg) {
+    *(int *)arg += 1;
+    return false;
+}
+
+/* Behind the first stretch, and nothing is left. */
+static void a_writer_that_is_told_to_stop_stops(void **state) {
+    (void)state;
+    int asked = 0;
+    pack_writer *writer;
+    pack_writer_options o = {
+        .path = in_folder("s.pack"), .mode = 0600, .go_on = refuse, .arg = &asked};
+    kern_image image = {.dtype = DT_Q4_K, .rows = 1, .cols = COLS, .count = 3 * PACK_STRETCH_BYTES};
+    void *bytes = calloc(1, image.count);
+    image.bytes = bytes;
+    assert_int_equal(pack_writer_open(&writer, &o, NULL), ESP_OK);
+    assert_int_equal(pack_writer_add(writer, places[0], &image, NULL), ESP_CANCELLED);
+    assert_int_equal(asked, 1);
+    pack_writer_close(writer);
+    assert_int_equal(access(in_folder("s.pack.new"), F_OK), -1);
+    free(bytes);
+}
+
+/* In place; of another file that has its name by then, nothing is changed. */
+static void a_pack_gets_another_identity(void **state) {
+    (void)state;
+    const char *path = in_folder("r.pack");
+    pack_key key = pack_key_of("x", "q8_0", "l"), other = pack_key_of("y", "q8_0", "l");
+    pack_file *pack, *after;
+    assert_int_equal(write_pack(path, key, NULL), ESP_OK);
+    assert_int_equal(pack_file_open(&pack, path, pool, NULL), ESP_OK);
+    assert_int_equal(pack_file_renew(pack, path, 78, NULL), ESP_OK);
+    assert_int_equal(pack_file_open(&after, path, pool, NULL), ESP_OK);
+    assert_int_equal(pack_file_identity(after), 78);
+    pack_file_close(after);
+    assert_int_equal(write_pack(path, other, NULL), ESP_OK);
+    assert_int_equal(pack_file_renew(pack, path, 79, NULL), ESP_UNAVAILABLE);
+    assert_int_equal(pack_file_open(&after, path, pool, NULL), ESP_OK);
+    check_contents(after, &other);
+    pack_file_close(after);
+    pack_file_close(pack);
+    unlink(path);
+}
+
 /* A folder that is not there; a file that another writer holds; a writer that gives up. */
 static void an_unfinished_pack_is_no_pack(void **state) {
     (void)state;
     pack_writer *one, *two;
     esp_error err = {0};
-    assert_int_equal(pack_writer_open(&one, in_folder("none/a"), &err), ESP_NOT_FOUND);
-    assert_int_equal(pack_writer_open(&one, in_folder("u"), &err), ESP_OK);
-    assert_int_equal(pack_writer_open(&two, in_folder("u"), &err), ESP_UNAVAILABLE);
+    assert_int_equal(open_writer(&one, in_folder("none/a"), &err), ESP_NOT_FOUND);
+    assert_int_equal(open_writer(&one, in_folder("u"), &err), ESP_OK);
+    assert_int_equal(open_writer(&two, in_folder("u"), &err), ESP_UNAVAILABLE);
     pack_writer_close(one);
     assert_int_equal(access(in_folder("u"), F_OK), -1);
     assert_int_equal(access(in_folder("u.new"), F_OK), -1);
@@ -221,6 +305,9 @@ int main(void) {
         cmocka_unit_test(a_truncated_pack_is_refused),
         cmocka_unit_test(a_flipped_bit_is_found),
         cmocka_unit_test(a_lying_table_is_refused),
+        cmocka_unit_test(a_large_pack_gives_back_what_was_put_in),
+        cmocka_unit_test(a_writer_that_is_told_to_stop_stops),
+        cmocka_unit_test(a_pack_gets_another_identity),
         cmocka_unit_test(an_unfinished_pack_is_no_pack),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

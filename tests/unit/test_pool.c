@@ -1,5 +1,6 @@
 /* test_pool.c - workers that run one function together. */
 // SPDX-License-Identifier: Apache-2.0
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -30,10 +31,10 @@ static void step_through_barriers(void *arg, uint32_t worker, uint32_t workers) 
     }
 }
 
-/* One worker, as many as processors, and far more than processors (no spinning there). */
+/* One worker, as many as processors, and far more than processors (they give way at once). */
 static void every_worker_runs_and_no_one_passes_a_barrier_early(void **state) {
     (void)state;
-    for (uint32_t threads = 1; threads <= MOST; threads += 2) {
+    for (uint32_t threads = 1; threads <= MOST; threads++) {
         job j = {0};
         assert_int_equal(pool_open(&j.pool, threads, NULL), ESP_OK);
         assert_int_equal(pool_threads(j.pool), threads);
@@ -47,9 +48,66 @@ static void every_worker_runs_and_no_one_passes_a_barrier_early(void **state) {
     }
 }
 
+static void one_barrier(void *arg, uint32_t worker, uint32_t workers) {
+    job *j = arg;
+    if (worker + 1 == workers) nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    j->phase[worker]++;
+    pool_barrier(j->pool, worker);
+    for (uint32_t other = 0; other < workers; other++)
+        j->late[worker] += j->phase[other] != j->phase[worker];
+}
+
+/* The last worker comes so late that the others, the caller too, have gone to sleep. */
+static void a_late_worker_finds_the_others_asleep(void **state) {
+    (void)state;
+    for (uint32_t threads = 2; threads <= 7; threads++) {
+        job j = {0};
+        assert_int_equal(pool_open(&j.pool, threads, NULL), ESP_OK);
+        for (uint32_t round = 0; round < 5; round++)
+            pool_run(j.pool, one_barrier, &j);
+        for (uint32_t w = 0; w < threads; w++) {
+            assert_int_equal(j.phase[w], 5);
+            assert_int_equal(j.late[w], 0);
+        }
+        pool_close(j.pool);
+    }
+}
+
 static void count_calls(void *arg, uint32_t worker, uint32_t workers) {
     (void)workers;
     ((uint32_t *)arg)[worker]++;
+}
+
+typedef struct pair {
+    thread_pool *pool;
+    uint32_t calls[4];
+} pair;
+
+static void *run_settled(void *arg) {
+    pair *p = arg;
+    pool_settle(p->pool);
+    for (uint32_t i = 0; i < ROUNDS; i++)
+        pool_run(p->pool, count_calls, p->calls);
+    return NULL;
+}
+
+/* The thread that opens a pool loads a model with it; another one then takes it over. Two such pools
+ * at once are more threads than most test machines have processors. */
+static void pools_are_taken_over_by_threads_of_their_own(void **state) {
+    (void)state;
+    pair pairs[2] = {{0}};
+    pthread_t owners[2];
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(pool_open(&pairs[i].pool, 4, NULL), ESP_OK);
+        pool_run(pairs[i].pool, count_calls, pairs[i].calls);
+        assert_int_equal(pthread_create(&owners[i], NULL, run_settled, &pairs[i]), 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        pthread_join(owners[i], NULL);
+        for (int w = 0; w < 4; w++)
+            assert_int_equal(pairs[i].calls[w], ROUNDS + 1);
+        pool_close(pairs[i].pool);
+    }
 }
 
 /* Pauses longer than any spinning, so that the workers sleep and must be woken. */
@@ -105,6 +163,8 @@ static void shares_cover_everything_once(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_worker_runs_and_no_one_passes_a_barrier_early),
+        cmocka_unit_test(a_late_worker_finds_the_others_asleep),
+        cmocka_unit_test(pools_are_taken_over_by_threads_of_their_own),
         cmocka_unit_test(workers_that_fell_asleep_are_woken),
         cmocka_unit_test(a_pool_that_never_ran_closes),
         cmocka_unit_test(too_many_threads_are_refused_by_flag),

@@ -1,51 +1,61 @@
-/* pack_cache.h - the pack beside a model: mapped when it is the model's, else made anew.
+/* pack_cache.h - the pack of a model: used when it is the model's, else made anew.
  *
- * It lies at MODEL.FORMAT.espalier-pack or, when nothing can be written there, in a folder of caches.
- * A pack is the model's when its key says so. To tell that without reading the whole model, the pack
- * keeps what the files' names, sizes and times were (their identity); only when these have changed
- * is the model's content hashed again. The identity is taken before the files are mapped and must be
- * the same behind: of a file that was exchanged meanwhile no pack is kept.
+ * A pack is the model's when its key says so: it was made of this content, for this layout, by this
+ * version. To tell that without reading the whole model, the pack keeps what names, inodes, sizes
+ * and times of the files were (pack_names.h); only when these have changed is the model's content
+ * hashed again, and if it is the same, the pack gets the new ones. They are taken before the files
+ * are mapped and must be the same behind: of a file that was exchanged meanwhile no pack is kept.
+ * What the pack itself holds is hashed at every start, all of it.
  *
- * Nothing here fails a start: a pack that cannot be read or written costs one log line. */
+ * Nothing here fails a start: a pack that cannot be read or written costs one log line.
+ *
+ * Thread  one; what it keeps is written by a thread of its own or by the caller's. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_PACK_CACHE_H
 #define ESPALIER_MODEL_PACK_CACHE_H
 
 #include "engine/model/cache/pack_file.h"
+#include "engine/model/cache/pack_names.h"
+#include "engine/model/format/model_digest.h"
 
 typedef struct pack_cache pack_cache;
 
 typedef struct pack_cache_options {
-    const char *model_path;   /* file or folder */
-    uint64_t identity;        /* of it before it was mapped (pack_cache_identity) */
-    const char *format;       /* "q8_0" */
-    const char *layout;       /* of the backend */
-    const char *cache_folder; /* made when needed; NULL: none */
+    const char *model_path; /* file or folder */
+    pack_identity identity; /* of it before it was mapped */
+    const char *format;     /* "q8_0"; "": weights as in the files */
+    const char *layout;     /* of the device */
+    const char *folder;     /* where packs lie, and nowhere else; NULL: beside the model */
+    const char *spare;      /* or here, where that cannot be written; NULL: nowhere */
     struct thread_pool *pool;
-    /* The digest of the model's content: slow, asked for at most once. */
-    const char *(*digest)(void *arg);
-    void *digest_arg;
+    /* The digest of the content that lies at the path now; false: it cannot be read. Slow; called
+     * at most once here and once by the keeping thread. */
+    bool (*digest)(const char *model_path, char out[MODEL_DIGEST_CHARS]);
 } pack_cache_options;
 
-/* What changes when a file of the model does; 0: there is none. */
-uint64_t pack_cache_identity(const char *model_path);
-
-/* Looks for the pack; what the options point to outlives the cache. Never NULL. */
+/* Looks for the pack. format and layout outlive the cache; paths are copied. Never NULL. */
 pack_cache *pack_cache_open(const pack_cache_options *options);
 
-/* Whether a pack was found: it has every matrix. */
+/* Whether a pack was found. */
 bool pack_cache_was_found(const pack_cache *cache);
 
 /* The image of a matrix, if a pack was found and has it; valid until pack_cache_close. */
 bool pack_cache_find(const pack_cache *cache, pack_place place, kern_image *out);
 
-/* A matrix that was packed here: written to the new pack, where none was found. */
-void pack_cache_add(pack_cache *cache, pack_place place, const kern_image *image);
+/* A matrix that was packed here. */
+typedef struct pack_item {
+    pack_place place;
+    kern_image image;
+} pack_item;
 
-/* The last matrix was added: the new pack, if one was begun, takes its place. */
-void pack_cache_finish(pack_cache *cache);
+/* Writes a new pack of these; their bytes stay until pack_cache_stop. behind: by a thread that is given
+ * up there (pack_keeper.h); else before this returns. */
+void pack_cache_keep(pack_cache *cache, const pack_item *items, uint32_t count, bool behind);
 
-/* Unmaps the pack: matrices over its images are closed before. NULL is fine. */
+/* Gives up what is still being written: the items' bytes may go. NULL is fine. */
+void pack_cache_stop(pack_cache *cache);
+
+/* Stops, and unmaps the pack: matrices over its images are closed before. NULL is fine. */
 void pack_cache_close(pack_cache *cache);
 
 #endif

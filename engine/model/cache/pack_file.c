@@ -8,19 +8,11 @@
 #include <xxhash.h>
 
 #include "engine/base/check.h"
-#include "engine/base/file.h"
+#include "engine/base/huge.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
 #include "engine/model/cache/pack_inner.h"
 #include "engine/model/family/family.h"
-
-struct pack_file {
-    file_view view; /* of nothing: memory of the caller's */
-    const uint8_t *bytes;
-    uint64_t count;
-    pack_header header;
-    const pack_entry *entries; /* inside the bytes; table_at is aligned */
-};
 
 pack_key pack_key_of(const char *model_digest, const char *format, const char *layout) {
     pack_key key;
@@ -42,46 +34,43 @@ static esp_code damaged(const pack_file *pack, esp_error *err, const char *what)
                     what);
 }
 
+/* The bytes of the table; false: they do not end with the file. */
+static bool measure_table(const pack_file *pack, uint64_t *bytes) {
+    const pack_header *h = &pack->header;
+    uint64_t end;
+    *bytes = (uint64_t)h->entries * sizeof(pack_entry) + (uint64_t)h->stretches * sizeof(uint64_t);
+    return h->table_at >= PACK_ALIGNMENT && h->table_at % PACK_ORDER_ALIGNMENT == 0 &&
+           check_add(h->table_at, *bytes, &end) && end == pack->count &&
+           h->stretches == pack_stretch_count(h->table_at);
+}
+
 static esp_code check_header(pack_file *pack, esp_error *err) {
     pack_header *h = &pack->header;
-    uint64_t table_bytes, end;
+    uint64_t table_bytes;
     if (pack->count < sizeof *h) return damaged(pack, err, "is shorter than its header");
     memcpy(h, pack->bytes, sizeof *h);
     if (memcmp(h->magic, PACK_MAGIC, sizeof h->magic) != 0)
-        return damaged(pack, err, "does not begin with ESPPACK1");
+        return damaged(pack, err, "does not begin with ESPPACK2");
     if (h->header_hash != XXH3_64bits(pack->bytes, PACK_HASHED_HEADER))
         return damaged(pack, err, "the header is damaged");
     if (h->file_bytes != pack->count)
         return damaged(pack, err, "is not as long as its header says");
-    if (!check_mul(h->entries, sizeof(pack_entry), &table_bytes) ||
-        !check_add(h->table_at, table_bytes, &end) || end != pack->count ||
-        h->table_at < sizeof *h || h->table_at % PACK_ORDER_ALIGNMENT)
+    if (!measure_table(pack, &table_bytes))
         return damaged(pack, err, "the table does not end with the file");
     if (h->table_hash != XXH3_64bits(pack->bytes + h->table_at, table_bytes))
         return damaged(pack, err, "the table is damaged");
     pack->entries = (const pack_entry *)(const void *)(pack->bytes + h->table_at);
+    pack->hashes = (const uint64_t *)(const void *)(pack->entries + h->entries);
     return ESP_OK;
 }
 
-/* The bytes of an entry, order and padding included; 0: impossible. */
-static uint64_t span_of(const pack_file *pack, const pack_entry *e) {
-    uint64_t all, end;
-    if (e->order_bytes && e->order_bytes != (uint64_t)e->cols * sizeof(uint32_t)) return 0;
-    if (!check_add(pack_order_room(e->order_bytes), e->bytes, &all)) return 0;
-    if (e->at < sizeof(pack_header) || e->at % PACK_ALIGNMENT) return 0;
-    if (!check_add(e->at, all, &end) || end > pack->header.table_at) return 0;
-    return all;
-}
-
-/* Entries that share bytes would be hashed over and over. */
-static bool entries_fit(const pack_file *pack) {
-    uint64_t left = pack->count;
-    for (uint32_t i = 0; i < pack->header.entries; i++) {
-        uint64_t bytes = span_of(pack, &pack->entries[i]);
-        if (!bytes || bytes > left) return false;
-        left -= bytes;
-    }
-    return true;
+/* The matrix lies between *end, where the one before ends, and the table; moves *end. */
+static bool entry_fits(const pack_file *pack, const pack_entry *e, uint64_t *end) {
+    uint64_t all, least = *end;
+    if (e->order_bytes && e->order_bytes != (uint64_t)e->cols * sizeof(uint32_t)) return false;
+    return check_add(pack_order_room(e->order_bytes), e->bytes, &all) && all > 0 &&
+           e->at >= least && e->at % PACK_ALIGNMENT == 0 && check_add(e->at, all, end) &&
+           *end <= pack->header.table_at;
 }
 
 typedef struct hash_job {
@@ -90,22 +79,26 @@ typedef struct hash_job {
     atomic_bool wrong;
 } hash_job;
 
-static void hash_entries(void *arg, uint32_t worker, uint32_t workers) {
+static void hash_stretches(void *arg, uint32_t worker, uint32_t workers) {
     hash_job *job = arg;
+    const pack_file *pack = job->pack;
     (void)worker, (void)workers;
-    for (uint32_t i; (i = atomic_fetch_add(&job->next, 1)) < job->pack->header.entries;) {
-        const pack_entry *e = &job->pack->entries[i];
-        uint64_t bytes = span_of(job->pack, e);
-        if (XXH3_64bits(job->pack->bytes + e->at, bytes) != e->hash) job->wrong = true;
+    for (uint32_t i; (i = atomic_fetch_add(&job->next, 1)) < pack->header.stretches;) {
+        uint64_t at, bytes;
+        pack_stretch(i, pack->header.table_at, &at, &bytes);
+        if (XXH3_64bits(pack->bytes + at, bytes) != pack->hashes[i]) job->wrong = true;
     }
 }
 
 static esp_code check_all(pack_file *pack, thread_pool *pool, esp_error *err) {
     esp_code code = check_header(pack, err);
     if (code) return code;
-    if (!entries_fit(pack)) return damaged(pack, err, "the matrices do not lie side by side");
+    uint64_t end = PACK_ALIGNMENT;
+    for (uint32_t i = 0; i < pack->header.entries; i++)
+        if (!entry_fits(pack, &pack->entries[i], &end))
+            return damaged(pack, err, "the matrices do not lie one behind the other");
     hash_job job = {.pack = pack};
-    pool_run(pool, hash_entries, &job);
+    pool_run(pool, hash_stretches, &job);
     return job.wrong ? damaged(pack, err, "a matrix is damaged") : ESP_OK;
 }
 
@@ -133,12 +126,14 @@ esp_code pack_file_open(pack_file **out, const char *path, thread_pool *pool, es
     if (!code) {
         pack->bytes = pack->view.bytes;
         pack->count = pack->view.count;
+        huge_ask(pack->bytes, pack->count);
         code = check_all(pack, pool, err);
     }
     if (code) {
         pack_file_close(pack);
         return code;
     }
+    pack_file_settle(pack, pool);
     *out = pack;
     return ESP_OK;
 }
@@ -146,12 +141,15 @@ esp_code pack_file_open(pack_file **out, const char *path, thread_pool *pool, es
 void pack_file_close(pack_file *pack) {
     if (!pack) return;
     file_unmap(&pack->view);
+    mem_unmap(pack->copy, pack->count);
     free(pack);
 }
 
 pack_key pack_file_key(const pack_file *pack) { return pack->header.key; }
 
 uint64_t pack_file_identity(const pack_file *pack) { return pack->header.identity; }
+
+const char *pack_file_how(const pack_file *pack) { return pack->copy ? "copied" : "mapped"; }
 
 static bool find_dtype(const char *name, size_t bytes, esp_dtype *out) {
     for (int d = 0; d < DT_COUNT; d++) {

@@ -29,10 +29,26 @@ static inline void amx_configure(const amx_config *config) {
 }
 static inline void amx_release(void) { __asm__ volatile("tilerelease"); }
 
+/* Tiles of 16 rows of 64 bytes, but 0..4, C and one B, of as many tokens as there are. */
+static inline void amx_configure_tokens(uint32_t tokens) {
+    amx_config config = {.palette = 1};
+    for (uint32_t tile = 0; tile < 8; tile++) {
+        config.row_bytes[tile] = (uint16_t)(tile < 5 && tokens < 16 ? tokens * 4 : 64);
+        config.rows[tile] = 16;
+    }
+    amx_configure(&config);
+}
+
 /* tile: a number 0..7, known at compile time. */
 #define AMX_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
 #define AMX_LOAD(tile, from, row_stride_bytes)                                                     \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile                                            \
+                     :                                                                             \
+                     : "r"(from), "r"((size_t)(row_stride_bytes))                                  \
+                     : "memory")
+/* The same of what is read once for now: it passes by L1 and leaves there what is. */
+#define AMX_LOAD_ONCE(tile, from, row_stride_bytes)                                                \
+    __asm__ volatile("tileloaddt1 (%0,%1,1), %%tmm" #tile                                          \
                      :                                                                             \
                      : "r"(from), "r"((size_t)(row_stride_bytes))                                  \
                      : "memory")

@@ -14,17 +14,17 @@
 #include <string.h>
 
 #include "kernels/cpu/amx/amx.h"
+#include "kernels/cpu/amx/scratch_amx.h"
 #include "kernels/cpu/int8/bytes.h"
 #include "kernels/cpu/int8/int8.h"
 
 enum {
     LEAST_TOKENS = 9,
-    TILE_TOKENS = 16, /* rows of an A tile */
-    INT8_STRIP = 2,   /* tiles side by side */
     SUM_ROWS = INT8_STRIP * TILE_ROWS,
-    CHUNK_INT8 = CHUNK_TOKENS * STRIP_TILES / INT8_STRIP,
     PRODUCTS = TILE_TOKENS * TILE_ROWS,
 };
+_Static_assert(INT8_CHUNK *SUM_ROWS <= CHUNK_TOKENS * STRIP_ROWS,
+               "sums of a chunk have their room");
 
 /* C[m][n] += sum over k of A[m][k] * B[k/4][4n + k%4], signed bytes, C int32. */
 #define AMX_MULTIPLY_BYTES(c, a, b)                                                                \
@@ -129,8 +129,7 @@ ALWAYS_INLINE void add_block(cpu_scaling scaling, const tile_task *task, uint32_
         scale[h] = v_load(task->panel->scales[b][h]);
         offset[h] = has_offset(scaling) ? v_load(task->panel->offsets[b][h]) : v_zero();
     }
-#pragma GCC unroll 16
-    for (uint32_t t = 0; t < TILE_TOKENS; t++) {
+    UNROLL_16 for (uint32_t t = 0; t < TILE_TOKENS; t++) {
         vf y = v_zero();
         UNROLL for (uint32_t h = 0; h < halves; h++) {
             const int32_t *row = p[(turn + TURNS + 1 - halves + h) % TURNS] + t * TILE_ROWS;
@@ -146,9 +145,7 @@ ALWAYS_INLINE void multiply_tile(cpu_scaling scaling, const tile_task *task) {
     const uint32_t halves = TILE_COLS / scale_cols(scaling), runs = task->blocks * halves;
     _Alignas(CACHE_LINE_BYTES) int32_t p[TURNS][PRODUCTS];
     vf acc[TILE_TOKENS];
-#pragma GCC unroll 16
-    for (uint32_t t = 0; t < TILE_TOKENS; t++)
-        acc[t] = v_load(task->sums + t * SUM_ROWS);
+    UNROLL_16 for (uint32_t t = 0; t < TILE_TOKENS; t++) acc[t] = v_load(task->sums + t * SUM_ROWS);
     for (uint32_t first = 0; first < runs + ADDED; first += TURNS)
         UNROLL for (uint32_t i = 0; i < TURNS; i++) {
             uint32_t run = first + i, stored = run - STORED, added = run - ADDED;
@@ -158,9 +155,7 @@ ALWAYS_INLINE void multiply_tile(cpu_scaling scaling, const tile_task *task) {
             if (added < runs && (i + TURNS - ADDED) % halves == halves - 1)
                 add_block(scaling, task, added / halves, (i + TURNS - ADDED) % TURNS, p, acc);
         }
-#pragma GCC unroll 16
-    for (uint32_t t = 0; t < TILE_TOKENS; t++)
-        v_store(task->sums + t * SUM_ROWS, acc[t]);
+    UNROLL_16 for (uint32_t t = 0; t < TILE_TOKENS; t++) v_store(task->sums + t * SUM_ROWS, acc[t]);
 }
 
 #define MULTIPLY_OF(scaling)                                                                       \
@@ -186,15 +181,16 @@ typedef struct strip_task {
     const linear_job *job;
     const strip *s;
     cpu_scratch *scratch;
-    uint32_t rows; /* of the chunk, a multiple of TILE_TOKENS */
-    bool halves;   /* how the tiles are configured */
+    int8_panel *panels; /* [INT8_STRIP] */
+    uint32_t rows;      /* of the chunk, a multiple of TILE_TOKENS */
+    bool halves;        /* how the tiles are configured */
 } strip_task;
 
 static void unpack_panel(const strip_task *task, uint32_t i, uint32_t b, uint32_t end) {
     const kern_matrix *matrix = task->job->op->matrix[task->s->matrix[i]];
     unpack_of[matrix->dtype](matrix->codes + task->s->tile[i] * matrix->code_bytes,
                              matrix->scales + task->s->tile[i] * matrix->scale_bytes, b, end,
-                             &task->scratch->int8_panels[i]);
+                             &task->panels[i]);
 }
 
 static void multiply_one(strip_task *task, uint32_t i, uint32_t b, uint32_t blocks, uint32_t t) {
@@ -206,7 +202,7 @@ static void multiply_one(strip_task *task, uint32_t i, uint32_t b, uint32_t bloc
     size_t at = int8_row_at(job, plane_of(job, task->s, i), task->rows, TILE_TOKENS, b, t);
     multiply_of[scaling](&(tile_task){
         .x = job->dev->quantised + at,
-        .panel = &task->scratch->int8_panels[i],
+        .panel = &task->panels[i],
         .blocks = blocks,
         .sums = task->scratch->sums[0] + (size_t)t * SUM_ROWS + i * TILE_ROWS,
     });
@@ -228,9 +224,13 @@ static void multiply_strip(strip_task *task) {
 }
 
 static void chunk(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t begin,
-                  uint32_t end, cpu_scratch *scratch) {
+                  uint32_t end, uint32_t worker) {
+    cpu_scratch *scratch = &job->dev->scratch[worker];
+    strip_task task = {.job = job,
+                       .scratch = scratch,
+                       .panels = amx_scratch_of(job->dev, worker)->int8_panels,
+                       .rows = cpu_round_up(tokens, TILE_TOKENS)};
     configure(false);
-    strip_task task = {.job = job, .scratch = scratch, .rows = cpu_round_up(tokens, TILE_TOKENS)};
     for (uint32_t unit = begin; unit < end; unit += INT8_STRIP / job->unit_tiles) {
         strip s = strip_at(job, unit, end, INT8_STRIP);
         task.s = &s;
@@ -244,13 +244,13 @@ static void work(void *arg, uint32_t worker, uint32_t workers) {
     const linear_job *job = arg;
     uint32_t total = job->op->token_count, begin, end, mine, mine_end;
     pool_share(job->units, 1, worker, workers, &begin, &end);
-    for (uint32_t base = 0; base < total; base += CHUNK_INT8) {
-        uint32_t tokens = total - base < CHUNK_INT8 ? total - base : CHUNK_INT8;
+    for (uint32_t base = 0; base < total; base += INT8_CHUNK) {
+        uint32_t tokens = total - base < INT8_CHUNK ? total - base : INT8_CHUNK;
         pool_share(tokens, 1, worker, workers, &mine, &mine_end);
         int8_quantise_tokens(job, base, cpu_round_up(tokens, TILE_TOKENS), TILE_TOKENS, mine,
                              mine_end);
         pool_barrier(job->dev->pool, worker);
-        chunk(job, base, tokens, begin, end, &job->dev->scratch[worker]);
+        chunk(job, base, tokens, begin, end, worker);
         pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
     }
 }
@@ -263,5 +263,5 @@ void linear_int8_amx(kern_device *dev, const kern_linear *op) {
     if (tiles)
         pool_run(dev->pool, work, &job);
     else
-        linear_int8_avx512_vnni(dev, op);
+        linear_int8_avx512_bf16(dev, op);
 }

@@ -12,10 +12,13 @@
  *   acc = fma(d, y, acc)
  * with scale, offset and zero as quant.h defines them. Every p is below 2^24, which float32 holds
  * exactly: so all levels, with or without dot products of bytes and tiles, give the same bits, at any
- * token and thread count (Law 1). tests/unit/test_linear_int8.c has the same in plain C.
+ * token and thread count (Law 1). tests/unit/test_linear_int8.c has the same in plain C. What an
+ * epilogue makes of a sum is the level's own: the AMX level's silu and gelu differ in their last bits,
+ * for few tokens as for many.
  *
  * Formats whose codes are no whole numbers of 8 bits (F32, F16, BF16, F8_E4M3) take bf16 activations
- * as without this mode; where one shares an op with matrices of this form, by a plain loop. */
+ * as without this mode, packed as the level has them; where one shares an op with matrices of this
+ * form, by a plain loop. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_INT8_H
 #define ESPALIER_INT8_H

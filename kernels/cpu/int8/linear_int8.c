@@ -22,6 +22,14 @@ enum {
     DOTS_MAX = STRIP_TILES * VECTORS * MANY_TOKENS,
 };
 
+/* Whether each number of tokens has code of its own, its loops written out. With the sanitizers' checks
+ * that would take minutes to compile. */
+#ifdef ESPALIER_SANITIZED
+enum { EACH_COUNT = false };
+#else
+enum { EACH_COUNT = true };
+#endif
+
 /* Tiles of one format and the blocks of codes they meet. */
 typedef struct byte_run {
     const uint8_t *codes[STRIP_TILES], *scales[STRIP_TILES];
@@ -104,7 +112,9 @@ ALWAYS_INLINE void few_of_tokens(esp_dtype dtype, FEW_ARGS) {
 }
 
 ALWAYS_INLINE void few_format(esp_dtype dtype, FEW_ARGS) {
-    if (tokens == 1)
+    if (!EACH_COUNT)
+        few_of_tokens(dtype, run, first, count, tokens, sums);
+    else if (tokens == 1)
         few_of_tokens(dtype, run, first, count, 1, sums);
     else if (tokens == 2)
         few_of_tokens(dtype, run, first, count, 2, sums);
@@ -215,6 +225,10 @@ ALWAYS_INLINE void multiply_all(byte_class class, uint32_t tiles, uint32_t token
         task.token += MANY_TOKENS;
         task.x += MANY_TOKENS;
     }
+    if (!EACH_COUNT) {
+        if (tokens > 0) multiply(class, tiles, tokens, &task);
+        return;
+    }
     switch (tokens) {
     case 5:
         multiply(class, tiles, 5, &task);
@@ -277,15 +291,6 @@ static void many_format(esp_dtype dtype, const byte_run *run, uint32_t first, ui
 
 /* --- strips -------------------------------------------------------------------------------- */
 
-/* How many tiles from `first` on are alike; the run is turned to their inputs. */
-static uint32_t take_bytes(const linear_job *job, const strip *s, uint32_t first, byte_run *run) {
-    tile_run alike = {.input_rows = run->rows};
-    uint32_t count = take_alike(job, s, first, &alike);
-    run->inputs =
-        job->dev->quantised + int8_row_at(job, plane_of(job, s, first), run->rows, run->rows, 0, 0);
-    return count;
-}
-
 /* Tokens base .. base + tokens of the op, rows 0 .. tokens of the chunk. */
 static void multiply_strip(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                            cpu_scratch *scratch) {
@@ -296,7 +301,9 @@ static void multiply_strip(const linear_job *job, const strip *s, uint32_t base,
     if (tokens > FEW_TOKENS) memset(scratch->sums, 0, tokens * sizeof scratch->sums[0]);
     for (uint32_t first = 0, count; first < s->count; first += count) {
         esp_dtype dtype = format_of(job, s, first);
-        count = take_bytes(job, s, first, &run);
+        size_t at = int8_row_at(job, plane_of(job, s, first), tokens, tokens, 0, 0);
+        run.inputs = job->dev->quantised + at;
+        count = alike(job, s, first);
         if (!job->op->matrix[s->matrix[first]]->bytes) {
             for (uint32_t i = first; i < first + count; i++)
                 int8_foreign_tile(job, s, i, base, tokens, scratch->sums[0], STRIP_ROWS);

@@ -256,8 +256,8 @@ static page_view page_at(const attention_job *job, const attention_item *item, u
     const kern_attention *op = job->op;
     uint32_t frame = cpu_block_table(op->batch, &op->kv, item->seq)[index];
     return (page_view){
-        .keys = cpu_kv_block(job->dev, &op->kv, frame, 0, item->kv_head),
-        .values = cpu_kv_block(job->dev, &op->kv, frame, 1, item->kv_head),
+        .keys = cpu_kv_block(job->dev, &op->kv, frame, false, item->kv_head),
+        .values = cpu_kv_block(job->dev, &op->kv, frame, true, item->kv_head),
         .begin = index * KV_PAGE_TOKENS,
         .dim = op->kv.shape->head_dim,
         .width = cpu_round_up(op->kv.shape->head_dim, TILE_ROWS),

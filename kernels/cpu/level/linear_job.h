@@ -25,8 +25,8 @@ typedef struct linear_job {
 /* The tiles that one worker computes side by side; for gated epilogues all gates, then all ups. */
 typedef struct strip {
     uint32_t count;
-    uint32_t matrix[STRIP_TILES]; /* index in the op */
-    uint32_t tile[STRIP_TILES];   /* index in the matrix */
+    uint32_t matrix[STRIP_MAX]; /* index in the op */
+    uint32_t tile[STRIP_MAX];   /* index in the matrix */
 } strip;
 
 /* --- activations to float32 -------------------------------------------------------------- */
@@ -75,7 +75,7 @@ static inline void expand_plane(const linear_job *job, uint32_t plane, uint32_t 
             uint16_t lined_up[TILE_COLS];
             expand_block(
                 block_of(in, job->order[plane], b, left < TILE_COLS ? left : TILE_COLS, lined_up),
-                dev->inputs + at * TILE_COLS, dev->input_sums + at,
+                (float *)dev->inputs + at * TILE_COLS, dev->input_sums + at,
                 job->half_sums ? dev->half_sums + at * 2 : NULL);
         }
     }
@@ -126,19 +126,23 @@ static inline uint32_t plane_of(const linear_job *job, const strip *s, uint32_t 
     return job->plane[s->matrix[tile]];
 }
 
-/* How many tiles from `first` on have one format and one order of inputs; the run is turned to
- * their inputs. */
-static inline uint32_t take_alike(const linear_job *job, const strip *s, uint32_t first,
-                                  tile_run *run) {
+/* How many tiles from `first` on have one format and one order of inputs. */
+static inline uint32_t alike(const linear_job *job, const strip *s, uint32_t first) {
     uint32_t end = first + 1, plane = plane_of(job, s, first);
     while (end < s->count && format_of(job, s, end) == format_of(job, s, first) &&
            plane_of(job, s, end) == plane)
         end++;
-    size_t at = plane_at(job, plane, run->input_rows);
-    run->inputs = job->dev->inputs + at * TILE_COLS;
+    return end - first;
+}
+
+/* The same; the run is turned to their inputs. */
+static inline uint32_t take_alike(const linear_job *job, const strip *s, uint32_t first,
+                                  tile_run *run) {
+    size_t at = plane_at(job, plane_of(job, s, first), run->input_rows);
+    run->inputs = (const float *)job->dev->inputs + at * TILE_COLS;
     run->input_sums = job->dev->input_sums + at;
     run->half_sums = job->dev->half_sums + at * 2;
-    return end - first;
+    return alike(job, s, first);
 }
 
 /* One plane for each order that the matrices have; equal orders are one pointer. */

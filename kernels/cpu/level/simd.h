@@ -37,11 +37,8 @@ ALWAYS_INLINE vf v_if_less(vf x, vf y, vf a, vf b) {
 ALWAYS_INLINE vf v_round(vf a) {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-/* 2^n for whole n in [-126, 127]. */
-ALWAYS_INLINE vf v_pow2(vf n) {
-    __m512i bits = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 23));
-}
+/* a * 2^n for whole n in [-126, 127]. */
+ALWAYS_INLINE vf v_scale(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 ALWAYS_INLINE vf v_load_bf16(const uint16_t *p) {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
@@ -54,12 +51,36 @@ ALWAYS_INLINE vf v_load_i8(const int8_t *p) {
 }
 /* Round to nearest even; NaN stays NaN. */
 ALWAYS_INLINE void v_store_bf16(uint16_t *p, vf a) {
+#ifdef __AVX512BF16__ /* denormals become zero */
+    _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(a));
+#else
     __m512i u = _mm512_castps_si512(a);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
     __m512i up = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    __m512i nan = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
-    up = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), up, nan);
-    _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16)));
+    up = _mm512_mask_or_epi32(up, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), u,
+                              _mm512_set1_epi32(0x400000));
+    const __m512i high = _mm512_set_epi16(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 31, 29,
+                                          27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    up = _mm512_permutexvar_epi16(high, up);
+    _mm256_storeu_si256((__m256i *)p, _mm512_castsi512_si256(up));
+#endif
+}
+/* Of pairs of neighbours: the first twice, the second twice, the two swapped. */
+ALWAYS_INLINE vf v_each_even(vf a) { return _mm512_moveldup_ps(a); }
+ALWAYS_INLINE vf v_each_odd(vf a) { return _mm512_movehdup_ps(a); }
+ALWAYS_INLINE vf v_swap_pairs(vf a) { return _mm512_permute_ps(a, 0xb1); }
+/* a - b in even lanes, a + b in odd ones. */
+ALWAYS_INLINE vf v_sub_add(vf a, vf b) {
+    return _mm512_mask_sub_ps(_mm512_add_ps(a, b), 0x5555, a, b);
+}
+/* Every second lane of a, then of b. */
+ALWAYS_INLINE vf v_evens(vf a, vf b) {
+    const __m512i lanes = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_ps(a, lanes, b);
+}
+ALWAYS_INLINE vf v_odds(vf a, vf b) {
+    const __m512i lanes = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_ps(a, lanes, b);
 }
 
 typedef struct v16 {
@@ -101,9 +122,9 @@ ALWAYS_INLINE vf v_if_less(vf x, vf y, vf a, vf b) {
 ALWAYS_INLINE vf v_round(vf a) {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-ALWAYS_INLINE vf v_pow2(vf n) {
+ALWAYS_INLINE vf v_scale(vf a, vf n) {
     __m256i bits = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23)));
 }
 ALWAYS_INLINE vf v_load_bf16(const uint16_t *p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
@@ -126,6 +147,15 @@ ALWAYS_INLINE void v_store_bf16(uint16_t *p, vf a) {
     __m128i low = _mm256_castsi256_si128(up), high = _mm256_extracti128_si256(up, 1);
     _mm_storeu_si128((__m128i *)p, _mm_packus_epi32(low, high));
 }
+ALWAYS_INLINE vf v_each_even(vf a) { return _mm256_moveldup_ps(a); }
+ALWAYS_INLINE vf v_each_odd(vf a) { return _mm256_movehdup_ps(a); }
+ALWAYS_INLINE vf v_swap_pairs(vf a) { return _mm256_permute_ps(a, 0xb1); }
+ALWAYS_INLINE vf v_sub_add(vf a, vf b) { return _mm256_addsub_ps(a, b); }
+ALWAYS_INLINE __m256 v_in_order(__m256 mixed) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+}
+ALWAYS_INLINE vf v_evens(vf a, vf b) { return v_in_order(_mm256_shuffle_ps(a, b, 0x88)); }
+ALWAYS_INLINE vf v_odds(vf a, vf b) { return v_in_order(_mm256_shuffle_ps(a, b, 0xdd)); }
 
 typedef struct v16 {
     vf v[VECTORS];
@@ -175,14 +205,23 @@ ALWAYS_INLINE vf v_exp2_fraction(vf r) {
 ALWAYS_INLINE vf v_exp2(vf x) {
     vf bounded = v_max(v_set1(-126.0f), v_min(v_set1(127.0f), x));
     vf n = v_round(bounded);
-    vf y = v_mul(v_exp2_fraction(v_sub(bounded, n)), v_pow2(n));
+    vf y = v_scale(v_exp2_fraction(v_sub(bounded, n)), n);
     return v_if_less(x, v_set1(-126.0f), y, v_zero());
 }
 
 /* x / (1 + e^-y) */
 ALWAYS_INLINE vf v_logistic_mul(vf x, vf y) {
+#ifdef __AVX512BF16__ /* the AMX level: no division, which takes 16 cycles; within 2 ulp of it */
+    vf t = v_min(v_set1(126.0f), v_mul(y, v_set1(-1.44269504088896341f)));
+    vf n = v_round(t);
+    vf d = v_add(v_set1(1.0f), _mm512_scalef_ps(v_exp2_fraction(v_sub(t, n)), n));
+    vf inverse = _mm512_rcp14_ps(d);
+    inverse = v_fma(inverse, _mm512_fnmadd_ps(d, inverse, v_set1(1.0f)), inverse);
+    return v_mul(x, inverse);
+#else
     vf e = v_exp2(v_mul(y, v_set1(-1.44269504088896341f)));
     return v_div(x, v_add(v_set1(1.0f), e));
+#endif
 }
 
 /* x / (1 + e^-x) */
@@ -241,6 +280,7 @@ ALWAYS_INLINE float v_sum_of_squares_around(const float *x, float centre, uint32
             vf a = v_sub(v_load(x + i + v * LANES), v_set1(centre));
             sum.v[v] = v_fma(a, a, sum.v[v]);
         }
+    if (i == width) return v16_sum(sum);
     float tail[16];
     for (uint32_t k = 0; k < 16; k++)
         tail[k] = i + k < width ? x[i + k] : centre;

@@ -1,0 +1,240 @@
+/* few_amx.c - the way of linear_amx.c for up to FEW_TOKENS tokens: each block of up to four weight tiles is unpacked
+ * while the block before is multiplied, and the scales of the blocks that come next are read.
+ *
+ * A worker's tiles are cut into legs: some blocks of a strip. The scales of a leg are read, and its codes
+ * fetched, while the leg before is multiplied, so memory is never waited for. */
+// SPDX-License-Identifier: Apache-2.0
+#include <string.h>
+
+#include "kernels/cpu/amx/amx.h"
+#include "kernels/cpu/amx/linear_amx.h"
+#include "kernels/cpu/amx/pairs_amx.h"
+#include "kernels/cpu/amx/source_amx.h"
+
+enum {
+    ROW_BYTES = 64,  /* of a whole tile */
+    CODES_AHEAD = 8, /* blocks of a strip */
+    ANY = -1,        /* for a format that is no constant */
+};
+
+/* C 0..3; one B tile: B 4, A 5..7; two: B 4 and 5, A 6 and 7. */
+typedef struct leg {
+    source from[STRIP_TILES];
+    strip s;                /* all tiles of the strip; of gated ones, twice as many as a leg has */
+    uint32_t first, count;  /* the leg's tiles in the strip; 0: behind the last leg */
+    uint32_t block, blocks; /* of the leg */
+    bool begins, ends, finishes; /* first and last of the tiles' legs; last of the strip's */
+} leg;
+
+/* Where the next leg begins. */
+typedef struct leg_walk {
+    const linear_job *job;
+    uint32_t unit, end, most; /* of this worker; tiles of a leg */
+    strip s;
+    uint32_t first, block; /* in the strip */
+} leg_walk;
+
+static leg next_leg(leg_walk *walk) {
+    const linear_job *job = walk->job;
+    if (walk->first == 0 && walk->block == 0) {
+        if (walk->unit >= walk->end) return (leg){0};
+        walk->s = amx_strip_at(job, walk->unit, walk->end, walk->most);
+    }
+    uint32_t left = job->blocks - walk->block;
+    leg l = {.s = walk->s,
+             .first = walk->first,
+             .count = amx_strip_units(job, &walk->s),
+             .block = walk->block,
+             .blocks = left < SCALES_AHEAD ? left : SCALES_AHEAD,
+             .begins = walk->block == 0};
+    for (uint32_t i = 0; i < l.count; i++)
+        l.from[i] = amx_source(job->op->matrix[l.s.matrix[l.first + i]], l.s.tile[l.first + i]);
+    walk->block += l.blocks;
+    l.ends = walk->block == job->blocks;
+    if (!l.ends) return l;
+    walk->block = 0;
+    walk->first += l.count;
+    l.finishes = walk->first == l.s.count;
+    if (!l.finishes) return l;
+    walk->first = 0;
+    walk->unit += l.count;
+    return l;
+}
+
+/* What all legs of a worker share. */
+typedef struct few_task {
+    const linear_job *job;
+    amx_scratch *scratch;
+    uint32_t wide, width; /* B tiles; tokens of the first */
+} few_task;
+
+ALWAYS_INLINE void multiply_few(uint32_t i, uint32_t wide, const uint16_t *a) {
+#define ONE(c, reg)                                                                                \
+    do {                                                                                           \
+        AMX_LOAD(reg, a, ROW_BYTES);                                                               \
+        AMX_MULTIPLY(c, reg, 4);                                                                   \
+    } while (0)
+#define TWO(c, d, reg)                                                                             \
+    do {                                                                                           \
+        ONE(c, reg);                                                                               \
+        AMX_MULTIPLY(d, reg, 5);                                                                   \
+    } while (0)
+    if (wide == 2 && i == 0) TWO(0, 1, 6);
+    if (wide == 2 && i == 1) TWO(2, 3, 7);
+    if (wide == 1 && i == 0) ONE(0, 5);
+    if (wide == 1 && i == 1) ONE(1, 6);
+    if (wide == 1 && i == 2) ONE(2, 7);
+    if (wide == 1 && i == 3) ONE(3, 5);
+#undef ONE
+#undef TWO
+}
+
+/* Codes that are unpacked CODES_AHEAD blocks later: of this leg, or behind it of the next one. */
+ALWAYS_INLINE void fetch_codes(const leg *l, const leg *next, uint32_t i, uint32_t k) {
+    uint32_t at = k + CODES_AHEAD;
+    const source *from = at < l->blocks ? &l->from[i] : &next->from[i];
+    uint32_t block = at < l->blocks ? l->block + at : next->block + at - l->blocks;
+    if (at >= l->blocks && i >= next->count) return;
+    const char *codes = (const char *)from->codes + block * from->code_step;
+    for (size_t line = 0; line < from->code_bytes; line += CACHE_LINE_BYTES)
+        _mm_prefetch(codes + line, _MM_HINT_T0);
+}
+
+/* Of block k of a leg; the lines of the strip behind it are fetched. format: a constant, or ANY. */
+ALWAYS_INLINE void read_scales(int format, const leg *l, uint32_t i, uint32_t k, amx_scales *out) {
+    const source *from = &l->from[i];
+    if (i >= l->count || k >= l->blocks || !from->read_scales) return;
+    const uint8_t *ahead = from->scales + STRIP_TILES * from->tile_scale_bytes;
+    _mm_prefetch((const char *)ahead + (l->block + k) * from->scale_bytes, _MM_HINT_T0);
+    if (format == (int)from->dtype)
+        amx_scales_of((esp_dtype)format, from->scales, l->block + k, out + k);
+    else
+        from->read_scales(from->scales, l->block + k, 1, out + k);
+}
+
+ALWAYS_INLINE const uint16_t *a_tile(int format, const source *from, uint32_t block,
+                                     const amx_scales *scales, uint16_t *room) {
+    if (format == ANY || format == DT_BF16) return amx_a_tile(from, block, scales, room);
+    amx_unpack((esp_dtype)format, from->codes + block * from->code_step, scales, room);
+    return room;
+}
+
+/* format, count, wide are constants. Unpacks block by block, and multiplies the block before meanwhile. */
+ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_task *task,
+                           const leg *l, const leg *next, uint32_t turn) {
+    amx_scratch *scratch = task->scratch;
+    uint32_t plane = plane_of(task->job, &l->s, l->first);
+    const size_t b_step = (size_t)TILE_COLS * task->width, b_row = task->width * sizeof(uint32_t);
+    const uint16_t *b[2] = {task->job->op->in, NULL}, *a[STRIP_TILES] = {NULL};
+    for (uint32_t w = 0; w < wide; w++)
+        if (!amx_in_place(task->job)) b[w] = amx_pairs_at(task->job, plane, w, 0);
+    b[0] += l->block * b_step;
+    if (wide == 2) b[1] += (size_t)l->block * TILE;
+    for (uint32_t k = 0; k <= l->blocks; k++) {
+        if (k) {
+            AMX_LOAD(4, b[0], b_row);
+            if (wide == 2) AMX_LOAD(5, b[1], ROW_BYTES);
+            b[0] += b_step;
+            if (wide == 2) b[1] += TILE;
+        }
+        UNROLL for (uint32_t i = 0; i < count; i++) {
+            const uint16_t *before = a[i];
+            if (k < l->blocks) {
+                fetch_codes(l, next, i, k);
+                a[i] = a_tile(format, &l->from[i], l->block + k, &scratch->scales[turn][i][k],
+                              scratch->ring[k % RING][i]);
+                read_scales(format, next, i, k, scratch->scales[!turn][i]);
+            }
+            if (k) multiply_few(i, wide, before);
+        }
+    }
+    /* What this leg was too short or narrow for. */
+    for (uint32_t i = 0; i < STRIP_TILES && i < next->count; i++)
+        for (uint32_t k = i < count ? l->blocks : 0; k < next->blocks; k++)
+            read_scales(ANY, next, i, k, scratch->scales[!turn][i]);
+}
+
+/* The two shapes that nearly all legs have, for each format. */
+#define LEG_ARGS const few_task *task, const leg *l, const leg *next, uint32_t turn
+typedef void leg_fn(LEG_ARGS);
+#define LEGS_OF(dtype)                                                                             \
+    static void four_##dtype(LEG_ARGS) { run_leg(dtype, 4, 1, task, l, next, turn); }              \
+    static void two_##dtype(LEG_ARGS) { run_leg(dtype, 2, 2, task, l, next, turn); }
+FOR_EACH_FORMAT(LEGS_OF)
+#define FOUR_ROW(dtype) [dtype] = four_##dtype,
+#define TWO_ROW(dtype) [dtype] = two_##dtype,
+static leg_fn *const four_of[DT_COUNT] = {FOR_EACH_FORMAT(FOUR_ROW)};
+static leg_fn *const two_of[DT_COUNT] = {FOR_EACH_FORMAT(TWO_ROW)};
+
+static void multiply_leg(LEG_ARGS) {
+    if (task->wide == 2 && l->count == 2)
+        two_of[l->from[0].dtype](task, l, next, turn);
+    else if (task->wide == 2)
+        run_leg(ANY, 1, 2, task, l, next, turn);
+    else if (l->count == 4)
+        four_of[l->from[0].dtype](task, l, next, turn);
+    else if (l->count == 3)
+        run_leg(ANY, 3, 1, task, l, next, turn);
+    else if (l->count == 2)
+        run_leg(ANY, 2, 1, task, l, next, turn);
+    else
+        run_leg(ANY, 1, 1, task, l, next, turn);
+}
+
+static void begin_sums(void) {
+    AMX_ZERO(0);
+    AMX_ZERO(1);
+    AMX_ZERO(2);
+    AMX_ZERO(3);
+}
+
+/* C tiles to rows[token][tile of the strip]. */
+static void store_sums(const few_task *task, const leg *l) {
+    float *out = task->scratch->rows[0] + l->first * TILE_ROWS;
+    if (task->width == 1) {
+        AMX_STORE(0, out, sizeof(float));
+        if (l->count > 1) AMX_STORE(1, out + TILE_ROWS, sizeof(float));
+        if (l->count > 2) AMX_STORE(2, out + 2 * TILE_ROWS, sizeof(float));
+        if (l->count > 3) AMX_STORE(3, out + 3 * TILE_ROWS, sizeof(float));
+        return;
+    }
+    float(*c)[C_TILE] = task->scratch->sums[0][0];
+    AMX_STORE(0, c[0], ROW_BYTES);
+    AMX_STORE(1, c[1], ROW_BYTES);
+    AMX_STORE(2, c[2], ROW_BYTES);
+    AMX_STORE(3, c[3], ROW_BYTES);
+    for (uint32_t i = 0; i < l->count; i++)
+        for (uint32_t w = 0; w < task->wide; w++)
+            amx_turn(c[i * task->wide + w], out + i * TILE_ROWS + w * TILE_TOKENS * ROWS_STRIDE,
+                     ROWS_STRIDE);
+}
+
+void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
+    const linear_job *job = arg;
+    uint32_t tokens = job->op->token_count, turn = 0;
+    few_task task = {.job = job,
+                     .scratch = amx_scratch_of(job->dev, worker),
+                     .wide = tokens > TILE_TOKENS ? 2 : 1,
+                     .width = amx_tile_tokens(tokens)};
+    leg_walk walk = {.job = job, .most = STRIP_TILES / task.wide};
+    pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
+    leg next = next_leg(&walk);
+    for (uint32_t i = 0; i < next.count; i++)
+        for (uint32_t k = 0; k < next.blocks; k++)
+            read_scales(ANY, &next, i, k, task.scratch->scales[turn][i]);
+    if (!amx_in_place(job)) {
+        amx_pair_tokens(job, 0, tokens, worker, workers);
+        pool_barrier(job->dev->pool, worker);
+    }
+    amx_configure_tokens(task.width);
+    while (next.count) {
+        leg l = next;
+        next = next_leg(&walk);
+        if (l.begins) begin_sums();
+        multiply_leg(&task, &l, &next, turn);
+        if (l.ends) store_sums(&task, &l);
+        if (l.finishes) finish(job, &l.s, 0, tokens, task.scratch->rows[0], ROWS_STRIDE);
+        turn = !turn;
+    }
+    amx_release();
+}
