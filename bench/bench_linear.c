@@ -1,6 +1,6 @@
 /* bench_linear.c - the linears of one model shape at several token counts; one JSON row each.
  *
- *   bench_linear [ref|avx2|avx512|amx] [THREADS] [TOKENS,TOKENS,...] [FORMAT|formats]
+ *   bench_linear [ref|avx2|avx512|amx][:int8] [THREADS] [TOKENS,TOKENS,...] [FORMAT|formats]
  *
  * The shape is SmolLM2-135M in Q4_1 with a Q8_0 output matrix; with FORMAT (Q4_K), or with `formats`
  * for each one in turn, a stack of matrices of that format instead. Every layer has matrices of its
@@ -148,12 +148,12 @@ static void run_counts(const lab *l, const shape *shapes, uint32_t count, const 
 int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "auto", *counts = argc > 3 ? argv[3] : "1,4,16,512";
     bool ref = strcmp(name, "ref") == 0;
-    kern_level level = strcmp(name, "avx2") == 0     ? LEVEL_AVX2
-                       : strcmp(name, "avx512") == 0 ? LEVEL_AVX512
-                       : strcmp(name, "amx") == 0    ? LEVEL_AMX
-                                                     : LEVEL_AUTO;
-    lab l = lab_open(ref ? &kern_ref : &kern_cpu, level, ref ? DT_F32 : DT_BF16,
-                     argc > 2 ? (uint32_t)atoi(argv[2]) : 0);
+    kern_level level = strncmp(name, "avx2", 4) == 0     ? LEVEL_AVX2
+                       : strncmp(name, "avx512", 6) == 0 ? LEVEL_AVX512
+                       : strncmp(name, "amx", 3) == 0    ? LEVEL_AMX
+                                                         : LEVEL_AUTO;
+    lab l = lab_open_for(strstr(name, ":int8") ? ACT_INT8 : ACT_BF16, ref ? &kern_ref : &kern_cpu,
+                         level, ref ? DT_F32 : DT_BF16, argc > 2 ? (uint32_t)atoi(argv[2]) : 0);
     if (argc <= 4) run_counts(&l, smollm2, SHAPES, counts);
     for (esp_dtype d = DT_F32; argc > 4 && d < DT_COUNT; d++) {
         shape stack = stack_of(d);

@@ -27,6 +27,12 @@ static const flag_choice kv_dtypes[] = {
     {0},
 };
 
+static const flag_choice activations[] = {
+    {.word = "bf16", .value = ACT_BF16},
+    {.word = "int8", .value = ACT_INT8},
+    {0},
+};
+
 static const flag_choice quantize_dtypes[] = {
     {.word = "q8_0", .value = DT_Q8_0},
     {.word = "q4_k", .value = DT_Q4_K},
@@ -102,10 +108,12 @@ static const flag model_flags[] = {
      .help = "most tokens computed in one step; default 512, or what the longest text of an "
              "encoder has"},
     {.name = "activations",
-     .kind = FLAG_ONLY,
-     .only = "bf16",
+     .kind = FLAG_CHOICE,
+     MODEL_FIELD(activations),
+     .choices = activations,
      .placeholder = "TYPE",
-     .help = "how a layer's inputs are kept on cpu; bf16 in this build"},
+     .help = "bf16 or int8, what a layer's inputs are rounded to on cpu before they meet quantised "
+             "weights; default bf16, the exact one"},
     {.name = "quantize",
      .kind = FLAG_CHOICE,
      MODEL_FIELD(quantize),

@@ -34,7 +34,8 @@ typedef struct model_config {
     kern_level level;
     esp_dtype kv_dtype; /* --kv-dtype bf16|f32; read only if kv_dtype_given, else bf16; ref: f32 */
     bool kv_dtype_given;
-    esp_dtype quantize; /* --quantize q8_0|q4_k; read only if quantize_given */
+    kern_activations activations; /* --activations bf16|int8 */
+    esp_dtype quantize;           /* --quantize q8_0|q4_k; read only if quantize_given */
     bool quantize_given;
     const char *pack;     /* --pack auto|off|DIR; NULL: auto */
     uint32_t threads;     /* --threads; 0: all this process may use */

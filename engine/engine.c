@@ -78,6 +78,7 @@ static esp_code open_device(engine *e, esp_error *err) {
     kern_options o = {.pool = e->pool,
                       .level = e->config.level,
                       .kv_dtype = e->config.kv_dtype,
+                      .activations = e->config.activations,
                       .tokens_max = e->config.step_tokens};
     code = e->ops->open(&e->dev, &o, err);
     if (code != ESP_OK) return code;

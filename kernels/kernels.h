@@ -36,10 +36,17 @@ typedef enum kern_kind {
 
 typedef enum kern_level { LEVEL_AUTO, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX } kern_level;
 
+/* How a linear takes its inputs; ref has float32 alone. */
+typedef enum kern_activations {
+    ACT_BF16,
+    ACT_INT8, /* cpu: blocks of 32 codes with a scale (kernels/cpu/int8/int8.h) */
+} kern_activations;
+
 typedef struct kern_options {
     struct thread_pool *pool; /* borrowed; outlives the device */
     kern_level level;         /* cpu: which instructions; AUTO picks the best this machine has */
     esp_dtype kv_dtype;       /* DT_BF16 or DT_F32; ref takes DT_F32 only */
+    kern_activations activations;
     uint32_t tokens_max;      /* most tokens of a batch: sizes the workspace, taken at open */
 } kern_options;
 

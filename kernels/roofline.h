@@ -27,8 +27,9 @@ typedef enum roofline_rate {
 const char *roofline_rate_name(roofline_rate rate);
 /* Whether the processor has it and the system allows it. */
 bool roofline_has(roofline_rate rate);
-/* The rate that bounds a linear with bf16 activations at this level. */
-roofline_rate roofline_rate_of(kern_level level);
+/* The rate that bounds a linear at this level; RATE_COUNT where none is measured: of int8 activations
+ * without dot products of bytes, and at AVX2. */
+roofline_rate roofline_rate_of(kern_level level, kern_activations activations);
 /* Operations a second of all threads; 0 without the instruction. Takes about 0.1 s. */
 double roofline_multiply(thread_pool *pool, roofline_rate rate);
 

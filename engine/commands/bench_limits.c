@@ -38,9 +38,11 @@ esp_code bench_measure_limits(const bench_options *o, uint64_t weights_bytes, be
     esp_code code = pool_open(&pool, o->model.threads, err);
     if (code != ESP_OK) return code;
     progress bar = progress_begin("limits", "measurements");
+    kern_level level = o->model.level == LEVEL_AUTO ? best : o->model.level;
     *out = (bench_limits){.known = true,
                           .threads = pool_threads(pool),
-                          .level = o->model.level == LEVEL_AUTO ? best : o->model.level,
+                          .level = level,
+                          .bound = roofline_rate_of(level, o->model.activations),
                           .weights_bytes = affordable(weights_bytes),
                           .big_bytes = affordable(BIG_BYTES)};
     code = measure_memory(pool, out, &bar, err);
@@ -99,8 +101,7 @@ static void print_table(const bench_limits *l) {
         if (l->rate[rate] > 0)
             printf("  %-12s %13s %10.1f Gop/s%s\n", roofline_rate_name(rate), "",
                    l->rate[rate] / 1e9,
-                   rate == roofline_rate_of(l->level) ? "  this level: prefill MFU is held to it"
-                                                      : "");
+                   rate == l->bound ? "  this level: prefill MFU is held to it" : "");
     putchar('\n');
 }
 

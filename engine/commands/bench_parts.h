@@ -21,7 +21,8 @@ typedef struct bench_options {
 typedef struct bench_limits {
     bool known;
     uint32_t threads;
-    kern_level level;       /* whose rate bounds this run */
+    kern_level level;
+    roofline_rate bound;    /* which of the rates bounds this run; RATE_COUNT: none of them */
     uint64_t weights_bytes; /* that a step reads, or what memory allows; 0: no model */
     double weights_read;    /* bytes a second over a buffer of that size */
     uint64_t big_bytes;

@@ -6,7 +6,8 @@
  *   TTFT            request sent to its first token, waiting included
  *   ITL             between two tokens of one request
  *   MFU             of steps that prefill: multiplications and additions of matrices and of the
- *                   prompts' attention / time / this level's measured rate
+ *                   prompts' attention / time / the measured rate of this level and its
+ *                   activations; none where that is not measured
  *   MBU             of steps that only decode: weights that a step reads x steps / time / the
  *                   measured read bandwidth over as many bytes */
 // SPDX-License-Identifier: Apache-2.0
@@ -40,7 +41,7 @@ static double mfu(const bench_run *r, const bench_limits *limits) {
     double attention = model_attention_flops(engine_spec(r->e), 0, r->o->prompt_tokens);
     double flops = (double)cost.token_flops * (double)side->computed +
                    (double)cost.row_flops * (double)side->rows + attention * r->requests;
-    return a_second(flops, side->ns) / limits->rate[roofline_rate_of(limits->level)];
+    return a_second(flops, side->ns) / limits->rate[limits->bound];
 }
 
 static double mbu(const bench_run *r, const bench_limits *limits) {
@@ -107,7 +108,7 @@ static void print_json(const bench_run *r, const bench_limits *limits) {
     bench_set(row, "itl_p50_ms", json_real(percentile_ms(&r->itl, 0.5)));
     bench_set(row, "itl_p99_ms", json_real(percentile_ms(&r->itl, 0.99)));
     if (limits->known) {
-        bench_set(row, "prefill_mfu", json_real(mfu(r, limits)));
+        if (limits->bound < RATE_COUNT) bench_set(row, "prefill_mfu", json_real(mfu(r, limits)));
         bench_set(row, "decode_mbu", json_real(mbu(r, limits)));
     }
     bench_end_row(row);
@@ -134,7 +135,11 @@ static void print_row(const bench_run *r, const bench_limits *limits) {
            a_second((double)r->output_tokens, r->wall_ns), percentile_ms(&r->ttft, 0.5),
            percentile_ms(&r->ttft, 0.99), percentile_ms(&r->itl, 0.5),
            percentile_ms(&r->itl, 0.99));
-    if (limits->known) printf(" %13.1f %12.1f", 100 * mfu(r, limits), 100 * mbu(r, limits));
+    if (limits->known && limits->bound < RATE_COUNT)
+        printf(" %13.1f", 100 * mfu(r, limits));
+    else if (limits->known)
+        printf(" %13s", "-");
+    if (limits->known) printf(" %12.1f", 100 * mbu(r, limits));
     putchar('\n');
 }
 

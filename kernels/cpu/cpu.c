@@ -18,9 +18,10 @@ static esp_code choose_level(kern_level wanted, const cpu_level **out, esp_error
                               "the cpu device needs; use --device ref");
     if (wanted == LEVEL_AUTO) wanted = best;
     if (wanted == LEVEL_AMX && best < LEVEL_AMX)
-        return esp_fail_field(err, ESP_PRECONDITION, "--device",
-                              "this processor or its system lacks AMX (TILE, BF16), AVX512_BF16 or GFNI; "
-                              "use --device cpu");
+        return esp_fail_field(
+            err, ESP_PRECONDITION, "--device",
+            "this processor or its system lacks AMX (TILE, BF16), AVX512_BF16 or GFNI; "
+            "use --device cpu");
     if (wanted > best)
         return esp_fail_field(err, ESP_PRECONDITION, "--device",
                               "this processor or its system lacks AVX-512 (F, BW, DQ, VL); use "
@@ -29,6 +30,14 @@ static esp_code choose_level(kern_level wanted, const cpu_level **out, esp_error
            : wanted == LEVEL_AVX512 ? &cpu_level_avx512
                                     : &cpu_level_avx2;
     return ESP_OK;
+}
+
+static cpu_linear_fn *choose_int8(const cpu_level *level) {
+    if (level == &cpu_level_amx && cpu_has(CPU_AMX_INT8) && cpu_has(CPU_AVX512_VNNI))
+        return linear_int8_amx;
+    if (level != &cpu_level_avx2)
+        return cpu_has(CPU_AVX512_VNNI) ? linear_int8_avx512_vnni : linear_int8_avx512;
+    return cpu_has(CPU_AVX_VNNI) ? linear_int8_avx2_vnni : linear_int8_avx2;
 }
 
 static esp_code check_options(const kern_options *options, esp_error *err) {
@@ -50,6 +59,7 @@ static void cpu_close(kern_device *dev) {
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
+    free(dev->quantised);
     free(dev);
 }
 
@@ -66,8 +76,9 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     dev->kv_dtype = options->kv_dtype;
     dev->tile_pages = level == &cpu_level_amx && options->kv_dtype == DT_BF16;
     dev->tokens_max = options->tokens_max;
-    snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=bf16,kv=%s", level->name,
-             options->kv_dtype == DT_BF16 ? "bf16" : "f32");
+    if (options->activations == ACT_INT8) dev->linear_int8 = choose_int8(level);
+    snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=%s,kv=%s", level->name,
+             dev->linear_int8 ? "int8" : "bf16", options->kv_dtype == DT_BF16 ? "bf16" : "f32");
     dev->scratch = mem_map(pool_threads(dev->pool) * sizeof *dev->scratch);
     if (level->scratch_bytes)
         dev->level_scratch = mem_map(pool_threads(dev->pool) * level->scratch_bytes);
@@ -81,11 +92,12 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     return ESP_OK;
 }
 
-static const char *cpu_layout(const kern_device *dev) {
-    return dev->level->by_rows ? "cpu-rows-1" : "cpu-tiles-1";
-}
-
 static const char *cpu_profile(const kern_device *dev) { return dev->profile; }
+
+static const char *cpu_layout(const kern_device *dev) {
+    if (dev->level->by_rows) return dev->linear_int8 ? "cpu-rows-1,bytes-1" : "cpu-rows-1";
+    return dev->linear_int8 ? "cpu-tiles-1,bytes-1" : "cpu-tiles-1";
+}
 
 static size_t cpu_element_bytes(const kern_device *dev, kern_kind kind) {
     (void)dev;
@@ -123,7 +135,11 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
     ESP_ASSERT(op->token_count <= dev->tokens_max); /* dev->inputs has room for as many */
     if (kern_is_gated(op->epilogue))
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
-    if (op->token_count > 0) dev->level->linear(dev, op);
+    if (op->token_count == 0) return;
+    bool bytes = false; /* of any: the others of the op then go with it */
+    for (uint32_t m = 0; m < op->matrix_count; m++)
+        bytes = bytes || op->matrix[m]->bytes;
+    (bytes ? dev->linear_int8 : dev->level->linear)(dev, op);
 }
 
 static void cpu_rope_store(kern_device *dev, const kern_rope_store *op) {

@@ -28,7 +28,12 @@
  *   coded       lines of 64 bytes: word c of a line holds n bits each of column c of 16/n rows, the first row
  *               lowest. As many lines for low and high bits as above
  *   others      [16 rows][32 columns]
- *             And in both:
+ *             In bytes, at every level: what a device with int8 activations makes of formats whose codes are
+ *             whole numbers; its other matrices lie as the level has them
+ *   coded       lines as in the first form, but for the order of columns, so that one shifted and masked is 4
+ *               columns of bytes a row: column 4*s + i of a line of n-bit codes lies at bit 8*i + n*s
+ *   8 bits      dword r of a line holds 4 columns of row r
+ *             And in all:
  *   scales      none when unquantised
  *               files' blocks of 32: f16 d[16] a block, followed by f16 m[16] where there is one
  *               DT_G2 to DT_G8: f32 scale[16], f16 zero[16] a block; DT_F8_E4M3: f32 scale[16]
@@ -54,10 +59,11 @@
 enum {
     TILE_ROWS = 16,
     TILE_COLS = 32,
-    STRIP_TILES = 4,             /* tiles that a worker computes side by side */
-    STRIP_MAX = 2 * STRIP_TILES, /* of a gated linear on AMX: as many of gate and of up */
-    CHUNK_TOKENS = 96,           /* tokens expanded to float32 at a time */
-    AMX_CHUNK = 512,             /* tokens paired for tiles at a time */
+    STRIP_TILES = 4,               /* tiles that a worker computes side by side */
+    STRIP_MAX = 2 * STRIP_TILES,   /* of a gated linear on AMX: as many of gate and of up */
+    CHUNK_TOKENS = 96,             /* tokens expanded to float32 at a time */
+    AMX_CHUNK = 512,               /* tokens paired for tiles at a time */
+    INT8_CHUNK = 2 * CHUNK_TOKENS, /* at most, tokens turned to codes at a time */
     CPU_HEAD_DIM_MAX = 512,
     QUERIES_MAX = 48,     /* of one attention work item */
     AMX_QUERIES = 16,     /* of one attention tile */
@@ -158,7 +164,7 @@ struct kern_matrix {
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
     size_t map_bytes;       /* of both, side by side */
     bool borrowed;          /* they are another's, and read-only */
-    bool by_rows;           /* how codes lie in a block */
+    bool by_rows, bytes;    /* how codes lie in a block; both false: by columns */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
@@ -177,6 +183,7 @@ typedef struct amx_attention {
 typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float sums[CHUNK_TOKENS][STRIP_TILES * TILE_ROWS];
     _Alignas(CACHE_LINE_BYTES) float weights[STRIP_TILES][TILE_COLS][TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) uint8_t bytes[STRIP_TILES][TILE_COLS * TILE_ROWS];
     _Alignas(CACHE_LINE_BYTES) float scales[STRIP_TILES][2][TILE_ROWS];  /* of each 16 columns, */
     _Alignas(CACHE_LINE_BYTES) float offsets[STRIP_TILES][2][TILE_ROWS]; /* or all in the first */
     /* Attention, rows packed at the head's own width: a page as float32; the queries' outputs. */
@@ -201,6 +208,28 @@ extern const cpu_level cpu_level_avx2;
 extern const cpu_level cpu_level_avx512;
 extern const cpu_level cpu_level_amx;
 
+typedef void cpu_linear_fn(kern_device *dev, const kern_linear *op);
+
+/* linear for int8 activations (int8/int8.h): at every level and with or without these instructions
+ * the same sums; activations of gated ones are the level's. The one named bf16 is what the AMX level
+ * takes for few tokens. */
+cpu_linear_fn linear_int8_avx2, linear_int8_avx2_vnni, linear_int8_avx512, linear_int8_avx512_vnni,
+    linear_int8_avx512_bf16, linear_int8_amx;
+
+typedef enum cpu_feature { CPU_AVX_VNNI, CPU_AVX512_VNNI, CPU_AMX_INT8 } cpu_feature;
+/* Of the processor; whether the system saves the state is kern_cpu_best_level's. */
+bool cpu_has(cpu_feature feature);
+
+/* 32 inputs of a token in codes: x = scale * code. A cache line. */
+typedef struct int8_block {
+    int8_t codes[TILE_COLS];
+    float scale;
+    float sum[3];       /* of all codes; of each half */
+    int32_t sum_int[3]; /* the same */
+    uint32_t unused;
+} int8_block;
+_Static_assert(sizeof(int8_block) == CACHE_LINE_BYTES, "one line");
+
 struct kern_device {
     thread_pool *pool;
     const cpu_level *level;
@@ -208,16 +237,18 @@ struct kern_device {
     bool tile_pages; /* pages as the AMX level has them */
     uint32_t tokens_max;
     char profile[64];
-    cpu_scratch *scratch; /* [threads] */
-    char *level_scratch;  /* [threads][level->scratch_bytes] */
-    cpu_order *orders;    /* of the matrices packed so far */
-    cpu_room *rooms;      /* of the matrices that are open */
-    uint32_t planes;      /* of the next three: 1, or as many as a linear's matrices have orders */
-    uint32_t blocks_max;  /* of the widest matrix packed so far */
-    void *inputs;         /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
+    cpu_scratch *scratch;  /* [threads] */
+    char *level_scratch;   /* [threads][level->scratch_bytes] */
+    cpu_order *orders;     /* of the matrices packed so far */
+    cpu_room *rooms;       /* of the matrices that are open */
+    uint32_t planes;       /* of the next three: 1, or as many as a linear's matrices have orders */
+    uint32_t blocks_max;   /* of the widest matrix packed so far */
+    void *inputs;          /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
                            * amx/pairs_amx.h says */
-    float *input_sums;    /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
-    float *half_sums;     /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
+    float *input_sums;     /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
+    float *half_sums;      /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
+    int8_block *quantised; /* [planes][blocks][INT8_CHUNK]: activations as codes */
+    cpu_linear_fn *linear_int8; /* NULL: activations are bf16 */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {
@@ -289,8 +320,12 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
 void cpu_image(const kern_matrix *matrix, kern_image *out);
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) ESP_CHECKED;
+/* Whether the format's codes are whole numbers of at most 8 bits. */
+bool cpu_has_int8_form(esp_dtype dtype);
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cpu_matrix_bytes(const kern_matrix *matrix);
+/* Weight of a row and column, exactly as the format defines it. */
+float cpu_weight_at(const kern_matrix *matrix, uint32_t row, uint32_t col);
 void cpu_embed(kern_device *dev, const kern_embed *op);
 void cpu_pool_states(kern_device *dev, const kern_pool_states *op);
 

@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "kernels/kernels.h"
+#include "kernels/cpu/cpu.h"
 
 enum {
     XCR0_AVX = 0x06,      /* xmm and ymm state */
@@ -20,9 +20,11 @@ enum {
     XCR0_TILES = 0x60000, /* tile configuration and data */
     XFEATURE_TILE_DATA = 18,
     ARCH_REQ_XCOMP_PERM = 0x1023, /* asm/prctl.h of Linux 5.16 and later */
-    LEAF7_ECX_GFNI = 1 << 8,
     LEAF7_EDX_AMX_BF16 = 1 << 22,
     LEAF7_EDX_AMX_TILE = 1 << 24,
+    LEAF7_EDX_AMX_INT8 = 1 << 25,
+    LEAF7_ECX_AVX512_VNNI = 1 << 11,
+    LEAF7_1_EAX_AVX_VNNI = 1 << 4,
     LEAF7_1_EAX_AVX512_BF16 = 1 << 5,
 };
 
@@ -39,9 +41,8 @@ static uint32_t enabled_state(void) {
 static bool may_use_amx(uint32_t state, uint32_t leaf7_ecx, uint32_t leaf7_edx) {
     uint32_t eax, ebx, ecx, edx;
     const uint32_t needed = LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE;
-    if (!(leaf7_ecx & LEAF7_ECX_GFNI)) return false;
-    if ((leaf7_edx & needed) != needed || (state & XCR0_TILES) != XCR0_TILES) return false;
     if (!(leaf7_ecx & bit_GFNI)) return false; /* codes of 4 bits are unpacked with it */
+    if ((leaf7_edx & needed) != needed || (state & XCR0_TILES) != XCR0_TILES) return false;
     if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
     if (!(eax & LEAF7_1_EAX_AVX512_BF16)) return false;
     return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_TILE_DATA) == 0;
@@ -60,4 +61,19 @@ kern_level kern_cpu_best_level(void) {
     if ((ebx & AVX512_NEEDED) != AVX512_NEEDED) return LEVEL_AVX2;
     if ((state & XCR0_AVX512) != XCR0_AVX512) return LEVEL_AVX2;
     return may_use_amx(state, ecx, edx) ? LEVEL_AMX : LEVEL_AVX512;
+}
+
+bool cpu_has(cpu_feature feature) {
+    uint32_t eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(7, feature == CPU_AVX_VNNI ? 1 : 0, &eax, &ebx, &ecx, &edx))
+        return false;
+    switch (feature) {
+    case CPU_AVX_VNNI:
+        return eax & LEAF7_1_EAX_AVX_VNNI;
+    case CPU_AVX512_VNNI:
+        return ecx & LEAF7_ECX_AVX512_VNNI;
+    case CPU_AMX_INT8:
+        return edx & LEAF7_EDX_AMX_INT8;
+    }
+    return false;
 }

@@ -25,27 +25,34 @@ static uint32_t dword_at(const uint8_t *bytes, uint32_t index) {
 }
 
 /* `bits` of column k, row `lane`, out of lines. */
-static uint32_t field_at(bool by_rows, const uint8_t *lines, uint32_t bits, uint32_t k,
+static uint32_t field_at(const kern_matrix *table, const uint8_t *lines, uint32_t bits, uint32_t k,
                          uint32_t lane) {
     if (bits == 0) return 0;
     uint32_t mask = (1u << bits) - 1;
-    if (by_rows) {
+    if (table->by_rows) {
         uint32_t rows = 16 / bits; /* of a line */
         return (uint32_t)half_at(lines + lane / rows * LINE_BYTES, k) >> lane % rows * bits & mask;
     }
     uint32_t cols = 32 / bits; /* of a line */
-    return dword_at(lines, k / cols * TILE_ROWS + lane) >> k % cols * bits & mask;
+    uint32_t shift = table->bytes ? k % 4 * 8 + k % cols / 4 * bits : k % cols * bits;
+    return dword_at(lines, k / cols * TILE_ROWS + lane) >> shift & mask;
+}
+
+/* Where the element of column k, row `lane` lies among a block's whole ones. */
+static uint32_t element_at(const kern_matrix *table, uint32_t k, uint32_t lane) {
+    if (table->by_rows) return lane * TILE_COLS + k;
+    return table->bytes ? k / 4 * LINE_BYTES + lane * 4 + k % 4 : k * TILE_ROWS + lane;
 }
 
 /* Value of column k and row `lane` of a tile's block, without its scale. */
 static float value_at(const kern_matrix *table, const uint8_t *codes, uint32_t k, uint32_t lane) {
     const cpu_format *format = &cpu_formats[table->dtype];
     const quant_coding *coding = dtype_info(table->dtype)->coding;
-    uint32_t at = table->by_rows ? lane * TILE_COLS + k : k * TILE_ROWS + lane;
+    uint32_t at = element_at(table, k, lane);
     if (coding && coding->code_bits < 8) {
-        uint32_t low = field_at(table->by_rows, codes, format->low_bits, k, lane);
+        uint32_t low = field_at(table, codes, format->low_bits, k, lane);
         codes += format->low_bits * LINE_BYTES;
-        uint32_t high = field_at(table->by_rows, codes, format->high_bits, k, lane);
+        uint32_t high = field_at(table, codes, format->high_bits, k, lane);
         return quant_value(coding, (uint8_t)(low | high << format->low_bits));
     }
     switch (table->dtype) {
@@ -104,6 +111,18 @@ static scale_pair scales_at(const kern_matrix *table, const uint8_t *scales, uin
         break;
     }
     return out;
+}
+
+float cpu_weight_at(const kern_matrix *matrix, uint32_t row, uint32_t col) {
+    const cpu_format *format = &cpu_formats[matrix->dtype];
+    uint32_t tile = row / TILE_ROWS, lane = row % TILE_ROWS, b = col / TILE_COLS,
+             k = col % TILE_COLS;
+    const uint8_t *codes = cpu_tile_codes(matrix, tile);
+    scale_pair pair = {.scale = 1};
+    if (format->scaling != SCALE_NONE)
+        pair = scales_at(matrix, matrix->scales + tile * matrix->scale_bytes, b, k / 16, lane);
+    float w = value_at(matrix, codes + b * cpu_block_step(matrix), k, lane);
+    return pair.scale * (w - pair.zero) + pair.offset;
 }
 
 /* out = before + scale * the row; before may be NULL, or out. */

@@ -47,10 +47,17 @@ static void pack_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint
     }
 }
 
+/* Codes of `bits` bits in the order in which pack_lines takes them for lines of bytes (cpu.h). */
+static void order_bytes(const uint8_t *codes, uint32_t bits, uint8_t *out) {
+    for (uint32_t parts = 8 / bits, k = 0; k < TILE_COLS; k++) {
+        uint32_t line = k / (4 * parts), s = k / 4 % parts, i = k % 4;
+        out[line * 4 * parts + i * parts + s] = codes[k];
+    }
+}
+
 /* The same by rows; what the others put there is kept. */
 static void pack_row_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint32_t row,
                            uint8_t *lines) {
-    if (bits == 0) return;
     uint32_t rows = 16 / bits, left = row % rows * bits, mask = (1u << bits) - 1;
     uint16_t words[TILE_COLS];
     lines += row / rows * LINE_BYTES;
@@ -58,6 +65,19 @@ static void pack_row_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, 
     for (uint32_t k = 0; k < TILE_COLS; k++)
         words[k] = (uint16_t)(words[k] | (codes[k] >> shift & mask) << left);
     memcpy(lines, words, sizeof words);
+}
+
+/* Lines of a row's codes, their bits from `shift` up, as the matrix has them. */
+static void pack_bits(const kern_matrix *matrix, const uint8_t *codes, uint32_t shift,
+                      uint32_t bits, uint32_t row, uint8_t *lines) {
+    uint8_t ordered[TILE_COLS];
+    if (bits == 0) return;
+    if (matrix->by_rows) {
+        pack_row_lines(codes, shift, bits, row, lines);
+        return;
+    }
+    if (matrix->bytes) order_bytes(codes, bits, ordered);
+    pack_lines(matrix->bytes ? ordered : codes, shift, bits, lines + row * sizeof(uint32_t));
 }
 
 static void put_half(uint8_t *halves, uint32_t lane, uint16_t half) {
@@ -105,11 +125,21 @@ static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uin
     }
 }
 
+/* Columns of whole bytes, four after four. */
+static void pack_quads(const uint8_t *in, uint8_t *codes, uint32_t row, uint32_t count) {
+    for (uint32_t k = 0; k < count; k += 4)
+        memcpy(codes + k * TILE_ROWS + row * 4, in + k, 4);
+}
+
 /* `count` whole elements of a row. */
 static inline void pack_elements(const kern_matrix *matrix, const uint8_t *in, uint8_t *codes,
                                  uint32_t row, uint32_t count, uint32_t element_bytes) {
     if (matrix->by_rows) {
         memcpy(codes + row * TILE_COLS * element_bytes, in, count * element_bytes);
+        return;
+    }
+    if (matrix->bytes) {
+        pack_quads(in, codes, row, count);
         return;
     }
     for (uint32_t k = 0; k < count; k++)
@@ -130,13 +160,9 @@ static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane
         uint8_t *high = codes + format->low_bits * LINE_BYTES;
         if (whole) {
             pack_elements(matrix, piece.codes, codes, lane, TILE_COLS, 1);
-        } else if (matrix->by_rows) {
-            pack_row_lines(piece.codes, 0, format->low_bits, lane, codes);
-            pack_row_lines(piece.codes, format->low_bits, format->high_bits, lane, high);
         } else {
-            pack_lines(piece.codes, 0, format->low_bits, codes + lane * sizeof(uint32_t));
-            pack_lines(piece.codes, format->low_bits, format->high_bits,
-                       high + lane * sizeof(uint32_t));
+            pack_bits(matrix, piece.codes, 0, format->low_bits, lane, codes);
+            pack_bits(matrix, piece.codes, format->low_bits, format->high_bits, lane, high);
         }
         pack_scales(matrix, &piece, b, lane, scales);
     }
@@ -222,6 +248,8 @@ static void pack_tiles(void *arg, uint32_t worker, uint32_t workers) {
         pack_row(job, row);
 }
 
+bool cpu_has_int8_form(esp_dtype dtype) { return dtype == DT_Q8_0 || dtype_info(dtype)->coding; }
+
 /* Of a matrix whose dtype, rows and cols are set. */
 static bool sizes(kern_matrix *matrix, uint64_t *scales_at) {
     const cpu_format *format = &cpu_formats[matrix->dtype];
@@ -249,13 +277,26 @@ static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
+    free(dev->quantised);
     dev->blocks_max = blocks;
     dev->planes = planes;
     dev->inputs = mem_new((size_t)planes * blocks, cpu_input_bytes(dev));
+    if (dev->linear_int8)
+        dev->quantised = mem_new((size_t)planes * blocks * INT8_CHUNK, sizeof *dev->quantised);
     if (dev->level->by_rows) return;
     size_t rows = (size_t)planes * blocks * CHUNK_TOKENS;
     dev->input_sums = mem_new(rows, sizeof(float));
     dev->half_sums = mem_new(rows, 2 * sizeof(float));
+}
+
+/* A matrix on its way, without memory. */
+static kern_matrix shape_of(const kern_device *dev, esp_dtype dtype, uint32_t rows, uint32_t cols) {
+    bool bytes = dev->linear_int8 && cpu_has_int8_form(dtype);
+    return (kern_matrix){.dtype = dtype,
+                         .rows = rows,
+                         .cols = cols,
+                         .bytes = bytes,
+                         .by_rows = dev->level->by_rows && !bytes};
 }
 
 /* What a matrix needs of the device. */
@@ -270,10 +311,7 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
     ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
     *out = NULL;
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
-    *matrix = (kern_matrix){.dtype = desc->dtype,
-                            .rows = desc->rows,
-                            .cols = desc->cols,
-                            .by_rows = dev->level->by_rows};
+    *matrix = shape_of(dev, desc->dtype, desc->rows, desc->cols);
     uint64_t scales_at = 0;
     if (sizes(matrix, &scales_at)) matrix->codes = cpu_room_take(dev, matrix->map_bytes);
     if (!matrix->codes) {
@@ -302,10 +340,7 @@ void cpu_image(const kern_matrix *matrix, kern_image *out) {
 
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) {
-    kern_matrix shape = {.dtype = image->dtype,
-                         .rows = image->rows,
-                         .cols = image->cols,
-                         .by_rows = dev->level->by_rows};
+    kern_matrix shape = shape_of(dev, image->dtype, image->rows, image->cols);
     uint64_t scales_at = 0;
     *out = NULL;
     if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) || shape.map_bytes != image->count)

@@ -10,13 +10,10 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
+#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/peak.h"
 
-enum {
-    LEAF7_ECX_AVX512_VNNI = 1 << 11,
-    LEAF7_EDX_AMX_INT8 = 1 << 25,
-    LEAF7_1_EAX_AVX512_BF16 = 1 << 5,
-};
+enum { LEAF7_1_EAX_AVX512_BF16 = 1 << 5 };
 /* A pass is short enough to fall between two slices of somebody else, and long beside a barrier. */
 static const int64_t PASS_NS = 4000000;
 static const int64_t READ_NS = 400000000;
@@ -37,11 +34,10 @@ static const struct {
 const char *roofline_rate_name(roofline_rate rate) { return rates[rate].name; }
 
 bool roofline_has(roofline_rate rate) {
-    uint32_t eax = 0, ebx, ecx = 0, edx = 0, bf16 = 0;
+    uint32_t ebx, ecx, edx, bf16 = 0;
     kern_level level = kern_cpu_best_level();
     if (level == LEVEL_AUTO) return false;
     if (!__get_cpuid_count(7, 1, &bf16, &ebx, &ecx, &edx)) bf16 = 0;
-    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) ecx = edx = 0;
     switch (rate) {
     case RATE_AVX2_F32:
         return true;
@@ -50,18 +46,24 @@ bool roofline_has(roofline_rate rate) {
     case RATE_AVX512_BF16:
         return level >= LEVEL_AVX512 && (bf16 & LEAF7_1_EAX_AVX512_BF16);
     case RATE_AVX512_INT8:
-        return level >= LEVEL_AVX512 && (ecx & LEAF7_ECX_AVX512_VNNI);
+        return level >= LEVEL_AVX512 && cpu_has(CPU_AVX512_VNNI);
     case RATE_AMX_BF16:
         return level >= LEVEL_AMX;
     case RATE_AMX_INT8:
-        return level >= LEVEL_AMX && (edx & LEAF7_EDX_AMX_INT8);
+        return level >= LEVEL_AMX && cpu_has(CPU_AMX_INT8);
     case RATE_COUNT:
         break;
     }
     return false;
 }
 
-roofline_rate roofline_rate_of(kern_level level) {
+static roofline_rate int8_rate_of(kern_level level) {
+    if (level < LEVEL_AVX512 || !roofline_has(RATE_AVX512_INT8)) return RATE_COUNT;
+    return level == LEVEL_AMX && roofline_has(RATE_AMX_INT8) ? RATE_AMX_INT8 : RATE_AVX512_INT8;
+}
+
+roofline_rate roofline_rate_of(kern_level level, kern_activations activations) {
+    if (activations == ACT_INT8) return int8_rate_of(level);
     if (level == LEVEL_AMX) return RATE_AMX_BF16;
     return level == LEVEL_AVX512 ? RATE_AVX512_F32 : RATE_AVX2_F32;
 }

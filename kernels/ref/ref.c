@@ -16,6 +16,10 @@ static esp_code ref_open(kern_device **out, const kern_options *options, esp_err
                               "the ref device keeps its KV cache in float32, not %s; use "
                               "--kv-dtype f32 or --device cpu",
                               dtype_info(options->kv_dtype)->name);
+    if (options->activations != ACT_BF16)
+        return esp_fail_field(err, ESP_INVALID, "--activations",
+                              "--activations int8: the ref device computes in float32 throughout; "
+                              "use --device cpu, or leave --activations away");
     if (options->tokens_max == 0)
         return esp_fail_field(err, ESP_INVALID, "--step-tokens",
                               "a step of 0 tokens computes nothing; raise --step-tokens");

@@ -12,7 +12,7 @@ from llama_numpy import Llama
 VECTORS = np.load(os.path.join(ROOT, "tests", "vectors", "smollm2_logits.npz"))
 NAMES = [str(name) for name in VECTORS["names"]]
 REF_BAR = 2e-3
-KL_BAR, TOP1_BAR = 3e-4, 0.985
+BARS = {"bf16": (3e-4, 0.985), "int8": (3.5e-3, 0.96)}  # mean KL, share of equal likeliest ids
 
 
 def comma(ids):
@@ -31,9 +31,10 @@ def reference(model):
 
 @pytest.fixture(scope="module")
 def engine_logits(espalier, model, tmp_path_factory):
-    def run(ids, device):
+    def run(ids, device, activations="bf16"):
         path = tmp_path_factory.mktemp("logits") / "out.npy"
-        espalier("logits", "--model", model, "--device", device, "--ids", comma(ids), "--out", path)
+        espalier("logits", "--model", model, "--device", device, "--activations", activations, "--ids", comma(ids),
+                 "--out", path)
         logits = np.load(path)
         path.unlink()
         return logits
@@ -82,25 +83,32 @@ def cpu_levels():
     return levels
 
 
+def cpu_modes():
+    levels = cpu_levels()
+    # With int8 the linears of all levels give the same bits (tests/unit/test_linear_int8.c).
+    return [(device, "bf16") for device in levels] + [(device, "int8") for device in sorted({levels[0], levels[-1]})]
+
+
 @pytest.fixture(scope="module")
 def text_agreement(reference, engine_logits):
-    """{device: (KL divergence, same likeliest id) at each position of tests/vectors/texts.txt}."""
-    found = {device: ([], []) for device in cpu_levels()}
+    """{(device, activations): (KL divergence, same likeliest id) at each position of tests/vectors/texts.txt}."""
+    found = {mode: ([], []) for mode in cpu_modes()}
     for name in sorted(n for n in VECTORS.files if n.startswith("texts_")):
         truth = reference.logits(VECTORS[name])
         p, best = log_softmax(truth), truth.argmax(-1)
         weight = np.exp(p)
-        for device, (kl, same) in found.items():
-            ours = engine_logits(VECTORS[name], device)
+        for mode, (kl, same) in found.items():
+            ours = engine_logits(VECTORS[name], *mode)
             kl.append((weight * (p - log_softmax(ours))).sum(-1, dtype=np.float64))
             same.append(best == ours.argmax(-1))
-    return {device: tuple(map(np.concatenate, lists)) for device, lists in found.items()}
+    return {mode: tuple(map(np.concatenate, lists)) for mode, lists in found.items()}
 
 
-@pytest.mark.parametrize("device", cpu_levels())
-def test_cpu_is_close_to_float32_on_real_text(text_agreement, device):
-    kl, same = text_agreement[device]
-    print(f"{device}: {len(kl)} positions, mean KL {kl.mean():.2e}, top-1 {same.mean():.4f}")
+@pytest.mark.parametrize("device, activations", cpu_modes())
+def test_cpu_is_close_to_float32_on_real_text(text_agreement, device, activations):
+    kl, same = text_agreement[device, activations]
+    print(f"{device}, {activations}: {len(kl)} positions, mean KL {kl.mean():.2e}, top-1 {same.mean():.4f}")
     assert len(kl) >= 2000
-    assert kl.mean() <= KL_BAR
-    assert same.mean() >= TOP1_BAR
+    kl_bar, top1_bar = BARS[activations]
+    assert kl.mean() <= kl_bar
+    assert same.mean() >= top1_bar

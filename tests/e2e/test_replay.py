@@ -106,6 +106,18 @@ def test_generate_records_too(espalier, model, tmp_path):
     assert json.loads(done.stdout)["requests"] == 2
 
 
+def test_a_recording_with_int8_activations_is_replayed_with_them(espalier, model, tmp_path):
+    path = tmp_path / "int8.jsonl"
+    for prompt in ("Once upon a time", "The " * 40):
+        espalier("generate", "--model", model, "--prompt", prompt, "--max-tokens", 12, "--activations", "int8",
+                 "--record", path)
+    assert all(",act=int8," in row["profile"] for row in rows(path))
+    done = espalier("replay", path, "--concurrency", "1,2", "--threads", "1", "--json")
+    assert [json.loads(line)["mismatches"] for line in done.stdout.splitlines()] == [0, 0]
+    done = espalier("replay", path, "--activations", "bf16", code=78)
+    assert "act=int8" in done.stderr and "act=bf16" in done.stderr
+
+
 def test_a_file_that_others_read_is_refused_at_start(espalier, model, tmp_path):
     open_to_all = tmp_path / "open.jsonl"
     open_to_all.write_text("")

@@ -33,15 +33,24 @@ typedef struct lab {
     esp_dtype kv_dtype;
 } lab;
 
-static inline lab lab_open(const kern_ops *ops, kern_level level, esp_dtype kv, uint32_t threads) {
+static inline lab lab_open_for(kern_activations activations, const kern_ops *ops, kern_level level,
+                               esp_dtype kv, uint32_t threads) {
     lab l = {.ops = ops, .kv_dtype = kv};
     esp_error err = {0};
     esp_code code = pool_open(&l.pool, threads, &err);
     ESP_ASSERT(code == ESP_OK);
-    kern_options options = {.pool = l.pool, .level = level, .kv_dtype = kv, .tokens_max = 1024};
+    kern_options options = {.pool = l.pool,
+                            .level = level,
+                            .kv_dtype = kv,
+                            .activations = activations,
+                            .tokens_max = 1024};
     code = ops->open(&l.dev, &options, &err);
     ESP_ASSERT(code == ESP_OK);
     return l;
+}
+
+static inline lab lab_open(const kern_ops *ops, kern_level level, esp_dtype kv, uint32_t threads) {
+    return lab_open_for(ACT_BF16, ops, level, kv, threads);
 }
 
 static inline void lab_close(lab *l) {

@@ -86,7 +86,7 @@ static void every_kind_of_flag_is_read(void **state) {
     (void)state;
     parsed p = accepted("--model=m.gguf --device cpu:avx512 --kv-dtype f32 --kv-memory 1.5G "
                         "--max-seqs 4096 --insecure --grace 0 --name n --tp 1 --replicas 1 "
-                        "--activations bf16 --threads 2 --http off");
+                        "--activations int8 --threads 2 --http off");
     assert_string_equal(p.config.model.model_path, "m.gguf");
     assert_int_equal(p.config.model.device, DEVICE_CPU);
     assert_int_equal(p.config.model.level, LEVEL_AVX512);
@@ -95,6 +95,7 @@ static void every_kind_of_flag_is_read(void **state) {
     assert_int_equal(p.config.model.kv_memory, 1610612736);
     assert_int_equal(p.config.model.max_seqs, 4096);
     assert_int_equal(p.config.model.threads, 2);
+    assert_int_equal(p.config.model.activations, ACT_INT8);
     assert_int_equal(p.config.grace_seconds, 0);
     assert_true(p.config.insecure);
     assert_string_equal(p.config.model.name, "n");
@@ -119,6 +120,7 @@ static void bad_values_name_flag_seen_and_wanted(void **state) {
     refused("--model m --device gpu", "--device is \"gpu\"", "cpu:avx512");
     refused("--model m --device cpu:sse", "\"cpu:sse\"", "ref");
     refused("--model m --kv-dtype f16", "\"f16\"", "bf16, f32");
+    refused("--model m --activations f16", "\"f16\"", "bf16, int8");
     refused("--model m --kv-memory 4X", "--kv-memory is \"4X\"", "512M");
     refused("--model m --slow-reader-bytes 1", "\"1\"", "from 4096");
     refused("--model m --insecure=maybe", "\"maybe\"", "true or false");
@@ -150,7 +152,6 @@ static void planned_options_are_refused_as_such(void **state) {
     later("--model m --adapter a=b", "--adapter");
     later("--model m --tp 2", "--tp");
     later("--model m --replicas 4", "--replicas");
-    later("--model m --activations int8", "--activations");
     later("--model m --kv-dtype int8", "--kv-dtype");
     later("--model m --device cuda", "--device");
     later("--model m --device cuda:1", "--device");

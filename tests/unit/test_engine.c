@@ -144,9 +144,8 @@ static void assert_same(const answer *a, const answer *b, const char *what) {
     }
 }
 
-static void check_company(device_kind device, kern_level level) {
+static void check_mode(model_config base) {
     static answer alone[REQUESTS], together[REQUESTS];
-    model_config base = {.device = device, .level = level};
     engine *e = open_engine(base);
     answer_one_by_one(e, alone);
     engine_close(e);
@@ -171,7 +170,7 @@ static void check_company(device_kind device, kern_level level) {
         c.step_tokens = ways[i].step_tokens;
         c.max_seqs = ways[i].max_seqs;
         /* 3 layers x (k, v) x 2 heads x 16 tokens x 16 dims, float32 or bf16 */
-        c.kv_memory = ways[i].pages * 3 * 2 * 2 * 16 * 16 * (device == DEVICE_REF ? 4 : 2);
+        c.kv_memory = ways[i].pages * 3 * 2 * 2 * 16 * 16 * (base.device == DEVICE_REF ? 4 : 2);
         e = open_engine(c);
         answer_all_at_once(e, together, ways[i].preempt_every);
         engine_stats stats;
@@ -181,6 +180,10 @@ static void check_company(device_kind device, kern_level level) {
         engine_close(e);
         assert_same(alone, together, ways[i].what);
     }
+}
+
+static void check_company(device_kind device, kern_level level) {
+    check_mode((model_config){.device = device, .level = level});
 }
 
 /* 64 requests of mixed lengths: one by one, all at once, other chunk budgets, other thread counts, with
@@ -206,6 +209,13 @@ static void avx512_answers_do_not_depend_on_company(void **state) {
     (void)state;
     if (kern_cpu_best_level() < LEVEL_AVX512) skip();
     check_company(DEVICE_CPU, LEVEL_AVX512);
+}
+
+static void answers_with_int8_activations_do_not_depend_on_company(void **state) {
+    (void)state;
+    for (kern_level level = LEVEL_AVX2; level <= kern_cpu_best_level(); level++)
+        check_mode(
+            (model_config){.device = DEVICE_CPU, .level = level, .activations = ACT_INT8});
 }
 
 /* Eight sequences in mid-decode: malloc is not called by a step. */
@@ -473,6 +483,7 @@ int main(void) {
         cmocka_unit_test(avx2_answers_do_not_depend_on_company),
         cmocka_unit_test(avx512_answers_do_not_depend_on_company),
         cmocka_unit_test(amx_answers_do_not_depend_on_company),
+        cmocka_unit_test(answers_with_int8_activations_do_not_depend_on_company),
         cmocka_unit_test(a_decode_step_allocates_nothing),
         cmocka_unit_test(the_allocation_counter_counts),
         cmocka_unit_test(a_cancel_is_seen_within_one_step),

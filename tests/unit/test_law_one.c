@@ -73,6 +73,7 @@ typedef struct mode {
 static const mode MODES[] = {
     {"default", {0}},
     {"kv f32", {.kv_dtype = DT_F32, .kv_dtype_given = true}},
+    {"int8 activations", {.activations = ACT_INT8}},
 };
 enum { MODE_COUNT = sizeof MODES / sizeof *MODES };
 

@@ -17,7 +17,16 @@ enum {
     RANGE = 2,     /* panels whose inputs, of a chunk, stay in L2 for a group */
     GROUP = 8,     /* pairs whose sums wait for the next range */
     ROWS_STRIDE = STRIP_MAX * TILE_ROWS,
+    INT8_STRIP = 2,  /* tiles side by side with int8 activations */
+    INT8_PANEL = 12, /* blocks of one that are unpacked at once */
 };
+
+/* Some blocks of one weight tile as they are multiplied with int8 activations. */
+typedef struct int8_panel {
+    _Alignas(CACHE_LINE_BYTES) uint8_t bytes[INT8_PANEL][TILE];
+    _Alignas(CACHE_LINE_BYTES) float scales[INT8_PANEL][2][TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) float offsets[INT8_PANEL][2][TILE_ROWS];
+} int8_panel;
 
 typedef struct amx_scratch {
     _Alignas(CACHE_LINE_BYTES) uint16_t ring[RING][STRIP_TILES][TILE];
@@ -25,6 +34,7 @@ typedef struct amx_scratch {
     amx_scales scales[2][2 * SCALES_AHEAD][STRIP_TILES];            /* of two legs */
     _Alignas(CACHE_LINE_BYTES) float rows[FEW_TOKENS][ROWS_STRIDE]; /* for the epilogue */
     _Alignas(CACHE_LINE_BYTES) float sums[GROUP][AMX_CHUNK / TILE_TOKENS][PAIR][C_TILE];
+    int8_panel int8_panels[INT8_STRIP];
 } amx_scratch;
 
 static inline amx_scratch *amx_scratch_of(const kern_device *dev, uint32_t worker) {

@@ -126,19 +126,23 @@ static inline uint32_t plane_of(const linear_job *job, const strip *s, uint32_t 
     return job->plane[s->matrix[tile]];
 }
 
-/* How many tiles from `first` on have one format and one order of inputs; the run is turned to
- * their inputs. */
-static inline uint32_t take_alike(const linear_job *job, const strip *s, uint32_t first,
-                                  tile_run *run) {
+/* How many tiles from `first` on have one format and one order of inputs. */
+static inline uint32_t alike(const linear_job *job, const strip *s, uint32_t first) {
     uint32_t end = first + 1, plane = plane_of(job, s, first);
     while (end < s->count && format_of(job, s, end) == format_of(job, s, first) &&
            plane_of(job, s, end) == plane)
         end++;
-    size_t at = plane_at(job, plane, run->input_rows);
+    return end - first;
+}
+
+/* The same; the run is turned to their inputs. */
+static inline uint32_t take_alike(const linear_job *job, const strip *s, uint32_t first,
+                                  tile_run *run) {
+    size_t at = plane_at(job, plane_of(job, s, first), run->input_rows);
     run->inputs = (const float *)job->dev->inputs + at * TILE_COLS;
     run->input_sums = job->dev->input_sums + at;
     run->half_sums = job->dev->half_sums + at * 2;
-    return end - first;
+    return alike(job, s, first);
 }
 
 /* One plane for each order that the matrices have; equal orders are one pointer. */

@@ -52,6 +52,20 @@ ALWAYS_INLINE void tile_prefetch(esp_dtype dtype, const uint8_t *codes, uint32_t
         _mm_prefetch((const char *)at + ahead + PREFETCH_BYTES, _MM_HINT_T0);
 }
 
+/* Scales and offsets of block b into the scratch, as those of tile n; dtype is a constant. */
+ALWAYS_INLINE void tile_expand_scales(esp_dtype dtype, const uint8_t *scales, uint32_t n,
+                                      uint32_t b, cpu_scratch *scratch) {
+    const cpu_scaling scaling = cpu_formats[dtype].scaling;
+    if (scaling == SCALE_NONE) return;
+    for (uint32_t half = 0; half < TILE_COLS / scale_cols(scaling); half++)
+        for (uint32_t v = 0; v < VECTORS; v++) {
+            v_store(&scratch->scales[n][half][v * LANES], tile_scale(dtype, scales, b, half, v));
+            if (has_offset(scaling))
+                v_store(&scratch->offsets[n][half][v * LANES],
+                        tile_offset(dtype, scales, b, half, v));
+        }
+}
+
 /* acc with the p of some columns added. */
 ALWAYS_INLINE vf tile_add(cpu_scaling scaling, vf scale, vf offset, vf p, float input_sum, vf acc) {
     if (scaling == SCALE_NONE) return v_add(acc, p);

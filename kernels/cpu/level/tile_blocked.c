@@ -22,15 +22,7 @@ ALWAYS_INLINE void expand_tile(esp_dtype dtype, const tile_run *run, uint32_t n,
         UNROLL for (uint32_t j = 0; j < GROUP_COLS; j++)
             UNROLL for (uint32_t v = 0; v < VECTORS; v++)
                 v_store(&scratch->weights[n][k + j][v * LANES], tile_values(dtype, block, k, j, v));
-    if (format->scaling == SCALE_NONE) return;
-    for (uint32_t half = 0; half < TILE_COLS / scale_cols(format->scaling); half++)
-        for (uint32_t v = 0; v < VECTORS; v++) {
-            v_store(&scratch->scales[n][half][v * LANES],
-                    tile_scale(dtype, run->scales[n], b, half, v));
-            if (has_offset(format->scaling))
-                v_store(&scratch->offsets[n][half][v * LANES],
-                        tile_offset(dtype, run->scales[n], b, half, v));
-        }
+    tile_expand_scales(dtype, run->scales[n], n, b, scratch);
 }
 
 #define EXPAND_ARGS                                                                                \
