@@ -63,9 +63,9 @@ static void open_matrices(const pack_file *pack, const kern_ops *ops, thread_poo
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static thread_pool *pool;
+    thread_pool *pool;
     pack_file *pack;
-    if (!pool && pool_open(&pool, 1, NULL)) return 0;
+    if (pool_open(&pool, 1, NULL) != ESP_OK) return 0;
     uint8_t *copy = aligned_alloc(64, (size + 64) / 64 * 64);
     memcpy(copy, data, size);
     if (pack_file_open_memory(&pack, copy, size, pool, NULL) == ESP_OK) pack_file_close(pack);
@@ -76,5 +76,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         pack_file_close(pack);
     }
     free(copy);
+    pool_close(pool);
     return 0;
 }
