@@ -16,7 +16,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/engine.h"
-#include "tests/unit/gguf_builder.h"
+#include "tests/unit/tiny_engine.h"
 
 #ifdef ESPALIER_SANITIZED
 enum { REQUESTS = 20 }; /* instrumented kernels are slow; the full number runs in the release build */
@@ -29,23 +29,17 @@ static char model_path[] = "/tmp/espalier-test-XXXXXX";
 
 static int make_model(void **state) {
     (void)state;
-    size_t bytes;
-    char *file = gguf_build_tiny_llama(&(tiny_llama_options){.layers = 3,
-                                                             .hidden = 96,
-                                                             .heads = 6,
-                                                             .kv_heads = 2,
-                                                             .head_dim = 16,
-                                                             .intermediate = 160,
-                                                             .vocab = 320,
-                                                             .context = 512,
-                                                             .dtype = DT_Q4_1,
-                                                             .seed = 7,
-                                                             .tied = true},
-                                       &bytes);
-    int fd = mkstemp(model_path);
-    if (fd < 0 || write(fd, file, bytes) != (ssize_t)bytes) return -1;
-    close(fd);
-    free(file);
+    tiny_write(model_path, &(tiny_llama_options){.layers = 3,
+                                                 .hidden = 96,
+                                                 .heads = 6,
+                                                 .kv_heads = 2,
+                                                 .head_dim = 16,
+                                                 .intermediate = 160,
+                                                 .vocab = 320,
+                                                 .context = 512,
+                                                 .dtype = DT_Q4_1,
+                                                 .seed = 7,
+                                                 .tied = true});
     return 0;
 }
 
@@ -55,12 +49,7 @@ static int drop_model(void **state) {
 }
 
 static engine *open_engine(model_config config) {
-    config.model_path = model_path;
-    if (!config.threads) config.threads = 1;
-    engine *e = NULL;
-    esp_error err = {0};
-    if (engine_open(&e, &config, NULL, NULL, &err) != ESP_OK) fail_msg("%s", err.message);
-    return e;
+    return tiny_open(model_path, config);
 }
 
 /* Mixed lengths and policies, the same for the same number. */

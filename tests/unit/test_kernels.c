@@ -9,7 +9,7 @@
 
 #include <cmocka.h>
 
-#include "tests/unit/kernel_lab.h"
+#include "tests/unit/linear_case.h"
 
 /* Of F32 outputs, relative to the largest of them; both sides see the same bf16 inputs. */
 static const float F32_TOLERANCE = 2e-5f;
@@ -41,37 +41,12 @@ static void assert_close(const float *got, const float *want, size_t count, floa
     }
 }
 
-static void assert_same_bits(const float *got, const float *want, size_t count, const char *what) {
-    for (size_t i = 0; i < count; i++)
-        if (bits_of_f32(got[i]) != bits_of_f32(want[i]))
-            fail_msg("%s: element %zu is %a, was %a", what, i, (double)got[i], (double)want[i]);
-}
-
 /* --- linear ------------------------------------------------------------------------------- */
 
 /* Columns near `wanted` that the format allows. */
 static uint32_t cols_of(esp_dtype dtype, uint32_t wanted) {
     uint32_t block = dtype_info(dtype)->block_elements;
     return (wanted + block - 1) / block * block;
-}
-
-typedef struct linear_case {
-    esp_dtype dtype[3];
-    uint32_t rows[3], matrices, cols, tokens;
-    kern_epilogue epilogue;
-    bool bias;
-    uint64_t order[3]; /* seed of the order of each matrix's inputs; 0: their own */
-} linear_case;
-
-static kern_kind out_kind(const linear_case *c) {
-    return kern_is_gated(c->epilogue) ? KIND_ACT : KIND_F32;
-}
-
-static uint32_t out_cols(const linear_case *c) {
-    uint32_t sum = 0;
-    for (uint32_t m = 0; m < c->matrices; m++)
-        sum += c->rows[m];
-    return kern_is_gated(c->epilogue) ? c->rows[0] : sum;
 }
 
 /* The op over tokens first .. first + count of the case's inputs; free() the result. */
@@ -81,23 +56,14 @@ static float *linear_of(const lab *l, const linear_case *c, uint32_t first, uint
     size_t skip = (size_t)first * c->cols;
     kern_linear op = {
         .token_count = count,
-        .matrix_count = c->matrices,
         .epilogue = c->epilogue,
         .softcap = 2,
         .in = lab_upload(l, KIND_ACT, in + skip, in_count - skip),
         .out = lab_upload(l, out_kind(c), before + (size_t)first * out_cols(c), out_count)};
-    for (uint32_t m = 0; m < c->matrices; m++) {
-        uint32_t *order = c->order[m] ? lab_shuffle(c->order[m], c->cols) : NULL;
-        op.matrix[m] = lab_ordered_matrix(l, c->dtype[m], c->rows[m], c->cols, order, 100 + m);
-        free(order);
-        if (c->bias) op.bias[m] = lab_upload_random(l, KIND_F32, 50 + m, c->rows[m]);
-    }
+    take_matrices(l, c, &op);
     l->ops->linear(l->dev, &op);
     float *out = lab_download(l, out_kind(c), op.out, out_count);
-    for (uint32_t m = 0; m < c->matrices; m++) {
-        l->ops->matrix_close(l->dev, (kern_matrix *)op.matrix[m]);
-        if (c->bias) lab_release(l, KIND_F32, (void *)op.bias[m], c->rows[m]);
-    }
+    drop_matrices(l, c, &op);
     lab_release(l, KIND_ACT, (void *)op.in, in_count - skip);
     lab_release(l, out_kind(c), op.out, out_count);
     free(in);
@@ -376,8 +342,8 @@ static void linear_row_is_the_same_in_long_rows(void **state) {
         for (uint32_t n = 0; n < sizeof counts / sizeof counts[0]; n++) {
             lab l = lab_open(&kern_cpu, LEVEL_AMX, DT_BF16, 1 + n % 3);
             float *got = linear_of(&l, &c, n, counts[n]);
-            assert_same_bits(got, want + (size_t)n * out_cols(&c),
-                             (size_t)counts[n] * out_cols(&c), dtype_info(c.dtype[0])->name);
+            assert_same_bits(got, want + (size_t)n * out_cols(&c), (size_t)counts[n] * out_cols(&c),
+                             dtype_info(c.dtype[0])->name);
             free(got);
             lab_close(&l);
         }

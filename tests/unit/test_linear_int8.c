@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "kernels/cpu/cpu.h"
-#include "tests/unit/kernel_lab.h"
+#include "tests/unit/linear_case.h"
 
 /* --- every way there is ------------------------------------------------------------------- */
 
@@ -136,25 +136,6 @@ static float row_times(esp_dtype dtype, const uint8_t *row, const float *x, uint
 
 /* --- cases --------------------------------------------------------------------------------- */
 
-typedef struct linear_case {
-    esp_dtype dtype[3];
-    uint32_t rows[3], matrices, cols, tokens;
-    kern_epilogue epilogue;
-    bool bias;
-    uint64_t order[3]; /* seed of the order of each matrix's inputs; 0: their own */
-} linear_case;
-
-static uint32_t out_cols(const linear_case *c) {
-    uint32_t sum = 0;
-    for (uint32_t m = 0; m < c->matrices; m++)
-        sum += c->rows[m];
-    return kern_is_gated(c->epilogue) ? c->rows[0] : sum;
-}
-
-static kern_kind out_kind(const linear_case *c) {
-    return kern_gives_act(c->epilogue) ? KIND_ACT : KIND_F32;
-}
-
 /* Of every magnitude; bf16 holds them. */
 static float *inputs_of(const linear_case *c) {
     size_t count = (size_t)c->tokens * c->cols;
@@ -206,32 +187,17 @@ static float *linear_of(const lab *l, const linear_case *c, uint32_t first, uint
     size_t in_count = (size_t)count * c->cols, out_count = (size_t)count * out_cols(c);
     float *in = inputs_of(c);
     kern_linear op = {.token_count = count,
-                      .matrix_count = c->matrices,
                       .epilogue = c->epilogue,
                       .in = lab_upload(l, KIND_ACT, in + (size_t)first * c->cols, in_count),
                       .out = lab_upload_random(l, out_kind(c), 9, out_count)};
-    for (uint32_t m = 0; m < c->matrices; m++) {
-        uint32_t *order = c->order[m] ? lab_shuffle(c->order[m], c->cols) : NULL;
-        op.matrix[m] = lab_ordered_matrix(l, c->dtype[m], c->rows[m], c->cols, order, 100 + m);
-        free(order);
-        if (c->bias) op.bias[m] = lab_upload_random(l, KIND_F32, 50 + m, c->rows[m]);
-    }
+    take_matrices(l, c, &op);
     l->ops->linear(l->dev, &op);
     float *out = lab_download(l, out_kind(c), op.out, out_count);
-    for (uint32_t m = 0; m < c->matrices; m++) {
-        l->ops->matrix_close(l->dev, (kern_matrix *)op.matrix[m]);
-        if (c->bias) lab_release(l, KIND_F32, (void *)op.bias[m], c->rows[m]);
-    }
+    drop_matrices(l, c, &op);
     lab_release(l, KIND_ACT, (void *)op.in, in_count);
     lab_release(l, out_kind(c), op.out, out_count);
     free(in);
     return out;
-}
-
-static void assert_same_bits(const float *got, const float *want, size_t count, const char *what) {
-    for (size_t i = 0; i < count; i++)
-        if (bits_of_f32(got[i]) != bits_of_f32(want[i]))
-            fail_msg("%s: element %zu is %a, not %a", what, i, (double)got[i], (double)want[i]);
 }
 
 static void compare(const linear_case *c, uint32_t threads) {

@@ -14,7 +14,7 @@
 #include "engine/engine.h"
 #include "kernels/op_cost.h"
 #include "kernels/op_timer.h"
-#include "tests/unit/gguf_builder.h"
+#include "tests/unit/tiny_engine.h"
 
 enum { LAYERS = 3, HIDDEN = 96, KV = 32, INNER = 160, VOCAB = 320, PROMPT = 40, OUTPUT = 5 };
 /* Weights of one layer's linears, and of the output matrix; Q4_1 has 20 bytes for 32 of them. */
@@ -27,23 +27,17 @@ static char model_path[] = "/tmp/espalier-test-XXXXXX";
 
 static int make_model(void **state) {
     (void)state;
-    size_t bytes;
-    char *file = gguf_build_tiny_llama(&(tiny_llama_options){.layers = LAYERS,
-                                                             .hidden = HIDDEN,
-                                                             .heads = 6,
-                                                             .kv_heads = 2,
-                                                             .head_dim = 16,
-                                                             .intermediate = INNER,
-                                                             .vocab = VOCAB,
-                                                             .context = 512,
-                                                             .dtype = DT_Q4_1,
-                                                             .seed = 7,
-                                                             .tied = true},
-                                       &bytes);
-    int fd = mkstemp(model_path);
-    if (fd < 0 || write(fd, file, bytes) != (ssize_t)bytes) return -1;
-    close(fd);
-    free(file);
+    tiny_write(model_path, &(tiny_llama_options){.layers = LAYERS,
+                                                 .hidden = HIDDEN,
+                                                 .heads = 6,
+                                                 .kv_heads = 2,
+                                                 .head_dim = 16,
+                                                 .intermediate = INNER,
+                                                 .vocab = VOCAB,
+                                                 .context = 512,
+                                                 .dtype = DT_Q4_1,
+                                                 .seed = 7,
+                                                 .tied = true});
     return 0;
 }
 

@@ -15,10 +15,8 @@ static void put_tile(const linear_job *job, const strip *s, uint32_t i, uint32_t
     float *out = (float *)job->op->out + (size_t)first * job->out_cols + job->first_col[m] +
                  (size_t)s->tile[i] * TILE_ROWS;
     bool add = job->op->epilogue == EPI_RESIDUAL;
-    __m512i r[TILE_ROWS];
-    UNROLL_16 for (uint32_t row = 0; row < TILE_ROWS; row++) r[row] =
-        _mm512_loadu_si512(c + row * TILE_TOKENS);
-    transpose_dwords(r);
+    __m512i r[TILE_TOKENS];
+    amx_turned(c, r);
     UNROLL_16 for (uint32_t t = 0; t < TILE_TOKENS; t++) {
         if (t == tokens) return;
         vf y = _mm512_castsi512_ps(r[t]);
@@ -31,10 +29,8 @@ static void put_gated(const linear_job *job, const strip *s, uint32_t i, uint32_
                       uint32_t tokens, const float *c) {
     uint16_t *out =
         (uint16_t *)job->op->out + (size_t)first * job->out_cols + (size_t)s->tile[i] * TILE_ROWS;
-    __m512i r[TILE_ROWS];
-    UNROLL_16 for (uint32_t row = 0; row < TILE_ROWS; row++) r[row] =
-        _mm512_loadu_si512(c + row * TILE_TOKENS);
-    transpose_dwords(r);
+    __m512i r[TILE_TOKENS];
+    amx_turned(c, r);
     UNROLL_16 for (uint32_t t = 0; t < TILE_TOKENS; t++) {
         if (t == tokens) return;
         v_store_bf16(out, _mm512_castsi512_ps(r[t]));

@@ -10,13 +10,11 @@
 #include "kernels/cpu/amx/source_amx.h"
 
 enum {
-    ROW_BYTES = 64, /* of a whole tile */
     FETCH_AHEAD = 4096,
     FETCH_LINES = 16, /* a block of codes of 4 bits */
     ANY = -1,         /* for a format that is no constant */
 };
 
-/* C 0..3; one B tile: B 4, A 5..7; two: B 4 and 5, A 6 and 7. */
 typedef struct leg {
     source from[STRIP_TILES];
     strip s;                /* all tiles of the strip; of gated ones, twice as many as a leg has */
@@ -67,6 +65,7 @@ typedef struct few_task {
     uint32_t wide, width; /* B tiles; tokens of the first */
 } few_task;
 
+/* Tile i of a leg. C 0..3; one B tile: B 4, A 5..7; two: B 4 and 5, A 6 and 7. */
 ALWAYS_INLINE void multiply_few(uint32_t i, uint32_t wide, const uint16_t *a) {
 #define ONE(c, reg)                                                                                \
     do {                                                                                           \
@@ -101,20 +100,12 @@ ALWAYS_INLINE void fetch(const leg *l, const leg *next, uint32_t k) {
     }
 }
 
-/* The scales of block k of a leg's tile. format: a constant, or ANY. */
-ALWAYS_INLINE void read_scales(int format, const leg *l, uint32_t i, uint32_t k, amx_scales *out) {
-    const source *from = &l->from[i];
-    if (format == ANY)
-        from->read_scales(from->scales, l->block + k, 1, out);
-    else
-        amx_scales_of((esp_dtype)format, from->scales, l->block + k, out);
-}
-
-/* What the leg before did not: blocks `read` and up of its tiles, or all. */
+/* Scales that the leg before did not read: of blocks `read` and up of its tiles. */
 static void read_rest(const leg *l, uint32_t read, amx_scales (*out)[STRIP_TILES]) {
     for (uint32_t i = 0; i < STRIP_TILES && i < l->count; i++)
-        for (uint32_t k = read; l->from[i].read_scales && k < l->blocks; k++)
-            read_scales(ANY, l, i, k, &out[k][i]);
+        if (l->from[i].read_scales)
+            l->from[i].read_scales(l->from[i].scales, l->block + read, l->blocks - read,
+                                   &out[read][i]);
 }
 
 ALWAYS_INLINE const uint16_t *a_tile(int format, const source *from, uint32_t block,
@@ -160,7 +151,9 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_
             if (k < blocks)
                 a[i] = a_tile(format, &l->from[i], l->block + k, &scratch->scales[turn][k][i],
                               scratch->ring[k % RING][i]);
-            if (k < meanwhile) read_scales(format, next, i, k, &scratch->scales[!turn][k][i]);
+            if (format != ANY && k < meanwhile)
+                amx_scales_of((esp_dtype)format, next->from[i].scales, next->block + k,
+                              &scratch->scales[!turn][k][i]);
             if (k) multiply_few(i, wide, before);
         }
     }

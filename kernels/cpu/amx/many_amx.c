@@ -10,8 +10,6 @@
 #include "kernels/cpu/amx/pairs_amx.h"
 #include "kernels/cpu/amx/source_amx.h"
 
-enum { ROW_BYTES = 64 /* of a whole tile */ };
-
 /* Tiles from `first` on that share a plane. */
 static uint32_t same_inputs(const linear_job *job, const strip *s, uint32_t first) {
     uint32_t end = first + 1;

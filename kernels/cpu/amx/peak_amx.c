@@ -48,17 +48,22 @@ static void end(operands *o) {
     amx_release();
 }
 
+#define RUN(multiply)                                                                              \
+    do {                                                                                           \
+        for (uint32_t r = 0; r < rounds; r++) {                                                    \
+            load(&o);                                                                              \
+            multiply(0, 4, 6);                                                                     \
+            multiply(1, 4, 7);                                                                     \
+            multiply(2, 5, 6);                                                                     \
+            multiply(3, 5, 7);                                                                     \
+        }                                                                                          \
+        end(&o);                                                                                   \
+    } while (0)
+
 double peak_bf16_amx(uint32_t rounds) {
     operands o;
     begin(&o, 0x80, 0x3f);
-    for (uint32_t r = 0; r < rounds; r++) {
-        load(&o);
-        AMX_MULTIPLY(0, 4, 6);
-        AMX_MULTIPLY(1, 4, 7);
-        AMX_MULTIPLY(2, 5, 6);
-        AMX_MULTIPLY(3, 5, 7);
-    }
-    end(&o);
+    RUN(AMX_MULTIPLY);
     double total = 0;
     for (uint32_t i = 0; i < sizeof o.at; i += 4) {
         float sum;
@@ -71,14 +76,7 @@ double peak_bf16_amx(uint32_t rounds) {
 double peak_int8_amx(uint32_t rounds) {
     operands o;
     begin(&o, 1, 1);
-    for (uint32_t r = 0; r < rounds; r++) {
-        load(&o);
-        MULTIPLY_INT8(0, 4, 6);
-        MULTIPLY_INT8(1, 4, 7);
-        MULTIPLY_INT8(2, 5, 6);
-        MULTIPLY_INT8(3, 5, 7);
-    }
-    end(&o);
+    RUN(MULTIPLY_INT8);
     double total = 0;
     for (uint32_t i = 0; i < sizeof o.at; i += 4) {
         int32_t sum;

@@ -11,15 +11,12 @@
     static void unpack_##dtype(const uint8_t *codes, const amx_scales *scales, uint16_t *out) {    \
         amx_unpack(dtype, codes, scales, out);                                                     \
     }
-#define FOR_EACH_UNPACKED(of)                                                                      \
-    of(DT_F32) of(DT_F16) of(DT_Q8_0) of(DT_Q4_0) of(DT_Q4_1) of(DT_Q5_0) of(DT_Q5_1)              \
-        of(DT_IQ4_NL) of(DT_Q2_K) of(DT_Q3_K) of(DT_Q4_K) of(DT_Q5_K) of(DT_Q6_K) of(DT_IQ4_XS)    \
-            of(DT_G2) of(DT_G3) of(DT_G4) of(DT_G8) of(DT_F8_E4M3)
-FOR_EACH_UNPACKED(FORMAT_OF)
+FOR_EACH_UNPACKED_FORMAT(FORMAT_OF)
 #define SCALES_ROW(dtype) [dtype] = scales_##dtype,
 #define UNPACK_ROW(dtype) [dtype] = unpack_##dtype,
-static scales_fn *const scales_of[DT_COUNT] = {FOR_EACH_UNPACKED(SCALES_ROW)};
-static unpack_fn *const unpack_of[DT_COUNT] = {FOR_EACH_UNPACKED(UNPACK_ROW)}; /* BF16: NULL */
+static scales_fn *const scales_of[DT_COUNT] = {FOR_EACH_UNPACKED_FORMAT(SCALES_ROW)};
+static unpack_fn *const unpack_of[DT_COUNT] = {
+    FOR_EACH_UNPACKED_FORMAT(UNPACK_ROW)}; /* BF16: NULL */
 
 source amx_source(const kern_matrix *matrix, uint32_t tile) {
     const cpu_format *format = &cpu_formats[matrix->dtype];

@@ -12,12 +12,6 @@
 
 #include "kernels/cpu/level/tile.h"
 
-#ifdef ESPALIER_SANITIZED
-#define UNROLL_16
-#else
-#define UNROLL_16 _Pragma("GCC unroll 16")
-#endif
-
 /* What a block's columns are multiplied by, and what is added to them. [row] They lie block after block, the
  * tiles of a strip side by side; those of a block's second 16 columns, where they have their own, behind all
  * of them: what is not used costs no room in L1. */
@@ -70,22 +64,6 @@ ALWAYS_INLINE __m512i words_of_row(const uint8_t *lines, uint32_t bits, uint32_t
 
 /* --- tables ------------------------------------------------------------------------------ */
 
-/* The value of code 0 (quant.c, as constants). */
-ALWAYS_INLINE int first_code(esp_dtype dtype) {
-    switch (dtype) {
-    case DT_Q4_0:
-        return -8;
-    case DT_Q5_0:
-        return -16;
-    case DT_Q6_K:
-        return -32;
-    case DT_Q3_K:
-        return -4;
-    default:
-        return 0;
-    }
-}
-
 /* Values of the codes first .. first + 16. */
 ALWAYS_INLINE vf code_values(esp_dtype dtype, float first) {
     if (dtype == DT_IQ4_NL || dtype == DT_IQ4_XS) return v_load_i8(quant_iq4_values);
@@ -115,7 +93,7 @@ ALWAYS_INLINE __m512i upper_words(__m512i bytes, bool high) {
 /* Sixteen possible weights: codes of 4 bits. */
 ALWAYS_INLINE void unpack_nibbles(esp_dtype dtype, const uint8_t *codes, const amx_scales *s,
                                   uint16_t *out) {
-    const vf values = code_values(dtype, (float)first_code(dtype));
+    const vf values = code_values(dtype, (float)code_first(dtype));
     const __m512i half = _mm512_set1_epi32(0x8000);
     UNROLL for (uint32_t line = 0; line < 4; line++) {
         __m512i low = _mm512_loadu_si512(codes + line * LINE_BYTES);
@@ -134,8 +112,8 @@ ALWAYS_INLINE void unpack_nibbles(esp_dtype dtype, const uint8_t *codes, const a
 ALWAYS_INLINE void unpack_fives(esp_dtype dtype, const uint8_t *codes, const amx_scales *s,
                                 uint16_t *out) {
     const cpu_scaling scaling = cpu_formats[dtype].scaling;
-    const vf low = code_values(dtype, (float)first_code(dtype));
-    const vf high = code_values(dtype, (float)(first_code(dtype) + 16));
+    const vf low = code_values(dtype, (float)code_first(dtype));
+    const vf high = code_values(dtype, (float)(code_first(dtype) + 16));
     __m512i bits = _mm512_loadu_si512(codes + 4 * LINE_BYTES);
     UNROLL_16 for (uint32_t row = 0; row < TILE_ROWS; row++) {
         __m512i table =
@@ -174,7 +152,7 @@ ALWAYS_INLINE vf row_values(esp_dtype dtype, const uint8_t *codes, uint32_t row,
     case DT_F32:
         return v_load((const float *)(const void *)codes + i);
     default: {
-        const __m512i first = _mm512_set1_epi16((short)first_code(dtype));
+        const __m512i first = _mm512_set1_epi16((short)code_first(dtype));
         __m512i words = _mm512_add_epi16(row_codes(dtype, codes, row), first);
         __m256i half = at ? _mm512_extracti64x4_epi64(words, 1) : _mm512_castsi512_si256(words);
         return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(half));

@@ -8,7 +8,7 @@
 #ifndef ESPALIER_BYTES_H
 #define ESPALIER_BYTES_H
 
-#include "kernels/cpu/level/codes.h"
+#include "kernels/cpu/level/tile.h"
 
 enum {
     BYTE_VECTORS = TILE_COLS / 4, /* of a block */
@@ -123,22 +123,7 @@ ALWAYS_INLINE vi byte_codes(esp_dtype dtype, const uint8_t *block, uint32_t v, u
 }
 
 /* value(code) less what byte_codes gives. */
-ALWAYS_INLINE int byte_first(esp_dtype dtype) {
-    switch (dtype) {
-    case DT_Q4_0:
-        return -8;
-    case DT_Q5_0:
-        return -16;
-    case DT_Q6_K:
-        return -32;
-    case DT_Q3_K:
-        return -4;
-    case DT_G8:
-        return 128;
-    default:
-        return 0;
-    }
-}
+ALWAYS_INLINE int byte_first(esp_dtype dtype) { return dtype == DT_G8 ? 128 : code_first(dtype); }
 
 /* --- bytes times bytes -------------------------------------------------------------------- */
 
@@ -187,10 +172,5 @@ ALWAYS_INLINE void dot_add(uint32_t kind, uint32_t v, vi w, vi x, vi *sum, vi *s
 }
 
 #endif
-
-#define FOR_EACH_INT8_FORMAT(of)                                                                   \
-    of(DT_Q8_0) of(DT_Q4_0) of(DT_Q4_1) of(DT_Q5_0) of(DT_Q5_1) of(DT_IQ4_NL) of(DT_Q2_K)          \
-        of(DT_Q3_K) of(DT_Q4_K) of(DT_Q5_K) of(DT_Q6_K) of(DT_IQ4_XS) of(DT_G2) of(DT_G3)          \
-            of(DT_G4) of(DT_G8)
 
 #endif

@@ -36,6 +36,22 @@ ALWAYS_INLINE vi vi_part(vi a, uint32_t bits) {
 
 #endif
 
+/* The value of code 0 of formats whose values follow each other (quant.c), as a constant. */
+ALWAYS_INLINE int code_first(esp_dtype dtype) {
+    switch (dtype) {
+    case DT_Q4_0:
+        return -8;
+    case DT_Q5_0:
+        return -16;
+    case DT_Q6_K:
+        return -32;
+    case DT_Q3_K:
+        return -4;
+    default:
+        return 0;
+    }
+}
+
 /* Two bits of each column: those of the group begin at bit 0. */
 ALWAYS_INLINE vi vi_pairs(const uint8_t *lines, uint32_t k) {
     return vi_part(vi_line(lines + k / 16 * LINE_BYTES), k % 16 * 2);
@@ -167,7 +183,7 @@ ALWAYS_INLINE vf tile_values(esp_dtype dtype, const uint8_t *block, uint32_t k, 
     const uint32_t at = (k + j) * TILE_ROWS + v * LANES;
     switch (dtype) {
     case DT_Q4_0:
-        return v_nibbles(vi_line(nibbles), j, -8);
+        return v_nibbles(vi_line(nibbles), j, (float)code_first(dtype));
     case DT_Q4_1:
     case DT_Q4_K:
     case DT_G4:
@@ -176,7 +192,7 @@ ALWAYS_INLINE vf tile_values(esp_dtype dtype, const uint8_t *block, uint32_t k, 
     case DT_IQ4_XS:
         return v_iq4(vi_line(nibbles), j);
     case DT_Q5_0:
-        return v_fives(vi_line(nibbles), vi_bits(high, k), j, -16);
+        return v_fives(vi_line(nibbles), vi_bits(high, k), j, (float)code_first(dtype));
     case DT_Q5_1:
     case DT_Q5_K:
         return v_fives(vi_line(nibbles), vi_bits(high, k), j, 0);
@@ -186,7 +202,7 @@ ALWAYS_INLINE vf tile_values(esp_dtype dtype, const uint8_t *block, uint32_t k, 
     case DT_G2:
         return v_pairs(vi_pairs(low, k), j);
     case DT_Q3_K:
-        return v_threes(vi_pairs(low, k), vi_bits(high, k), j, -4);
+        return v_threes(vi_pairs(low, k), vi_bits(high, k), j, (float)code_first(dtype));
     case DT_G3:
         return v_threes(vi_pairs(low, k), vi_bits(high, k), j, 0);
     case DT_G8:

@@ -21,14 +21,19 @@ enum {
  * which check each access, that would take minutes to compile. */
 #ifdef ESPALIER_SANITIZED
 #define UNROLL
+#define UNROLL_16
 #else
 #define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL_16 _Pragma("GCC unroll 16")
 #endif
 
-#define FOR_EACH_FORMAT(of)                                                                        \
-    of(DT_F32) of(DT_F16) of(DT_BF16) of(DT_Q8_0) of(DT_Q4_0) of(DT_Q4_1) of(DT_Q5_0) of(DT_Q5_1)  \
-        of(DT_IQ4_NL) of(DT_Q2_K) of(DT_Q3_K) of(DT_Q4_K) of(DT_Q5_K) of(DT_Q6_K) of(DT_IQ4_XS)    \
-            of(DT_G2) of(DT_G3) of(DT_G4) of(DT_G8) of(DT_F8_E4M3)
+/* Codes that are whole numbers; whatever is not bf16 already; all. */
+#define FOR_EACH_INT8_FORMAT(of)                                                                   \
+    of(DT_Q8_0) of(DT_Q4_0) of(DT_Q4_1) of(DT_Q5_0) of(DT_Q5_1) of(DT_IQ4_NL) of(DT_Q2_K)          \
+        of(DT_Q3_K) of(DT_Q4_K) of(DT_Q5_K) of(DT_Q6_K) of(DT_IQ4_XS) of(DT_G2) of(DT_G3)          \
+            of(DT_G4) of(DT_G8)
+#define FOR_EACH_UNPACKED_FORMAT(of) FOR_EACH_INT8_FORMAT(of) of(DT_F32) of(DT_F16) of(DT_F8_E4M3)
+#define FOR_EACH_FORMAT(of) FOR_EACH_UNPACKED_FORMAT(of) of(DT_BF16)
 
 /* Some tiles of one format; the tokens they meet. */
 typedef struct tile_run {
