@@ -1,0 +1,36 @@
+/* adapter_digest.h - what a LoRA adapter is, by the content of its files.
+ *
+ * The digest is the SHA-256 of one line a file, "<SHA-256 of its bytes, hex>  <name>\n", in the order
+ * of the names; so anyone can compute it:
+ *
+ *   sha256sum adapter_config.json adapter_model.safetensors | sha256sum
+ *
+ * The names are those two for a PEFT folder and "adapter.gguf" for a GGUF adapter, whatever the file
+ * was called where it came from. No other file of a folder counts. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_MODEL_ADAPTER_DIGEST_H
+#define ESPALIER_MODEL_ADAPTER_DIGEST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/base/sha256.h"
+
+#define ADAPTER_CONFIG_FILE "adapter_config.json"
+#define ADAPTER_TENSORS_FILE "adapter_model.safetensors"
+#define ADAPTER_GGUF_FILE "adapter.gguf"
+#define ADAPTER_DIGEST_PREFIX "sha256:"
+
+/* The prefix, 64 hexadecimal digits and a NUL. */
+enum { ADAPTER_DIGEST_CHARS = 72, ADAPTER_FILES_MAX = 2 };
+
+/* SHA-256 of a mapped or held file; pages of a mapped one are given back as they are read. */
+void adapter_file_hash(uint8_t out[SHA256_BYTES], const void *bytes, size_t count, bool mapped);
+
+/* Of a PEFT folder's two files. */
+void adapter_digest_peft(char out[ADAPTER_DIGEST_CHARS], const uint8_t config[SHA256_BYTES],
+                         const uint8_t tensors[SHA256_BYTES]);
+/* Of a GGUF adapter. */
+void adapter_digest_gguf(char out[ADAPTER_DIGEST_CHARS], const uint8_t file[SHA256_BYTES]);
+
+#endif
