@@ -32,6 +32,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/adapters/store.h"
 #include "engine/base/status.h"
 #include "engine/model/checkpoint.h"
 #include "kernels/kernels.h"
@@ -40,12 +41,9 @@
 typedef struct adapters adapters; /* of one engine */
 typedef struct adapter adapter;   /* one loaded version of one name; opaque, counted references */
 struct model_adapter;             /* engine/model/model.h: what forward reads of it */
-struct adapter_store;             /* engine/adapters/store.h */
 
 enum {
-    ADAPTER_NAME_MAX = 128,   /* bytes of a name: letters, digits, '.', '_', '-', not first '.' or '-' */
-    ADAPTER_DIGEST_CHARS = 72, /* "sha256:", 64 hex digits, NUL */
-    ADAPTERS_MAX = 65536,     /* versions that live at once */
+    ADAPTERS_MAX = 16384, /* versions that are known at once */
 };
 
 typedef enum adapter_tier { ADAPTER_DISK, ADAPTER_HOST, ADAPTER_DEVICE } adapter_tier;
@@ -60,6 +58,7 @@ typedef enum adapter_state {
 typedef struct adapters_options {
     const kern_ops *ops;
     kern_device *dev;
+    kern_options device;    /* that dev was opened with */
     const checkpoint *base; /* the base's tensors; outlives the adapters */
     /* The arena, and who leases its frames. scheduler NULL: none; packed memory is used as it is. */
     scheduler *sched;
@@ -68,7 +67,7 @@ typedef struct adapters_options {
     uint32_t frame_count;
     uint64_t host_memory;     /* --adapter-memory: most bytes of packed adapters in memory */
     uint64_t bytes_per_second; /* of moves, both kinds together; 0: a default */
-    struct adapter_store *store; /* names that find does not know are looked up here; NULL: nowhere */
+    adapter_store *store; /* names that find does not know are looked up here; NULL: nowhere */
     /* Called from any thread when the engine has something to do (adapters_step). */
     void (*wake)(void *arg);
     /* Engine thread, within adapters_step: an adapter has arrived or failed, so that who waits for it
@@ -77,7 +76,11 @@ typedef struct adapters_options {
     /* ... and: every request that uses this one ends now, with this error. */
     void (*end_users)(void *arg, adapter *ad, const esp_error *why);
     void *arg;
-    const struct adapter_reader *reader; /* NULL: PEFT folders and GGUF (reader.h); tests have their own */
+    /* For tests: another reader (adapter_reader.h) than that of PEFT folders and GGUF files, for a base of
+     * so many layers; and no loader thread. */
+    const struct adapter_reader *reader;
+    uint32_t layers;
+    bool by_hand;
 } adapters_options;
 
 ESP_CHECKED esp_code adapters_open(adapters **out, const adapters_options *options, esp_error *err);
@@ -87,7 +90,7 @@ void adapters_close(adapters *a);
 /* ---- names ---- */
 
 typedef struct adapter_info {
-    char name[ADAPTER_NAME_MAX + 1];
+    char name[STORE_NAME_MAX + 1];
     uint32_t version; /* the store's, or counted up from 1 with each content loaded under the name */
     char digest[ADAPTER_DIGEST_CHARS];
     adapter_state state;
@@ -119,8 +122,9 @@ typedef enum adapter_unload {
     ADAPTER_END,  /* its users end now, with ESP_ABORTED */
 } adapter_unload;
 
-/* The name (all versions) or "name@version" is not found any more from here on, also when it is in the
- * store, until it is loaded again. Returns at once. ESP_NOT_FOUND. */
+/* A name with all its versions is not found any more from here on, also when it is in the store, until
+ * it is loaded again; of "name@version" that one goes, and one of the store is read again when it is asked
+ * for. Returns at once. ESP_NOT_FOUND. */
 ESP_CHECKED esp_code adapters_unload(adapters *a, const char *ref, adapter_unload how, esp_error *err);
 
 /* A reference on what "name", "name@version" or "name@sha256:<hex>" means now, loaded or in the store.
