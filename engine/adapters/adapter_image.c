@@ -138,8 +138,8 @@ static esp_code place_all(adapter_image *image, const size_t *bytes, uint32_t co
 
 /* ---- adding ---- */
 
-esp_code image_add(adapter_image *image, kern_role role, uint32_t layer,
-                   const kern_lora_desc *desc, esp_error *err) {
+esp_code image_add(adapter_image *image, kern_role role, uint32_t layer, const kern_lora_desc *desc,
+                   esp_error *err) {
     const image_options *o = &image->options;
     ESP_ASSERT(role >= ROLE_QKV && role <= ROLE_HEAD);
     ESP_ASSERT(role == ROLE_HEAD || layer < o->layers);
@@ -152,8 +152,7 @@ esp_code image_add(adapter_image *image, kern_role role, uint32_t layer,
     free(bytes);
     if (code != ESP_OK) return code;
     o->ops->lora_pack(o->dev, desc, o->frame_bytes, image->pieces + first);
-    image->linears =
-        mem_resize(image->linears, image->linear_count + 1, sizeof *image->linears);
+    image->linears = mem_resize(image->linears, image->linear_count + 1, sizeof *image->linears);
     image->linears[image->linear_count++] =
         (image_linear){.role = role,
                        .layer = layer,
@@ -216,8 +215,7 @@ const void *image_frame(const adapter_image *image, uint32_t i, size_t *bytes) {
 void image_point_at(adapter_image *image, void *arena, const uint32_t *at) {
     for (uint32_t i = 0; i < image->piece_count; i++) {
         const image_place *p = &image->places[i];
-        image->pieces[i] =
-            (uint8_t *)arena + at[p->frame] * image->options.frame_bytes + p->offset;
+        image->pieces[i] = (uint8_t *)arena + at[p->frame] * image->options.frame_bytes + p->offset;
     }
 }
 

@@ -144,8 +144,8 @@ static void wait_for_pace(const adapters *a) {
 
 static void fail_read(adapters *a, adapter *ad, const esp_error *why) {
     ad->error = *why;
-    ad->error.code = why->code == ESP_INVALID || why->code == ESP_NOT_FOUND ? ESP_PRECONDITION
-                                                                            : why->code;
+    ad->error.code =
+        why->code == ESP_INVALID || why->code == ESP_NOT_FOUND ? ESP_PRECONDITION : why->code;
     ad->broken_us = clock_now_us();
     atomic_store_explicit(&ad->broken, true, memory_order_release);
     atomic_fetch_add_explicit(&a->failures, 1, memory_order_relaxed);

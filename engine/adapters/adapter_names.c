@@ -95,6 +95,7 @@ esp_code names_unknown(const adapters *a, const char *ref, esp_error *err) {
     if (told == 0)
         return esp_fail_field(err, ESP_NOT_FOUND, "model", "no adapter \"%s\"; none is loaded",
                               shown);
-    return esp_fail_field(err, ESP_NOT_FOUND, "model", "no adapter \"%s\"; there are %u, among them %s",
-                          shown, a->adapter_count, known);
+    return esp_fail_field(err, ESP_NOT_FOUND, "model",
+                          "no adapter \"%s\"; there are %u, among them %s", shown, a->adapter_count,
+                          known);
 }

@@ -60,8 +60,8 @@ static esp_code read_wholes(file_reader *reader, const lora_file *file, lora_scr
         code = lora_file_read_whole(file, wholes[i].from, 0, rows, scratch, &desc, err);
         if (code == ESP_OK) code = pack_whole(reader, &desc, &matrix, err);
         if (code == ESP_OK)
-            code = image_add_whole(image, wholes[i].to, matrix,
-                                   (image_closer){close_whole, reader}, err);
+            code = image_add_whole(image, wholes[i].to, matrix, (image_closer){close_whole, reader},
+                                   err);
     }
     return code;
 }
@@ -113,9 +113,8 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
     esp_code code = lora_file_open(&file, path, reader->options.base, err);
     if (code != ESP_OK) return code;
     const lora_facts *known = lora_file_facts(file);
-    *facts = (adapter_facts){.rank = known->rank_max,
-                             .parameters = known->parameters,
-                             .file_bytes = known->bytes};
+    *facts = (adapter_facts){
+        .rank = known->rank_max, .parameters = known->parameters, .file_bytes = known->bytes};
     memcpy(facts->digest, known->digest, sizeof facts->digest);
     lora_scratch scratch = {0};
     code = check_facts(reader, known, err);

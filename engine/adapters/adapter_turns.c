@@ -42,8 +42,7 @@ static bool is_asked_for(const adapter *ad) {
 /* ---- into and out of the device ---- */
 
 static void note_use(adapters *a, adapter *ad) {
-    residency_note(&a->device_level, &ad->device_use, RESIDENCY_FROM_HOST,
-                   image_bytes(ad->image));
+    residency_note(&a->device_level, &ad->device_use, RESIDENCY_FROM_HOST, image_bytes(ad->image));
 }
 
 static void come_in(adapters *a, adapter *ad) {
@@ -103,8 +102,7 @@ static uint32_t idle_frames(const adapters *a) {
 /* Evicts as many idle ones as a lease of count frames needs; none when all of them are not enough. */
 static bool make_room(adapters *a, uint32_t count) {
     uint32_t idle = idle_frames(a);
-    if (a->leased - idle + count > a->frames_max ||
-        sched_leasable(a->options.sched) + idle < count)
+    if (a->leased - idle + count > a->frames_max || sched_leasable(a->options.sched) + idle < count)
         return false;
     while (a->leased + count > a->frames_max || sched_leasable(a->options.sched) < count)
         evict(a, least_idle(a));

@@ -295,7 +295,7 @@ esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *e
 
 const char *adapter_name(const adapter *ad) { return ad->name; }
 uint32_t adapter_version(const adapter *ad) { return ad->version; }
-const char *adapter_digest(const adapter *ad) { return ad->digest; }
+const char *adapter_content(const adapter *ad) { return ad->digest; }
 
 void adapter_error(const adapter *ad, esp_error *err) {
     if (atomic_load_explicit(&ad->ended, memory_order_acquire))

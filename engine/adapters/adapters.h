@@ -49,10 +49,10 @@ enum {
 typedef enum adapter_tier { ADAPTER_DISK, ADAPTER_HOST, ADAPTER_DEVICE } adapter_tier;
 
 typedef enum adapter_state {
-    ADAPTER_LISTED,   /* a name of the store, or of a load, not read yet */
-    ADAPTER_READY,    /* read and found good; the tier says where it is */
-    ADAPTER_LEAVING,  /* unloaded, or replaced: serves those who began with it */
-    ADAPTER_BROKEN,   /* its files cannot be read any more, or are another adapter's */
+    ADAPTER_LISTED,  /* a name of the store, or of a load, not read yet */
+    ADAPTER_READY,   /* read and found good; the tier says where it is */
+    ADAPTER_LEAVING, /* unloaded, or replaced: serves those who began with it */
+    ADAPTER_BROKEN,  /* its files cannot be read any more, or are another adapter's */
 } adapter_state;
 
 typedef struct adapters_options {
@@ -65,9 +65,9 @@ typedef struct adapters_options {
     void *arena;
     size_t frame_bytes;
     uint32_t frame_count;
-    uint64_t host_memory;     /* --adapter-memory: most bytes of packed adapters in memory */
+    uint64_t host_memory;      /* --adapter-memory: most bytes of packed adapters in memory */
     uint64_t bytes_per_second; /* of moves, both kinds together; 0: a default */
-    adapter_store *store; /* names that find does not know are looked up here; NULL: nowhere */
+    adapter_store *store;      /* names that find does not know are looked up here; NULL: nowhere */
     /* Called from any thread when the engine has something to do (adapters_step). */
     void (*wake)(void *arg);
     /* Engine thread, within adapters_step: an adapter has arrived or failed, so that who waits for it
@@ -91,19 +91,20 @@ void adapters_close(adapters *a);
 
 typedef struct adapter_info {
     char name[STORE_NAME_MAX + 1];
-    uint32_t version; /* the store's, or counted up from 1 with each content loaded under the name */
+    uint32_t
+        version; /* the store's, or counted up from 1 with each content loaded under the name */
     char digest[ADAPTER_DIGEST_CHARS];
     adapter_state state;
     adapter_tier tier;
     bool current; /* what the bare name means */
     bool pinned;
-    uint32_t rank;        /* largest; 0 while listed */
-    uint64_t bytes;       /* packed; 0 while listed */
+    uint32_t rank;  /* largest; 0 while listed */
+    uint64_t bytes; /* packed; 0 while listed */
     uint64_t file_bytes, parameters;
-    uint32_t users;       /* requests that hold it */
+    uint32_t users;                      /* requests that hold it */
     uint64_t requests, loads, evictions; /* since it is known; loads: onto the device */
-    int64_t last_use_us;  /* monotonic; 0: never */
-    esp_error error;      /* of a broken one */
+    int64_t last_use_us;                 /* monotonic; 0: never */
+    esp_error error;                     /* of a broken one */
 } adapter_info;
 
 /* Reads the PEFT folder or GGUF file at path, checks it against the base, packs it, and gives it the
@@ -125,7 +126,8 @@ typedef enum adapter_unload {
 /* A name with all its versions is not found any more from here on, also when it is in the store, until
  * it is loaded again; of "name@version" that one goes, and one of the store is read again when it is asked
  * for. Returns at once. ESP_NOT_FOUND. */
-ESP_CHECKED esp_code adapters_unload(adapters *a, const char *ref, adapter_unload how, esp_error *err);
+ESP_CHECKED esp_code adapters_unload(adapters *a, const char *ref, adapter_unload how,
+                                     esp_error *err);
 
 /* A reference on what "name", "name@version" or "name@sha256:<hex>" means now, loaded or in the store.
  * ESP_NOT_FOUND names a few that are known; ESP_INVALID: no possible name. */
@@ -136,7 +138,7 @@ void adapter_release(adapters *a, adapter *ad);
 /* Constant while a reference is held. */
 const char *adapter_name(const adapter *ad);
 uint32_t adapter_version(const adapter *ad);
-const char *adapter_digest(const adapter *ad); /* "sha256:..."; of its content */
+const char *adapter_content(const adapter *ad); /* "sha256:...", the digest of its content */
 
 /* Pinned: stays on the device once there, and is moved there now. ESP_EXHAUSTED when pinned ones would hold
  * more than a quarter of the frames. */
@@ -152,7 +154,7 @@ void adapter_read_info(adapters *a, const adapter *ad, adapter_info *out);
 typedef struct adapters_stats {
     uint32_t listed, host, device, pinned; /* adapters */
     uint64_t host_bytes;
-    uint32_t frames;                       /* leased */
+    uint32_t frames; /* leased */
     uint64_t loads, evictions, failures;
 } adapters_stats;
 void adapters_read_stats(adapters *a, adapters_stats *out);

@@ -34,18 +34,30 @@
 #include "engine/base/queue.h"
 
 enum {
-    MOVES_MAX = 4,        /* adapters on their way to the device at once */
+    MOVES_MAX = 4, /* adapters on their way to the device at once */
     NAME_BUCKETS = 4096,
-    NAMES_TOLD = 3,       /* in the sentence about an unknown name */
+    NAMES_TOLD = 3,          /* in the sentence about an unknown name */
     BROKEN_FOR_US = 5000000, /* how long a name of the store is not read again */
     AGAIN_US = 2000,         /* how long a read without room in memory is put off */
 };
 #define USERS_LEAVING 0x80000000u
 
-enum { FOR_LOADER_READ = 1, FOR_LOADER_COPY = 2, FOR_LOADER_OUT = 4, FOR_LOADER_REAP = 8,
-       FOR_LOADER_REAPED = 16 };
-enum { FOR_ENGINE_HOME = 1, FOR_ENGINE_AGAIN = 2, FOR_ENGINE_FAILED = 4, FOR_ENGINE_COPIED = 8,
-       FOR_ENGINE_REAP = 16, FOR_ENGINE_END = 32, FOR_ENGINE_PIN = 64 };
+enum {
+    FOR_LOADER_READ = 1,
+    FOR_LOADER_COPY = 2,
+    FOR_LOADER_OUT = 4,
+    FOR_LOADER_REAP = 8,
+    FOR_LOADER_REAPED = 16
+};
+enum {
+    FOR_ENGINE_HOME = 1,
+    FOR_ENGINE_AGAIN = 2,
+    FOR_ENGINE_FAILED = 4,
+    FOR_ENGINE_COPIED = 8,
+    FOR_ENGINE_REAP = 16,
+    FOR_ENGINE_END = 32,
+    FOR_ENGINE_PIN = 64
+};
 
 typedef enum turn_state {
     TURN_OUT,
@@ -78,10 +90,10 @@ struct adapter {
     /* Under the lock. */
     struct adapter_entry *entry; /* NULL: out of the names */
     adapter *next_version;
-    adapter_image *image; /* NULL: on disk */
-    bool busy;            /* see above */
-    adapter_facts facts;  /* once read */
-    bool read;            /* it was, at least once */
+    adapter_image *image;  /* NULL: on disk */
+    bool busy;             /* see above */
+    adapter_facts facts;   /* once read */
+    bool read;             /* it was, at least once */
     uint64_t packed_bytes; /* once read */
     residency_use host_use;
 
@@ -94,8 +106,8 @@ struct adapter {
     bool fresh; /* not held since it came: those who asked for it have it first */
     bool gone;  /* to be reaped */
     uint32_t holds;
-    uint32_t *frames; /* [frame_count] leased ones; memory is taken by the loader, once */
-    int64_t again_us; /* WANTED: not read before */
+    uint32_t *frames;  /* [frame_count] leased ones; memory is taken by the loader, once */
+    int64_t again_us;  /* WANTED: not read before */
     uint32_t in_index; /* in adapters.in */
     adapter *next_in_line;
     residency_use device_use;
