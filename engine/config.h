@@ -70,6 +70,8 @@ typedef struct serve_config {
 /* The user's folder for things that can be made again (XDG base directories), or NULL when the
  * environment names none. out has room for bytes. */
 const char *config_cache_folder(char *out, size_t bytes);
+/* The same for the store of adapters (adapters/store.h), which cannot. */
+const char *config_adapter_store(char *out, size_t bytes);
 
 /* A value of --adapter: where the adapter lies (in text), and its name: what stands before "=", or else
  * made of the last part of the path. ESP_OUT_OF_RANGE when one of them is empty. */

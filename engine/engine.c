@@ -77,12 +77,12 @@ static esp_code open_device(engine *e, esp_error *err) {
     esp_code code = resolve_device(e, err);
     if (code == ESP_OK) code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
-    kern_options o = {.pool = e->pool,
-                      .level = e->config.level,
-                      .kv_dtype = e->config.kv_dtype,
-                      .activations = e->config.activations,
-                      .tokens_max = e->config.step_tokens};
-    code = e->ops->open(&e->dev, &o, err);
+    e->opened_with = (kern_options){.pool = e->pool,
+                                    .level = e->config.level,
+                                    .kv_dtype = e->config.kv_dtype,
+                                    .activations = e->config.activations,
+                                    .tokens_max = e->config.step_tokens};
+    code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
                   e->profile);
@@ -201,19 +201,29 @@ static esp_code load_adapters(engine *e, esp_error *err) {
     return code;
 }
 
+/* A server finds what `espalier adapter import` has put into the default store, if there is one. */
+static esp_code open_store(engine *e, esp_error *err) {
+    const char *given = e->config.adapter_store;
+    esp_error why = {0};
+    if (!given && !e->config.serves) return ESP_OK;
+    esp_code code = store_open(&e->store, &(store_options){.root = given}, &why);
+    if (code == ESP_OK || (!given && code == ESP_NOT_FOUND)) return ESP_OK;
+    if (err) *err = why;
+    return code;
+}
+
 /* Takes the file over when there may be adapters: they are held against its tensors as they come. */
 static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
     const model_config *c = &e->config;
     if (!c->adapters.count && !c->adapter_store && !c->serves) return ESP_OK;
     e->file = *file;
     *file = NULL;
-    esp_code code = ESP_OK;
-    if (c->adapter_store)
-        code = store_open(&e->store, &(store_options){.root = c->adapter_store}, err);
+    esp_code code = open_store(e, err);
     if (code != ESP_OK) return code;
     code = adapters_open(&e->adapters,
                          &(adapters_options){.ops = e->ops,
                                              .dev = e->dev,
+                                             .device = e->opened_with,
                                              .base = model_file_weights(e->file),
                                              .sched = e->sched,
                                              .arena = e->arena,

@@ -43,6 +43,7 @@ struct engine {
     const kern_ops *ops;
     thread_pool *pool;
     kern_device *dev;
+    kern_options opened_with;
     model *model;
     adapters *adapters;       /* NULL: none are taken */
     adapter_store *store;     /* of --adapter-store; or NULL */

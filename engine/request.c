@@ -87,7 +87,7 @@ static void take_adapter(request *r, const request_options *o) {
     r->adapter = o->adapter;
     r->by.version = adapter_version(o->adapter);
     snprintf(r->by.name, sizeof r->by.name, "%s", adapter_name(o->adapter));
-    snprintf(r->by.digest, sizeof r->by.digest, "%s", adapter_digest(o->adapter));
+    snprintf(r->by.digest, sizeof r->by.digest, "%s", adapter_content(o->adapter));
 }
 
 void request_leave_adapter(request *r) {

@@ -1,7 +1,7 @@
 /* store.h - adapters on disk: files by their content, and names that point at them.
  *
- *   ROOT/blobs/sha256/<hex>/  adapter_config.json + adapter_model.safetensors, or adapter.gguf;
- *                             manifest.json: what they are (store_manifest). Never changed.
+ *   ROOT/blobs/sha256/<hex>/  adapter_config.json + adapter_model.safetensors (+ config.json), or
+ *                             adapter.gguf; manifest.json: what they are. Never changed.
  *   ROOT/names/<name>.json    the name's versions (number -> digest) and its alias: the version that
  *                             the bare name means. Replaced as a whole, by one rename.
  *   ROOT/stage/<id>/          an import under way, locked by who makes it
@@ -52,7 +52,7 @@ typedef struct adapter_store adapter_store;
 typedef int (*store_step_hook)(void *arg, const char *step);
 
 typedef struct store_options {
-    const char *root;           /* NULL: store_default_root */
+    const char *root;           /* config_adapter_store (engine/config.h), or the operator's */
     bool create;                /* make it when it is not there; otherwise ESP_NOT_FOUND */
     uint64_t bytes_max;         /* of all blobs together; 0: what the disk holds */
     uint64_t adapter_bytes_max; /* of one adapter; 0: STORE_ADAPTER_BYTES_MAX */
@@ -64,9 +64,6 @@ typedef struct store_options {
 ESP_CHECKED esp_code store_open(adapter_store **out, const store_options *options, esp_error *err);
 /* Stages are closed and held blobs let go before. */
 void store_close(adapter_store *store);
-
-/* $XDG_DATA_HOME/espalier/adapters, else ~/.local/share/espalier/adapters. */
-ESP_CHECKED esp_code store_default_root(char out[PATH_MAX], esp_error *err);
 
 /* ---- names ---- */
 
@@ -110,8 +107,8 @@ typedef struct store_import_options {
 
 /* Copies a PEFT folder or a .gguf file into the store as the name's next version and, unless
  * keep_alias, moves the alias there. A version of that name with the same content is found again
- * instead of made again. The folder is the operator's: links in it are followed, files beside the two
- * are left where they are. *out may be NULL. */
+ * instead of made again. The folder is the operator's: links in it are followed, other files are
+ * left where they are. *out may be NULL. */
 ESP_CHECKED esp_code store_import(adapter_store *store, const char *path,
                                   const store_import_options *options, store_ref *out,
                                   esp_error *err);
@@ -122,8 +119,8 @@ typedef struct store_stage store_stage;
 
 ESP_CHECKED esp_code store_stage_begin(adapter_store *store, const store_import_options *options,
                                        store_stage **out, esp_error *err);
-/* Begins the next file: ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE or ADAPTER_GGUF_FILE, of exactly
- * that many bytes. Refused at once where that is more than a limit or what the disk has. */
+/* Begins the next file: one of ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE, ADAPTER_LABELS_FILE, or
+ * ADAPTER_GGUF_FILE; of exactly that many bytes. Refused at once where that is more than a limit or what the disk has. */
 ESP_CHECKED esp_code store_stage_file(store_stage *stage, const char *name, uint64_t bytes,
                                       esp_error *err);
 ESP_CHECKED esp_code store_stage_write(store_stage *stage, const void *bytes, size_t count,
@@ -170,6 +167,7 @@ typedef struct store_name {
     uint32_t alias;          /* a version */
     store_version *versions; /* ascending */
     uint32_t count;          /* > 0 */
+    uint32_t next;           /* number of the version to come: none is given twice */
 } store_name;
 
 typedef struct store_list {

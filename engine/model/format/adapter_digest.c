@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/format/adapter_digest.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/file.h"
@@ -28,24 +29,19 @@ static void add_line(sha256_sum *sum, const uint8_t hash[SHA256_BYTES], const ch
     sha256_add(sum, "\n", 1);
 }
 
-static void print_digest(char out[ADAPTER_DIGEST_CHARS], sha256_sum *sum) {
+static int compare_names(const void *a, const void *b) {
+    const adapter_digest_file *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+void adapter_digest(char out[ADAPTER_DIGEST_CHARS], adapter_digest_file *files, size_t count) {
     uint8_t hash[SHA256_BYTES];
+    sha256_sum *sum = sha256_open();
+    qsort(files, count, sizeof *files, compare_names);
+    for (size_t i = 0; i < count; i++)
+        add_line(sum, files[i].hash, files[i].name);
     sha256_end(sum, hash);
     sha256_close(sum);
     memcpy(out, ADAPTER_DIGEST_PREFIX, sizeof ADAPTER_DIGEST_PREFIX);
     sha256_hex(out + strlen(ADAPTER_DIGEST_PREFIX), hash);
-}
-
-void adapter_digest_peft(char out[ADAPTER_DIGEST_CHARS], const uint8_t config[SHA256_BYTES],
-                         const uint8_t tensors[SHA256_BYTES]) {
-    sha256_sum *sum = sha256_open();
-    add_line(sum, config, ADAPTER_CONFIG_FILE);
-    add_line(sum, tensors, ADAPTER_TENSORS_FILE);
-    print_digest(out, sum);
-}
-
-void adapter_digest_gguf(char out[ADAPTER_DIGEST_CHARS], const uint8_t file[SHA256_BYTES]) {
-    sha256_sum *sum = sha256_open();
-    add_line(sum, file, ADAPTER_GGUF_FILE);
-    print_digest(out, sum);
 }
