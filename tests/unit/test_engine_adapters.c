@@ -310,8 +310,8 @@ static void a_decode_step_with_adapters_allocates_nothing(void **state) {
     for (int i = 0; i < 4; i++)
         engine_step(e);
     assert_int_equal(mem_thread_allocated() - before, 0);
+    assert_false(all[REQUESTS - 1]->done);
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        assert_false(all[i]->done && i == REQUESTS - 1);
         tiny_finish(e, all[i]);
         request_unref(all[i]);
     }
@@ -344,10 +344,10 @@ static void an_adapter_is_let_go_when_its_request_ends(void **state) {
 
 static void a_request_that_never_ran_lets_its_adapter_go(void **state) {
     (void)state;
-    engine *e = open_with((model_config){.max_context = 64}, 1);
+    engine *e = open_with((model_config){.max_context = 48}, 1);
     esp_error err = {0};
     request *late = make_request(e, 3, 0), *never = make_request(e, 1, 0);
-    request *large = make_request(e, 8, 0); /* 57 tokens and 10 to come */
+    request *large = make_request(e, 7, 0); /* 50 tokens */
     late->deadline_us = clock_now_us() - 1;
     tiny_submit(e, late);
     engine_step(e);
