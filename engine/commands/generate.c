@@ -268,6 +268,7 @@ esp_code command_generate(int argc, char **argv, esp_error *err) {
     progress bar = progress_begin("loading", "GB");
     o.model.digest = o.record != NULL;
     code = check(&o, err);
+    if (code == ESP_OK && o.record) code = recorder_check(o.record, err);
     if (code == ESP_OK) code = engine_open(&e, &o.model, progress_step, &bar, err);
     progress_end(&bar);
     if (code == ESP_OK) code = answer_prompt(e, &o, err);
