@@ -179,7 +179,8 @@ esp_code store_unlink(const adapter_store *store, store_folder folder, const cha
 
 void store_discard(const adapter_store *store, const char *id) {
     int stage = store->folders[FOLDER_STAGE];
-    int fd = store_open_at(store, stage, id, O_RDONLY | O_DIRECTORY);
+    int flags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    int fd = store_step(store, "unlink") ? openat(stage, id, flags) : -1;
     store_walk *walk = fd >= 0 ? store_walk_open(store, fd) : NULL;
     for (const char *name; walk && (name = store_walk_next(walk));)
         if (store_step(store, "unlink")) (void)!unlinkat(fd, name, 0);
@@ -199,7 +200,7 @@ void store_make_id(char out[STORE_ID_CHARS]) {
 /* A descriptor of its own: the folder's has one place that all its readers would share. */
 store_walk *store_walk_open(const adapter_store *store, int folder) {
     int fd =
-        store_step(store, "open") ? openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+        store_step(store, "list") ? openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
     if (fd >= 0 && !dir) close(fd);
     return (store_walk *)dir;

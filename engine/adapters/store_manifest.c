@@ -135,10 +135,11 @@ char *store_print_manifest(const store_manifest *m) {
         wrong |= json_array_append_new(files, json_pack("{s:s,s:I,s:s}", "name", m->files[i].name,
                                                         "bytes", (json_int_t)m->files[i].bytes,
                                                         "sha256", m->files[i].sha256));
-    json_t *root = json_pack("{s:s,s:s,s:s,s:o,s:I,s:i,s:i,s:s,s:s}", "format", FORMAT, "digest",
-                             m->digest, "imported", m->imported, "files", files, "parameters",
-                             (json_int_t)m->parameters, "rank_min", (int)m->rank_min, "rank_max",
-                             (int)m->rank_max, "targets", m->targets, "base", m->base);
+    json_t *root =
+        json_pack("{s:s,s:s,s:s,s:o,s:I,s:I,s:I,s:s,s:s}", "format", FORMAT, "digest", m->digest,
+                  "imported", m->imported, "files", files, "parameters", (json_int_t)m->parameters,
+                  "rank_min", (json_int_t)m->rank_min, "rank_max", (json_int_t)m->rank_max,
+                  "targets", m->targets, "base", m->base);
     char *text = json_dumps(root, JSON_INDENT(1));
     ESP_ASSERT(!wrong && text);
     json_decref(root);
