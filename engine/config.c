@@ -236,12 +236,22 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
     return ESP_OK;
 }
 
-const char *config_cache_folder(char *out, size_t bytes) {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+/* $variable/tail, or else $HOME/otherwise/tail. */
+static const char *user_folder(char *out, size_t bytes, const char *variable, const char *otherwise,
+                               const char *tail) {
+    const char *folder = getenv(variable), *home = getenv("HOME");
     int used = -1;
-    if (cache && cache[0] == '/')
-        used = snprintf(out, bytes, "%s/espalier", cache);
+    if (folder && folder[0] == '/')
+        used = snprintf(out, bytes, "%s/%s", folder, tail);
     else if (home && home[0] == '/')
-        used = snprintf(out, bytes, "%s/.cache/espalier", home);
+        used = snprintf(out, bytes, "%s/%s/%s", home, otherwise, tail);
     return used > 0 && (size_t)used < bytes ? out : NULL;
+}
+
+const char *config_cache_folder(char *out, size_t bytes) {
+    return user_folder(out, bytes, "XDG_CACHE_HOME", ".cache", "espalier");
+}
+
+const char *config_adapter_store(char *out, size_t bytes) {
+    return user_folder(out, bytes, "XDG_DATA_HOME", ".local/share", "espalier/adapters");
 }

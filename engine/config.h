@@ -67,6 +67,8 @@ typedef struct serve_config {
 /* The user's folder for things that can be made again (XDG base directories), or NULL when the
  * environment names none. out has room for bytes. */
 const char *config_cache_folder(char *out, size_t bytes);
+/* The same for the store of adapters (adapters/store.h), which cannot. */
+const char *config_adapter_store(char *out, size_t bytes);
 
 /* --model alone, for commands that read the file but compute nothing. Of a model_config. */
 extern const flag_table config_file_flags;

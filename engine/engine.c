@@ -514,7 +514,7 @@ esp_code engine_logits(engine *e, const int32_t *ids, uint32_t count, logits_sin
         uint32_t chunk = least(chunk_max, count - first);
         logits_batch(e, ids, first, chunk, count);
         const float *logits = NULL;
-        code = model_forward(e->model, &e->batch, e->arena, err);
+        code = model_forward(e->model, &e->batch, NULL, e->arena, err);
         if (code == ESP_OK) code = model_logits(e->model, 0, chunk, &logits, err);
         for (uint32_t i = 0; i < chunk && code == ESP_OK; i++)
             code = sink(arg, first + i, logits + (size_t)i * e->model_vocab, err);

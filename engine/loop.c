@@ -350,7 +350,7 @@ bool engine_step(engine *e) {
     esp_code code = ESP_OK;
     if (plan.work_count) {
         build_batch(e, &plan, now_us);
-        code = model_forward(e->model, &e->batch, e->arena, &error);
+        code = model_forward(e->model, &e->batch, NULL, e->arena, &error);
         if (code == ESP_OK) {
             sched_computed(e->sched);
             if (engine_embeds(e))

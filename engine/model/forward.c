@@ -183,11 +183,13 @@ static void pool(model *m, const step_batch *batch) {
                                                     .out = m->pooled});
 }
 
-esp_code model_forward(model *m, const step_batch *batch, void *arena, esp_error *err) {
+esp_code model_forward(model *m, const step_batch *batch, const model_adapter *const *adapters,
+                       void *arena, esp_error *err) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
     ESP_ASSERT(batch->token_count <= m->options.tokens_max);
     ESP_ASSERT(batch->row_count <= m->options.rows_max);
+    (void)adapters;
 
     embed(m, batch);
     for (uint32_t i = 0; i < m->spec.layers; i++) {

@@ -135,6 +135,7 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
     ESP_ASSERT(op->token_count <= dev->tokens_max); /* dev->inputs has room for as many */
     if (kern_is_gated(op->epilogue))
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
+    ESP_ASSERT(op->lora_count == 0);
     if (op->token_count == 0) return;
     bool bytes = false; /* of any: the others of the op then go with it */
     for (uint32_t m = 0; m < op->matrix_count; m++)

@@ -91,6 +91,7 @@ static void linear_columns(void *arg, uint32_t worker, uint32_t workers) {
 
 void ref_linear(kern_device *dev, const kern_linear *op) {
     ESP_ASSERT(op->matrix_count >= 1 && op->matrix_count <= LINEAR_MATRICES_MAX);
+    ESP_ASSERT(op->lora_count == 0);
     uint32_t out_cols = 0;
     for (uint32_t m = 0; m < op->matrix_count; m++) {
         ESP_ASSERT(op->matrix[m]->cols == op->matrix[0]->cols);

@@ -164,7 +164,7 @@ static const float *run(rig *r, const pooled_case *const *prompts, uint32_t seqs
     for (uint32_t i = 0; i < seqs * PAGES; i++)
         tables[i] = (i * 7 + 3) % (seqs * PAGES); /* neighbours in a sequence are none in memory */
     esp_error err = {0};
-    assert_int_equal(model_forward(r->m, &b, r->arena, &err), ESP_OK);
+    assert_int_equal(model_forward(r->m, &b, NULL, r->arena, &err), ESP_OK);
     return model_pooled(r->m);
 }
 

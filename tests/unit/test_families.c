@@ -255,7 +255,7 @@ static void run_chunk(rig *r, const int32_t *ids, uint32_t first, uint32_t count
     }
     for (uint32_t i = 0; i < batch.group_count * PAGES; i++) /* neighbours are none in memory */
         tables[i] = i / PAGES * PAGES + (i * 7 + 3) % PAGES;
-    assert_int_equal(model_forward(r->m, &batch, r->arena, &err), ESP_OK);
+    assert_int_equal(model_forward(r->m, &batch, NULL, r->arena, &err), ESP_OK);
     for (uint32_t i = 0; i < count; i += MODEL_LOGITS_ROWS) {
         uint32_t some = count - i < MODEL_LOGITS_ROWS ? count - i : MODEL_LOGITS_ROWS;
         const float *logits;

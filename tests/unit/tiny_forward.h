@@ -42,7 +42,7 @@ static inline float *tiny_run(model *m, const kern_ops *ops, kern_device *dev, c
                         .tables = tables,
                         .rows = positions};
     const float *seen;
-    ESP_ASSERT(model_forward(m, &batch, arena, NULL) == ESP_OK);
+    ESP_ASSERT(model_forward(m, &batch, NULL, arena, NULL) == ESP_OK);
     ESP_ASSERT(model_logits(m, 0, count, &seen, NULL) == ESP_OK);
     float *out = malloc((size_t)count * vocab * sizeof *out);
     memcpy(out, seen, (size_t)count * vocab * sizeof *out);
