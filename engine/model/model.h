@@ -106,8 +106,8 @@ enum { MODEL_ADAPTER_LINEARS = ROLE_DOWN - ROLE_QKV + 1 };
  * taken. All-zero: it changes nothing. */
 typedef struct model_adapter {
     /* [role - ROLE_QKV][layer]; NULL, an entry or the array: untouched. */
-    const struct kern_lora *const *linears[MODEL_ADAPTER_LINEARS];
-    const struct kern_lora *head; /* the update of the output matrix, or NULL */
+    const kern_lora *const *linears[MODEL_ADAPTER_LINEARS];
+    const kern_lora *head; /* the update of the output matrix, or NULL */
     /* [V,H] instead of the base's own, or NULL; output also where the base's is its embedding. */
     const kern_matrix *embedding, *output;
 } model_adapter;
