@@ -26,7 +26,7 @@ static esp_code open_text(auth **out, const char *text, size_t bytes, esp_error 
     assert_int_equal(fwrite(text, 1, bytes, file), bytes);
     fclose(file);
     memset(err, 0, sizeof *err);
-    return auth_open(out, token_path, err);
+    return auth_open(out, token_path, "--token-file", err);
 }
 
 static bool allows(const auth *a, const char *header) {
@@ -36,7 +36,7 @@ static bool allows(const auth *a, const char *header) {
 static void without_a_file_everyone_is_allowed(void **state) {
     (void)state;
     auth *a;
-    assert_int_equal(auth_open(&a, NULL, NULL), ESP_OK);
+    assert_int_equal(auth_open(&a, NULL, "--token-file", NULL), ESP_OK);
     assert_true(allows(a, NULL));
     assert_true(allows(a, "Bearer whatever"));
     auth_close(a);
@@ -88,7 +88,7 @@ static void unusable_file_is_refused(void **state) {
         assert_null(a);
     }
     auth *a;
-    assert_int_equal(auth_open(&a, "/nonexistent/tokens", NULL), ESP_INVALID);
+    assert_int_equal(auth_open(&a, "/nonexistent/tokens", "--token-file", NULL), ESP_INVALID);
 }
 
 /* ---- the table ---- */
