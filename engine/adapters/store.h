@@ -146,7 +146,7 @@ typedef struct store_manifest {
     uint64_t bytes;                  /* of the files */
     uint64_t parameters;             /* elements of all tensors */
     uint32_t rank_min, rank_max;     /* over the tensors; 0: it has no low-rank part */
-    char targets[STORE_TARGETS_MAX]; /* "q_proj, v_proj": module names, sorted; "..." where cut */
+    char targets[STORE_TARGETS_MAX]; /* "q_proj, v_proj": module names, sorted */
     char base[STORE_BASE_MAX];       /* the base model's name as the adapter records it; "" */
 } store_manifest;
 

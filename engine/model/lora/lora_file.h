@@ -21,9 +21,10 @@
 
 #include "engine/base/status.h"
 #include "engine/model/checkpoint.h"
+#include "engine/model/format/adapter_digest.h"
 #include "kernels/kernels.h"
 
-enum { LORA_RANK_MAX = 512, LORA_DIGEST_CHARS = 72, LORA_TARGETS_MAX = 12 };
+enum { LORA_TARGETS_MAX = 12 };
 
 /* The linears of a layer as forward.c runs them; their matrices in this order. */
 typedef enum lora_linear {
@@ -45,13 +46,13 @@ typedef enum lora_whole {
 
 /* What an adapter is; texts live as long as the file. */
 typedef struct lora_facts {
-    const char *name;               /* last component of its path, printable */
-    const char *format;             /* "peft", "gguf" */
-    char digest[LORA_DIGEST_CHARS]; /* "sha256:<64 hex>" (lora_digest.h) */
-    const char *base_name;          /* of its base, as recorded; "" */
-    const char *task;               /* "CAUSAL_LM", "SEQ_CLS"; "" */
-    uint32_t rank_min, rank_max;    /* over its updates; 0: it has none */
-    float alpha;                    /* of modules without one of their own */
+    const char *name;                  /* last component of its path, printable */
+    const char *format;                /* "peft", "gguf" */
+    char digest[ADAPTER_DIGEST_CHARS]; /* adapter_digest.h */
+    const char *base_name;             /* of its base, as recorded; "" */
+    const char *task;                  /* "CAUSAL_LM", "SEQ_CLS"; "" */
+    uint32_t rank_min, rank_max;       /* over its updates; 0: it has none */
+    float alpha;                       /* of modules without one of their own */
     bool rslora, dora;
     uint32_t updates; /* matrices of the base that are changed by an update */
     uint32_t tensors;
@@ -62,7 +63,7 @@ typedef struct lora_facts {
     const char *const *label_names;   /* [whole_rows[LORA_SCORE]], or NULL: it names none */
     /* Where its base's recorded name is no part of the name of the base at hand: a sentence for the
      * log. "": none */
-    char warning[256];
+    char warning[384];
 } lora_facts;
 
 typedef struct lora_file lora_file;
