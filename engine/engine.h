@@ -43,6 +43,7 @@ const char *engine_path(const engine *e);    /* absolute, where that could be fo
 const char *engine_digest(const engine *e);
 /* Where requests find their adapters; NULL when the config names none and does not serve. */
 adapters *engine_adapters(const engine *e);
+adapter_store *engine_adapter_store(const engine *e); /* theirs; NULL: none */
 uint32_t engine_context_max(const engine *e);
 /* Whether it takes requests for vectors (of engine_spec's `hidden` floats) instead of such for tokens. */
 bool engine_embeds(const engine *e);
