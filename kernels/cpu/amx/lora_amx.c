@@ -15,7 +15,10 @@
 #include "kernels/cpu/amx/epilogue_amx.h"
 #include "kernels/cpu/level/lora_rows.h"
 
-enum { FOUR = 4 };
+enum {
+    FOUR = 4,
+    AHEAD_LINES = 4096, /* of A for the next op: a part of L2 */
+};
 
 /* --- tasks ---------------------------------------------------------------------------------- */
 
@@ -29,6 +32,13 @@ static uint32_t tiles_of(const cpu_lora_use *use) {
 }
 
 static uint32_t task_count(const cpu_lora_use *use) { return tiles_of(use) * use->layout.panels; }
+
+static uint32_t all_tasks(const cpu_lora_plan *plan) {
+    uint32_t all = 0;
+    for (uint32_t u = 0; u < plan->count; u++)
+        all += task_count(&plan->uses[u]);
+    return all;
+}
 
 /* Of a use: four tiles after four, of these panel after panel. So neighbours share what they can: a panel where there
  * are four tiles, else a tile. */
@@ -322,10 +332,8 @@ static void run_tasks(const linear_job *job, float (*sums)[C_TILE], uint32_t beg
 
 void amx_lora_shrink_share(const linear_job *job, uint32_t worker, uint32_t workers) {
     const cpu_lora_plan *plan = job->lora;
-    uint32_t all = 0, begin, end;
-    for (uint32_t u = 0; u < plan->count; u++)
-        all += task_count(&plan->uses[u]);
-    pool_share(all, FOUR, worker, workers, &begin, &end);
+    uint32_t begin, end;
+    pool_share(all_tasks(plan), FOUR, worker, workers, &begin, &end);
     run_tasks(job, amx_scratch_of(job->dev, worker)->sums[0][0], begin, end);
 }
 
@@ -390,6 +398,28 @@ void amx_lora_begin_leg(const linear_job *job, const strip *s, uint32_t first, u
     for (uint32_t u = 0; u < job->lora->count; u++)
         take_use(job->lora, &job->lora->uses[u], s->matrix[first], s->tile[first], leg);
     fetch_within(&leg->fetch, steps);
+}
+
+/* All of a panel of A. */
+static void fetch_panel(const shrink_task *task, amx_lora_fetch *fetch) {
+    const lora_run *run = &task->use->layout.a[task->panel];
+    for (uint32_t b = 0, together; b < run->units; b += together) {
+        const char *at = lora_unit(run, task->use->lora->pieces, b, &together);
+        fetch_too(fetch, at, together * run->unit_bytes);
+    }
+}
+
+void amx_lora_fetch_next(const linear_job *job, uint32_t worker, uint32_t workers, uint32_t steps,
+                         amx_lora_fetch *fetch) {
+    const cpu_lora_plan *plan = job->dev->lora_next;
+    uint32_t begin, end;
+    fetch->count = fetch->which = fetch->per_step = 0;
+    pool_share(all_tasks(plan), FOUR, worker, workers, &begin, &end);
+    task_walk walk = walk_from(plan, begin);
+    shrink_task task;
+    for (; begin < end && fetch->per_step < AHEAD_LINES && next_task(&walk, &task); begin++)
+        fetch_panel(&task, fetch);
+    if (steps) fetch_within(fetch, steps);
 }
 
 /* --- B h of sums in rows ---------------------------------------------------------------------- */

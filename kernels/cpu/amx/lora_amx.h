@@ -75,11 +75,15 @@ typedef struct amx_lora_fetch {
 ALWAYS_INLINE void amx_lora_fetch_step(amx_lora_fetch *fetch) {
     for (uint32_t i = 0; i < fetch->per_step; i++) {
         if (fetch->which == fetch->count) return;
-        _mm_prefetch(fetch->run[fetch->which].at, _MM_HINT_T0);
+        _mm_prefetch(fetch->run[fetch->which].at, _MM_HINT_T1);
         fetch->run[fetch->which].at += CACHE_LINE_BYTES;
         if (--fetch->run[fetch->which].lines == 0) fetch->which++;
     }
 }
+
+/* What this worker's share of dev->lora_next reads of A, spread over so many steps. */
+void amx_lora_fetch_next(const linear_job *job, uint32_t worker, uint32_t workers, uint32_t steps,
+                         amx_lora_fetch *fetch);
 
 /* B h of up to STRIP_TILES tiles of one matrix, those of a leg (few_amx.c): 32 ranks of a use after the other. */
 typedef struct amx_lora_leg {
