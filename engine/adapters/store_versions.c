@@ -156,8 +156,8 @@ esp_code store_find_version(const store_name *name, const store_reference *refer
         return esp_fail_field(err, ESP_INVALID, "name",
                               "adapter \"%s\": %u versions have %s...; give more digits",
                               name->name, count, wanted);
-    return esp_fail_field(err, ESP_NOT_FOUND, "name",
-                          "adapter \"%s\" has no %s; it has versions %s", name->name, wanted, list);
+    return esp_fail_field(err, ESP_NOT_FOUND, "name", "adapter \"%s\" has no %s; its versions: %s",
+                          name->name, wanted, list);
 }
 
 /* ---- writing ---- */
