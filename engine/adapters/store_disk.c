@@ -145,7 +145,7 @@ esp_code store_write_all(const adapter_store *store, int fd, const void *bytes, 
 }
 
 esp_code store_sync(const adapter_store *store, int fd, const char *name, esp_error *err) {
-    if (store_step(store, "sync") && fsync(fd) == 0) return ESP_OK;
+    if (store_step(store, "sync") && (store->options.flush_late || fsync(fd) == 0)) return ESP_OK;
     return store_fail(err, name, "flush it to the disk");
 }
 
