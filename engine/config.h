@@ -44,6 +44,9 @@ typedef struct model_config {
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+    flag_list adapters;         /* --adapter: "DIR" or "NAME=DIR" each */
+    const char *adapter_store;  /* --adapter-store DIR; NULL: none */
+    uint64_t adapter_memory;    /* --adapter-memory; 0: min(10% of available, 4 GiB) */
     bool serves;          /* lives on behind its start, as `serve` does */
     bool keep_pages;      /* tests and benches: pages behind a window are not freed */
     struct op_timer *op_timer; /* benches: times every op (kernels/op_timer.h); NULL: none */
@@ -69,6 +72,12 @@ typedef struct serve_config {
 const char *config_cache_folder(char *out, size_t bytes);
 /* The same for the store of adapters (adapters/store.h), which cannot. */
 const char *config_adapter_store(char *out, size_t bytes);
+
+/* A value of --adapter: where the adapter lies (in text), and its name: what stands before "=", or else
+ * made of the last part of the path. ESP_OUT_OF_RANGE when one of them is empty. */
+enum { CONFIG_ADAPTER_NAME_BYTES = 129 };
+ESP_CHECKED esp_code config_adapter(const char *text, char name[CONFIG_ADAPTER_NAME_BYTES],
+                                    const char **path, esp_error *err);
 
 /* --model alone, for commands that read the file but compute nothing. Of a model_config. */
 extern const flag_table config_file_flags;

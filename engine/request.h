@@ -25,6 +25,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/adapters/adapters.h"
 #include "engine/base/status.h"
 #include "engine/sample.h"
 #include "engine/stream.h"
@@ -42,7 +43,19 @@ typedef enum finish_reason {
 /* "stop", "length", "cancelled", "deadline", "error" */
 const char *finish_reason_name(finish_reason reason);
 
-/* What a submitter fills in. Everything is copied by request_new. */
+/* Which adapter answers; kept beyond its use, for the last message and the record. */
+typedef struct request_adapter {
+    char name[STORE_NAME_MAX + 1]; /* "": the base */
+    uint32_t version;
+    char digest[ADAPTER_DIGEST_CHARS]; /* of its content */
+} request_adapter;
+
+/* "name@version", or "" of the base. */
+enum { REQUEST_ADAPTER_LABEL_BYTES = STORE_NAME_MAX + 12 };
+const char *request_adapter_label(const request_adapter *a, char out[REQUEST_ADAPTER_LABEL_BYTES]);
+
+/* What a submitter fills in. Everything is copied by request_new, but for the reference on the adapter, which
+ * the request takes over when request_new succeeds. */
 typedef struct request_options {
     const int32_t *prompt;
     uint32_t prompt_count; /* >= 1 */
@@ -55,6 +68,8 @@ typedef struct request_options {
     int64_t deadline_us; /* monotonic; 0 = none */
     void *user;          /* the submitter's, never followed by the engine */
     uint32_t embedding_width; /* > 0: one vector of so many floats is wanted instead of tokens */
+    adapters *adapters;       /* of the engine; with an adapter */
+    adapter *adapter;         /* adapters_find's; NULL: the base */
     bool row_digests;         /* the digest of each token's logits is kept (record.h) */
 } request_options;
 
@@ -71,6 +86,7 @@ typedef struct request {
     stop_set stops;
     int32_t priority;
     int64_t deadline_us;
+    request_adapter by;
 
     /* Output: tokens[prompt_count + i] is output token i, i < published. */
     int32_t *tokens;          /* [prompt_count + output_max] prompt first */
@@ -90,6 +106,10 @@ typedef struct request {
     int64_t submitted_us, /* arrival, if the submitter set it; else engine_submit's time */
          scheduled_us, first_token_us, last_token_us, done_us;
 
+    /* Let go by the engine thread when the request ends, or with a request that was never submitted. */
+    adapters *adapters;
+    adapter *adapter;
+
     /* Engine thread only. */
     sched_seq seq;
     bool in_scheduler;
@@ -107,6 +127,8 @@ typedef struct request {
 /* Checks shapes and limits that need no engine (counts, stop list, policy); returns with one reference. */
 ESP_CHECKED esp_code request_new(request **out, const request_options *options, uint32_t vocab,
                                  esp_error *err);
+/* The adapter has one user less; idempotent. The engine's, or of one who never submitted. */
+void request_leave_adapter(request *r);
 void request_ref(request *r);
 void request_unref(request *r);
 

@@ -334,6 +334,11 @@ extern const kern_ops kern_cpu;
 /* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
 bool kern_image_is_sane(const kern_image *image);
 
+/* What every backend's lora_pieces and lora_pack assert. */
+bool kern_lora_is_sane(const kern_lora_desc *desc, size_t piece_max);
+/* Whether an op's segments are what kern_linear says, and their updates of its shapes; rows: of each matrix. */
+bool kern_lora_fits(const kern_linear *op, const uint32_t *rows, uint32_t cols);
+
 /* The best CPU level of this machine (CPUID and XGETBV); LEVEL_AUTO when not even AVX2 is there. */
 kern_level kern_cpu_best_level(void);
 

@@ -20,6 +20,13 @@
  * growth, the newest running sequence is preempted and goes to the head of the waiting ones (it recomputes;
  * by law 1 its tokens do not change).
  *
+ * A request with an adapter runs while it holds the adapter (sched_adapters). One whose adapter must be
+ * brought first is parked: it stands aside, and who waits behind it goes on. When the adapter has come it
+ * stands where it stood. Nobody who came later is admitted past one that has been parked for
+ * SCHED_PATIENCE_US, so that running sequences end and their adapters make room for its own; a preempted one
+ * is never passed. When pages are short for growth, adapters that nobody holds give their frames before a
+ * sequence is preempted; for an admission those that nobody asks for, and others when nothing runs.
+ *
  * Pages behind a window are given back as soon as what moved the window is computed. Of a window group a
  * long prompt holds, from its admission on, what its window and one step can touch, not the whole prompt.
  *
@@ -37,6 +44,8 @@
 #include "kvcache/kvcache.h"
 
 typedef struct scheduler scheduler;
+
+enum { SCHED_PATIENCE_US = 2000000 };
 
 typedef struct sched_options {
     uint32_t seqs_max;    /* most running sequences (--max-seqs) */
@@ -77,7 +86,8 @@ typedef struct sched_work {
 typedef struct sched_dropped {
     sched_seq seq;
     void *owner;
-    esp_code why; /* ESP_DEADLINE, ESP_CANCELLED, or ESP_UNAVAILABLE: its adapter */
+    esp_code why; /* ESP_DEADLINE, ESP_CANCELLED, or ESP_UNAVAILABLE: its adapter;
+                  * ESP_EXHAUSTED: it and its adapter together are more than all pages */
 } sched_dropped;
 
 typedef struct sched_plan {
@@ -86,6 +96,8 @@ typedef struct sched_plan {
     uint32_t dropped_count;
     const sched_dropped *dropped; /* valid as long; ended before this step, pages already released */
     uint32_t preempted;           /* sequences pushed back by this plan */
+    uint32_t parked; /* those who wait for an adapter; with work_count 0 nothing is to be done before
+                      * one comes */
 } sched_plan;
 
 /* Adapters as the scheduler sees them: things that a sequence holds while it runs, that may have to be
@@ -149,6 +161,8 @@ void sched_finish(scheduler *s, int64_t now_us, sched_seq seq);
 void sched_set_adapters(scheduler *s, const sched_adapters *adapters);
 /* The adapter has come, or never will: who waits for it stands in line again, where it stood. */
 void sched_retry(scheduler *s, const void *adapter);
+/* Frames that sched_lease has now. */
+uint32_t sched_leasable(const scheduler *s);
 /* Frames of the arena for an adapter. All or nothing; refused when it would leave less than a free page
  * for each group of each running sequence, so that it preempts nobody. */
 ESP_CHECKED bool sched_lease(scheduler *s, uint32_t count, uint32_t *frames);

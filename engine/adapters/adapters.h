@@ -32,6 +32,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/adapters/store.h"
 #include "engine/base/status.h"
 #include "engine/model/checkpoint.h"
 #include "kernels/kernels.h"
@@ -40,35 +41,33 @@
 typedef struct adapters adapters; /* of one engine */
 typedef struct adapter adapter;   /* one loaded version of one name; opaque, counted references */
 struct model_adapter;             /* engine/model/model.h: what forward reads of it */
-struct adapter_store;             /* engine/adapters/store.h */
 
 enum {
-    ADAPTER_NAME_MAX = 128,   /* bytes of a name: letters, digits, '.', '_', '-', not first '.' or '-' */
-    ADAPTER_DIGEST_CHARS = 72, /* "sha256:", 64 hex digits, NUL */
-    ADAPTERS_MAX = 65536,     /* versions that live at once */
+    ADAPTERS_MAX = 16384, /* versions that are known at once */
 };
 
 typedef enum adapter_tier { ADAPTER_DISK, ADAPTER_HOST, ADAPTER_DEVICE } adapter_tier;
 
 typedef enum adapter_state {
-    ADAPTER_LISTED,   /* a name of the store, or of a load, not read yet */
-    ADAPTER_READY,    /* read and found good; the tier says where it is */
-    ADAPTER_LEAVING,  /* unloaded, or replaced: serves those who began with it */
-    ADAPTER_BROKEN,   /* its files cannot be read any more, or are another adapter's */
+    ADAPTER_LISTED,  /* a name of the store, or of a load, not read yet */
+    ADAPTER_READY,   /* read and found good; the tier says where it is */
+    ADAPTER_LEAVING, /* unloaded, or replaced: serves those who began with it */
+    ADAPTER_BROKEN,  /* its files cannot be read any more, or are another adapter's */
 } adapter_state;
 
 typedef struct adapters_options {
     const kern_ops *ops;
     kern_device *dev;
+    kern_options device;    /* that dev was opened with */
     const checkpoint *base; /* the base's tensors; outlives the adapters */
     /* The arena, and who leases its frames. scheduler NULL: none; packed memory is used as it is. */
     scheduler *sched;
     void *arena;
     size_t frame_bytes;
     uint32_t frame_count;
-    uint64_t host_memory;     /* --adapter-memory: most bytes of packed adapters in memory */
+    uint64_t host_memory;      /* --adapter-memory: most bytes of packed adapters in memory */
     uint64_t bytes_per_second; /* of moves, both kinds together; 0: a default */
-    struct adapter_store *store; /* names that find does not know are looked up here; NULL: nowhere */
+    adapter_store *store;      /* names that find does not know are looked up here; NULL: nowhere */
     /* Called from any thread when the engine has something to do (adapters_step). */
     void (*wake)(void *arg);
     /* Engine thread, within adapters_step: an adapter has arrived or failed, so that who waits for it
@@ -77,7 +76,11 @@ typedef struct adapters_options {
     /* ... and: every request that uses this one ends now, with this error. */
     void (*end_users)(void *arg, adapter *ad, const esp_error *why);
     void *arg;
-    const struct adapter_reader *reader; /* NULL: PEFT folders and GGUF (reader.h); tests have their own */
+    /* For tests: another reader (adapter_reader.h) than that of PEFT folders and GGUF files, for a base of
+     * so many layers; and no loader thread. */
+    const struct adapter_reader *reader;
+    uint32_t layers;
+    bool by_hand;
 } adapters_options;
 
 ESP_CHECKED esp_code adapters_open(adapters **out, const adapters_options *options, esp_error *err);
@@ -87,20 +90,21 @@ void adapters_close(adapters *a);
 /* ---- names ---- */
 
 typedef struct adapter_info {
-    char name[ADAPTER_NAME_MAX + 1];
-    uint32_t version; /* the store's, or counted up from 1 with each content loaded under the name */
+    char name[STORE_NAME_MAX + 1];
+    uint32_t
+        version; /* the store's, or counted up from 1 with each content loaded under the name */
     char digest[ADAPTER_DIGEST_CHARS];
     adapter_state state;
     adapter_tier tier;
     bool current; /* what the bare name means */
     bool pinned;
-    uint32_t rank;        /* largest; 0 while listed */
-    uint64_t bytes;       /* packed; 0 while listed */
+    uint32_t rank;  /* largest; 0 while listed */
+    uint64_t bytes; /* packed; 0 while listed */
     uint64_t file_bytes, parameters;
-    uint32_t users;       /* requests that hold it */
+    uint32_t users;                      /* requests that hold it */
     uint64_t requests, loads, evictions; /* since it is known; loads: onto the device */
-    int64_t last_use_us;  /* monotonic; 0: never */
-    esp_error error;      /* of a broken one */
+    int64_t last_use_us;                 /* monotonic; 0: never */
+    esp_error error;                     /* of a broken one */
 } adapter_info;
 
 /* Reads the PEFT folder or GGUF file at path, checks it against the base, packs it, and gives it the
@@ -119,9 +123,11 @@ typedef enum adapter_unload {
     ADAPTER_END,  /* its users end now, with ESP_ABORTED */
 } adapter_unload;
 
-/* The name (all versions) or "name@version" is not found any more from here on, also when it is in the
- * store, until it is loaded again. Returns at once. ESP_NOT_FOUND. */
-ESP_CHECKED esp_code adapters_unload(adapters *a, const char *ref, adapter_unload how, esp_error *err);
+/* A name with all its versions is not found any more from here on, also when it is in the store, until
+ * it is loaded again; of "name@version" that one goes, and one of the store is read again when it is asked
+ * for. Returns at once. ESP_NOT_FOUND. */
+ESP_CHECKED esp_code adapters_unload(adapters *a, const char *ref, adapter_unload how,
+                                     esp_error *err);
 
 /* A reference on what "name", "name@version" or "name@sha256:<hex>" means now, loaded or in the store.
  * ESP_NOT_FOUND names a few that are known; ESP_INVALID: no possible name. */
@@ -132,7 +138,7 @@ void adapter_release(adapters *a, adapter *ad);
 /* Constant while a reference is held. */
 const char *adapter_name(const adapter *ad);
 uint32_t adapter_version(const adapter *ad);
-const char *adapter_digest(const adapter *ad); /* "sha256:..."; of its content */
+const char *adapter_content(const adapter *ad); /* "sha256:...", the digest of its content */
 
 /* Pinned: stays on the device once there, and is moved there now. ESP_EXHAUSTED when pinned ones would hold
  * more than a quarter of the frames. */
@@ -148,7 +154,7 @@ void adapter_read_info(adapters *a, const adapter *ad, adapter_info *out);
 typedef struct adapters_stats {
     uint32_t listed, host, device, pinned; /* adapters */
     uint64_t host_bytes;
-    uint32_t frames;                       /* leased */
+    uint32_t frames; /* leased */
     uint64_t loads, evictions, failures;
 } adapters_stats;
 void adapters_read_stats(adapters *a, adapters_stats *out);

@@ -10,7 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/adapters/adapters.h"
 #include "engine/base/status.h"
+#include "engine/config.h"
 #include "engine/flags.h"
 #include "engine/model/model.h"
 #include "engine/text/template.h"
@@ -70,6 +72,13 @@ void conversation_free(conversation *c);
 /* Text of a model on stdout, as it is; on a terminal its control characters but newline and tab are
  * shown (^[ for escape), because there they would be commands. Whole UTF-8 characters. */
 void print_model_text(const char *text, size_t bytes);
+
+/* A reference on the index-th --adapter of an engine opened with this config; NULL where none was given. */
+struct engine;
+ESP_CHECKED esp_code chosen_adapter(const struct engine *e, const model_config *config,
+                                    uint32_t index, adapter **out, esp_error *err);
+/* For commands that run one request: ESP_OUT_OF_RANGE when --adapter was given twice. */
+ESP_CHECKED esp_code check_one_adapter(const model_config *config, esp_error *err);
 
 /* Model file and tokenizer, for commands that compute nothing. */
 typedef struct opened_file {

@@ -253,6 +253,7 @@ void generations_close(generations *all) {
 static served_model served(const generations *all) {
     engine *e = all->options.engine;
     served_model out = {.name = engine_name(e),
+                        .adapters = engine_adapters(e),
                         .tok = engine_tokenizer(e),
                         .context_max = engine_context_max(e),
                         .vocab = tok_count(engine_tokenizer(e)),

@@ -37,6 +37,7 @@ void inference_generate(void *arg, rpc_call *call, const ProtobufCMessage *messa
 void inference_embed(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_tokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_detokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
+/* list_models.c */
 void inference_list_models(void *arg, rpc_call *call, const ProtobufCMessage *message);
 
 #endif

@@ -6,6 +6,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
+#include "kernels/cpu/amx/lora_amx.h"
 #include "kernels/cpu/amx/pairs_amx.h"
 #include "kernels/cpu/amx/source_amx.h"
 
@@ -226,7 +227,7 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
     pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
     leg next = next_leg(&walk);
     read_rest(&next, 0, task.scratch->scales[turn]);
-    if (!amx_in_place(job)) {
+    if (!amx_in_place(job) && !job->paired) {
         amx_pair_tokens(job, 0, tokens, worker, workers);
         pool_barrier(job->dev->pool, worker);
     }
@@ -236,6 +237,8 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
         next = next_leg(&walk);
         if (l.begins) begin_sums();
         multiply_leg(&task, &l, &next, turn);
+        if (l.ends && job->lora)
+            amx_lora_expand(job, &l.s, l.first, l.count, 0, task.wide, task.wide, 1);
         if (l.ends) store_sums(&task, &l);
         if (l.finishes) finish(job, &l.s, 0, tokens, task.scratch->rows[0], ROWS_STRIDE);
         turn = !turn;
