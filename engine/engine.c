@@ -106,12 +106,26 @@ static uint64_t pages_wanted(const engine *e, uint32_t tokens) {
     return pages;
 }
 
-/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need). */
+static uint64_t adapter_memory(const model_config *c) {
+    uint64_t tenth = mem_available() / 10;
+    if (c->adapter_memory) return c->adapter_memory;
+    return tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT;
+}
+
+/* What adapters named at start may take of the arena beside the sequences: twice what their memory
+ * holds, for they have half of the frames at most (adapters.h). */
+static uint64_t arena_for_adapters(const model_config *c) {
+    return c->adapters.count || c->adapter_store ? 2 * adapter_memory(c) : 0;
+}
+
+/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need, and
+ * adapters). */
 static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
     if (c->kv_memory) return c->kv_memory;
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
-    uint64_t need = pages_wanted(e, tokens) * frame_bytes, quarter = mem_available() / 4;
+    uint64_t need = pages_wanted(e, tokens) * frame_bytes + arena_for_adapters(c);
+    uint64_t quarter = mem_available() / 4;
     return need < quarter ? need : quarter;
 }
 
@@ -120,6 +134,7 @@ static esp_code open_pages(engine *e, esp_error *err) {
     uint64_t frame = e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
     uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
     uint64_t useful = pages_wanted(e, e->config.max_context), fewest = 2ull * groups->count;
+    useful += arena_for_adapters(&e->config) / frame;
     if (pages > useful) pages = useful;
     if (pages < fewest)
         return esp_fail_field(err, ESP_INVALID, "--kv-memory",
@@ -167,12 +182,6 @@ static void on_wake(void *arg) { signal_wake(&((engine *)arg)->inbox_signal); }
 static void on_arrived(void *arg, adapter *ad) { sched_retry(((engine *)arg)->sched, ad); }
 static void on_end_users(void *arg, adapter *ad, const esp_error *why) {
     engine_end_users(arg, ad, why);
-}
-
-static uint64_t adapter_memory(const model_config *c) {
-    uint64_t tenth = mem_available() / 10;
-    if (c->adapter_memory) return c->adapter_memory;
-    return tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT;
 }
 
 static esp_code check_names_differ(const flag_list *all, uint32_t count, const char *name,
@@ -554,6 +563,7 @@ const char *engine_profile(const engine *e) { return e->profile; }
 const char *engine_path(const engine *e) { return e->absolute_path; }
 const char *engine_digest(const engine *e) { return e->digest; }
 adapters *engine_adapters(const engine *e) { return e->adapters; }
+adapter_store *engine_adapter_store(const engine *e) { return e->store; }
 uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
 bool engine_embeds(const engine *e) { return model_get_spec(e->model)->pooling != POOLING_NONE; }
 size_t engine_weight_bytes(const engine *e) { return model_weight_bytes(e->model); }
