@@ -20,7 +20,7 @@ enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 enum { IDLE_WAIT_US = 1000000 };
 #define ADAPTER_MEMORY_DEFAULT ((uint64_t)4 << 30)
-#define ADAPTER_ROOM_BYTES ((uint64_t)512 << 20) /* of the arena, where --kv-memory has it */
+#define ADAPTER_ROOM_BYTES ((uint64_t)512 << 20) /* of the arena, without --adapter-memory */
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
@@ -107,15 +107,28 @@ static uint64_t pages_wanted(const engine *e, uint32_t tokens) {
     return pages;
 }
 
+static uint64_t adapter_memory(const model_config *c) {
+    uint64_t tenth = mem_available() / 10;
+    if (c->adapter_memory) return c->adapter_memory;
+    return tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT;
+}
+
 static bool takes_adapters(const model_config *c) {
     return c->adapters.count > 0 || c->adapter_store || c->serves;
 }
 
-/* Pages of so many tokens a sequence, and frames for adapters, which may hold half of all. Frames that
- * nobody uses take no memory. */
+static uint64_t arena_for_adapters(const model_config *c) {
+    if (!takes_adapters(c)) return 0;
+    if (c->adapter_memory) return c->adapter_memory;
+    uint64_t memory = adapter_memory(c);
+    return memory < ADAPTER_ROOM_BYTES ? memory : ADAPTER_ROOM_BYTES;
+}
+
+/* Pages of so many tokens a sequence, and frames for adapters, which hold half of all at most
+ * (adapters.h). Frames that nobody uses take no memory. */
 static uint64_t frames_wanted(const engine *e, uint32_t tokens, uint64_t frame_bytes) {
     uint64_t pages = pages_wanted(e, tokens);
-    uint64_t room = takes_adapters(&e->config) ? ADAPTER_ROOM_BYTES / frame_bytes : 0;
+    uint64_t room = arena_for_adapters(&e->config) / frame_bytes;
     return pages > room ? pages + room : 2 * room;
 }
 
@@ -183,12 +196,6 @@ static void on_wake(void *arg) { signal_wake(&((engine *)arg)->inbox_signal); }
 static void on_arrived(void *arg, adapter *ad) { sched_retry(((engine *)arg)->sched, ad); }
 static void on_end_users(void *arg, adapter *ad, const esp_error *why) {
     engine_end_users(arg, ad, why);
-}
-
-static uint64_t adapter_memory(const model_config *c) {
-    uint64_t tenth = mem_available() / 10;
-    if (c->adapter_memory) return c->adapter_memory;
-    return tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT;
 }
 
 static esp_code check_names_differ(const flag_list *all, uint32_t count, const char *name,
