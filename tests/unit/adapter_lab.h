@@ -38,6 +38,7 @@ typedef struct lab {
     adapters *a;
     uint8_t *arena;
     uint32_t pages;
+    int64_t now_us;
     _Atomic uint32_t wakes;
     uint32_t arrived, ended;
     void (*on_end)(struct lab *, adapter *, const esp_error *);
