@@ -9,7 +9,7 @@ static void settle(lab *l) {
     for (int i = 0; i < 50; i++) {
         while (loader_turn(l->a))
             continue;
-        adapters_step(l->a);
+        adapters_step(l->a, 1);
     }
 }
 
@@ -172,7 +172,7 @@ static void versions_are_found_by_number_and_digest(void **state) {
     lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
     load(l, "triage", 1, 7, 2);
     char digest[ADAPTER_DIGEST_CHARS], ref[128];
-    lab_digest(7, digest);
+    lab_digest(7, 2, digest);
     snprintf(ref, sizeof ref, "triage@%s", digest);
     adapter *one = find_it(l, "triage@1"), *two = find_it(l, ref);
     assert_ptr_equal(one, two);
