@@ -191,6 +191,21 @@ static const flag serve_flags[] = {
      SERVE_FIELD(token_file),
      .placeholder = "FILE",
      .help = "clients must show one of these bearer tokens, one a line"},
+    {.name = "control",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(control),
+     .placeholder = "HOST:PORT",
+     .help = "gRPC listener of the Control service, which loads, lists and unloads adapters; default: "
+             "none"},
+    {.name = "control-token-file",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(control_token_file),
+     .placeholder = "FILE",
+     .help = "who manages adapters must show one of these bearer tokens, one a line"},
+    {.name = "http-adapters",
+     .kind = FLAG_SWITCH,
+     SERVE_FIELD(http_adapters),
+     .help = "the HTTP listener takes POST /v1/load_lora_adapter and /v1/unload_lora_adapter"},
     {.name = "record",
      .kind = FLAG_TEXT,
      SERVE_FIELD(record),
@@ -247,6 +262,16 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
         return esp_fail_field(err, ESP_OUT_OF_RANGE, c->tls_cert ? "--tls-key" : "--tls-cert",
                               "--tls-cert and --tls-key go together; %s is missing",
                               c->tls_cert ? "--tls-key" : "--tls-cert");
+    if ((c->control || c->http_adapters) && c->token_file && !c->control_token_file)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--control-token-file",
+                              "--control-token-file is missing: with --token-file, who manages "
+                              "adapters must show a token too");
+    if (c->control_token_file && !c->control && !c->http_adapters)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--control-token-file",
+                              "--control-token-file needs --control or --http-adapters");
+    if (c->http_adapters && c->http && !strcmp(c->http, "off"))
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
+                              "--http-adapters needs the HTTP listener: give --http HOST:PORT");
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");

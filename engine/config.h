@@ -62,6 +62,9 @@ typedef struct serve_config {
     const char *tls_cert, *tls_key, *client_ca; /* PEM files */
     const char *token_file;                     /* one bearer token a line */
     const char *record;                         /* --record: finished requests; or NULL */
+    const char *control;            /* --control: listener of the Control service; NULL: none */
+    const char *control_token_file; /* its tokens; also those of --http-adapters */
+    bool http_adapters;             /* --http serves the two routes that load and unload adapters */
     bool insecure;                              /* allow a non-loopback address without TLS */
     uint32_t grace_seconds;     /* --grace, default 30: how long streams may finish on SIGTERM */
     uint32_t slow_reader_bytes; /* --slow-reader-bytes, default 256 KiB unsent before a cut */

@@ -581,6 +581,7 @@ const char *engine_profile(const engine *e) { return e->profile; }
 const char *engine_path(const engine *e) { return e->absolute_path; }
 const char *engine_digest(const engine *e) { return e->digest; }
 adapters *engine_adapters(const engine *e) { return e->adapters; }
+adapter_store *engine_adapter_store(const engine *e) { return e->store; }
 uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
 bool engine_embeds(const engine *e) { return model_get_spec(e->model)->pooling != POOLING_NONE; }
 size_t engine_weight_bytes(const engine *e) { return model_weight_bytes(e->model); }

@@ -15,6 +15,7 @@
 #include "engine/base/queue.h"
 #include "engine/base/status.h"
 #include "engine/config.h"
+#include "engine/histogram.h"
 #include "engine/model/model.h"
 #include "engine/model/model_cost.h"
 #include "engine/request.h"
@@ -42,6 +43,7 @@ const char *engine_path(const engine *e);    /* absolute, where that could be fo
 const char *engine_digest(const engine *e);
 /* Where requests find their adapters; NULL when the config names none and does not serve. */
 adapters *engine_adapters(const engine *e);
+adapter_store *engine_adapter_store(const engine *e); /* theirs; NULL: none */
 uint32_t engine_context_max(const engine *e);
 /* Whether it takes requests for vectors (of engine_spec's `hidden` floats) instead of such for tokens. */
 bool engine_embeds(const engine *e);
@@ -77,15 +79,6 @@ void engine_cancel_all(engine *e);
 typedef esp_code (*logits_sink)(void *arg, uint32_t position, const float *row, esp_error *err);
 ESP_CHECKED esp_code engine_logits(engine *e, adapter *ad, const int32_t *ids, uint32_t count,
                                    logits_sink sink, void *arg, esp_error *err);
-
-enum { HISTOGRAM_BUCKETS = 20 };
-/* Bounds in seconds of the latency histograms: bucket i counts values <= histogram_bounds[i]; the last bucket
- * is +Inf. */
-extern const double histogram_bounds[HISTOGRAM_BUCKETS - 1];
-typedef struct histogram {
-    uint64_t count[HISTOGRAM_BUCKETS];
-    double sum;
-} histogram;
 
 /* A snapshot, each number read on its own. */
 typedef struct engine_stats {

@@ -8,16 +8,12 @@
 #include "engine/base/clock.h"
 #include "engine/engine_parts.h"
 
-const double histogram_bounds[HISTOGRAM_BUCKETS - 1] = {
-    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05,
-    0.075, 0.1,   0.2,   0.5,   1.0,    2.0,  5.0,   10.0, 60.0};
-
-static void observe(atomic_histogram *h, int64_t us) {
-    uint32_t bucket = 0;
-    while (bucket < HISTOGRAM_BUCKETS - 1 && (double)us * 1e-6 > histogram_bounds[bucket])
-        bucket++;
+/* Returns the bucket. */
+static uint32_t observe(atomic_histogram *h, int64_t us) {
+    uint32_t bucket = histogram_bucket(us);
     atomic_fetch_add_explicit(&h->count[bucket], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&h->sum_us, (uint64_t)(us > 0 ? us : 0), memory_order_relaxed);
+    return bucket;
 }
 
 static void count_up(_Atomic uint64_t *counter, uint64_t by) {
@@ -227,7 +223,7 @@ static void keep_token(engine *e, request *r, const sample_result *result, int64
         r->first_token_us = now_us;
         observe(&e->counters.ttft, now_us - r->submitted_us);
     } else {
-        observe(&e->counters.itl, now_us - r->last_token_us);
+        r->itl_count[observe(&e->counters.itl, now_us - r->last_token_us)]++;
     }
     r->last_token_us = now_us;
     atomic_store_explicit(&r->published, r->output_count, memory_order_release);

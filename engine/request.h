@@ -27,6 +27,7 @@
 
 #include "engine/adapters/adapters.h"
 #include "engine/base/status.h"
+#include "engine/histogram.h"
 #include "engine/sample.h"
 #include "engine/stream.h"
 #include "scheduler/scheduler.h"
@@ -93,6 +94,7 @@ typedef struct request {
     float *logprobs;          /* [output_max] or NULL */
     sample_logprob *top;      /* [output_max][policy.top_logprobs] or NULL */
     float *embedding;         /* [embedding_width] once done, unless it failed; or NULL */
+    uint32_t itl_count[HISTOGRAM_BUCKETS]; /* times between its tokens; final once done */
     uint64_t *row_digests;    /* [output_max] or NULL: XXH3 of the logits each token came from */
     _Atomic uint32_t published;
     _Atomic bool done; /* set last */

@@ -5,6 +5,7 @@ find_program(PROTOC_C protoc-c REQUIRED)
 
 # What clients may see by reflection, and what only our own code reads.
 set(public_protos
+  espalier/v1/control.proto
   espalier/v1/inference.proto
   grpc/health/v1/health.proto
   grpc/reflection/v1/reflection.proto

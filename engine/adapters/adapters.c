@@ -390,6 +390,14 @@ esp_code adapters_load(adapters *a, const char *name, const char *path, adapter_
     return code;
 }
 
+esp_code adapters_check(adapters *a, const char *path, esp_error *err) {
+    adapter_image *image = NULL;
+    adapter_facts facts = {0};
+    esp_code code = loader_read(a, path, true, &image, &facts, err);
+    if (code == ESP_OK) image_close(image);
+    return code;
+}
+
 /* Reads an adapter that is only listed; the caller has a reference. */
 static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     pthread_mutex_lock(&a->lock);
@@ -513,7 +521,14 @@ esp_code adapters_pin(adapters *a, const char *ref, bool pinned, esp_error *err)
 esp_code adapters_set_alias(adapters *a, const char *name, uint32_t version, esp_error *err) {
     esp_code code = store_check_name(name, strlen(name), err);
     if (code != ESP_OK) return code;
-    if (is_in_store(a, name)) return store_set_alias(a->options.store, name, version, err);
+    if (is_in_store(a, name)) {
+        code = store_set_alias(a->options.store, name, version, err);
+        /* Lists show it at once; requests look it up anew anyway. */
+        adapter *now = NULL;
+        if (code == ESP_OK && find_stored(a, name, true, false, &now, NULL) == ESP_OK)
+            adapter_release(a, now);
+        return code;
+    }
     pthread_mutex_lock(&a->lock);
     adapter_entry *entry = names_find(a, name);
     adapter *ad = entry ? names_version(entry, version) : NULL;

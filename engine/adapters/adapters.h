@@ -118,6 +118,9 @@ ESP_CHECKED esp_code adapters_load(adapters *a, const char *name, const char *pa
 ESP_CHECKED esp_code adapters_load_stored(adapters *a, const char *ref, adapter_info *info,
                                           esp_error *err);
 
+/* Whether adapters_load would take the files at path, as it says; nothing gets a name. */
+ESP_CHECKED esp_code adapters_check(adapters *a, const char *path, esp_error *err);
+
 typedef enum adapter_unload {
     ADAPTER_WAIT, /* no new users; it goes when the last one has ended */
     ADAPTER_END,  /* its users end now, with ESP_ABORTED */

@@ -119,6 +119,7 @@ void embedding_take_news(request *r) {
     embedding_call *c = r->user;
     if (!c || !atomic_load_explicit(&r->done, memory_order_acquire)) return;
     r->user = NULL; /* its end was seen; only this thread follows it */
+    generations_count(c->all, r);
     pthread_mutex_lock(&c->lock);
     if (++c->done == c->count && !c->finished) finish(c);
     pthread_mutex_unlock(&c->lock);
