@@ -31,6 +31,7 @@ typedef struct lab_file {
 
 typedef struct lab {
     lab_file files[LAB_FILES];
+    bool endless; /* instead, whatever the index, something lies there that never changes */
     _Atomic uint64_t reads;
     kern_ops ops;
     adapter_reader reader;
@@ -38,6 +39,7 @@ typedef struct lab {
     adapters *a;
     uint8_t *arena;
     uint32_t pages;
+    int64_t now_us;
     _Atomic uint32_t wakes;
     uint32_t arrived, ended;
     void (*on_end)(struct lab *, adapter *, const esp_error *);
@@ -69,8 +71,9 @@ static void lab_digest(uint8_t mark, uint32_t pieces, char out[ADAPTER_DIGEST_CH
 static esp_code lab_read(const adapter_reader *reader, const char *path, adapter_image *image,
                          adapter_facts *facts, esp_error *err) {
     lab *l = reader->arg;
-    const char *number = strrchr(path, '/');
-    const lab_file *file = &l->files[atoi(number + 1)];
+    uint32_t index = (uint32_t)atoi(strrchr(path, '/') + 1);
+    const lab_file made = {.mark = (uint8_t)(1 + index % 251), .pieces = 1 + index % 8};
+    const lab_file *file = l->endless ? &made : &l->files[index];
     l->reads++;
     if (file->fails) return esp_fail(err, file->fails, "the file is no good");
     *facts = (adapter_facts){.rank = 8, .parameters = 1, .file_bytes = file->pieces};

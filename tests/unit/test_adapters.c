@@ -9,7 +9,7 @@ static void settle(lab *l) {
     for (int i = 0; i < 50; i++) {
         while (loader_turn(l->a))
             continue;
-        adapters_step(l->a, 1);
+        adapters_step(l->a, l->now_us += 100000);
     }
 }
 
@@ -35,7 +35,7 @@ static adapter_info info_of(lab *l, const adapter *ad) {
 
 static sched_turn hold_it(lab *l, adapter *ad) {
     sched_adapters how = adapters_for_scheduler(l->a);
-    return how.hold(how.arg, ad, 1);
+    return how.hold(how.arg, ad, l->now_us);
 }
 
 static void drop_it(lab *l, adapter *ad) {
