@@ -201,12 +201,14 @@ static esp_code load_adapters(engine *e, esp_error *err) {
     return code;
 }
 
-/* A server finds what `espalier adapter import` has put into the default store, if there is one. */
+/* A server finds what `espalier adapter import` has put into the default store, if there is one; one that
+ * was named is made, for uploads. */
 static esp_code open_store(engine *e, esp_error *err) {
     const char *given = e->config.adapter_store;
     esp_error why = {0};
     if (!given && !e->config.serves) return ESP_OK;
-    esp_code code = store_open(&e->store, &(store_options){.root = given}, &why);
+    store_options options = {.root = given, .create = given && e->config.serves};
+    esp_code code = store_open(&e->store, &options, &why);
     if (code == ESP_OK || (!given && code == ESP_NOT_FOUND)) return ESP_OK;
     if (err) *err = why;
     return code;
