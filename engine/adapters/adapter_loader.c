@@ -171,6 +171,13 @@ static esp_code check_same(const adapter *ad, const adapter_facts *facts, esp_er
                     "its files are not what they were when it was loaded; load it again");
 }
 
+/* Behind what else is to be done, which may give memory back. */
+static void read_again(adapters *a, adapter *ad) {
+    const struct timespec pause = {.tv_nsec = AGAIN_US * 1000};
+    if (a->started) nanosleep(&pause, NULL);
+    post_loader(a, ad, FOR_LOADER_READ);
+}
+
 static void do_read(adapters *a, adapter *ad) {
     adapter_image *image = NULL;
     adapter_facts facts;
@@ -185,7 +192,7 @@ static void do_read(adapters *a, adapter *ad) {
         wait_for_pace(a);
         esp_code code = loader_read(a, ad->path, false, &image, &facts, &error);
         if (code == ESP_EXHAUSTED && others_hold_memory(a)) {
-            post_engine(a, ad, FOR_ENGINE_AGAIN);
+            read_again(a, ad);
             return;
         }
         bool same = code == ESP_OK && check_same(ad, &facts, &error) == ESP_OK;

@@ -9,12 +9,6 @@ static void line_push(adapter_line *line, adapter *ad) {
     line->tail = ad;
 }
 
-static void line_push_head(adapter_line *line, adapter *ad) {
-    ad->next_in_line = line->head;
-    line->head = ad;
-    if (!line->tail) line->tail = ad;
-}
-
 static adapter *line_pop(adapter_line *line) {
     adapter *ad = line->head;
     line->head = ad->next_in_line;
@@ -114,7 +108,6 @@ static bool make_room(adapters *a, uint32_t count) {
 static void want(adapters *a, adapter *ad) {
     if (ad->turn != TURN_OUT) return;
     ad->turn = TURN_WANTED;
-    ad->again_us = 0;
     line_push(&a->wanted, ad);
 }
 
@@ -135,8 +128,8 @@ static void give_up(adapters *a, adapter *ad) {
     settle_gone(a, ad);
 }
 
-static void ask_for_reads(adapters *a, int64_t now_us) {
-    while (a->wanted.head && a->moving < MOVES_MAX && a->wanted.head->again_us <= now_us) {
+static void ask_for_reads(adapters *a) {
+    while (a->wanted.head && a->moving < MOVES_MAX) {
         adapter *ad = line_pop(&a->wanted);
         if (!is_asked_for(ad)) {
             give_up(a, ad);
@@ -186,22 +179,14 @@ static void image_is_ready(adapters *a, adapter *ad) {
     arrived(a, ad);
 }
 
-static void read_again_later(adapters *a, adapter *ad, int64_t now_us) {
-    a->moving--;
-    ad->turn = TURN_WANTED;
-    ad->again_us = now_us + AGAIN_US;
-    line_push_head(&a->wanted, ad);
-}
-
 static void end_users(adapters *a, adapter *ad) {
     esp_error why = {0};
     adapter_error(ad, &why);
     if (a->options.end_users) a->options.end_users(a->options.arg, ad, &why);
 }
 
-static void take_post(adapters *a, adapter *ad, uint32_t bits, int64_t now_us) {
+static void take_post(adapters *a, adapter *ad, uint32_t bits) {
     if (bits & FOR_ENGINE_HOME) image_is_ready(a, ad);
-    if (bits & FOR_ENGINE_AGAIN) read_again_later(a, ad, now_us);
     if (bits & (FOR_ENGINE_FAILED | FOR_ENGINE_COPIED)) a->moving--;
     if (bits & FOR_ENGINE_FAILED) ad->turn = TURN_OUT;
     if (bits & FOR_ENGINE_COPIED) come_in(a, ad);
@@ -212,12 +197,11 @@ static void take_post(adapters *a, adapter *ad, uint32_t bits, int64_t now_us) {
     settle_gone(a, ad); /* the last: it may be freed at once */
 }
 
-void adapters_step(adapters *a, int64_t now_us) {
+void adapters_step(adapters *a) {
     for (adapter *ad; (ad = queue_pop(a->for_engine));)
-        take_post(a, ad, atomic_exchange_explicit(&ad->for_engine, 0, memory_order_acq_rel),
-                  now_us);
+        take_post(a, ad, atomic_exchange_explicit(&ad->for_engine, 0, memory_order_acq_rel));
     if (a->leasing.head) lease_frames(a);
-    if (a->wanted.head) ask_for_reads(a, now_us);
+    if (a->wanted.head) ask_for_reads(a);
 }
 
 /* ---- what the scheduler asks ---- */
@@ -236,7 +220,7 @@ static sched_turn hold(void *arg, void *what, int64_t now_us) {
     if (ad->turn == TURN_OUT && atomic_load_explicit(&ad->broken, memory_order_acquire))
         return SCHED_NEVER;
     want(a, ad);
-    ask_for_reads(a, now_us);
+    ask_for_reads(a);
     return SCHED_LATER;
 }
 

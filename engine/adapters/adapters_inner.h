@@ -51,7 +51,6 @@ enum {
 };
 enum {
     FOR_ENGINE_HOME = 1,
-    FOR_ENGINE_AGAIN = 2,
     FOR_ENGINE_FAILED = 4,
     FOR_ENGINE_COPIED = 8,
     FOR_ENGINE_REAP = 16,
@@ -107,7 +106,6 @@ struct adapter {
     bool gone;  /* to be reaped */
     uint32_t holds;
     uint32_t *frames;  /* [frame_count] leased ones; memory is taken by the loader, once */
-    int64_t again_us;  /* WANTED: not read before */
     uint32_t in_index; /* in adapters.in */
     adapter *next_in_line;
     residency_use device_use;

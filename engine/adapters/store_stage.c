@@ -35,7 +35,7 @@ static esp_code make_folder(store_stage *stage, esp_error *err) {
     int above = store->folders[FOLDER_STAGE], lock;
     esp_code code = store_lock(store, &lock, err);
     if (code != ESP_OK) return code;
-    store_make_id(stage->id);
+    store_make_id(stage->id, stage->name);
     if (store_step(store, "mkdir") && mkdirat(above, stage->id, 0700) == 0)
         stage->folder = store_open_at(store, above, stage->id, O_RDONLY | O_DIRECTORY);
     /* Before anyone else may look at it. */

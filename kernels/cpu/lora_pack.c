@@ -12,17 +12,11 @@ static uint16_t rounded(float value) {
     return infinite ? (uint16_t)((bits & 0x8000) | LARGEST_BF16) : bits;
 }
 
-/* A matrix's unit of `ranks` ranks and `others` columns or rows, rank by rank or the other way round. */
-typedef struct unit_shape {
-    bool ranks_first;
-    uint32_t ranks, others;
-} unit_shape;
-
-static void put(const unit_shape *shape, uint16_t *unit, uint32_t rank, uint32_t other,
-                float value) {
-    size_t at = shape->ranks_first ? (size_t)rank * shape->others + other
-                                   : (size_t)other * shape->ranks + rank;
-    unit[at] = rounded(value);
+/* Columns of a part's A, `count` of one block of a row, into rank r of a panel's unit of `ranks`. */
+static void put_columns(bool pairs, const float *from, uint32_t count, uint32_t r, uint32_t ranks,
+                        uint16_t *unit) {
+    for (uint32_t c = 0; c < count; c++)
+        unit[pairs ? (c / 2 * ranks + r) * 2 + c % 2 : c * ranks + r] = rounded(from[c]);
 }
 
 /* The part that has a rank of all parts; the rank within it. */
@@ -35,27 +29,35 @@ static const kern_lora_part *part_of(const kern_lora_desc *desc, uint32_t *rank)
 
 static void pack_panel(const kern_device *dev, const kern_lora_desc *desc, uint32_t first,
                        uint32_t ranks, const lora_run *run, void *const *pieces) {
-    unit_shape shape = {dev->level->by_rows, ranks, TILE_COLS};
     lora_clear(run, pieces);
-    for (uint32_t r = 0; r < ranks; r++) {
-        uint32_t rank = first + r, together;
-        const kern_lora_part *part = part_of(desc, &rank);
-        const float *row = part->a + (size_t)rank * desc->cols;
-        for (uint32_t c = 0; c < desc->cols; c++)
-            put(&shape, lora_unit(run, pieces, c / TILE_COLS, &together), r, c % TILE_COLS, row[c]);
+    for (uint32_t b = 0, together; b < run->units; b++) {
+        uint16_t *unit = lora_unit(run, pieces, b, &together);
+        uint32_t column = b * TILE_COLS, count = cpu_lora_least(desc->cols - column, TILE_COLS);
+        for (uint32_t r = 0; r < ranks; r++) {
+            uint32_t rank = first + r;
+            const kern_lora_part *part = part_of(desc, &rank);
+            put_columns(dev->level->by_rows, part->a + (size_t)rank * desc->cols + column, count, r,
+                        ranks, unit);
+        }
     }
+}
+
+/* Rows of a part's B, `count` of one tile, `stride` apart, into a group's unit of `ranks`. */
+static void put_rows(bool by_rows, const float *from, size_t stride, uint32_t count, uint32_t ranks,
+                     uint16_t *unit) {
+    for (uint32_t row = 0; row < count; row++, from += stride)
+        for (uint32_t r = 0; r < ranks; r++)
+            unit[by_rows ? row * ranks + r : r * TILE_ROWS + row] = rounded(from[r]);
 }
 
 static void pack_group(const kern_device *dev, const kern_lora_part *part, uint32_t g,
                        const lora_run *run, void *const *pieces) {
-    unit_shape shape = {!dev->level->by_rows, cpu_lora_group(part->rank, g), TILE_ROWS};
     lora_clear(run, pieces);
-    for (uint32_t row = 0; row < part->rows; row++) {
-        uint32_t together;
-        uint16_t *unit = lora_unit(run, pieces, row / TILE_ROWS, &together);
-        const float *from = part->b + (size_t)row * part->rank + g * LORA_GROUP;
-        for (uint32_t r = 0; r < shape.ranks; r++)
-            put(&shape, unit, r, row % TILE_ROWS, from[r]);
+    for (uint32_t tile = 0, together; tile < run->units; tile++) {
+        uint32_t row = tile * TILE_ROWS;
+        put_rows(dev->level->by_rows, part->b + (size_t)row * part->rank + g * LORA_GROUP,
+                 part->rank, cpu_lora_least(part->rows - row, TILE_ROWS),
+                 cpu_lora_group(part->rank, g), lora_unit(run, pieces, tile, &together));
     }
 }
 

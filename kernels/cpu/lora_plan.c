@@ -6,10 +6,9 @@
 
 #include "engine/base/mem.h"
 
-/* What may be read behind the last unit: the rows that complete a panel; a row of a tile. */
-static uint32_t a_pad(const kern_device *dev, uint32_t ranks) {
-    uint32_t value = (uint32_t)sizeof(uint16_t);
-    return dev->level->by_rows ? (LORA_PANEL - ranks) * TILE_COLS * value : LORA_PANEL * value;
+/* What may be read behind the last unit: a vector, a row of a tile. */
+static uint32_t a_pad(const kern_device *dev) {
+    return dev->level->by_rows ? CACHE_LINE_BYTES : LORA_PANEL * (uint32_t)sizeof(uint16_t);
 }
 static uint32_t b_pad(const kern_device *dev) { return dev->level->by_rows ? CACHE_LINE_BYTES : 0; }
 
@@ -39,8 +38,8 @@ void cpu_lora_lay_out(const kern_device *dev, const kern_lora *lora, size_t *byt
     out->panels = (out->ranks + LORA_PANEL - 1) / LORA_PANEL;
     for (uint32_t p = 0; p < out->panels; p++) {
         uint32_t ranks = cpu_lora_panel(out, p);
-        out->a[p] = lora_place(&walk, blocks, ranks * TILE_COLS * (uint32_t)sizeof(uint16_t),
-                               a_pad(dev, ranks));
+        out->a[p] =
+            lora_place(&walk, blocks, ranks * TILE_COLS * (uint32_t)sizeof(uint16_t), a_pad(dev));
     }
     for (uint32_t i = 0; i < lora->part_count; i++)
         lay_out_part(dev, lora, i, &walk, &out->part[i]);

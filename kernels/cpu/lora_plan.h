@@ -13,7 +13,7 @@
  *             rows. bf16, padded with zeros to whole blocks and tiles, no further:
  *                          a unit of A, R ranks     a unit of B, R ranks
  *               by columns [32 columns][R]          [R][16 rows]
- *               by rows    [R][32 columns]          [16 rows][R]     levels that are by_rows
+ *               by rows    [16 pairs of columns][R][2] [16 rows][R]  levels that are by_rows
  *             Kernels load whole vectors and tiles: what they read beyond a row or a unit belongs to its
  *             neighbour or to padding, and is multiplied by zero or dropped. Bias and magnitude: f32, a unit for
  *             each tile of rows. */

@@ -60,7 +60,7 @@ static void each_import_is_a_version_and_the_alias_follows_unless_kept(void **st
     assert_int_equal(lab_resolve(store, "a").version, 1);
     esp_error err = {0};
     assert_int_equal(store_set_alias(store, "a", 9, &err), ESP_NOT_FOUND);
-    assert_non_null(strstr(err.message, "it has versions 1, 2, 3"));
+    assert_non_null(strstr(err.message, "its versions: 1, 2, 3"));
     assert_int_equal(store_set_alias(store, "a", 0, &err), ESP_NOT_FOUND);
     assert_int_equal(store_set_alias(store, "b", 1, &err), ESP_NOT_FOUND);
     store_close(store);

@@ -227,7 +227,7 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
     pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
     leg next = next_leg(&walk);
     read_rest(&next, 0, task.scratch->scales[turn]);
-    if (!amx_in_place(job) && !job->paired) {
+    if (!amx_in_place(job)) {
         amx_pair_tokens(job, 0, tokens, worker, workers);
         pool_barrier(job->dev->pool, worker);
     }

@@ -3,15 +3,16 @@
  *
  * In     x [T,K] bf16; the updates of dev->lora, by rows (lora_plan.h)
  * Out    h bf16, in state tiles
- * Temp   x in pairs in dev->inputs (pairs_amx.h), in its own order, for all workers
- * Work   tasks of a panel of ranks and a B tile of tokens, FOUR at a time, split statically
- * Shape  A is 16 ranks x 32 columns; of a panel of fewer the rows behind them are what follows, and dropped
+ * Work   tasks of a panel of ranks and a tile of 16 tokens, FOUR at a time, split statically
+ * Shape  the tile unit's A is x as it lies in memory, 16 tokens x 32 columns; its B the update's A, 16 pairs of columns x
+ *        16 ranks; so C is 16 tokens x 16 ranks. Of a panel of fewer ranks C's other columns are of what lies behind,
+ *        and dropped
  * Error  a sum is over blocks of 32 columns in order, as tdpbf16ps adds up a block, times scale, rounded to bf16
  * Cost   a product waits 52 cycles for the one before of its C tile, so that four of them go together */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/lora_amx.h"
 
-#include "kernels/cpu/amx/pairs_amx.h"
+#include "kernels/cpu/amx/epilogue_amx.h"
 #include "kernels/cpu/level/lora_rows.h"
 
 enum { FOUR = 4 };
@@ -66,82 +67,76 @@ static task_walk walk_from(const cpu_lora_plan *plan, uint32_t task) {
 
 /* A task's way through its blocks. */
 typedef struct shrink_stream {
-    const uint16_t *a, *b;
-    uint32_t block, left; /* the next; as many lie side by side */
-    uint32_t a_step;      /* elements of a block of A */
+    const uint16_t *x, *a;
+    uint32_t block, left; /* the next; as many of A lie side by side */
+    uint32_t a_row;       /* bytes of a row of A's tile: of as many ranks as there are */
 } shrink_stream;
 
-/* What the groups of a worker share. */
-typedef struct shrink_work {
+/* Four tasks and their streams. */
+typedef struct shrink_group {
     const linear_job *job;
-    uint32_t width; /* tokens of a B tile */
-    float (*sums)[C_TILE];
-} shrink_work;
+    shrink_task task[FOUR];
+    shrink_stream s[FOUR];
+    size_t x_row, x_step; /* bytes between tokens; elements between blocks */
+} shrink_group;
 
-static void read_on(const shrink_task *task, shrink_stream *stream) {
-    stream->a = lora_unit(&task->use->layout.a[task->panel], task->use->lora->pieces, stream->block,
-                          &stream->left);
+static void read_on(const shrink_task *task, shrink_stream *s) {
+    s->a =
+        lora_unit(&task->use->layout.a[task->panel], task->use->lora->pieces, s->block, &s->left);
 }
 
-static shrink_stream stream_of(const shrink_work *work, const shrink_task *task) {
-    const linear_job *job = work->job;
-    shrink_stream stream = {.a_step = cpu_lora_panel(&task->use->layout, task->panel) * TILE_COLS,
-                            .b = amx_in_place(job) ? job->op->in
-                                                   : amx_pairs_at(job, 0, task->tile, 0)};
-    read_on(task, &stream);
-    return stream;
-}
-
-/* Panel and inputs of stream n through tiles x, y into C tile n. */
-#define PANEL_OF(n, x, y)                                                                          \
+/* Inputs of stream n through a tile; its A through another, times the inputs' tile, to C tile n. */
+#define INPUTS_OF(n, to)                                                                           \
     do {                                                                                           \
-        AMX_LOAD(x, s[n].a, ROW_BYTES);                                                            \
-        AMX_MULTIPLY(n, x, y);                                                                     \
-        s[n].a += s[n].a_step;                                                                     \
+        AMX_LOAD(to, s[n].x, g->x_row);                                                            \
+        s[n].x += g->x_step;                                                                       \
     } while (0)
-#define INPUTS_OF(n, y)                                                                            \
+#define PANEL_OF(n, inputs, to)                                                                    \
     do {                                                                                           \
-        AMX_LOAD(y, s[n].b, ROW_BYTES);                                                            \
-        s[n].b += TILE;                                                                            \
+        AMX_LOAD(to, s[n].a, s[n].a_row);                                                          \
+        AMX_MULTIPLY(n, inputs, to);                                                               \
+        s[n].a += s[n].a_row * (TILE / ROW_BYTES);                                                 \
     } while (0)
 
-/* Some blocks of four tasks of one B tile. */
-static void run_one_tile(const shrink_work *work, uint32_t blocks, shrink_stream *s) {
+/* Some blocks of four tasks of one tile of tokens. */
+static void run_one_tile(shrink_group *g, uint32_t blocks) {
+    shrink_stream *s = g->s;
     for (uint32_t i = 0; i < blocks; i++) {
-        AMX_LOAD(4, s[0].b, work->width * sizeof(uint32_t));
-        s[0].b += work->width * TILE_COLS;
-        PANEL_OF(0, 5, 4);
-        PANEL_OF(1, 6, 4);
-        PANEL_OF(2, 7, 4);
-        PANEL_OF(3, 5, 4);
+        INPUTS_OF(0, 4);
+        PANEL_OF(0, 4, 5);
+        PANEL_OF(1, 4, 6);
+        PANEL_OF(2, 4, 7);
+        PANEL_OF(3, 4, 5);
     }
 }
 
-/* Of four B tiles, which are whole then. */
-static void run_tiles(uint32_t blocks, shrink_stream *s) {
+/* Of four tiles, which are whole then. */
+static void run_tiles(shrink_group *g, uint32_t blocks) {
+    shrink_stream *s = g->s;
     for (uint32_t i = 0; i < blocks; i++) {
         INPUTS_OF(0, 4);
-        PANEL_OF(0, 6, 4);
+        PANEL_OF(0, 4, 6);
         INPUTS_OF(1, 5);
-        PANEL_OF(1, 7, 5);
+        PANEL_OF(1, 5, 7);
         INPUTS_OF(2, 4);
-        PANEL_OF(2, 6, 4);
+        PANEL_OF(2, 4, 6);
         INPUTS_OF(3, 5);
-        PANEL_OF(3, 7, 5);
+        PANEL_OF(3, 5, 7);
     }
 }
 
 /* The same where all have one panel. */
-static void run_one_panel(uint32_t blocks, shrink_stream *s) {
+static void run_one_panel(shrink_group *g, uint32_t blocks) {
+    shrink_stream *s = g->s;
     for (uint32_t i = 0; i < blocks; i++) {
         INPUTS_OF(0, 4);
-        PANEL_OF(0, 6, 4);
+        PANEL_OF(0, 4, 6);
         INPUTS_OF(1, 5);
-        AMX_MULTIPLY(1, 6, 5);
+        AMX_MULTIPLY(1, 5, 6);
         INPUTS_OF(2, 4);
-        AMX_MULTIPLY(2, 6, 4);
+        AMX_MULTIPLY(2, 4, 6);
         INPUTS_OF(3, 5);
-        AMX_MULTIPLY(3, 6, 5);
+        AMX_MULTIPLY(3, 5, 6);
     }
 }
 #undef PANEL_OF
@@ -158,39 +153,67 @@ static bool one_panel(const shrink_task *tasks) {
     return same;
 }
 
-static void run_blocks(const shrink_work *work, const shrink_task *tasks, uint32_t blocks,
-                       shrink_stream *s) {
-    if (one_tile(tasks))
-        run_one_tile(work, blocks, s);
-    else if (one_panel(tasks))
-        run_one_panel(blocks, s);
+static void run_blocks(shrink_group *g, uint32_t blocks) {
+    if (one_tile(g->task))
+        run_one_tile(g, blocks);
+    else if (one_panel(g->task))
+        run_one_panel(g, blocks);
     else
-        run_tiles(blocks, s);
+        run_tiles(g, blocks);
 }
 
-static void multiply_tasks(const shrink_work *work, const shrink_task *tasks) {
-    shrink_stream s[FOUR];
-    for (uint32_t i = 0; i < FOUR; i++)
-        s[i] = stream_of(work, &tasks[i]);
+/* Tokens of a tile of the op. */
+static uint32_t tokens_in(const linear_job *job, uint32_t tile) {
+    return cpu_lora_least(job->op->token_count - tile * TILE_TOKENS, TILE_TOKENS);
+}
+
+static const uint16_t *inputs_of(const linear_job *job, uint32_t tile) {
+    return (const uint16_t *)job->op->in + (size_t)tile * TILE_TOKENS * job->cols;
+}
+
+/* The last block where it is no whole one: its columns and zeros, for they are no other token's business. */
+static void run_rest(shrink_group *g) {
+    const linear_job *job = g->job;
+    uint16_t rest[FOUR][TILE_TOKENS][TILE_COLS];
+    uint32_t first = job->blocks * TILE_COLS - TILE_COLS, count = job->cols - first;
+    for (uint32_t i = 0; i < FOUR; i++) {
+        const uint16_t *x = inputs_of(job, g->task[i].tile) + first;
+        for (uint32_t t = 0; t < tokens_in(job, g->task[i].tile); t++) {
+            memset(rest[i][t], 0, sizeof rest[i][t]);
+            memcpy(rest[i][t], x + (size_t)t * job->cols, count * sizeof *x);
+        }
+        g->s[i].x = rest[i][0];
+    }
+    g->x_row = ROW_BYTES;
+    run_blocks(g, 1);
+}
+
+static void multiply_group(shrink_group *g, float (*sums)[C_TILE]) {
+    const linear_job *job = g->job;
+    uint32_t whole = job->cols / TILE_COLS;
     AMX_ZERO(0);
     AMX_ZERO(1);
     AMX_ZERO(2);
     AMX_ZERO(3);
-    for (uint32_t block = 0, count; block < work->job->blocks; block += count) {
-        count = work->job->blocks - block;
-        for (uint32_t i = 0; i < FOUR; i++)
-            count = cpu_lora_least(count, s[i].left);
-        run_blocks(work, tasks, count, s);
+    for (uint32_t block = 0, count; block < job->blocks; block += count) {
+        count = block < whole ? whole - block : 1;
         for (uint32_t i = 0; i < FOUR; i++) {
-            s[i].block += count;
-            s[i].left -= count;
-            if (s[i].left == 0 && s[i].block < work->job->blocks) read_on(&tasks[i], &s[i]);
+            if (g->s[i].left == 0) read_on(&g->task[i], &g->s[i]);
+            count = cpu_lora_least(count, g->s[i].left);
+        }
+        if (block < whole)
+            run_blocks(g, count);
+        else
+            run_rest(g);
+        for (uint32_t i = 0; i < FOUR; i++) {
+            g->s[i].block += count;
+            g->s[i].left -= count;
         }
     }
-    AMX_STORE(0, work->sums[0], ROW_BYTES);
-    AMX_STORE(1, work->sums[1], ROW_BYTES);
-    AMX_STORE(2, work->sums[2], ROW_BYTES);
-    AMX_STORE(3, work->sums[3], ROW_BYTES);
+    AMX_STORE(0, sums[0], ROW_BYTES);
+    AMX_STORE(1, sums[1], ROW_BYTES);
+    AMX_STORE(2, sums[2], ROW_BYTES);
+    AMX_STORE(3, sums[3], ROW_BYTES);
 }
 
 /* --- h -------------------------------------------------------------------------------------- */
@@ -208,14 +231,16 @@ static void put_states(const cpu_lora_plan *plan, const shrink_task *task, const
     const cpu_lora_layout *layout = &task->use->layout;
     uint32_t first = task->panel * LORA_PANEL, ranks = cpu_lora_panel(layout, task->panel), i = 0;
     uint32_t tokens = _pdep_u32(tokens_of(task), 0x55555555);
-    for (uint32_t r = first; r < first + ranks; r++, c += TILE_TOKENS) {
+    __m512i rows[TILE_TOKENS];
+    amx_turned(c, rows);
+    for (uint32_t r = first; r < first + ranks; r++) {
         while (r >= layout->part[i].first + task->use->lora->part[i].rank)
             i++;
         uint32_t rank = r - layout->part[i].first, odd = rank % 2;
         uint16_t *out = cpu_lora_state(plan, task->use, task->tile,
                                        layout->part[i].state_first + rank / LORA_STATE_RANKS) +
                         rank % LORA_STATE_RANKS / 2 * TILE_COLS;
-        vf h = v_mul(v_load(c), v_set1(task->use->lora->part[i].scale));
+        vf h = v_mul(_mm512_castsi512_ps(rows[r - first]), v_set1(task->use->lora->part[i].scale));
         __m512i pairs = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(h));
         pairs = _mm512_sll_epi32(pairs, _mm_cvtsi32_si128((int)(16 * odd)));
         _mm512_mask_storeu_epi16(out, tokens << odd, pairs);
@@ -229,44 +254,68 @@ static void clear_states(const cpu_lora_plan *plan, uint32_t worker, uint32_t wo
            (size_t)(end - begin) * CACHE_LINE_BYTES);
 }
 
-static void run_tasks(const shrink_work *work, uint32_t begin, uint32_t end) {
-    const cpu_lora_plan *plan = work->job->lora;
-    task_walk walk = walk_from(plan, begin);
-    for (uint32_t at = begin; at < end; at += FOUR) {
-        shrink_task tasks[FOUR];
-        uint32_t count = 0;
-        while (count < FOUR && at + count < end && next_task(&walk, &tasks[count]))
-            count++;
-        for (uint32_t i = count; i < FOUR; i++)
-            tasks[i] = tasks[count - 1];
-        multiply_tasks(work, tasks);
-        for (uint32_t i = 0; i < count; i++)
-            put_states(plan, &tasks[i], work->sums[i]);
+/* Up to `most` tasks, none of fewer tokens beside one of more; those that are missing repeat the last. */
+static uint32_t take_group(task_walk *walk, uint32_t most, shrink_group *g) {
+    uint32_t count = 0;
+    task_walk ahead = *walk;
+    while (count < FOUR && count < most && next_task(&ahead, &g->task[count])) {
+        uint32_t tokens = tokens_in(g->job, g->task[count].tile);
+        if (tokens != tokens_in(g->job, g->task[0].tile)) break;
+        *walk = ahead;
+        count++;
     }
+    for (uint32_t i = count; i < FOUR; i++)
+        g->task[i] = g->task[count - 1];
+    g->x_row = g->job->cols * sizeof(uint16_t);
+    g->x_step = TILE_COLS;
+    for (uint32_t i = 0; i < FOUR; i++)
+        g->s[i] =
+            (shrink_stream){.x = inputs_of(g->job, g->task[i].tile),
+                            .a_row = cpu_lora_panel(&g->task[i].use->layout, g->task[i].panel) *
+                                     (uint32_t)sizeof(uint32_t)};
+    return count;
+}
+
+/* C 0..3 and 4 of as many rows as a tile has tokens; the others whole. */
+static void configure(uint32_t tokens) {
+    amx_config config = {.palette = 1};
+    for (uint32_t tile = 0; tile < 8; tile++) {
+        config.row_bytes[tile] = ROW_BYTES;
+        config.rows[tile] = (uint8_t)(tile < 5 ? tokens : TILE_TOKENS);
+    }
+    amx_configure(&config);
+}
+
+static void run_tasks(const linear_job *job, float (*sums)[C_TILE], uint32_t begin, uint32_t end) {
+    task_walk walk = walk_from(job->lora, begin);
+    shrink_group group = {.job = job};
+    uint32_t configured = 0;
+    for (uint32_t count; begin < end; begin += count) {
+        count = take_group(&walk, end - begin, &group);
+        uint32_t tokens = tokens_in(job, group.task[0].tile);
+        if (tokens != configured) configure(tokens);
+        configured = tokens;
+        multiply_group(&group, sums);
+        for (uint32_t i = 0; i < count; i++)
+            put_states(job->lora, &group.task[i], sums[i]);
+    }
+    if (configured) amx_release();
 }
 
 static void shrink(void *arg, uint32_t worker, uint32_t workers) {
     const linear_job *job = arg;
     const cpu_lora_plan *plan = job->lora;
-    uint32_t tokens = job->op->token_count, all = 0, begin, end;
-    shrink_work work = {.job = job,
-                        .width = amx_tile_tokens(tokens),
-                        .sums = amx_scratch_of(job->dev, worker)->sums[0][0]};
+    uint32_t all = 0, begin, end;
     clear_states(plan, worker, workers);
-    if (!amx_in_place(job)) amx_pair_tokens(job, 0, tokens, worker, workers);
     pool_barrier(job->dev->pool, worker);
     for (uint32_t u = 0; u < plan->count; u++)
         all += task_count(&plan->uses[u]);
     pool_share(all, FOUR, worker, workers, &begin, &end);
-    amx_configure_tokens(work.width);
-    run_tasks(&work, begin, end);
-    amx_release();
+    run_tasks(job, amx_scratch_of(job->dev, worker)->sums[0][0], begin, end);
 }
 
 void amx_lora_shrink(kern_device *dev, const kern_linear *op) {
     linear_job job = job_of(dev, op);
-    job.planes = 1;
-    job.order[0] = NULL; /* an update takes its inputs as they are */
     pool_run(dev->pool, shrink, &job);
 }
 

@@ -271,10 +271,8 @@ void amx_many_tokens(void *arg, uint32_t worker, uint32_t workers) {
         uint32_t left = total - task.base;
         task.tokens = left < room ? left : room;
         task.tiles = (task.tokens + TILE_TOKENS - 1) / TILE_TOKENS;
-        if (!job->paired) {
-            amx_pair_tokens(job, task.base, task.tokens, worker, workers);
-            pool_barrier(job->dev->pool, worker);
-        }
+        amx_pair_tokens(job, task.base, task.tokens, worker, workers);
+        pool_barrier(job->dev->pool, worker);
         multiply_chunk(&task, begin, end);
         pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
     }

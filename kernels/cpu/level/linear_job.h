@@ -22,7 +22,6 @@ typedef struct linear_job {
     uint32_t plane[LINEAR_MATRICES_MAX]; /* of each matrix */
     const cpu_lora_plan *lora;           /* the low-rank updates; NULL: none */
     bool lora_summed;                    /* B h is in the sums already; see cpu_level.lora_update */
-    bool paired;                         /* AMX: the inputs are already (amx/pairs_amx.h) */
 } linear_job;
 
 /* The tiles that one worker computes side by side; for gated epilogues all gates, then all ups. */
