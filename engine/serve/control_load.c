@@ -48,8 +48,8 @@ static void answer_load(control *c, rpc_call *call, const char *reference, const
         return;
     }
     log_event(LOG_INFO, "adapter_loaded",
-              "adapter=\"%s\" version=%u digest=%s rank=%u bytes=%" PRIu64, info.name,
-              info.version, info.digest, info.rank, info.bytes);
+              "adapter=\"%s\" version=%u digest=%s rank=%u bytes=%" PRIu64, info.name, info.version,
+              info.digest, info.rank, info.bytes);
     control_describe(&one, &info);
     answer.adapter = &one;
     rpc_finish(call, &answer.base, NULL);
