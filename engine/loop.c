@@ -367,7 +367,7 @@ bool engine_step(engine *e) {
 
     take_submissions(e, now_us);
     take_cancels(e);
-    if (e->adapters) adapters_step(e->adapters);
+    if (e->adapters) adapters_step(e->adapters, now_us);
 
     sched_plan plan;
     sched_step(e->sched, now_us, &plan);
