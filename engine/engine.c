@@ -20,6 +20,7 @@ enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 enum { IDLE_WAIT_US = 1000000 };
 #define ADAPTER_MEMORY_DEFAULT ((uint64_t)4 << 30)
+#define ADAPTER_ROOM_BYTES ((uint64_t)512 << 20) /* of the arena, without --adapter-memory */
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
@@ -112,10 +113,23 @@ static uint64_t adapter_memory(const model_config *c) {
     return tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT;
 }
 
-/* What adapters named at start may take of the arena beside the sequences: twice what their memory
- * holds, for they have half of the frames at most (adapters.h). */
+static bool takes_adapters(const model_config *c) {
+    return c->adapters.count > 0 || c->adapter_store || c->serves;
+}
+
 static uint64_t arena_for_adapters(const model_config *c) {
-    return c->adapters.count || c->adapter_store ? 2 * adapter_memory(c) : 0;
+    if (!takes_adapters(c)) return 0;
+    if (c->adapter_memory) return c->adapter_memory;
+    uint64_t memory = adapter_memory(c);
+    return memory < ADAPTER_ROOM_BYTES ? memory : ADAPTER_ROOM_BYTES;
+}
+
+/* Pages of so many tokens a sequence, and frames for adapters, which hold half of all at most
+ * (adapters.h). Frames that nobody uses take no memory. */
+static uint64_t frames_wanted(const engine *e, uint32_t tokens, uint64_t frame_bytes) {
+    uint64_t pages = pages_wanted(e, tokens);
+    uint64_t room = arena_for_adapters(&e->config) / frame_bytes;
+    return pages > room ? pages + room : 2 * room;
 }
 
 /* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need, and
@@ -124,7 +138,7 @@ static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
     if (c->kv_memory) return c->kv_memory;
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
-    uint64_t need = pages_wanted(e, tokens) * frame_bytes + arena_for_adapters(c);
+    uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
     uint64_t quarter = mem_available() / 4;
     return need < quarter ? need : quarter;
 }
@@ -133,8 +147,8 @@ static esp_code open_pages(engine *e, esp_error *err) {
     const page_groups *groups = model_page_groups(e->model);
     uint64_t frame = e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
     uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
-    uint64_t useful = pages_wanted(e, e->config.max_context), fewest = 2ull * groups->count;
-    useful += arena_for_adapters(&e->config) / frame;
+    uint64_t useful = frames_wanted(e, e->config.max_context, frame);
+    uint64_t fewest = 2ull * groups->count;
     if (pages > useful) pages = useful;
     if (pages < fewest)
         return esp_fail_field(err, ESP_INVALID, "--kv-memory",
@@ -210,13 +224,18 @@ static esp_code load_adapters(engine *e, esp_error *err) {
     return code;
 }
 
-/* A server finds what `espalier adapter import` has put into the default store, if there is one. */
+/* A server finds what `espalier adapter import` has put into the default store, if there is one; one that
+ * was named is made, for uploads. */
 static esp_code open_store(engine *e, esp_error *err) {
-    const char *given = e->config.adapter_store;
+    const model_config *c = &e->config;
+    char folder[PATH_MAX];
+    const char *root = c->adapter_store;
     esp_error why = {0};
-    if (!given && !e->config.serves) return ESP_OK;
-    esp_code code = store_open(&e->store, &(store_options){.root = given}, &why);
-    if (code == ESP_OK || (!given && code == ESP_NOT_FOUND)) return ESP_OK;
+    if (!root && c->serves) root = config_adapter_store(folder, sizeof folder);
+    if (!root) return ESP_OK;
+    bool create = c->adapter_store && c->serves; /* for uploads */
+    esp_code code = store_open(&e->store, &(store_options){.root = root, .create = create}, &why);
+    if (code == ESP_OK || (!c->adapter_store && code == ESP_NOT_FOUND)) return ESP_OK;
     if (err) *err = why;
     return code;
 }
@@ -224,7 +243,7 @@ static esp_code open_store(engine *e, esp_error *err) {
 /* Takes the file over when there may be adapters: they are held against its tensors as they come. */
 static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
     const model_config *c = &e->config;
-    if (!c->adapters.count && !c->adapter_store && !c->serves) return ESP_OK;
+    if (!takes_adapters(c)) return ESP_OK;
     e->file = *file;
     *file = NULL;
     esp_code code = open_store(e, err);

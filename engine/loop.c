@@ -321,7 +321,8 @@ static bool publish(engine *e, const sched_plan *plan) {
     engine_counters *c = &e->counters;
     atomic_store_explicit(&c->waiting, stats.waiting, memory_order_relaxed);
     atomic_store_explicit(&c->running, stats.running, memory_order_relaxed);
-    atomic_store_explicit(&c->pages_used, stats.pages_total - stats.pages_free,
+    uint32_t leased = kv_leased_count(sched_kv(e->sched)); /* adapters' */
+    atomic_store_explicit(&c->pages_used, stats.pages_total - stats.pages_free - leased,
                           memory_order_relaxed);
     atomic_store_explicit(&c->preemptions, stats.preemptions_total, memory_order_relaxed);
     if (plan->work_count) {
@@ -366,7 +367,7 @@ bool engine_step(engine *e) {
 
     take_submissions(e, now_us);
     take_cancels(e);
-    if (e->adapters) adapters_step(e->adapters);
+    if (e->adapters) adapters_step(e->adapters, now_us);
 
     sched_plan plan;
     sched_step(e->sched, now_us, &plan);

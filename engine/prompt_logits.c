@@ -92,7 +92,7 @@ static esp_code hold(prompt *p, esp_error *err) {
     sched_adapters how = adapters_for_scheduler(e->adapters);
     for (;;) {
         uint32_t seen = signal_seen(&e->inbox_signal);
-        adapters_step(e->adapters);
+        adapters_step(e->adapters, clock_now_us());
         sched_turn turn = how.hold(how.arg, p->ad, clock_now_us());
         if (turn == SCHED_HELD) break;
         if (turn == SCHED_NEVER) {

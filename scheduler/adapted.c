@@ -51,14 +51,15 @@ bool seq_never_fits(const scheduler *s, const sequence *q) {
 
 /* ---- frames ---- */
 
-uint32_t sched_leasable(const scheduler *s) {
+uint32_t sched_leasable(const scheduler *s, uint32_t returned) {
     uint64_t kept = (uint64_t)s->running.count * s->options.kv.group_count;
-    uint32_t pages = kv_free_count(s->kv);
-    return kept < pages ? pages - (uint32_t)kept : 0;
+    if (kept < s->line_pages) kept = s->line_pages;
+    uint64_t pages = (uint64_t)kv_free_count(s->kv) + returned;
+    return kept < pages ? (uint32_t)(pages - kept) : 0;
 }
 
 bool sched_lease(scheduler *s, uint32_t count, uint32_t *frames) {
-    return count <= sched_leasable(s) && kv_lease(s->kv, count, frames);
+    return count <= sched_leasable(s, 0) && kv_lease(s->kv, count, frames);
 }
 
 void sched_return(scheduler *s, uint32_t count, const uint32_t *frames) {

@@ -161,10 +161,11 @@ void sched_finish(scheduler *s, int64_t now_us, sched_seq seq);
 void sched_set_adapters(scheduler *s, const sched_adapters *adapters);
 /* The adapter has come, or never will: who waits for it stands in line again, where it stood. */
 void sched_retry(scheduler *s, const void *adapter);
-/* Frames that sched_lease has now. */
-uint32_t sched_leasable(const scheduler *s);
+/* Frames that sched_lease would have if so many more were returned. */
+uint32_t sched_leasable(const scheduler *s, uint32_t returned);
 /* Frames of the arena for an adapter. All or nothing; refused when it would leave less than a free page
- * for each group of each running sequence, so that it preempts nobody. */
+ * for each group of each running sequence, so that it preempts nobody, or less than the first in line
+ * waits for. */
 ESP_CHECKED bool sched_lease(scheduler *s, uint32_t count, uint32_t *frames);
 void sched_return(scheduler *s, uint32_t count, const uint32_t *frames);
 

@@ -55,6 +55,8 @@ struct scheduler {
     sched_options options;
     kv_cache *kv;
     sched_adapters adapters; /* all-zero: none */
+    uint64_t line_pages;     /* that the first in line could not have in the last step; 0: it had none
+                              * to ask for */
     uint32_t slot_count; /* seqs_max + waiting_max */
     sequence *sequences; /* [slot_count] */
     slot_list free, running, preempted, parked;

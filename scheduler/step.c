@@ -116,6 +116,7 @@ static bool admit_one(scheduler *s, sched_plan *plan, uint32_t slot, int64_t now
         return true;
     }
     if (!seq_admit(s, slot)) {
+        s->line_pages = kv_pages_for(s->kv, seq_prefill_tokens(q));
         seq_let_go(s, q);
         return false;
     }
@@ -135,6 +136,7 @@ static void admit(scheduler *s, sched_plan *plan, int64_t now_us) {
 void sched_step(scheduler *s, int64_t now_us, sched_plan *plan) {
     *plan = (sched_plan){.work = s->work, .dropped = s->dropped};
     s->work_count = s->token_count = 0;
+    s->line_pages = 0;
     drop_ended(s, now_us, plan);
     uint32_t budget = share(s, true, s->options.step_tokens);
     share(s, false, budget);

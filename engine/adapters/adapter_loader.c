@@ -5,6 +5,8 @@
  * or not, for what is on the device needs it no more and the rest is read again. */
 // SPDX-License-Identifier: Apache-2.0
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -80,7 +82,7 @@ static bool take_patiently(void *arg, uint64_t bytes) {
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += PATIENCE_SECONDS;
     pthread_mutex_lock(&a->lock);
-    bool taken = make_room(a, bytes), late = bytes > a->options.host_memory;
+    bool taken = make_room(a, bytes), late = bytes > a->options.host_memory || !a->started;
     while (!taken && !late && !a->in_place) {
         late = pthread_cond_timedwait(&a->changed, &a->lock, &until) == ETIMEDOUT;
         taken = make_room(a, bytes);
@@ -115,6 +117,8 @@ void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapte
         return;
     }
     ESP_ASSERT(!ad->image); /* what is not home is on the device, and nobody reads it */
+    ESP_ASSERT(!ad->read ||
+               ad->frame_count == image_frame_count(image)); /* one content, one image */
     ad->image = image;
     ad->facts = *facts;
     ad->read = true;
@@ -156,7 +160,7 @@ static void fail_read(adapters *a, adapter *ad, const esp_error *why) {
 /* Room may come when those have ended that hold it now. */
 static bool others_hold_memory(adapters *a) {
     pthread_mutex_lock(&a->lock);
-    bool others = a->building > 0;
+    bool others = a->building > 0 || a->unnamed;
     for (uint32_t i = 0; i < NAME_BUCKETS && !others; i++)
         for (const adapter_entry *e = a->names[i]; e && !others; e = e->next)
             for (const adapter *ad = e->versions; ad; ad = ad->next_version)
@@ -182,7 +186,9 @@ static void do_read(adapters *a, adapter *ad) {
     adapter_image *image = NULL;
     adapter_facts facts;
     esp_error error = {0};
+    char path[PATH_MAX];
     pthread_mutex_lock(&a->lock);
+    snprintf(path, sizeof path, "%s", ad->path);
     bool home = ad->image && image_is_home(ad->image);
     ad->busy = home;
     if (home)
@@ -190,7 +196,7 @@ static void do_read(adapters *a, adapter *ad) {
     pthread_mutex_unlock(&a->lock);
     if (!home) {
         wait_for_pace(a);
-        esp_code code = loader_read(a, ad->path, false, &image, &facts, &error);
+        esp_code code = loader_read(a, path, false, &image, &facts, &error);
         if (code == ESP_EXHAUSTED && others_hold_memory(a)) {
             read_again(a, ad);
             return;
@@ -257,7 +263,7 @@ void adapter_free(adapters *a, adapter *ad) {
         link = &(*link)->next_version;
     *link = ad->next_version;
     image_close(ad->image);
-    if (atomic_load(&ad->pinned)) atomic_fetch_sub(&a->pinned_frames, ad->frame_count);
+    adapter_unpin(a, ad);
     pthread_mutex_unlock(&a->lock);
     if (ad->stored) store_let_go(a->options.store, ad->digest);
     free(ad->path);

@@ -41,7 +41,7 @@ static void note_use(adapters *a, adapter *ad) {
 
 static void come_in(adapters *a, adapter *ad) {
     ad->turn = TURN_IN;
-    ad->fresh = true;
+    ad->kept_until_us = a->now_us + KEPT_US;
     ad->in_index = a->in_count;
     a->in[a->in_count++] = ad;
     note_use(a, ad);
@@ -72,33 +72,46 @@ static void evict(adapters *a, adapter *ad) {
     post_loader(a, ad, FOR_LOADER_OUT);
 }
 
-/* May it go for another one to come? Those who waited for it have it first. */
-static bool is_idle(const adapter *ad) {
-    return ad->holds == 0 && !is_pinned(ad) && !(ad->fresh && adapter_users(ad) > 0);
+/* May it go for another one to come? Those who waited for it have it first, but not for ever: a sequence
+ * that goes before them may wait for just these frames. */
+static bool is_idle(const adapters *a, const adapter *ad) {
+    if (ad->holds > 0 || is_pinned(ad)) return false;
+    return adapter_users(ad) == 0 || a->now_us > ad->kept_until_us;
 }
 
 static adapter *least_idle(const adapters *a) {
     adapter *least = NULL;
     for (uint32_t i = 0; i < a->in_count; i++)
-        if (is_idle(a->in[i]) && (!least || a->in[i]->device_use.value < least->device_use.value))
+        if (is_idle(a, a->in[i]) &&
+            (!least || a->in[i]->device_use.value < least->device_use.value))
             least = a->in[i];
     return least;
 }
 
-static uint32_t idle_frames(const adapters *a) {
-    uint32_t frames = 0;
-    for (uint32_t i = 0; i < a->in_count; i++)
-        if (is_idle(a->in[i]))
-            frames += atomic_load_explicit(&a->in[i]->frame_count, memory_order_relaxed);
-    return frames;
+/* What a lease may count on: frames of idle adapters, which can go, and those that pinned ones have
+ * besides the others' share. */
+typedef struct lease_room {
+    uint32_t idle, pinned;
+} lease_room;
+
+static lease_room look_for_room(const adapters *a) {
+    lease_room room = {0};
+    for (uint32_t i = 0; i < a->in_count; i++) {
+        const adapter *ad = a->in[i];
+        uint32_t frames = atomic_load_explicit(&ad->frame_count, memory_order_relaxed);
+        if (is_pinned(ad)) room.pinned += frames;
+        if (is_idle(a, ad)) room.idle += frames;
+    }
+    return room;
 }
 
 /* Evicts as many idle ones as a lease of count frames needs; none when all of them are not enough. */
 static bool make_room(adapters *a, uint32_t count) {
-    uint32_t idle = idle_frames(a);
-    if (a->leased - idle + count > a->frames_max || sched_leasable(a->options.sched) + idle < count)
+    lease_room room = look_for_room(a);
+    uint32_t most = a->frames_max + room.pinned;
+    if (a->leased - room.idle + count > most || sched_leasable(a->options.sched, room.idle) < count)
         return false;
-    while (a->leased + count > a->frames_max || sched_leasable(a->options.sched) < count)
+    while (a->leased + count > most || sched_leasable(a->options.sched, 0) < count)
         evict(a, least_idle(a));
     return true;
 }
@@ -197,7 +210,8 @@ static void take_post(adapters *a, adapter *ad, uint32_t bits) {
     settle_gone(a, ad); /* the last: it may be freed at once */
 }
 
-void adapters_step(adapters *a) {
+void adapters_step(adapters *a, int64_t now_us) {
+    a->now_us = now_us;
     for (adapter *ad; (ad = queue_pop(a->for_engine));)
         take_post(a, ad, atomic_exchange_explicit(&ad->for_engine, 0, memory_order_acq_rel));
     if (a->leasing.head) lease_frames(a);
@@ -212,7 +226,7 @@ static sched_turn hold(void *arg, void *what, int64_t now_us) {
     if (atomic_load_explicit(&ad->ended, memory_order_acquire)) return SCHED_NEVER;
     if (ad->turn == TURN_IN) {
         ad->holds++;
-        ad->fresh = false;
+        ad->kept_until_us = now_us + KEPT_US;
         note_use(a, ad);
         atomic_store_explicit(&ad->last_use_us, now_us, memory_order_relaxed);
         return SCHED_HELD;

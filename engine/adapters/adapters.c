@@ -126,10 +126,15 @@ void adapter_release(adapters *a, adapter *ad) {
     if (before == (USERS_LEAVING | 1)) post_loader(a, ad, FOR_LOADER_REAP);
 }
 
+void adapter_unpin(adapters *a, adapter *ad) {
+    if (atomic_exchange(&ad->pinned, false)) atomic_fetch_sub(&a->pinned_frames, ad->frame_count);
+}
+
 void adapter_leave(adapters *a, adapter *ad) {
     adapter_entry *entry = ad->entry;
     uint32_t before = atomic_fetch_or_explicit(&ad->users, USERS_LEAVING, memory_order_acq_rel);
     if (before & USERS_LEAVING) return;
+    adapter_unpin(a, ad);
     if (entry->current == ad) {
         entry->current = NULL;
         for (adapter *v = entry->versions; v && !entry->current; v = v->next_version)
@@ -332,6 +337,12 @@ static void end_load(adapters *a, adapter_entry *entry) {
 
 static void read_info(const adapter *ad, adapter_info *out);
 
+static void set_path(adapter *ad, const char *path) {
+    if (ad->stored) return;
+    free(ad->path);
+    ad->path = mem_copy_text(path, strlen(path));
+}
+
 /* Under the lock: the name's version of this content, and a new one's image. */
 static esp_code take_content(adapters *a, adapter_entry *entry, const char *path,
                              adapter_image *image, const adapter_facts *facts, adapter **out,
@@ -351,6 +362,7 @@ static esp_code take_content(adapters *a, adapter_entry *entry, const char *path
         loader_install(a, ad, image, facts);
     } else {
         image_close(image);
+        set_path(ad, path); /* where it lay before may be gone */
     }
     entry->current = ad;
     entry->unloaded = false;
@@ -480,6 +492,8 @@ static esp_code pin(adapters *a, adapter *ad, esp_error *err) {
     uint32_t frames = atomic_load(&ad->frame_count), most = a->options.frame_count / 4;
     uint32_t pinned = atomic_load(&a->pinned_frames);
     if (atomic_load(&ad->pinned)) return ESP_OK;
+    if (adapter_is_leaving(ad)) /* since it was found */
+        return esp_fail(err, ESP_ABORTED, "adapter %s@%u is being unloaded", ad->name, ad->version);
     if (!a->in_place && pinned + frames > most)
         return esp_fail(err, ESP_EXHAUSTED,
                         "adapter %s takes %u frames of the arena and pinned ones have %u of the %u "
@@ -498,8 +512,7 @@ esp_code adapters_pin(adapters *a, const char *ref, bool pinned, esp_error *err)
     if (pinned) code = read_listed(a, ad, err);
     pthread_mutex_lock(&a->lock);
     if (code == ESP_OK && pinned) code = pin(a, ad, err);
-    if (!pinned && atomic_exchange(&ad->pinned, false))
-        atomic_fetch_sub(&a->pinned_frames, ad->frame_count);
+    if (!pinned) adapter_unpin(a, ad);
     pthread_mutex_unlock(&a->lock);
     adapter_release(a, ad);
     return code;

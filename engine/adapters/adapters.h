@@ -14,7 +14,7 @@
  * Out of a tier goes what is unused longest for its cost (residency.h), never what a running sequence
  * uses, and a pinned one only where a running sequence could not go on otherwise.
  *
- * Arena     Adapters hold at most half of the frames. For a load idle adapters go first, then free
+ * Arena     Adapters hold at most half of the frames, pinned ones a quarter besides. For a load idle adapters go first, then free
  *           frames are taken, but for one for each running sequence and page group: a load preempts nobody.
  *           When sequences run short of pages, adapters that nobody asks for go first, then those whose
  *           requests still wait, then the newest sequence.
@@ -166,7 +166,7 @@ void adapters_read_stats(adapters *a, adapters_stats *out);
 
 /* What the loader and others have done since; calls arrived and end_users. One atomic load when that is
  * nothing. Before sched_step. */
-void adapters_step(adapters *a);
+void adapters_step(adapters *a, int64_t now_us);
 
 /* What the scheduler calls (sched_adapters of scheduler.h; the adapter is sched_request.adapter). */
 sched_adapters adapters_for_scheduler(adapters *a);

@@ -38,6 +38,7 @@ enum {
     NAME_BUCKETS = 4096,
     NAMES_TOLD = 3,          /* in the sentence about an unknown name */
     BROKEN_FOR_US = 5000000, /* how long a name of the store is not read again */
+    KEPT_US = 500000,        /* how long one that came is kept for those who asked for it */
     AGAIN_US = 2000,         /* how long a read without room in memory is put off */
 };
 #define USERS_LEAVING 0x80000000u
@@ -73,7 +74,7 @@ struct adapter {
     adapters *owner;
     char name[STORE_NAME_MAX + 1], digest[ADAPTER_DIGEST_CHARS];
     uint32_t version;
-    char *path;  /* of its files */
+    char *path;  /* of its files; under the lock */
     bool stored; /* in the store, whose blob is held */
 
     /* Any thread. */
@@ -102,8 +103,9 @@ struct adapter {
 
     /* The engine thread's. */
     turn_state turn;
-    bool fresh; /* not held since it came: those who asked for it have it first */
-    bool gone;  /* to be reaped */
+    int64_t
+        kept_until_us; /* it came or was held lately: not evicted from under those who ask for it */
+    bool gone;         /* to be reaped */
     uint32_t holds;
     uint32_t *frames;  /* [frame_count] leased ones; memory is taken by the loader, once */
     uint32_t in_index; /* in adapters.in */
@@ -155,6 +157,7 @@ struct adapters {
     /* The engine thread's. */
     adapter **in; /* [in_count] resident ones */
     uint32_t in_count, moving, leased;
+    int64_t now_us; /* of this step */
     adapter_line wanted, leasing;
     residency_level device_level;
 };
@@ -164,6 +167,7 @@ void post_loader(adapters *a, adapter *ad, uint32_t bits); /* any thread; never 
 void post_engine(adapters *a, adapter *ad, uint32_t bits);
 /* Under the lock: nobody finds it any more, and it goes with its last user. */
 void adapter_leave(adapters *a, adapter *ad);
+void adapter_unpin(adapters *a, adapter *ad);
 static inline bool adapter_is_leaving(const adapter *ad) {
     return (atomic_load_explicit(&ad->users, memory_order_acquire) & USERS_LEAVING) != 0;
 }

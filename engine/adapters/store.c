@@ -136,6 +136,7 @@ esp_code store_open(adapter_store **out, const store_options *options, esp_error
 
 void store_close(adapter_store *store) {
     if (!store) return;
+    if (store->options.flush_late && store->root_fd >= 0) (void)!syncfs(store->root_fd);
     store_holds_close(store->holds);
     for (int i = 0; i < STORE_FOLDERS; i++)
         if (store->folders[i] >= 0) close(store->folders[i]);

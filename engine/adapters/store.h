@@ -56,7 +56,9 @@ typedef struct store_options {
     bool create;                /* make it when it is not there; otherwise ESP_NOT_FOUND */
     uint64_t bytes_max;         /* of all blobs together; 0: what the disk holds */
     uint64_t adapter_bytes_max; /* of one adapter; 0: STORE_ADAPTER_BYTES_MAX */
-    store_step_hook hook;       /* NULL: none */
+    bool flush_late;      /* the disk is waited for in store_close alone: for a store that can be
+                                 * made again, where a crash may leave half a one */
+    store_step_hook hook; /* NULL: none */
     void *hook_arg;
 } store_options;
 

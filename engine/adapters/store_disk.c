@@ -145,7 +145,7 @@ esp_code store_write_all(const adapter_store *store, int fd, const void *bytes, 
 }
 
 esp_code store_sync(const adapter_store *store, int fd, const char *name, esp_error *err) {
-    if (store_step(store, "sync") && fsync(fd) == 0) return ESP_OK;
+    if (store_step(store, "sync") && (store->options.flush_late || fsync(fd) == 0)) return ESP_OK;
     return store_fail(err, name, "flush it to the disk");
 }
 
@@ -189,10 +189,10 @@ void store_discard(const adapter_store *store, const char *id) {
     if (store_step(store, "unlink")) (void)!unlinkat(stage, id, fd >= 0 ? AT_REMOVEDIR : 0);
 }
 
-void store_make_id(char out[STORE_ID_CHARS]) {
+void store_make_id(char out[STORE_ID_CHARS], const char *name) {
     uint64_t id;
     ESP_ASSERT(getrandom(&id, sizeof id, 0) == sizeof id);
-    snprintf(out, STORE_ID_CHARS, "%016llx", (unsigned long long)id);
+    snprintf(out, STORE_ID_CHARS, "%.*s.%016llx", STORE_NAME_MAX, name, (unsigned long long)id);
 }
 
 /* ---- folders ---- */

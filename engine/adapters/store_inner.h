@@ -38,7 +38,7 @@ struct adapter_store {
 };
 
 enum {
-    STORE_ID_CHARS = 17, /* 16 digits and a NUL: what lies in stage/ */
+    STORE_ID_CHARS = STORE_NAME_MAX + 18, /* what lies in stage/: a name, '.', 16 digits, NUL */
     STORE_NAME_FILE_CHARS = STORE_NAME_MAX + sizeof ".json",
     STORE_BLOB_PATH_CHARS = SHA256_HEX_CHARS + 40, /* "<hex>/<file>" */
     STORE_JSON_BYTES_MAX = 1 << 19,                /* of a manifest or a name's file */
@@ -70,7 +70,8 @@ ESP_CHECKED esp_code store_unlink(const adapter_store *store, store_folder folde
                                   esp_error *err);
 /* A folder of stage/ and the files in it, or a file there. What cannot go stays for the next sweep. */
 void store_discard(const adapter_store *store, const char *id);
-void store_make_id(char out[STORE_ID_CHARS]);
+/* A new one; the name is what sentences about files there begin with. */
+void store_make_id(char out[STORE_ID_CHARS], const char *name);
 
 /* The next name in an open folder, "." and ".." left out; NULL at the end. */
 struct store_walk;

@@ -58,7 +58,7 @@ static bool remove_blob(const adapter_store *store, const char *hex) {
     char id[STORE_ID_CHARS];
     int guard = store_guard(store, hex);
     if (guard < 0) return false;
-    store_make_id(id);
+    store_make_id(id, "removed");
     bool moved = store_step(store, "rename") &&
                  renameat(store->folders[FOLDER_BLOBS], hex, store->folders[FOLDER_STAGE], id) == 0;
     bool gone = moved || errno == ENOENT;

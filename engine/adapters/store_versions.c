@@ -182,7 +182,7 @@ static char *print_name(const store_name *name) {
 
 esp_code store_write_name(const adapter_store *store, const store_name *name, esp_error *err) {
     char id[STORE_ID_CHARS], file[STORE_NAME_FILE_CHARS];
-    store_make_id(id);
+    store_make_id(id, name->name);
     store_name_file(file, name->name);
     char *text = print_name(name);
     esp_code code = store_write(store, store->folders[FOLDER_STAGE], id, text, strlen(text), err);

@@ -18,6 +18,7 @@ static const struct {
     {"show", adapter_show, "NAME", "all about one: versions, ranks, targets, files"},
     {"alias", adapter_alias, "NAME VERSION", "make the bare name mean that version"},
     {"remove", adapter_remove, "NAME[@VERSION]", "take a version, or a name with all, away"},
+    {"merge", adapter_merge, "", "write base and adapter as one plain checkpoint"},
 };
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
@@ -34,7 +35,8 @@ static void help(void) {
         "  espalier adapter import ./banking77-smollm2-r8 --name intents --base m.gguf\n"
         "  espalier adapter list\n"
         "  espalier adapter alias intents 1\n"
-        "  espalier adapter remove intents@2\n\n"
+        "  espalier adapter remove intents@2\n"
+        "  espalier adapter merge --model base/ --adapter intents-r8/ --out merged/\n\n"
         "espalier adapter COMMAND --help tells a command's options.\n");
 }
 
@@ -45,10 +47,11 @@ esp_code command_adapter(int argc, char **argv, esp_error *err) {
     }
     for (int i = 0; i < COMMANDS; i++)
         if (!strcmp(argv[0], commands[i].name)) return commands[i].run(argc - 1, argv + 1, err);
-    return esp_fail(err, ESP_OUT_OF_RANGE,
-                    "unknown command \"%s\"; wanted import, list, show, alias or remove (espalier "
-                    "adapter --help)",
-                    argv[0]);
+    return esp_fail(
+        err, ESP_OUT_OF_RANGE,
+        "unknown command \"%s\"; wanted import, list, show, alias, remove or merge (espalier "
+        "adapter --help)",
+        argv[0]);
 }
 
 /* ---- the store ---- */

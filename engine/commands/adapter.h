@@ -13,6 +13,7 @@ esp_code adapter_list(int argc, char **argv, esp_error *err);
 esp_code adapter_show(int argc, char **argv, esp_error *err);
 esp_code adapter_remove(int argc, char **argv, esp_error *err);
 esp_code adapter_alias(int argc, char **argv, esp_error *err);
+esp_code adapter_merge(int argc, char **argv, esp_error *err);
 
 /* Where the store is. */
 typedef struct store_place {

@@ -92,7 +92,7 @@ static inline void rig_pack_rest(lora_rig *r, rig_update *head, lora_scratch *sc
     r->table.output = r->wholes[LORA_OUTPUT];
 }
 
-/* base and adapter: paths. */
+/* base and adapter: paths; adapter NULL: none. */
 static inline lora_rig rig_open(const kern_ops *ops, const char *base, const char *adapter) {
     lora_rig r = {.ops = ops};
     esp_error err = {0};
@@ -106,12 +106,13 @@ static inline lora_rig rig_open(const kern_ops *ops, const char *base, const cha
                              .rows_max = RIG_TOKENS,
                              .context_max = RIG_TOKENS};
     rig_check(model_open(&r.m, r.file, &options, &err), base, &err);
-    rig_check(lora_file_open(&r.adapter, adapter, model_file_weights(r.file), &err), adapter, &err);
     uint32_t layers = model_get_spec(r.m)->layers;
     size_t count = (size_t)LORA_LINEARS * layers;
     lora_scratch scratch = {0};
     r.updates = mem_new(count + 1, sizeof *r.updates);
     r.linears = mem_new(count, sizeof(kern_lora *));
+    if (!adapter) return r;
+    rig_check(lora_file_open(&r.adapter, adapter, model_file_weights(r.file), &err), adapter, &err);
     rig_pack_layers(&r, layers, &scratch);
     rig_pack_rest(&r, &r.updates[count], &scratch);
     lora_scratch_free(&scratch);

@@ -9,7 +9,7 @@ static void settle(lab *l) {
     for (int i = 0; i < 50; i++) {
         while (loader_turn(l->a))
             continue;
-        adapters_step(l->a);
+        adapters_step(l->a, l->now_us += 100000);
     }
 }
 
@@ -35,7 +35,7 @@ static adapter_info info_of(lab *l, const adapter *ad) {
 
 static sched_turn hold_it(lab *l, adapter *ad) {
     sched_adapters how = adapters_for_scheduler(l->a);
-    return how.hold(how.arg, ad, 1);
+    return how.hold(how.arg, ad, l->now_us);
 }
 
 static void drop_it(lab *l, adapter *ad) {
@@ -172,7 +172,7 @@ static void versions_are_found_by_number_and_digest(void **state) {
     lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
     load(l, "triage", 1, 7, 2);
     char digest[ADAPTER_DIGEST_CHARS], ref[128];
-    lab_digest(7, digest);
+    lab_digest(7, 2, digest);
     snprintf(ref, sizeof ref, "triage@%s", digest);
     adapter *one = find_it(l, "triage@1"), *two = find_it(l, ref);
     assert_ptr_equal(one, two);

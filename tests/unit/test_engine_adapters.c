@@ -33,7 +33,8 @@ static const tiny_llama_options MODEL = {.layers = 3,
 static char model_path[] = "/tmp/espalier-test-XXXXXX";
 static char folders[ADAPTERS][TA_PATH_BYTES], options_text[ADAPTERS][TA_PATH_BYTES + 8];
 
-/* Ranks from 1 to 33; on all linears, on q and v, or on the MLP alone. */
+/* Ranks from 1 to 33; on all linears, on q and v, or on the MLP alone; two with an embedding and an output
+ * of their own. */
 static int make_files(void **state) {
     (void)state;
     static const unsigned targets[] = {TA_ALL, TA_Q | TA_V, TA_GATE | TA_UP | TA_DOWN};
@@ -43,6 +44,7 @@ static int make_files(void **state) {
         tiny_adapter_write(folders[i], &(tiny_adapter_options){.base = &MODEL,
                                                                .rank = ranks[i],
                                                                .targets = targets[i % 3],
+                                                               .wholes = i % 4 == 3,
                                                                .seed = 100 + i});
         snprintf(options_text[i], sizeof options_text[i], "a%u=%s", i, folders[i]);
     }

@@ -19,6 +19,7 @@ typedef struct tiny_adapter_options {
     const tiny_llama_options *base;
     uint32_t rank;
     unsigned targets;
+    bool wholes; /* an embedding and an output matrix of its own, too */
     uint64_t seed;
 } tiny_adapter_options;
 
@@ -32,8 +33,7 @@ typedef struct ta_file {
     uint64_t random;
 } ta_file;
 
-static inline void ta_tensor(ta_file *f, uint32_t layer, const ta_target *t, char which,
-                             uint32_t rows, uint32_t cols) {
+static inline void ta_tensor(ta_file *f, const char *name, uint32_t rows, uint32_t cols) {
     char text[256];
     size_t begin = f->data.count;
     for (size_t i = 0; i < (size_t)rows * cols; i++) {
@@ -41,10 +41,18 @@ static inline void ta_tensor(ta_file *f, uint32_t layer, const ta_target *t, cha
         gb_put(&f->data, &w, sizeof w);
     }
     snprintf(text, sizeof text,
-             "%s\"base_model.model.model.layers.%u.%s.%s.lora_%c.weight\":{\"dtype\":\"F32\","
-             "\"shape\":[%u,%u],\"data_offsets\":[%zu,%zu]}",
-             begin ? "," : "", layer, t->block, t->name, which, rows, cols, begin, f->data.count);
+             "%s\"base_model.model.%.100s.weight\":{\"dtype\":\"F32\",\"shape\":[%u,%u],"
+             "\"data_offsets\":[%zu,%zu]}",
+             begin ? "," : "", name, rows, cols, begin, f->data.count);
     gb_put(&f->header, text, strlen(text));
+}
+
+static inline void ta_update(ta_file *f, uint32_t layer, const ta_target *t, uint32_t rank) {
+    char name[128];
+    snprintf(name, sizeof name, "model.layers.%u.%s.%s.lora_A", layer, t->block, t->name);
+    ta_tensor(f, name, rank, t->in);
+    name[strlen(name) - 1] = 'B';
+    ta_tensor(f, name, t->out, rank);
 }
 
 static inline void ta_write(const char *folder, const char *name, const gb_bytes *parts,
@@ -67,8 +75,8 @@ static inline void ta_write_config(const char *folder, const tiny_adapter_option
                      names[0] ? "," : "", targets[i].name);
     snprintf(text, sizeof text,
              "{\"peft_type\":\"LORA\",\"task_type\":\"CAUSAL_LM\",\"r\":%u,\"lora_alpha\":%u,"
-             "\"target_modules\":[%s],\"bias\":\"none\"}",
-             o->rank, 2 * o->rank, names);
+             "\"target_modules\":[%s],\"modules_to_save\":%s,\"bias\":\"none\"}",
+             o->rank, 2 * o->rank, names, o->wholes ? "[\"embed_tokens\",\"lm_head\"]" : "null");
     ta_write(folder, "adapter_config.json",
              &(gb_bytes){.at = (uint8_t *)text, .count = strlen(text)}, 1);
 }
@@ -89,11 +97,12 @@ static inline void tiny_adapter_write(char path[TA_PATH_BYTES], const tiny_adapt
     ESP_ASSERT(mkdtemp(path));
     gb_put(&f.header, "{", 1);
     for (uint32_t layer = 0; layer < b->layers; layer++)
-        for (uint32_t i = 0; i < TA_TARGETS; i++) {
-            if (!(o->targets >> i & 1)) continue;
-            ta_tensor(&f, layer, &targets[i], 'A', o->rank, targets[i].in);
-            ta_tensor(&f, layer, &targets[i], 'B', targets[i].out, o->rank);
-        }
+        for (uint32_t i = 0; i < TA_TARGETS; i++)
+            if (o->targets >> i & 1) ta_update(&f, layer, &targets[i], o->rank);
+    if (o->wholes) {
+        ta_tensor(&f, "model.embed_tokens", b->vocab, h);
+        ta_tensor(&f, "lm_head", b->vocab, h);
+    }
     gb_put(&f.header, "}", 1);
     uint64_t length = f.header.count;
     ta_write(path, "adapter_model.safetensors",

@@ -145,6 +145,8 @@ ESP_CHECKED esp_code lora_base_bias(const checkpoint *base, uint32_t layer, lora
 
 /* All of a tensor. */
 void lora_floats(const model_tensor *tensor, float *out);
+/* row += factor * a; cols is a multiple of 4 */
+void lora_add_scaled(float *row, const float *a, float factor, uint32_t cols);
 /* Room for count floats in a scratch. */
 float *lora_room(lora_scratch *scratch, size_t count);
 

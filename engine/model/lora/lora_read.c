@@ -93,8 +93,7 @@ static void read_rows(const part_source *part, const model_tensor *tensor, uint3
 
 typedef float four_floats __attribute__((vector_size(16)));
 
-/* row += factor * a; cols is a multiple of 4 */
-static void add_scaled(float *row, const float *a, float factor, uint32_t cols) {
+void lora_add_scaled(float *row, const float *a, float factor, uint32_t cols) {
     for (uint32_t c = 0; c < cols; c += 4) {
         four_floats x, y;
         memcpy(&x, row + c, sizeof x);
@@ -135,8 +134,8 @@ static esp_code divide_by_norms(const part_source *part, const kern_lora_part *u
             float *row = spare + (size_t)i * part->cols;
             const float *b = update->b + (size_t)(first + i) * update->rank;
             for (uint32_t r = 0; r < update->rank; r++)
-                add_scaled(row, update->a + (size_t)r * part->cols, update->scale * b[r],
-                           part->cols);
+                lora_add_scaled(row, update->a + (size_t)r * part->cols, update->scale * b[r],
+                                part->cols);
             float *m = &magnitude[first + i];
             *m = (float)((double)*m / norm_of(row, part->cols));
             if (!isfinite(*m))
