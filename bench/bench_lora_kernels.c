@@ -1,6 +1,6 @@
 /* bench_lora_kernels.c - the linears of one model shape with and without low-rank updates; one JSON row each case.
  *
- *   bench_lora_kernels [avx2|avx512|amx][:int8] [THREADS] [smollm2|llama1b]
+ *   bench_lora_kernels [avx2|avx512|amx][:int8] [THREADS] [smollm2|llama1b] [PART OF A CASE'S NAME]
  *
  * smollm2: SmolLM2-135M in Q4_1 with a Q8_0 output matrix; llama1b: eight layers of Llama-3.2-1B's shape in bf16. Every
  * layer and adapter has matrices of its own, so that they come from where they come from in a real step. A pass is all
@@ -13,7 +13,7 @@
 #include "tests/unit/kernel_lab.h"
 
 enum { LAYERS_MAX = 30, LINEARS = 4, ADAPTERS_MAX = 16, TOKENS_MAX = 512, PIECE_MAX = 1 << 16 };
-static const int64_t MEASURE_NS = 1500000000;
+static const int64_t MEASURE_NS = 800000000;
 
 typedef struct linear_shape {
     esp_dtype dtype;
@@ -219,7 +219,7 @@ int main(int argc, char **argv) {
     static model m;
     build(&l, &m, shape);
     for (uint32_t i = 0; i < MIXES; i++)
-        measure(&l, &m, &mixes[i], noise);
+        if (argc <= 4 || strstr(mixes[i].name, argv[4])) measure(&l, &m, &mixes[i], noise);
     drop(&l, &m);
     free(noise);
     lab_close(&l);

@@ -224,7 +224,8 @@ static esp_code load_adapters(engine *e, esp_error *err) {
     return code;
 }
 
-/* A server finds what `espalier adapter import` has put into the default store, if there is one. */
+/* A server finds what `espalier adapter import` has put into the default store, if there is one; one that
+ * was named is made, for uploads. */
 static esp_code open_store(engine *e, esp_error *err) {
     const model_config *c = &e->config;
     char folder[PATH_MAX];

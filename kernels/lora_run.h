@@ -28,8 +28,8 @@ typedef struct lora_walk {
 } lora_walk;
 
 /* Bytes of some units that lie together and what is behind them. */
-static inline size_t lora_bytes_of(const lora_run *run, uint32_t units) {
-    return ((size_t)units * run->unit_bytes + run->pad + 63) / 64 * 64;
+static inline uint64_t lora_bytes_of(const lora_run *run, uint32_t units) {
+    return ((uint64_t)units * run->unit_bytes + run->pad + 63) / 64 * 64;
 }
 
 static inline uint32_t lora_units_in(const lora_walk *walk, const lora_run *run, size_t offset) {

@@ -137,16 +137,20 @@ static esp_code check_file(const store_stage *stage, const char *name, uint64_t 
                           (unsigned long long)bytes, (unsigned long long)most);
 }
 
-/* Room for so many more bytes, by the store's limit and by the disk. */
-static esp_code check_room(const adapter_store *store, uint64_t bytes, esp_error *err) {
+/* Room for so many more bytes, by the store's limit. */
+static esp_code check_limit(const adapter_store *store, uint64_t bytes, esp_error *err) {
     uint64_t most = store->options.bytes_max, there = most ? store_bytes(store) : 0, sum;
+    if (!most || (check_add(there, bytes, &sum) && sum <= most)) return ESP_OK;
+    return esp_fail(
+        err, ESP_EXHAUSTED,
+        "the adapter store is full: it holds %llu bytes, %llu more are too many for its "
+        "limit of %llu; remove adapters or raise the limit",
+        (unsigned long long)there, (unsigned long long)bytes, (unsigned long long)most);
+}
+
+/* The same by the disk, before they come. */
+static esp_code check_disk(const adapter_store *store, uint64_t bytes, esp_error *err) {
     struct statvfs disk;
-    if (most && (!check_add(there, bytes, &sum) || sum > most))
-        return esp_fail(
-            err, ESP_EXHAUSTED,
-            "the adapter store is full: it holds %llu bytes, %llu more are too many for "
-            "its limit of %llu; remove adapters or raise the limit",
-            (unsigned long long)there, (unsigned long long)bytes, (unsigned long long)most);
     if (fstatvfs(store->root_fd, &disk) != 0) return ESP_OK; /* then a write will tell */
     uint64_t room = (uint64_t)disk.f_bavail * disk.f_frsize;
     if (bytes <= room) return ESP_OK;
@@ -160,7 +164,8 @@ static esp_code check_room(const adapter_store *store, uint64_t bytes, esp_error
 static esp_code begin_file(store_stage *stage, const char *name, uint64_t bytes, esp_error *err) {
     esp_code code = end_file(stage, err);
     if (code == ESP_OK) code = check_file(stage, name, bytes, err);
-    if (code == ESP_OK) code = check_room(stage->store, bytes, err);
+    if (code == ESP_OK) code = check_limit(stage->store, bytes, err);
+    if (code == ESP_OK) code = check_disk(stage->store, bytes, err);
     if (code != ESP_OK) return code;
     stage->file = store_open_at(stage->store, stage->folder, name, O_WRONLY | O_CREAT | O_EXCL);
     if (stage->file < 0) return store_fail(err, name, "create it");
@@ -254,7 +259,7 @@ static esp_code put_blob(store_stage *stage, esp_error *err) {
     bool there = fstatat(store->folders[FOLDER_BLOBS], hex, &status, AT_SYMLINK_NOFOLLOW) == 0;
     if (there && store_verify(store, digest, NULL) == ESP_OK) return ESP_OK;
     if (!there) {
-        esp_code code = check_room(store, stage->manifest.bytes, err);
+        esp_code code = check_limit(store, stage->manifest.bytes, err);
         if (code != ESP_OK) return code;
     }
     return store_publish(store, stage->id, FOLDER_BLOBS, hex, there, err);

@@ -47,10 +47,11 @@ esp_code command_adapter(int argc, char **argv, esp_error *err) {
     }
     for (int i = 0; i < COMMANDS; i++)
         if (!strcmp(argv[0], commands[i].name)) return commands[i].run(argc - 1, argv + 1, err);
-    return esp_fail(err, ESP_OUT_OF_RANGE,
-                    "unknown command \"%s\"; wanted import, list, show, alias, remove or merge (espalier "
-                    "adapter --help)",
-                    argv[0]);
+    return esp_fail(
+        err, ESP_OUT_OF_RANGE,
+        "unknown command \"%s\"; wanted import, list, show, alias, remove or merge (espalier "
+        "adapter --help)",
+        argv[0]);
 }
 
 /* ---- the store ---- */

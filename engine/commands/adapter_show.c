@@ -42,9 +42,12 @@ static void print_row(const store_name *name, const store_version *v, const stor
            show_ranks(m).text, show_size(m->bytes).text, v->digest, m->base);
 }
 
-static json_t *list_row(const store_name *name, const store_version *v, const store_manifest *m) {
+/* A manifest that cannot be read is told in its row: "error". */
+static json_t *list_row(const store_name *name, const store_version *v, const store_manifest *m,
+                        const esp_error *wrong) {
     json_t *row = describe_version(name->name, v, m);
     json_object_set_new(row, "versions", json_integer(name->count));
+    if (wrong->code != ESP_OK) json_object_set_new(row, "error", json_string(wrong->message));
     return row;
 }
 
@@ -55,29 +58,30 @@ static int widest(const store_list *list) {
     return (int)most;
 }
 
+/* The first damaged one is what the command ends with, after all have been listed. */
 static esp_code print_list(adapter_store *store, const store_list *list, bool json,
                            esp_error *err) {
     int width = widest(list);
     json_t *rows = json ? json_array() : NULL;
-    esp_code code = ESP_OK;
     if (!json && list->count)
         printf("%-*s %8s %9s %7s %10s  %-19s  %s\n", width, "NAME", "VERSION", "VERSIONS", "RANK",
                "SIZE", "DIGEST", "BASE");
-    for (uint32_t i = 0; code == ESP_OK && i < list->count; i++) {
+    for (uint32_t i = 0; i < list->count; i++) {
         const store_name *name = &list->at[i];
         const store_version *v = version_of(name, name->alias);
         store_manifest m;
-        code = store_read_manifest(store, v->digest, &m, err);
-        if (code == ESP_OK && json)
-            json_array_append_new(rows, list_row(name, v, &m));
-        else if (code == ESP_OK)
+        esp_error wrong = {0};
+        esp_code code = store_read_manifest(store, v->digest, &m, &wrong);
+        if (code != ESP_OK) m = (store_manifest){0};
+        if (code != ESP_OK && err->code == ESP_OK)
+            (void)!esp_fail(err, code, "%s: %s", name->name, wrong.message);
+        if (json)
+            json_array_append_new(rows, list_row(name, v, &m, &wrong));
+        else
             print_row(name, v, &m, width);
     }
-    if (json && code == ESP_OK)
-        print_json(rows);
-    else
-        json_decref(rows);
-    return code;
+    if (json) print_json(rows);
+    return err->code;
 }
 
 esp_code adapter_list(int argc, char **argv, esp_error *err) {

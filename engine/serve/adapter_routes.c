@@ -56,12 +56,41 @@ static void say_failed(http_answer *out, const esp_error *error) {
 
 /* ---- what is asked ---- */
 
-/* A text of the body without NUL, or "". */
-static const char *text_of(const json_t *body, const char *key) {
+/* A text of the body that fits and holds no NUL. */
+static esp_code read_text(const json_t *body, const char *key, char *out, size_t room,
+                          esp_error *err) {
     const json_t *value = json_object_get(body, key);
     const char *text = json_string_value(value);
-    return text && strlen(text) == json_string_length(value) ? text : "";
+    size_t bytes = json_string_length(value);
+    if (!text || !bytes) return esp_fail_field(err, ESP_INVALID, key, "%s is wanted, as text", key);
+    if (bytes >= room || strlen(text) != bytes)
+        return esp_fail_field(err, ESP_INVALID, key, "%s has %zu bytes, or U+0000; at most %zu fit",
+                              key, bytes, room - 1);
+    memcpy(out, text, bytes + 1);
+    return ESP_OK;
 }
+
+static esp_code read_body(adapter_ask *out, const json_t *body, esp_error *err) {
+    if (!json_is_object(body))
+        return esp_fail(err, ESP_INVALID, "the body is no JSON%s", body ? " object" : "");
+    esp_code code = read_text(body, "lora_name", out->name, sizeof out->name, err);
+    if (code == ESP_OK) code = store_check_name(out->name, strlen(out->name), err);
+    if (code != ESP_OK || out->unloads) return code;
+    out->in_place = json_is_true(json_object_get(body, "load_inplace"));
+    return read_text(body, "lora_path", out->reference, sizeof out->reference, err);
+}
+
+esp_code adapter_ask_read(adapter_ask *out, const char *path, const char *text, size_t bytes,
+                          esp_error *err) {
+    json_error_t why;
+    json_t *body = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &why);
+    *out = (adapter_ask){.unloads = !strcmp(path, unload_path)};
+    esp_code code = read_body(out, body, err);
+    json_decref(body);
+    return code;
+}
+
+/* ---- doing it ---- */
 
 static bool is_served(adapters *all, const char *name) {
     adapter_info *infos;
@@ -74,68 +103,40 @@ static bool is_served(adapters *all, const char *name) {
     return i < count;
 }
 
-/* Under a name that need not be the store's; the blob stays while this process lives. */
-static esp_code load_as(const adapter_routes *r, const char *name, const char *reference,
-                        esp_error *err) {
-    store_ref ref;
-    esp_code code = store_resolve(r->store, reference, &ref, err);
-    if (code != ESP_OK) return code;
-    if (!strcmp(ref.name, name)) return adapters_load_stored(r->adapters, reference, NULL, err);
-    code = store_hold(r->store, ref.digest, err);
-    return code == ESP_OK ? adapters_load(r->adapters, name, ref.path, NULL, err) : code;
-}
-
-static void post_load(const adapter_routes *r, const json_t *body, http_answer *out) {
-    const char *name = text_of(body, "lora_name"), *reference = text_of(body, "lora_path");
-    esp_error error = {0};
-    if (!*name || !*reference) {
-        say_error(out, 400, "both lora_name and lora_path are wanted, as texts", "");
-        return;
-    }
-    esp_code code = store_check_name(name, strlen(name), &error);
-    if (code == ESP_OK && is_served(r->adapters, name) &&
-        !json_is_true(json_object_get(body, "load_inplace")))
-        code = esp_fail_field(&error, ESP_EXISTS, "lora_name",
+static esp_code check_load(const adapter_routes *r, const adapter_ask *ask, esp_error *err) {
+    if (!ask->in_place && is_served(r->adapters, ask->name))
+        return esp_fail_field(err, ESP_EXISTS, "lora_name",
                               "the adapter '%s' is loaded already; load_inplace: true replaces it",
-                              name);
-    if (code == ESP_OK && !r->store)
-        code = esp_fail(&error, ESP_PRECONDITION,
-                        "this server has no store; start it with --adapter-store DIR");
-    if (code == ESP_OK) code = load_as(r, name, reference, &error);
-    if (code != ESP_OK) {
-        say_failed(out, &error);
-        return;
-    }
-    log_event(LOG_INFO, "adapter_loaded", "adapter=\"%s\" reference=\"%s\" by=http", name,
-              reference);
-    say_done(out, name, "added");
+                              ask->name);
+    return r->store ? ESP_OK
+                    : esp_fail(err, ESP_PRECONDITION,
+                               "this server has no store; start it with --adapter-store DIR");
 }
 
-static void post_unload(const adapter_routes *r, const json_t *body, http_answer *out) {
-    const char *name = text_of(body, "lora_name");
-    esp_error error = {0};
-    if (!*name) {
-        say_error(out, 400, "lora_name is wanted, as text", "");
-        return;
-    }
-    esp_code code = store_check_name(name, strlen(name), &error);
-    if (code == ESP_OK) code = adapters_unload(r->adapters, name, ADAPTER_WAIT, &error);
-    if (code != ESP_OK) {
-        say_failed(out, &error);
-        return;
-    }
-    log_event(LOG_INFO, "adapter_unloaded", "adapter=\"%s\" by=http", name);
-    say_done(out, name, "removed");
+/* Under a name that need not be the store's; the blob stays while this process lives. */
+static esp_code load(const adapter_routes *r, const adapter_ask *ask, esp_error *err) {
+    store_ref ref;
+    esp_code code = check_load(r, ask, err);
+    if (code == ESP_OK) code = store_resolve(r->store, ask->reference, &ref, err);
+    if (code != ESP_OK) return code;
+    if (!strcmp(ref.name, ask->name))
+        return adapters_load_stored(r->adapters, ask->reference, NULL, err);
+    code = store_hold(r->store, ref.digest, err);
+    return code == ESP_OK ? adapters_load(r->adapters, ask->name, ref.path, NULL, err) : code;
 }
 
 void adapter_routes_post(const adapter_routes *r, const http_post *in, http_answer *out) {
-    json_error_t why;
-    json_t *body = json_loadb(in->body, in->bytes, JSON_REJECT_DUPLICATES, &why);
-    if (!json_is_object(body))
-        say_error(out, 400, body ? "the body is no JSON object" : "the body is no JSON", "");
-    else if (!strcmp(in->path, load_path))
-        post_load(r, body, out);
-    else
-        post_unload(r, body, out);
-    json_decref(body);
+    adapter_ask ask;
+    esp_error error = {0};
+    esp_code code = adapter_ask_read(&ask, in->path, in->body, in->bytes, &error);
+    if (code == ESP_OK)
+        code = ask.unloads ? adapters_unload(r->adapters, ask.name, ADAPTER_WAIT, &error)
+                           : load(r, &ask, &error);
+    if (code != ESP_OK) {
+        say_failed(out, &error);
+        return;
+    }
+    log_event(LOG_INFO, ask.unloads ? "adapter_unloaded" : "adapter_loaded",
+              "adapter=\"%s\" reference=\"%s\" by=http", ask.name, ask.reference);
+    say_done(out, ask.name, ask.unloads ? "removed" : "added");
 }

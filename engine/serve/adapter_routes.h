@@ -26,6 +26,15 @@ typedef struct adapter_routes {
     adapter_store *store;
 } adapter_routes;
 
+/* What a body asks for: texts that may be names and references. */
+typedef struct adapter_ask {
+    bool unloads, in_place;
+    char name[STORE_NAME_MAX + 1];
+    char reference[STORE_REFERENCE_MAX + 1]; /* "" of an unload */
+} adapter_ask;
+ESP_CHECKED esp_code adapter_ask_read(adapter_ask *out, const char *path, const char *text,
+                                      size_t bytes, esp_error *err);
+
 bool adapter_routes_have(const char *path);
 void adapter_routes_post(const adapter_routes *r, const http_post *in, http_answer *out);
 

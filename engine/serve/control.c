@@ -61,8 +61,8 @@ void control_describe(Espalier__V1__Adapter *out, const adapter_info *info) {
     out->error = text(info->error.message);
 }
 
-/* What a reference means now. Not adapters_find: nobody asks for the adapter here. */
-static bool find_info(control *c, const char *reference, adapter_info *out) {
+/* Not adapters_find: nobody asks for the adapter here. */
+bool control_find(control *c, const char *reference, adapter_info *out) {
     adapter_info *infos;
     size_t count, i = 0;
     bool bare = !strchr(reference, '@');
@@ -177,7 +177,7 @@ static void answer_adapter(control *c, rpc_call *call, const char *reference,
                            Espalier__V1__Adapter **slot, const ProtobufCMessage *answer) {
     Espalier__V1__Adapter one;
     adapter_info info;
-    if (find_info(c, reference, &info)) {
+    if (control_find(c, reference, &info)) {
         control_describe(&one, &info);
         *slot = &one;
     }

@@ -27,12 +27,23 @@ typedef struct upload {
 
 /* ---- from the store ---- */
 
-static void load_stored(control *c, rpc_call *call, const char *reference) {
+/* name: whose alias may have moved there just now, so that its bare name is looked up anew; or NULL. */
+static esp_code load(control *c, const char *reference, const char *name, adapter_info *info,
+                     esp_error *err) {
+    esp_code code = adapters_load_stored(c->adapters, reference, info, err);
+    if (code == ESP_OK && name) {
+        (void)!adapters_load_stored(c->adapters, name, NULL, NULL);
+        (void)!control_find(c, reference, info);
+    }
+    return code;
+}
+
+static void answer_load(control *c, rpc_call *call, const char *reference, const char *name) {
     Espalier__V1__LoadAdapterResponse answer = ESPALIER__V1__LOAD_ADAPTER_RESPONSE__INIT;
     Espalier__V1__Adapter one;
     adapter_info info;
     esp_error error = {0};
-    if (adapters_load_stored(c->adapters, reference, &info, &error) != ESP_OK) {
+    if (load(c, reference, name, &info, &error) != ESP_OK) {
         rpc_finish(call, NULL, &error);
         return;
     }
@@ -160,7 +171,7 @@ static void commit(control *c, upload *u) {
     close_stage(u);
     char reference[STORE_NAME_MAX + 16];
     snprintf(reference, sizeof reference, "%s@%u", ref.name, ref.version);
-    load_stored(c, u->call, reference);
+    answer_load(c, u->call, reference, ref.name);
 }
 
 static void take_chunk(upload *u, const load_request *in) {
@@ -200,7 +211,7 @@ void control_load(control *c, rpc_call *call, const ProtobufCMessage *message) {
     else if (u)
         take_chunk(u, in);
     else if (in->part_case == ESPALIER__V1__LOAD_ADAPTER_REQUEST__PART_STORED)
-        load_stored(c, call, in->stored->adapter);
+        answer_load(c, call, in->stored->adapter, NULL);
     else if (in->part_case == ESPALIER__V1__LOAD_ADAPTER_REQUEST__PART_UPLOAD)
         start_upload(c, call, in->upload);
     else {

@@ -13,7 +13,9 @@ struct control {
     unload_waits *waits;
 };
 
-/* control.c: an adapter as a message. Its texts are info's. */
+/* control.c: what a reference means now; false: it is not known. */
+ESP_CHECKED bool control_find(control *c, const char *reference, adapter_info *out);
+/* An adapter as a message. Its texts are info's. */
 void control_describe(Espalier__V1__Adapter *out, const adapter_info *info);
 
 #endif

@@ -165,7 +165,6 @@ static void run_updated(kern_device *dev, const kern_linear *op) {
         kern_linear part = part_of_linear(op, base, count);
         cpu_lora_plan_op(dev, op, base, count);
         part.lora_count = dev->lora->count; /* 0: the base alone */
-        if (part.lora_count) dev->level->lora_shrink(dev, &part);
         run_linear(dev, &part);
     }
 }

@@ -193,6 +193,19 @@ def test_changed_bytes_are_found_and_mended(adapter, source):
     adapter("show", "a", "--verify")
 
 
+def test_a_damaged_manifest_is_told_and_the_others_are_listed(adapter, source):
+    for seed, name in enumerate("abc"):
+        adapter("import", source(seed), "--name", name)
+    with open(os.path.join(json.loads(adapter("show", "b", "--json").stdout)["path"], "manifest.json"), "w") as f:
+        f.write("{}")
+    done = adapter("list", "--json", code=DATA)
+    rows = json.loads(done.stdout)
+    assert [r["name"] for r in rows] == ["a", "b", "c"] and "damaged" in rows[1]["error"]
+    assert "error" not in rows[0] and len(done.stderr.splitlines()) == 1 and "b: " in done.stderr
+    adapter("import", source(1), "--name", "b")
+    assert len(json.loads(adapter("list", "--json").stdout)) == 3
+
+
 def test_imports_beside_each_other_lose_nothing(adapter, source, tmp_path):
     folders = [source(seed) for seed in range(1, 13)]
     with concurrent.futures.ThreadPoolExecutor(6) as pool:

@@ -322,6 +322,33 @@ static void a_switch_may_stand_alone(void **state) {
     assert_non_null(strstr(err.message, "--model"));
 }
 
+/* "alias NAME VERSION" */
+static void a_command_may_want_two_words(void **state) {
+    (void)state;
+    typedef struct two {
+        const char *name, *version;
+    } two;
+    static const flag_command words = {.name = "words",
+                                       .positional = "NAME",
+                                       .positional_offset = offsetof(two, name),
+                                       .positional_required = true,
+                                       .second = "VERSION",
+                                       .second_offset = offsetof(two, version)};
+    char given[][4] = {"a", "1", "2"};
+    char *argv[] = {given[0], given[1], given[2]};
+    two got = {0};
+    flag_values none = {{0}};
+    bool help;
+    esp_error err = {0};
+    assert_int_equal(flags_parse(&words, 2, argv, &got, &none, &help, &err), ESP_OK);
+    assert_string_equal(got.name, "a");
+    assert_string_equal(got.version, "1");
+    assert_int_equal(flags_parse(&words, 1, argv, &got, &none, &help, &err), ESP_OUT_OF_RANGE);
+    assert_non_null(strstr(err.message, "VERSION is missing"));
+    assert_int_equal(flags_parse(&words, 3, argv, &got, &none, &help, &err), ESP_OUT_OF_RANGE);
+    assert_non_null(strstr(err.message, "unexpected argument \"2\""));
+}
+
 /* --help needs nothing else and hides what is not built. */
 static void help_tells_every_option(void **state) {
     (void)state;
@@ -494,6 +521,7 @@ int main(void) {
         cmocka_unit_test(a_name_that_is_too_long_for_an_adapter_is_refused),
         cmocka_unit_test(sizes_are_powers_of_1024),
         cmocka_unit_test(a_switch_may_stand_alone),
+        cmocka_unit_test(a_command_may_want_two_words),
         cmocka_unit_test(help_tells_every_option),
         cmocka_unit_test(a_list_option_keeps_every_value_in_order),
         cmocka_unit_test(a_list_option_has_an_end),

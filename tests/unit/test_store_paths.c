@@ -127,6 +127,10 @@ static void without_openat2_links_are_not_followed_either(void **state) {
     store_ref ref = lab_import(store, "a", 1);
     assert_int_equal(store_verify(store, ref.digest, NULL), ESP_OK);
     assert_true(asked > 10);
+    assert_int_equal(rename(lab_path("store/names/a.json"), lab_path("a.json")), 0);
+    assert_int_equal(symlink(lab_path("a.json"), lab_path("store/names/a.json")), 0);
+    expect_resolve(store, ESP_INVALID);
+    assert_int_equal(rename(lab_path("a.json"), lab_path("store/names/a.json")), 0);
     assert_int_equal(rename(ref.path, lab_path("away")), 0);
     assert_int_equal(symlink(lab_path("away"), ref.path), 0);
     assert_int_equal(store_verify(store, ref.digest, NULL), ESP_INVALID);

@@ -226,32 +226,50 @@ static uint32_t tokens_of(const shrink_task *task) {
     return (1u << end) - (1u << begin);
 }
 
-/* Ranks of a C tile to their halves of pairs. */
+/* Row `row` of a part's state tiles for a tile of tokens: its half of each dword; two halves are two ranks. */
+static uint16_t *state_row(const cpu_lora_plan *plan, const shrink_task *task, uint32_t part,
+                           uint32_t rank) {
+    uint32_t first = task->use->layout.part[part].state_first;
+    return cpu_lora_state(plan, task->use, task->tile, first + rank / LORA_STATE_RANKS) +
+           rank % LORA_STATE_RANKS / 2 * TILE_COLS;
+}
+
+/* h of one rank of a part and 16 tokens; of other updates' tokens zero. */
+static void put_rank(const cpu_lora_plan *plan, const shrink_task *task, uint32_t part,
+                     uint32_t rank, __m512i sums) {
+    uint32_t odd = rank % 2;
+    vf scale = v_set1(task->use->lora->part[part].scale);
+    vf h = _mm512_maskz_mul_ps((__mmask16)tokens_of(task), _mm512_castsi512_ps(sums), scale);
+    __m512i halves = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(h));
+    halves = _mm512_sll_epi32(halves, _mm_cvtsi32_si128((int)(16 * odd)));
+    _mm512_mask_storeu_epi16(state_row(plan, task, part, rank), 0x55555555u << odd, halves);
+}
+
+/* Zeros behind a part's last rank. */
+static void end_part(const cpu_lora_plan *plan, const shrink_task *task, uint32_t part) {
+    uint32_t rank = task->use->lora->part[part].rank,
+             end = cpu_lora_states(rank) * LORA_STATE_RANKS;
+    if (rank % 2)
+        _mm512_mask_storeu_epi16(state_row(plan, task, part, rank), 0xaaaaaaaau,
+                                 _mm512_setzero_si512());
+    for (rank += rank % 2; rank < end; rank += 2)
+        _mm512_storeu_si512(state_row(plan, task, part, rank), _mm512_setzero_si512());
+}
+
+/* Ranks of a C tile to state tiles. */
 static void put_states(const cpu_lora_plan *plan, const shrink_task *task, const float *c) {
     const cpu_lora_layout *layout = &task->use->layout;
+    const kern_lora *lora = task->use->lora;
     uint32_t first = task->panel * LORA_PANEL, ranks = cpu_lora_panel(layout, task->panel), i = 0;
-    uint32_t tokens = _pdep_u32(tokens_of(task), 0x55555555);
     __m512i rows[TILE_TOKENS];
     amx_turned(c, rows);
     for (uint32_t r = first; r < first + ranks; r++) {
-        while (r >= layout->part[i].first + task->use->lora->part[i].rank)
+        while (r >= layout->part[i].first + lora->part[i].rank)
             i++;
-        uint32_t rank = r - layout->part[i].first, odd = rank % 2;
-        uint16_t *out = cpu_lora_state(plan, task->use, task->tile,
-                                       layout->part[i].state_first + rank / LORA_STATE_RANKS) +
-                        rank % LORA_STATE_RANKS / 2 * TILE_COLS;
-        vf h = v_mul(_mm512_castsi512_ps(rows[r - first]), v_set1(task->use->lora->part[i].scale));
-        __m512i pairs = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(h));
-        pairs = _mm512_sll_epi32(pairs, _mm_cvtsi32_si128((int)(16 * odd)));
-        _mm512_mask_storeu_epi16(out, tokens << odd, pairs);
+        uint32_t rank = r - layout->part[i].first;
+        put_rank(plan, task, i, rank, rows[r - first]);
+        if (rank + 1 == lora->part[i].rank) end_part(plan, task, i);
     }
-}
-
-static void clear_states(const cpu_lora_plan *plan, uint32_t worker, uint32_t workers) {
-    uint32_t begin, end;
-    pool_share((uint32_t)(plan->state_bytes / CACHE_LINE_BYTES), 1, worker, workers, &begin, &end);
-    memset(plan->states + (size_t)begin * CACHE_LINE_BYTES, 0,
-           (size_t)(end - begin) * CACHE_LINE_BYTES);
 }
 
 /* Up to `most` tasks, none of fewer tokens beside one of more; those that are missing repeat the last. */
@@ -302,21 +320,54 @@ static void run_tasks(const linear_job *job, float (*sums)[C_TILE], uint32_t beg
     if (configured) amx_release();
 }
 
-static void shrink(void *arg, uint32_t worker, uint32_t workers) {
-    const linear_job *job = arg;
+void amx_lora_shrink_share(const linear_job *job, uint32_t worker, uint32_t workers) {
     const cpu_lora_plan *plan = job->lora;
     uint32_t all = 0, begin, end;
-    clear_states(plan, worker, workers);
-    pool_barrier(job->dev->pool, worker);
     for (uint32_t u = 0; u < plan->count; u++)
         all += task_count(&plan->uses[u]);
     pool_share(all, FOUR, worker, workers, &begin, &end);
     run_tasks(job, amx_scratch_of(job->dev, worker)->sums[0][0], begin, end);
 }
 
+static void shrink(void *job, uint32_t worker, uint32_t workers) {
+    amx_lora_shrink_share(job, worker, workers);
+}
+
 void amx_lora_shrink(kern_device *dev, const kern_linear *op) {
     linear_job job = job_of(dev, op);
     pool_run(dev->pool, shrink, &job);
+}
+
+/* --- fetching ----------------------------------------------------------------------------------- */
+
+/* Units first .. end of a run; returns how many lines they are. */
+static uint32_t fetch_units(const lora_run *run, void *const *pieces, uint32_t first, uint32_t end,
+                            amx_lora_fetch *out) {
+    uint32_t lines = 0, together;
+    for (; first < end && out->count < LORA_FETCH_RUNS; first += together) {
+        const char *at = lora_unit(run, pieces, first, &together);
+        together = cpu_lora_least(together, end - first);
+        out->run[out->count].at = at;
+        out->run[out->count].lines =
+            (together * run->unit_bytes + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES;
+        lines += out->run[out->count++].lines;
+    }
+    return lines;
+}
+
+void amx_lora_fetch_b(const linear_job *job, const strip *s, uint32_t first, uint32_t count,
+                      uint32_t steps, amx_lora_fetch *out) {
+    const cpu_lora_plan *plan = job->lora;
+    uint32_t m = s->matrix[first], tile = s->tile[first], lines = 0;
+    out->count = out->which = 0;
+    for (uint32_t u = 0; u < plan->count; u++) {
+        const cpu_lora_use *use = &plan->uses[u];
+        uint32_t rank = m < use->lora->part_count ? use->lora->part[m].rank : 0;
+        for (uint32_t g = 0; g < cpu_lora_groups(rank); g++)
+            lines +=
+                fetch_units(&use->layout.part[m].b[g], use->lora->pieces, tile, tile + count, out);
+    }
+    out->per_step = (lines + steps - 1) / steps;
 }
 
 /* --- B h of sums in rows ---------------------------------------------------------------------- */

@@ -104,7 +104,7 @@ ALWAYS_INLINE void run_pair(uint32_t count, uint32_t wide, const pair_task *task
         a1 += task->a_step[1];
     }
     if (task->updated)
-        amx_lora_expand(task->updated, task->s, task->first, count, task->t, wide, 1, 2);
+        amx_lora_expand_pair(task->updated, task->s, task->first, count, task->t, wide);
     AMX_STORE(0, task->sums[0], ROW_BYTES);
     if (count == 2) AMX_STORE(1, task->sums[1], ROW_BYTES);
     if (wide == 2) AMX_STORE(2, task->sums[2], ROW_BYTES);
@@ -266,15 +266,16 @@ void amx_many_tokens(void *arg, uint32_t worker, uint32_t workers) {
     uint32_t total = job->op->token_count, begin, end;
     uint32_t room = (uint32_t)(cpu_input_bytes(job->dev) / (TILE_COLS * sizeof(uint16_t)));
     pool_share(job->units, 1, worker, workers, &begin, &end);
-    amx_configure_tokens(TILE_TOKENS);
     for (; task.base < total; task.base += task.tokens) {
         uint32_t left = total - task.base;
         task.tokens = left < room ? left : room;
         task.tiles = (task.tokens + TILE_TOKENS - 1) / TILE_TOKENS;
         amx_pair_tokens(job, task.base, task.tokens, worker, workers);
+        if (job->lora) amx_lora_shrink_share(job, worker, workers);
         pool_barrier(job->dev->pool, worker);
+        amx_configure_tokens(TILE_TOKENS);
         multiply_chunk(&task, begin, end);
+        amx_release();
         pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
     }
-    amx_release();
 }
