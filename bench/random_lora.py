@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Writes random LoRA adapters of a model's shape: PEFT folders OUT/a0, OUT/a1, ...; with --gguf OUT/a0.gguf, ... of the same values.
+"""Random LoRA adapters of a model's shape: PEFT folders OUT/a0, OUT/a1, ...; with --gguf OUT/a0.gguf, ... of the same values, for llama.cpp.
 
-  make_adapters.py --model PATH --out DIR --count 8 [--rank 16,...] [--targets all|qv] [--seed 1] [--gguf] [--espalier BINARY]
+  random_lora.py --model PATH --out DIR --count 8 [--rank 16,...] [--targets all|qv] [--seed 1] [--gguf] [--espalier BINARY]
 
 Ranks are taken in turn. Adapter k of a seed is the same whatever the count. What they say is noise, small enough that
 answers stay finite. The shape is read with `espalier inspect`; --gguf wants the gguf package and a model of family llama.
