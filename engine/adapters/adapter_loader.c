@@ -21,7 +21,7 @@
 
 /* A quarter of what one core copies: the steps' own threads keep the rest of the memory's bandwidth. */
 #define BYTES_PER_SECOND_DEFAULT ((uint64_t)2 << 30)
-enum { PATIENCE_SECONDS = 10, LOADER_NICE = 5 };
+enum { PATIENCE_SECONDS = 10, LOADER_NICE = 5, BURST_US = 1000 };
 
 /* ---- memory ---- */
 
@@ -130,7 +130,7 @@ void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapte
 
 /* ---- moves ---- */
 
-/* After each move, until it would have ended at the given rate: one alone is never slowed. */
+/* A move takes at least as long as its bytes at the given rate, give or take BURST_US. */
 static void pace(adapters *a, uint64_t bytes) {
     uint64_t rate = a->options.bytes_per_second;
     if (!rate) rate = BYTES_PER_SECOND_DEFAULT;
@@ -141,7 +141,7 @@ static void pace(adapters *a, uint64_t bytes) {
 
 static void wait_for_pace(const adapters *a) {
     int64_t wait_us = a->next_move_us - clock_now_us();
-    if (wait_us <= 0 || !a->started) return;
+    if (wait_us <= BURST_US || !a->started) return;
     struct timespec pause = {.tv_sec = wait_us / 1000000, .tv_nsec = wait_us % 1000000 * 1000};
     nanosleep(&pause, NULL);
 }

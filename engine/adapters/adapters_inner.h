@@ -175,6 +175,26 @@ static inline uint32_t adapter_users(const adapter *ad) {
     return atomic_load_explicit(&ad->users, memory_order_acquire) & ~USERS_LEAVING;
 }
 
+void give_reference(adapter *ad); /* under the lock, of one that is not leaving */
+
+/* adapter_find.c */
+typedef struct name_ref {
+    char name[STORE_NAME_MAX + 1];
+    uint32_t version;                  /* 0: not said */
+    char digest[ADAPTER_DIGEST_CHARS]; /* "": not said; may be cut */
+} name_ref;
+esp_code ref_parse(const char *text, name_ref *out, esp_error *err);
+bool ref_is_bare(const name_ref *ref);                      /* the name alone */
+adapter *ref_known(const adapters *a, const name_ref *ref); /* under the lock; NULL: unknown here */
+bool names_are_blocked(const adapters *a, const char *name); /* under the lock: it was unloaded */
+/* Give a reference. loads: also on a name of the store that was unloaded. */
+esp_code find_reference(adapters *a, const char *text, adapter **out, esp_error *err);
+esp_code find_stored(adapters *a, const char *text, bool bare, bool loads, adapter **out,
+                     esp_error *err);
+
+/* adapter_list.c: under the lock. */
+void list_info(const adapter *ad, adapter_info *out);
+
 /* adapter_names.c; all under the lock. */
 adapter_entry *names_find(const adapters *a, const char *name);
 adapter_entry *names_take(adapters *a, const char *name); /* made when it is not there */
