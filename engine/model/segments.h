@@ -33,6 +33,7 @@ typedef struct segments {
     adapter_runs tokens; /* of the batch's tokens */
     adapter_runs rows;   /* of its rows, the tokens whose logits are wanted */
     kern_lora_segment *made;
+    kern_lora_segment *made_next; /* segments_after's */
 } segments;
 
 void segments_open(segments *s, uint32_t tokens_max, uint32_t rows_max);
@@ -43,6 +44,10 @@ void segments_plan(segments *s, const step_batch *batch, const model_adapter *co
 
 /* Of one of a layer's linears, ROLE_QKV to ROLE_DOWN, over all tokens. */
 lora_segments segments_of_layer(segments *s, kern_role role, uint32_t layer);
+
+/* Of the linear that comes after that one, in the next layer if need be; none after the last of `layers`. Valid
+ * beside those of segments_of_layer. */
+lora_segments segments_after(segments *s, kern_role role, uint32_t layer, uint32_t layers);
 
 /* Of the output matrix over rows [first, first + count), which are counted from 0. */
 lora_segments segments_of_head(segments *s, uint32_t first, uint32_t count);
