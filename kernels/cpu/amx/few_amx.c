@@ -88,24 +88,23 @@ ALWAYS_INLINE void multiply_few(uint32_t i, uint32_t wide, const uint16_t *a) {
 }
 
 /* Codes that are unpacked a few blocks later: a strip's lie together, and its blocks in the order in which they are
- * read. Scales that are read in the leg behind the next one. */
+ * read. Scales of the next leg. */
 ALWAYS_INLINE void fetch(const leg *l, const leg *next, uint32_t k) {
     const uint8_t *codes = l->from[0].codes + (l->block + k) * l->from[0].code_step + FETCH_AHEAD;
     UNROLL_16 for (uint32_t line = 0; line < FETCH_LINES; line++)
         _mm_prefetch((const char *)codes + line * CACHE_LINE_BYTES, _MM_HINT_T0);
     UNROLL for (uint32_t i = 0; i < STRIP_TILES; i++) {
         const source *from = &next->from[i];
-        const uint8_t *scales = from->scales + STRIP_TILES * from->tile_scale_bytes;
-        _mm_prefetch((const char *)scales + k * CACHE_LINE_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)from->scales + (next->block + k) * from->scale_bytes,
+                     _MM_HINT_T0);
     }
 }
 
-/* Scales that the leg before did not read: of blocks `read` and up of its tiles. */
-static void read_rest(const leg *l, uint32_t read, amx_scales (*out)[STRIP_TILES]) {
+/* Scales of block k of a leg, where the leg before did not read them. */
+static void read_scales(const leg *l, uint32_t k, amx_scales *out) {
     for (uint32_t i = 0; i < STRIP_TILES && i < l->count; i++)
         if (l->from[i].read_scales)
-            l->from[i].read_scales(l->from[i].scales, l->block + read, l->blocks - read,
-                                   &out[read][i]);
+            l->from[i].read_scales(l->from[i].scales, l->block + k, 1, &out[i]);
 }
 
 ALWAYS_INLINE const uint16_t *a_tile(int format, const source *from, uint32_t block,
@@ -116,27 +115,31 @@ ALWAYS_INLINE const uint16_t *a_tile(int format, const source *from, uint32_t bl
     return room;
 }
 
-/* How many blocks of the next leg have their scales read in this one's loop. */
-static uint32_t scales_meanwhile(int format, uint32_t count, const leg *l, const leg *next) {
-    bool alike = format != ANY && next->count == count && (int)next->from[0].dtype == format &&
-                 next->from[0].read_scales;
-    uint32_t least = l->blocks < next->blocks ? l->blocks : next->blocks;
-    return alike ? least : 0;
+/* Whether the scales of the next leg's first block are read in this one's loop. */
+static bool reads_alike(int format, uint32_t count, const leg *next) {
+    return format != ANY && next->count == count && (int)next->from[0].dtype == format;
 }
 
-/* format, count, wide are constants. Unpacks block by block, and multiplies the block before meanwhile. */
-ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_task *task,
-                           const leg *l, const leg *next, uint32_t turn) {
+/* format, count, wide are constants. Unpacks block by block, multiplies the block before meanwhile, and reads the
+ * scales of the block behind. `turn` is where the first block's scales lie; returned for the next leg. */
+ALWAYS_INLINE uint32_t run_leg(int format, uint32_t count, uint32_t wide, const few_task *task,
+                               const leg *l, const leg *next, uint32_t turn) {
     amx_scratch *scratch = task->scratch;
     const size_t b_step = (size_t)TILE_COLS * task->width, b_row = task->width * sizeof(uint32_t);
     const uint16_t *b[2], *a[STRIP_TILES] = {NULL};
     const uint32_t plane = plane_of(task->job, &l->s, l->first), blocks = l->blocks;
-    const uint32_t meanwhile = scales_meanwhile(format, count, l, next);
+    const bool next_too = reads_alike(format, count, next);
     for (uint32_t w = 0; w < wide; w++)
         b[w] = (amx_in_place(task->job) ? (const uint16_t *)task->job->op->in
                                         : amx_pairs_at(task->job, plane, w, 0)) +
                l->block * b_step;
     for (uint32_t k = 0; k <= blocks; k++) {
+        amx_scales *own = scratch->scales[0][(turn + k) % RING];
+        amx_scales *behind = scratch->scales[0][(turn + k + 1) % RING];
+        const bool last = k + 1 >= blocks;
+        const bool read = format != ANY && (k + 1 < blocks || (k + 1 == blocks && next_too));
+        const leg *of = last ? next : l;
+        const uint32_t block = last ? next->block : l->block + k + 1;
         if (k) {
             AMX_LOAD(4, b[0], b_row);
             b[0] += b_step;
@@ -147,44 +150,38 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_
         }
         fetch(l, next, k);
         UNROLL for (uint32_t i = 0; i < count; i++) {
-            const uint16_t *before = a[i];
+            if (k) multiply_few(i, wide, a[i]);
             if (k < blocks)
-                a[i] = a_tile(format, &l->from[i], l->block + k, &scratch->scales[turn][k][i],
-                              scratch->ring[k % RING][i]);
-            if (format != ANY && k < meanwhile)
-                amx_scales_of((esp_dtype)format, next->from[i].scales, next->block + k,
-                              &scratch->scales[!turn][k][i]);
-            if (k) multiply_few(i, wide, before);
+                a[i] =
+                    a_tile(format, &l->from[i], l->block + k, &own[i], scratch->ring[k % RING][i]);
+            if (read) amx_scales_of((esp_dtype)format, of->from[i].scales, block, &behind[i]);
         }
+        if (format == ANY && !last) read_scales(l, k + 1, behind);
     }
-    read_rest(next, meanwhile, scratch->scales[!turn]);
+    turn = (turn + blocks) % RING;
+    if (!next_too) read_scales(next, 0, scratch->scales[0][turn]);
+    return turn;
 }
 
 /* The two shapes that nearly all legs have, for each format. */
 #define LEG_ARGS const few_task *task, const leg *l, const leg *next, uint32_t turn
-typedef void leg_fn(LEG_ARGS);
+typedef uint32_t leg_fn(LEG_ARGS);
 #define LEGS_OF(dtype)                                                                             \
-    static void four_##dtype(LEG_ARGS) { run_leg(dtype, 4, 1, task, l, next, turn); }              \
-    static void two_##dtype(LEG_ARGS) { run_leg(dtype, 2, 2, task, l, next, turn); }
+    static uint32_t four_##dtype(LEG_ARGS) { return run_leg(dtype, 4, 1, task, l, next, turn); }   \
+    static uint32_t two_##dtype(LEG_ARGS) { return run_leg(dtype, 2, 2, task, l, next, turn); }
 FOR_EACH_FORMAT(LEGS_OF)
 #define FOUR_ROW(dtype) [dtype] = four_##dtype,
 #define TWO_ROW(dtype) [dtype] = two_##dtype,
 static leg_fn *const four_of[DT_COUNT] = {FOR_EACH_FORMAT(FOUR_ROW)};
 static leg_fn *const two_of[DT_COUNT] = {FOR_EACH_FORMAT(TWO_ROW)};
 
-static void multiply_leg(LEG_ARGS) {
-    if (task->wide == 2 && l->count == 2)
-        two_of[l->from[0].dtype](task, l, next, turn);
-    else if (task->wide == 2)
-        run_leg(ANY, 1, 2, task, l, next, turn);
-    else if (l->count == 4)
-        four_of[l->from[0].dtype](task, l, next, turn);
-    else if (l->count == 3)
-        run_leg(ANY, 3, 1, task, l, next, turn);
-    else if (l->count == 2)
-        run_leg(ANY, 2, 1, task, l, next, turn);
-    else
-        run_leg(ANY, 1, 1, task, l, next, turn);
+static uint32_t multiply_leg(LEG_ARGS) {
+    if (task->wide == 2 && l->count == 2) return two_of[l->from[0].dtype](task, l, next, turn);
+    if (task->wide == 2) return run_leg(ANY, 1, 2, task, l, next, turn);
+    if (l->count == 4) return four_of[l->from[0].dtype](task, l, next, turn);
+    if (l->count == 3) return run_leg(ANY, 3, 1, task, l, next, turn);
+    if (l->count == 2) return run_leg(ANY, 2, 1, task, l, next, turn);
+    return run_leg(ANY, 1, 1, task, l, next, turn);
 }
 
 static void begin_sums(void) {
@@ -225,7 +222,7 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
     leg_walk walk = {.job = job, .most = STRIP_TILES / task.wide};
     pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
     leg next = next_leg(&walk);
-    read_rest(&next, 0, task.scratch->scales[turn]);
+    read_scales(&next, 0, task.scratch->scales[0][turn]);
     if (!amx_in_place(job)) {
         amx_pair_tokens(job, 0, tokens, worker, workers);
         pool_barrier(job->dev->pool, worker);
@@ -235,10 +232,9 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
         leg l = next;
         next = next_leg(&walk);
         if (l.begins) begin_sums();
-        multiply_leg(&task, &l, &next, turn);
+        turn = multiply_leg(&task, &l, &next, turn);
         if (l.ends) store_sums(&task, &l);
         if (l.finishes) finish(job, &l.s, 0, tokens, task.scratch->rows[0], ROWS_STRIDE);
-        turn = !turn;
     }
     amx_release();
 }
