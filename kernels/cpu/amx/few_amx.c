@@ -1,8 +1,8 @@
 /* few_amx.c - the way of linear_amx.c for up to FEW_TOKENS tokens: each block of up to four weight tiles is unpacked
- * while the block before is multiplied, and the scales of the blocks that come next are read.
+ * while the block before is multiplied.
  *
- * A worker's tiles are cut into legs: some blocks of a strip. The scales of a leg are read, and its first codes
- * fetched, while the leg before is multiplied. */
+ * A worker's tiles are cut into legs: some blocks of a strip. The first block of a leg is unpacked, and its
+ * scales are fetched, while the leg before is multiplied. */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
@@ -63,6 +63,9 @@ typedef struct few_task {
     const linear_job *job;
     amx_scratch *scratch;
     uint32_t wide, width; /* B tiles; tokens of the first */
+    /* A tiles of the block that is multiplied next: in this half of the ring, or where they lie. */
+    uint32_t turn;
+    const uint16_t *a[STRIP_TILES];
 } few_task;
 
 /* Tile i of a leg. C 0..3; one B tile: B 4, A 5..7; two: B 4 and 5, A 6 and 7. */
@@ -100,88 +103,98 @@ ALWAYS_INLINE void fetch(const leg *l, const leg *next, uint32_t k) {
     }
 }
 
-/* Scales of block k of a leg, where the leg before did not read them. */
-static void read_scales(const leg *l, uint32_t k, amx_scales *out) {
-    for (uint32_t i = 0; i < STRIP_TILES && i < l->count; i++)
-        if (l->from[i].read_scales)
-            l->from[i].read_scales(l->from[i].scales, l->block + k, 1, &out[i]);
-}
-
+/* format: a constant, or ANY. */
 ALWAYS_INLINE const uint16_t *a_tile(int format, const source *from, uint32_t block,
-                                     const amx_scales *scales, uint16_t *room) {
+                                     amx_scales *scales, uint16_t *room) {
+    if (format == ANY && from->read_scales) from->read_scales(from->scales, block, 1, scales);
     if (format == ANY || format == DT_BF16) return amx_a_tile(from, block, scales, room);
     const size_t step = cpu_formats[format].code_bytes * STRIP_TILES;
     amx_unpack((esp_dtype)format, from->codes + block * step, scales, room);
     return room;
 }
 
-/* Whether the scales of the next leg's first block are read in this one's loop. */
-static bool reads_alike(int format, uint32_t count, const leg *next) {
-    return format != ANY && next->count == count && (int)next->from[0].dtype == format;
+/* The first block of a leg that the one before did not unpack. */
+static void unpack_first(few_task *task, const leg *l) {
+    for (uint32_t i = 0; i < STRIP_TILES && i < l->count; i++)
+        task->a[i] = a_tile(ANY, &l->from[i], l->block, &task->scratch->scales[0][0][i],
+                            task->scratch->ring[task->turn][i]);
 }
 
-/* format, count, wide are constants. Unpacks block by block, multiplies the block before meanwhile, and reads the
- * scales of the block behind. `turn` is where the first block's scales lie; returned for the next leg. */
-ALWAYS_INLINE uint32_t run_leg(int format, uint32_t count, uint32_t wide, const few_task *task,
-                               const leg *l, const leg *next, uint32_t turn) {
+/* The B tiles of a leg's block. */
+ALWAYS_INLINE void load_tokens(uint32_t wide, const few_task *task, const uint16_t *b[2]) {
+    const size_t b_step = (size_t)TILE_COLS * task->width;
+    AMX_LOAD(4, b[0], task->width * sizeof(uint32_t));
+    if (wide == 2) AMX_LOAD(5, b[1], ROW_BYTES);
+    for (uint32_t w = 0; w < wide; w++)
+        b[w] += b_step;
+}
+
+/* format, count, wide are constants. Block by block, of which the first is unpacked: multiplies it, and unpacks the
+ * one behind meanwhile, which may be the first of the next leg. */
+ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *task, const leg *l,
+                           const leg *next) {
     amx_scratch *scratch = task->scratch;
-    const size_t b_step = (size_t)TILE_COLS * task->width, b_row = task->width * sizeof(uint32_t);
-    const uint16_t *b[2], *a[STRIP_TILES] = {NULL};
-    const uint32_t plane = plane_of(task->job, &l->s, l->first), blocks = l->blocks;
-    const bool next_too = reads_alike(format, count, next);
+    const uint16_t *b[2], *a[STRIP_TILES];
+    const uint32_t plane = plane_of(task->job, &l->s, l->first);
+    const bool goes_on =
+        format != ANY && next->count == count && (int)next->from[0].dtype == format;
+    const uint32_t steps = goes_on ? l->blocks : l->blocks - 1;
+    uint32_t turn = task->turn;
     for (uint32_t w = 0; w < wide; w++)
         b[w] = (amx_in_place(task->job) ? (const uint16_t *)task->job->op->in
                                         : amx_pairs_at(task->job, plane, w, 0)) +
-               l->block * b_step;
-    for (uint32_t k = 0; k <= blocks; k++) {
-        amx_scales *own = scratch->scales[0][(turn + k) % RING];
-        amx_scales *behind = scratch->scales[0][(turn + k + 1) % RING];
-        const bool last = k + 1 >= blocks;
-        const bool read = format != ANY && (k + 1 < blocks || (k + 1 == blocks && next_too));
-        const leg *of = last ? next : l;
-        const uint32_t block = last ? next->block : l->block + k + 1;
-        if (k) {
-            AMX_LOAD(4, b[0], b_row);
-            b[0] += b_step;
-        }
-        if (k && wide == 2) {
-            AMX_LOAD(5, b[1], ROW_BYTES);
-            b[1] += b_step;
-        }
+               (size_t)l->block * TILE_COLS * task->width;
+    for (uint32_t i = 0; i < count; i++)
+        a[i] = task->a[i];
+    for (uint32_t k = 0; k < steps; k++) {
+        const leg *of = k + 1 < l->blocks ? l : next;
+        const uint32_t block = k + 1 < l->blocks ? l->block + k + 1 : next->block;
+        turn = !turn;
+        UNROLL for (uint32_t i = 0; format != ANY && i < count; i++)
+            amx_scales_of((esp_dtype)format, of->from[i].scales, block, &scratch->scales[0][0][i]);
+        load_tokens(wide, task, b);
         fetch(l, next, k);
         UNROLL for (uint32_t i = 0; i < count; i++) {
-            if (k) multiply_few(i, wide, a[i]);
-            if (k < blocks)
-                a[i] =
-                    a_tile(format, &l->from[i], l->block + k, &own[i], scratch->ring[k % RING][i]);
-            if (read) amx_scales_of((esp_dtype)format, of->from[i].scales, block, &behind[i]);
+            multiply_few(i, wide, a[i]);
+            a[i] = a_tile(format, &of->from[i], block, &scratch->scales[0][0][i],
+                          scratch->ring[turn][i]);
         }
-        if (format == ANY && !last) read_scales(l, k + 1, behind);
     }
-    turn = (turn + blocks) % RING;
-    if (!next_too) read_scales(next, 0, scratch->scales[0][turn]);
-    return turn;
+    for (uint32_t i = 0; i < count; i++)
+        task->a[i] = a[i];
+    task->turn = turn;
+    if (goes_on) return;
+    load_tokens(wide, task, b);
+    UNROLL for (uint32_t i = 0; i < count; i++) multiply_few(i, wide, a[i]);
+    task->turn = !turn;
+    unpack_first(task, next);
 }
 
 /* The two shapes that nearly all legs have, for each format. */
-#define LEG_ARGS const few_task *task, const leg *l, const leg *next, uint32_t turn
-typedef uint32_t leg_fn(LEG_ARGS);
+#define LEG_ARGS few_task *task, const leg *l, const leg *next
+typedef void leg_fn(LEG_ARGS);
 #define LEGS_OF(dtype)                                                                             \
-    static uint32_t four_##dtype(LEG_ARGS) { return run_leg(dtype, 4, 1, task, l, next, turn); }   \
-    static uint32_t two_##dtype(LEG_ARGS) { return run_leg(dtype, 2, 2, task, l, next, turn); }
+    static void four_##dtype(LEG_ARGS) { run_leg(dtype, 4, 1, task, l, next); }                    \
+    static void two_##dtype(LEG_ARGS) { run_leg(dtype, 2, 2, task, l, next); }
 FOR_EACH_FORMAT(LEGS_OF)
 #define FOUR_ROW(dtype) [dtype] = four_##dtype,
 #define TWO_ROW(dtype) [dtype] = two_##dtype,
 static leg_fn *const four_of[DT_COUNT] = {FOR_EACH_FORMAT(FOUR_ROW)};
 static leg_fn *const two_of[DT_COUNT] = {FOR_EACH_FORMAT(TWO_ROW)};
 
-static uint32_t multiply_leg(LEG_ARGS) {
-    if (task->wide == 2 && l->count == 2) return two_of[l->from[0].dtype](task, l, next, turn);
-    if (task->wide == 2) return run_leg(ANY, 1, 2, task, l, next, turn);
-    if (l->count == 4) return four_of[l->from[0].dtype](task, l, next, turn);
-    if (l->count == 3) return run_leg(ANY, 3, 1, task, l, next, turn);
-    if (l->count == 2) return run_leg(ANY, 2, 1, task, l, next, turn);
-    return run_leg(ANY, 1, 1, task, l, next, turn);
+static void multiply_leg(LEG_ARGS) {
+    if (task->wide == 2 && l->count == 2)
+        two_of[l->from[0].dtype](task, l, next);
+    else if (task->wide == 2)
+        run_leg(ANY, 1, 2, task, l, next);
+    else if (l->count == 4)
+        four_of[l->from[0].dtype](task, l, next);
+    else if (l->count == 3)
+        run_leg(ANY, 3, 1, task, l, next);
+    else if (l->count == 2)
+        run_leg(ANY, 2, 1, task, l, next);
+    else
+        run_leg(ANY, 1, 1, task, l, next);
 }
 
 static void begin_sums(void) {
@@ -214,7 +227,7 @@ static void store_sums(const few_task *task, const leg *l) {
 
 void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
     const linear_job *job = arg;
-    uint32_t tokens = job->op->token_count, turn = 0;
+    uint32_t tokens = job->op->token_count;
     few_task task = {.job = job,
                      .scratch = amx_scratch_of(job->dev, worker),
                      .wide = tokens > TILE_TOKENS ? 2 : 1,
@@ -222,7 +235,7 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
     leg_walk walk = {.job = job, .most = STRIP_TILES / task.wide};
     pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
     leg next = next_leg(&walk);
-    read_scales(&next, 0, task.scratch->scales[0][turn]);
+    unpack_first(&task, &next);
     if (!amx_in_place(job)) {
         amx_pair_tokens(job, 0, tokens, worker, workers);
         pool_barrier(job->dev->pool, worker);
@@ -232,7 +245,7 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
         leg l = next;
         next = next_leg(&walk);
         if (l.begins) begin_sums();
-        turn = multiply_leg(&task, &l, &next, turn);
+        multiply_leg(&task, &l, &next);
         if (l.ends) store_sums(&task, &l);
         if (l.finishes) finish(job, &l.s, 0, tokens, task.scratch->rows[0], ROWS_STRIDE);
     }
