@@ -155,9 +155,11 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *
         load_tokens(wide, task, b);
         fetch(l, next, k);
         UNROLL for (uint32_t i = 0; i < count; i++) {
-            multiply_few(i, wide, a[i]);
+            const uint16_t *now = a[i];
+            if (wide == 1) multiply_few(i, wide, now); /* either order is slower for the other */
             a[i] = a_tile(format, &of->from[i], block, &scratch->scales[0][0][i],
                           scratch->ring[turn][i]);
+            if (wide == 2) multiply_few(i, wide, now);
         }
     }
     for (uint32_t i = 0; i < count; i++)
