@@ -23,8 +23,22 @@ op_cost op_cost_norm(const kern_ops *ops, const kern_device *dev, const kern_nor
     return (op_cost){.bytes = (double)op->count * op->width * (F32_BYTES + out)};
 }
 
-op_cost op_cost_linear(const kern_ops *ops, const kern_device *dev, const kern_linear *op) {
+/* What updates read and multiply; each segment's by itself. */
+static op_cost lora_cost(const kern_ops *ops, const kern_device *dev, const kern_linear *op) {
     op_cost cost = {0};
+    for (uint32_t s = 0; s < op->lora_count; s++) {
+        const kern_lora *lora = op->lora[s].lora;
+        for (uint32_t i = 0; lora && i < lora->part_count; i++) {
+            double values = (double)lora->part[i].rank * (lora->cols + lora->part[i].rows);
+            cost.bytes += values * act_bytes(ops, dev);
+            cost.flops += 2 * values * op->lora[s].count;
+        }
+    }
+    return cost;
+}
+
+op_cost op_cost_linear(const kern_ops *ops, const kern_device *dev, const kern_linear *op) {
+    op_cost cost = lora_cost(ops, dev, op);
     kern_image image;
     double rows = 0, out = kern_gives_act(op->epilogue) ? act_bytes(ops, dev) : F32_BYTES;
     for (uint32_t i = 0; i < op->matrix_count; i++) {

@@ -517,6 +517,51 @@ static void pieces_of_any_size_give_the_same(void **state) {
         }
 }
 
+/* What is said to come next changes no bit, of this op or of the next, whether it comes or not. */
+static void hint_of_the_next_updates_changes_nothing(void **state) {
+    (void)state;
+    enum { TOKENS = 12, ROWS = 64, COLS = 96 };
+    static const lora_shape shapes[2] = {{.rank = {16}}, {.rank = {40}, .bias = true}};
+    const linear_case c = {.dtype = {DT_Q4_0}, .rows = {ROWS}, .matrices = 1, .cols = COLS};
+    for (uint32_t w = 0; w < WAYS && have(&ways[w]); w++) {
+        lab l = lab_of(&ways[w], 2);
+        lora_adapter adapters[2];
+        kern_lora_segment segments[2];
+        for (uint32_t a = 0; a < 2; a++) {
+            adapters[a] = lora_adapter_of(&l, &c, 5 + a, &shapes[a], 50000);
+            segments[a] = (kern_lora_segment){.first = 2, .count = 9, .lora = &adapters[a].lora};
+        }
+        float *out[2] = {lab_alloc(&l, sizeof(float[TOKENS][ROWS])),
+                         lab_alloc(&l, sizeof(float[TOKENS][ROWS]))};
+        kern_linear op = {.token_count = TOKENS, .lora_count = 1};
+        op.in = lab_upload_random(&l, KIND_ACT, 3, TOKENS * COLS);
+        take_matrices(&l, &c, &op);
+        for (uint32_t i = 0; i < 8; i++) { /* both adapters, after and with each hint */
+            op.lora = &segments[i % 2];
+            op.lora_next_count = 0;
+            op.out = out[0];
+            l.ops->linear(l.dev, &op);
+            kern_linear other = op;
+            other.lora_next_count = 1;
+            other.lora_next = &segments[i / 2 % 2];
+            if (i >= 4) other.token_count = TOKENS - 1;
+            other.out = out[1];
+            l.ops->linear(l.dev, &other);
+            l.ops->linear(l.dev, &op);
+            assert_memory_equal(out[0], out[1], sizeof(float[ROWS]) * other.token_count);
+            l.ops->linear(l.dev, &other);
+            assert_memory_equal(out[0], out[1], sizeof(float[ROWS]) * other.token_count);
+        }
+        drop_matrices(&l, &c, &op);
+        lab_release(&l, KIND_ACT, (void *)op.in, TOKENS * COLS);
+        for (uint32_t a = 0; a < 2; a++) {
+            l.ops->release(l.dev, out[a], sizeof(float[TOKENS][ROWS]));
+            lora_adapter_free(&adapters[a]);
+        }
+        lab_close(&l);
+    }
+}
+
 /* --- pieces --------------------------------------------------------------------------------- */
 
 /* The widest linear and the highest rank in the smallest pieces; nothing of it is packed. */
@@ -582,6 +627,7 @@ int main(void) {
         cmocka_unit_test(int8_inputs_do_not_touch_the_update),
         cmocka_unit_test(segment_is_the_same_in_any_company),
         cmocka_unit_test(chunks_of_a_segment_are_the_same),
+        cmocka_unit_test(hint_of_the_next_updates_changes_nothing),
         cmocka_unit_test(pieces_of_any_size_give_the_same),
         cmocka_unit_test(pieces_hold_the_largest_update),
         cmocka_unit_test(what_touches_nothing_has_no_pieces),

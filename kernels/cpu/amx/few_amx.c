@@ -1,8 +1,8 @@
 /* few_amx.c - the way of linear_amx.c for up to FEW_TOKENS tokens: each block of up to four weight tiles is unpacked
- * while the block before is multiplied, and the scales of the blocks that come next are read.
+ * while the block before is multiplied.
  *
- * A worker's tiles are cut into legs: some blocks of a strip. The scales of a leg are read, and its first codes
- * fetched, while the leg before is multiplied. */
+ * A worker's tiles are cut into legs: some blocks of a strip. The first block of a leg is unpacked, and its
+ * scales are fetched, while the leg before is multiplied. */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
@@ -64,6 +64,9 @@ typedef struct few_task {
     const linear_job *job;
     amx_scratch *scratch;
     uint32_t wide, width; /* B tiles; tokens of the first */
+    /* A tiles of the block that is multiplied next: in this half of the ring, or where they lie. */
+    uint32_t turn;
+    const uint16_t *a[STRIP_TILES];
     amx_lora_leg *lora; /* the updates of the leg; or NULL */
     amx_lora_fetch *lora_next;
 } few_task;
@@ -91,88 +94,97 @@ ALWAYS_INLINE void multiply_few(uint32_t i, uint32_t wide, const uint16_t *a) {
 }
 
 /* Codes that are unpacked a few blocks later: a strip's lie together, and its blocks in the order in which they are
- * read. Scales that are read in the leg behind the next one. */
+ * read. Scales of the next leg. */
 ALWAYS_INLINE void fetch(const leg *l, const leg *next, uint32_t k) {
     const uint8_t *codes = l->from[0].codes + (l->block + k) * l->from[0].code_step + FETCH_AHEAD;
     UNROLL_16 for (uint32_t line = 0; line < FETCH_LINES; line++)
         _mm_prefetch((const char *)codes + line * CACHE_LINE_BYTES, _MM_HINT_T0);
     UNROLL for (uint32_t i = 0; i < STRIP_TILES; i++) {
         const source *from = &next->from[i];
-        const uint8_t *scales = from->scales + STRIP_TILES * from->tile_scale_bytes;
-        _mm_prefetch((const char *)scales + k * CACHE_LINE_BYTES, _MM_HINT_T0);
+        _mm_prefetch((const char *)from->scales + (next->block + k) * from->scale_bytes,
+                     _MM_HINT_T0);
     }
 }
 
-/* Scales that the leg before did not read: of blocks `read` and up of its tiles. */
-static void read_rest(const leg *l, uint32_t read, amx_scales (*out)[STRIP_TILES]) {
-    for (uint32_t i = 0; i < STRIP_TILES && i < l->count; i++)
-        if (l->from[i].read_scales)
-            l->from[i].read_scales(l->from[i].scales, l->block + read, l->blocks - read,
-                                   &out[read][i]);
-}
-
+/* format: a constant, or ANY. */
 ALWAYS_INLINE const uint16_t *a_tile(int format, const source *from, uint32_t block,
-                                     const amx_scales *scales, uint16_t *room) {
+                                     amx_scales *scales, uint16_t *room) {
+    if (format == ANY && from->read_scales) from->read_scales(from->scales, block, 1, scales);
     if (format == ANY || format == DT_BF16) return amx_a_tile(from, block, scales, room);
     const size_t step = cpu_formats[format].code_bytes * STRIP_TILES;
     amx_unpack((esp_dtype)format, from->codes + block * step, scales, room);
     return room;
 }
 
-/* How many blocks of the next leg have their scales read in this one's loop. */
-static uint32_t scales_meanwhile(int format, uint32_t count, const leg *l, const leg *next) {
-    bool alike = format != ANY && next->count == count && (int)next->from[0].dtype == format &&
-                 next->from[0].read_scales;
-    uint32_t least = l->blocks < next->blocks ? l->blocks : next->blocks;
-    return alike ? least : 0;
+/* The first block of a leg that the one before did not unpack. */
+static void unpack_first(few_task *task, const leg *l) {
+    for (uint32_t i = 0; i < STRIP_TILES && i < l->count; i++)
+        task->a[i] = a_tile(ANY, &l->from[i], l->block, &task->scratch->scales[0][0][i],
+                            task->scratch->ring[task->turn][i]);
 }
 
-/* format, count, wide are constants. Unpacks block by block, and multiplies the block before meanwhile. */
-ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_task *task,
-                           const leg *l, const leg *next, uint32_t turn) {
+/* The B tiles of a leg's block. */
+ALWAYS_INLINE void load_tokens(uint32_t wide, const few_task *task, const uint16_t *b[2]) {
+    const size_t b_step = (size_t)TILE_COLS * task->width;
+    AMX_LOAD(4, b[0], task->width * sizeof(uint32_t));
+    if (wide == 2) AMX_LOAD(5, b[1], ROW_BYTES);
+    for (uint32_t w = 0; w < wide; w++)
+        b[w] += b_step;
+}
+
+/* format, count, wide are constants. Block by block, of which the first is unpacked: multiplies it, and unpacks the
+ * one behind meanwhile, which may be the first of the next leg. */
+ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *task, const leg *l,
+                           const leg *next) {
     amx_scratch *scratch = task->scratch;
-    const size_t b_step = (size_t)TILE_COLS * task->width, b_row = task->width * sizeof(uint32_t);
-    const uint16_t *b[2], *a[STRIP_TILES] = {NULL};
-    const uint32_t plane = plane_of(task->job, &l->s, l->first), blocks = l->blocks;
-    const uint32_t meanwhile = scales_meanwhile(format, count, l, next);
+    const uint16_t *b[2], *a[STRIP_TILES];
+    const uint32_t plane = plane_of(task->job, &l->s, l->first);
+    const bool goes_on =
+        format != ANY && next->count == count && (int)next->from[0].dtype == format;
+    const uint32_t steps = goes_on ? l->blocks : l->blocks - 1;
+    uint32_t turn = task->turn;
     for (uint32_t w = 0; w < wide; w++)
         b[w] = (amx_in_place(task->job) ? (const uint16_t *)task->job->op->in
                                         : amx_pairs_at(task->job, plane, w, 0)) +
-               l->block * b_step;
-    for (uint32_t k = 0; k <= blocks; k++) {
-        if (k) {
-            AMX_LOAD(4, b[0], b_row);
-            b[0] += b_step;
-        }
-        if (k && wide == 2) {
-            AMX_LOAD(5, b[1], ROW_BYTES);
-            b[1] += b_step;
-        }
+               (size_t)l->block * TILE_COLS * task->width;
+    for (uint32_t i = 0; i < count; i++)
+        a[i] = task->a[i];
+    for (uint32_t k = 0; k < steps; k++) {
+        const leg *of = k + 1 < l->blocks ? l : next;
+        const uint32_t block = k + 1 < l->blocks ? l->block + k + 1 : next->block;
+        turn = !turn;
+        UNROLL for (uint32_t i = 0; format != ANY && i < count; i++)
+            amx_scales_of((esp_dtype)format, of->from[i].scales, block, &scratch->scales[0][0][i]);
+        load_tokens(wide, task, b);
         fetch(l, next, k);
         UNROLL for (uint32_t i = 0; i < count; i++) {
-            const uint16_t *before = a[i];
+            const uint16_t *now = a[i];
             if (task->lora) {
                 amx_lora_fetch_step(&task->lora->fetch);
                 amx_lora_fetch_step(task->lora_next);
             }
-            if (k < blocks)
-                a[i] = a_tile(format, &l->from[i], l->block + k, &scratch->scales[turn][k][i],
-                              scratch->ring[k % RING][i]);
-            if (format != ANY && k < meanwhile)
-                amx_scales_of((esp_dtype)format, next->from[i].scales, next->block + k,
-                              &scratch->scales[!turn][k][i]);
-            if (k) multiply_few(i, wide, before);
+            if (wide == 1) multiply_few(i, wide, now); /* either order is slower for the other */
+            a[i] = a_tile(format, &of->from[i], block, &scratch->scales[0][0][i],
+                          scratch->ring[turn][i]);
+            if (wide == 2) multiply_few(i, wide, now);
         }
     }
-    read_rest(next, meanwhile, scratch->scales[!turn]);
+    for (uint32_t i = 0; i < count; i++)
+        task->a[i] = a[i];
+    task->turn = turn;
+    if (goes_on) return;
+    load_tokens(wide, task, b);
+    UNROLL for (uint32_t i = 0; i < count; i++) multiply_few(i, wide, a[i]);
+    task->turn = !turn;
+    unpack_first(task, next);
 }
 
 /* The two shapes that nearly all legs have, for each format. */
-#define LEG_ARGS const few_task *task, const leg *l, const leg *next, uint32_t turn
+#define LEG_ARGS few_task *task, const leg *l, const leg *next
 typedef void leg_fn(LEG_ARGS);
 #define LEGS_OF(dtype)                                                                             \
-    static void four_##dtype(LEG_ARGS) { run_leg(dtype, 4, 1, task, l, next, turn); }              \
-    static void two_##dtype(LEG_ARGS) { run_leg(dtype, 2, 2, task, l, next, turn); }
+    static void four_##dtype(LEG_ARGS) { run_leg(dtype, 4, 1, task, l, next); }                    \
+    static void two_##dtype(LEG_ARGS) { run_leg(dtype, 2, 2, task, l, next); }
 FOR_EACH_FORMAT(LEGS_OF)
 #define FOUR_ROW(dtype) [dtype] = four_##dtype,
 #define TWO_ROW(dtype) [dtype] = two_##dtype,
@@ -181,17 +193,17 @@ static leg_fn *const two_of[DT_COUNT] = {FOR_EACH_FORMAT(TWO_ROW)};
 
 static void multiply_leg(LEG_ARGS) {
     if (task->wide == 2 && l->count == 2)
-        two_of[l->from[0].dtype](task, l, next, turn);
+        two_of[l->from[0].dtype](task, l, next);
     else if (task->wide == 2)
-        run_leg(ANY, 1, 2, task, l, next, turn);
+        run_leg(ANY, 1, 2, task, l, next);
     else if (l->count == 4)
-        four_of[l->from[0].dtype](task, l, next, turn);
+        four_of[l->from[0].dtype](task, l, next);
     else if (l->count == 3)
-        run_leg(ANY, 3, 1, task, l, next, turn);
+        run_leg(ANY, 3, 1, task, l, next);
     else if (l->count == 2)
-        run_leg(ANY, 2, 1, task, l, next, turn);
+        run_leg(ANY, 2, 1, task, l, next);
     else
-        run_leg(ANY, 1, 1, task, l, next, turn);
+        run_leg(ANY, 1, 1, task, l, next);
 }
 
 static void begin_sums(void) {
@@ -224,7 +236,7 @@ static void store_sums(const few_task *task, const leg *l) {
 
 void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
     const linear_job *job = arg;
-    uint32_t tokens = job->op->token_count, turn = 0;
+    uint32_t tokens = job->op->token_count;
     few_task task = {.job = job,
                      .scratch = amx_scratch_of(job->dev, worker),
                      .wide = tokens > TILE_TOKENS ? 2 : 1,
@@ -239,14 +251,13 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
     pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
     const uint32_t begin = walk.unit;
     leg next = next_leg(&walk);
-    read_rest(&next, 0, task.scratch->scales[turn]);
+    unpack_first(&task, &next);
     if (!amx_in_place(job)) amx_pair_tokens(job, 0, tokens, worker, workers);
     if (job->lora) amx_lora_shrink_share(job, worker, workers);
     if (job->lora || !amx_in_place(job)) pool_barrier(job->dev->pool, worker);
     if (job->lora)
         amx_lora_fetch_next(job, worker, workers,
-                            (walk.end - begin) * job->unit_tiles * job->blocks,
-                            &lora_next);
+                            (walk.end - begin) * job->unit_tiles * job->blocks, &lora_next);
     amx_configure_tokens(task.width);
     while (next.count) {
         leg l = next;
@@ -254,12 +265,11 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
         if (l.begins) begin_sums();
         if (l.begins && task.lora)
             amx_lora_begin_leg(job, &l.s, l.first, l.count, job->blocks * l.count, task.lora);
-        multiply_leg(&task, &l, &next, turn);
+        multiply_leg(&task, &l, &next);
         if (l.ends && task.lora && task.wide == 1) amx_lora_end_leg(task.lora, 1);
         if (l.ends && task.lora && task.wide == 2) amx_lora_end_leg(task.lora, 2);
         if (l.ends) store_sums(&task, &l);
         if (l.finishes) finish(job, &l.s, 0, tokens, task.scratch->rows[0], ROWS_STRIDE);
-        turn = !turn;
     }
     amx_release();
 }
