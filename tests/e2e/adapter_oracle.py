@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import pathlib
-import re
+import shutil
 import sys
 import warnings
 
@@ -85,8 +85,12 @@ def make_base(root, family, form):
     if form == "bf16":
         model = fresh().to(torch.bfloat16)
         model.save_pretrained(root / name)
+        for file in (VECTORS / "families" / "tokenizer").iterdir():
+            shutil.copy(file, root / name)
         return fresh, root / name
     model = base.make_model(family)
+    if family["name"] == "llama3":
+        family = {**family, "tensors": {"rope_freqs.weight": base.divisors(model.config)}}
     base.write_gguf({**family, "name": str(root / name)}, model, quantise(family, model, BLOCKS[form]))
     return fresh, root / f"{name}.gguf"
 

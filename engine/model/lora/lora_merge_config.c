@@ -71,6 +71,10 @@ static void set_shape(json_t *root, const model_spec *spec) {
         json_string(gelu ? "gelu_pytorch_tanh" : "silu"));
     set(root, "rms_norm_eps", json_real((double)spec->norm_eps));
     set(root, "attention_bias", json_false());
+    /* what a class says where a config does not may be no id of this vocabulary */
+    set(root, "pad_token_id", json_null());
+    set(root, "bos_token_id", json_null());
+    set(root, "eos_token_id", json_null());
 }
 
 /* The divisors of Llama 3's models come from four numbers, of which files keep none: all published models have
