@@ -67,11 +67,14 @@ static bool make_room(adapters *a, uint64_t bytes) {
     return true;
 }
 
+/* The loader's. What is larger than all memory for adapters never has room, and does not wait for it. */
 static bool take_now(void *arg, uint64_t bytes) {
     adapters *a = arg;
     pthread_mutex_lock(&a->lock);
     bool taken = make_room(a, bytes);
     pthread_mutex_unlock(&a->lock);
+    a->read_bytes += bytes;
+    a->read_waits = !taken && a->read_bytes <= a->options.host_memory;
     return taken;
 }
 
@@ -196,8 +199,10 @@ static void do_read(adapters *a, adapter *ad) {
     pthread_mutex_unlock(&a->lock);
     if (!home) {
         wait_for_pace(a);
+        a->read_bytes = 0;
+        a->read_waits = false;
         esp_code code = loader_read(a, path, false, &image, &facts, &error);
-        if (code == ESP_EXHAUSTED && others_hold_memory(a)) {
+        if (code == ESP_EXHAUSTED && a->read_waits && others_hold_memory(a)) {
             read_again(a, ad);
             return;
         }
@@ -262,6 +267,7 @@ void adapter_free(adapters *a, adapter *ad) {
     while (*link != ad)
         link = &(*link)->next_version;
     *link = ad->next_version;
+    a->adapter_count--;
     image_close(ad->image);
     adapter_unpin(a, ad);
     pthread_mutex_unlock(&a->lock);

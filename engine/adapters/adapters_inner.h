@@ -140,7 +140,8 @@ struct adapters {
     pthread_cond_t changed; /* a load has ended, or memory was given back */
     adapter_entry *names[NAME_BUCKETS];
     adapter *unnamed; /* out of the names, on their way to be freed; through next_version */
-    uint32_t adapter_count, building;
+    uint32_t adapter_count; /* with the unnamed: the queues hold as many as there may be */
+    uint32_t building;
     _Atomic uint64_t host_bytes; /* grows under the lock */
     residency_level host_level;
 
@@ -151,6 +152,8 @@ struct adapters {
     pthread_t thread;
     bool started;
     int64_t next_move_us; /* the loader's: not before */
+    uint64_t read_bytes;  /* the loader's: what the image that it reads has asked for */
+    bool read_waits;      /* the loader's: that one found no room, and would have with nobody else */
     _Atomic uint64_t loads, evictions, failures;
     _Atomic uint32_t pinned_frames, leased_frames; /* the latter as the engine thread last said */
 
