@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/unit/adapter_lab.h"
 
+#include <pthread.h>
+
 #include "engine/adapters/adapters_inner.h"
 
 /* Loader and engine until neither has anything to say. */
@@ -356,6 +358,47 @@ static void files_that_changed_behind_our_back_break_the_adapter(void **state) {
     lab_close(l);
 }
 
+typedef struct loading {
+    lab *l;
+    uint32_t file;
+    esp_code code;
+} loading;
+
+static void *load_one(void *arg) {
+    loading *one = arg;
+    char path[32];
+    snprintf(path, sizeof path, "/lab/%u", one->file);
+    one->code = adapters_load(one->l->a, "triage", path, NULL, NULL);
+    return NULL;
+}
+
+/* The second waits for the first: two versions, one after the other, and the name means one of them. */
+static void two_loads_of_a_name_at_once_are_two_versions(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
+    for (uint32_t round = 0; round < 50; round++) {
+        pthread_t threads[2];
+        loading both[2] = {{.l = l, .file = 1}, {.l = l, .file = 2}};
+        for (uint32_t i = 0; i < 2; i++) {
+            l->files[1 + i] = (lab_file){.mark = (uint8_t)(1 + 2 * round + i), .pieces = 3};
+            assert_int_equal(pthread_create(&threads[i], NULL, load_one, &both[i]), 0);
+        }
+        for (uint32_t i = 0; i < 2; i++) {
+            pthread_join(threads[i], NULL);
+            assert_int_equal(both[i].code, ESP_OK);
+        }
+        adapter *ad = bring(l, "triage");
+        assert_int_equal(adapter_version(ad), 2 * round + 2);
+        assert_true(lab_is(ad, (uint8_t)(1 + 2 * round)) || lab_is(ad, (uint8_t)(2 + 2 * round)));
+        let_go(l, ad);
+        settle(l);
+        adapters_stats stats;
+        adapters_read_stats(l->a, &stats);
+        assert_int_equal(stats.listed, 1);
+    }
+    lab_close(l);
+}
+
 static void the_list_shows_each_version_once(void **state) {
     (void)state;
     lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
@@ -395,6 +438,7 @@ int main(void) {
         cmocka_unit_test(memory_is_bounded_and_the_disk_is_the_last_tier),
         cmocka_unit_test(one_larger_than_its_share_of_the_arena_is_refused),
         cmocka_unit_test(files_that_changed_behind_our_back_break_the_adapter),
+        cmocka_unit_test(two_loads_of_a_name_at_once_are_two_versions),
         cmocka_unit_test(the_list_shows_each_version_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

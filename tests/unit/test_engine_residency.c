@@ -250,58 +250,90 @@ static size_t allocated_bytes(void) {
 #ifndef ESPALIER_SANITIZED
     uint64_t epoch = 1;
     size_t width = sizeof bytes;
+    assert_int_equal(mallctl("thread.tcache.flush", NULL, NULL, NULL, 0), 0);
     assert_int_equal(mallctl("epoch", NULL, NULL, &epoch, sizeof epoch), 0);
     assert_int_equal(mallctl("stats.allocated", &bytes, &width, NULL, 0), 0);
 #endif
     return bytes;
 }
 
-/* A name is loaded with one content after another and unloaded every fourth time, while requests for it
- * and for others run. */
+typedef struct traffic {
+    engine *e;
+    request *live[LIVE];
+    int which[LIVE];
+    uint64_t answered;
+} traffic;
+
+static void take_answer(traffic *t, uint32_t slot) {
+    if (!t->live[slot]) return;
+    finish_as(t->live[slot], t->which[slot]);
+    t->live[slot] = NULL;
+    t->answered++;
+}
+
+/* Loads other content under one of three names, asks for it or for one of the store, and unloads the name
+ * every fourth time. */
+static void load_and_ask(traffic *t, uint32_t cycle) {
+    uint32_t slot = cycle % LIVE, content = cycle % ADAPTERS;
+    adapters *a = engine_adapters(t->e);
+    char name[16], other[16];
+    esp_error err = {0};
+    snprintf(name, sizeof name, "churn-%u", cycle % 3);
+    snprintf(other, sizeof other, "s%u", slot);
+    if (adapters_load(a, name, folders[content], NULL, &err) != ESP_OK) fail_msg("%s", err.message);
+    if (t->live[slot] && atomic_load(&t->live[slot]->done)) take_answer(t, slot);
+    if (!t->live[slot]) {
+        t->which[slot] = (int)(slot % 2 ? content : slot);
+        t->live[slot] = start(t->e, slot % 2 ? name : other, OUTPUT);
+    }
+    if (cycle % 4 == 0) assert_int_equal(adapters_unload(a, name, ADAPTER_WAIT, NULL), ESP_OK);
+}
+
+/* Until no request lives and no adapter is known: then what is still allocated is there for good. */
+static void empty(traffic *t) {
+    adapters *a = engine_adapters(t->e);
+    char name[16];
+    for (uint32_t slot = 0; slot < LIVE; slot++) {
+        take_answer(t, slot);
+        snprintf(name, sizeof name, slot % 2 ? "churn-%u" : "s%u@1", slot % 2 ? slot / 2 : slot);
+        (void)!adapters_unload(a, name, ADAPTER_WAIT, NULL);
+    }
+    adapters_stats stats;
+    int64_t until_us = clock_now_us() + 60000000;
+    do {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        adapters_read_stats(a, &stats);
+    } while ((stats.listed > 0 || stats.host_bytes > 0) && clock_now_us() < until_us);
+    assert_int_equal(stats.listed, 0);
+    assert_int_equal(stats.host_bytes, 0);
+    assert_int_equal(stats.frames, 0);
+}
+
 static void ten_thousand_loads_leave_neither_memory_nor_frames_behind(void **state) {
     (void)state;
-    engine *e = open_engine(KV_BYTES, MEMORY_BYTES);
-    adapters *a = engine_adapters(e);
-    request *live[LIVE] = {0};
-    int which[LIVE] = {0};
+    traffic t = {.e = open_engine(KV_BYTES, MEMORY_BYTES)};
     size_t warm = 0, warm_resident = 0;
-    uint64_t answered = 0;
     for (uint32_t i = 0; i < CYCLES; i++) {
-        uint32_t slot = i % LIVE, content = i % ADAPTERS;
-        char name[16];
-        esp_error err = {0};
-        snprintf(name, sizeof name, "churn-%u", i % 3);
-        if (adapters_load(a, name, folders[content], NULL, &err) != ESP_OK)
-            fail_msg("%s", err.message);
-        if (live[slot] && atomic_load(&live[slot]->done)) {
-            finish_as(live[slot], which[slot]);
-            live[slot] = NULL;
-            answered++;
-        }
-        if (!live[slot]) {
-            which[slot] = (int)(slot % 2 ? content : slot);
-            if (slot % 2 == 0) snprintf(name, sizeof name, "s%u", slot);
-            live[slot] = start(e, name, OUTPUT);
-        }
-        snprintf(name, sizeof name, "churn-%u", i % 3);
-        if (i % 4 == 0) assert_int_equal(adapters_unload(a, name, ADAPTER_WAIT, NULL), ESP_OK);
-        if (i == WARM) warm = allocated_bytes(), warm_resident = resident_bytes();
+        load_and_ask(&t, i);
+        if (i != WARM) continue;
+        empty(&t);
+        warm = allocated_bytes(), warm_resident = resident_bytes();
     }
+    empty(&t);
     size_t after = allocated_bytes(), after_resident = resident_bytes();
-    for (uint32_t slot = 0; slot < LIVE; slot++)
-        if (live[slot]) finish_as(live[slot], which[slot]);
     adapters_stats stats;
-    adapters_read_stats(a, &stats);
+    adapters_read_stats(engine_adapters(t.e), &stats);
     print_message("%u loads, %llu answers, %llu moves, %llu evictions; allocated %zu then %zu, "
                   "resident %zu then %zu\n",
-                  (unsigned)CYCLES, (unsigned long long)answered, (unsigned long long)stats.loads,
+                  (unsigned)CYCLES, (unsigned long long)t.answered, (unsigned long long)stats.loads,
                   (unsigned long long)stats.evictions, warm, after, warm_resident, after_resident);
 #ifndef ESPALIER_SANITIZED
-    assert_true(after <= warm + warm / 100);
-    assert_true(after_resident <= warm_resident + warm_resident / 50);
+    /* Threads keep some freed bytes; the smallest block lost with each load would be more. */
+    assert_true(after < warm + 16 * (CYCLES - WARM));
+    assert_true(after_resident <= warm_resident + warm_resident / 20); /* 1 MB; malloc keeps some */
 #endif
-    assert_true(answered > CYCLES / 50);
-    engine_close(e); /* checks the books of the arena and of the memory */
+    assert_true(t.answered > CYCLES / 50);
+    engine_close(t.e); /* checks the books of the arena and of the memory */
 }
 
 int main(void) {
