@@ -159,21 +159,33 @@ static void drop_adapter(const model_shape *shape, adapter_set *set) {
 
 /* --- measuring ------------------------------------------------------------------------------ */
 
+/* Which update of linear i of a layer each token has; returns how many segments. */
+static uint32_t segments_of(const model *m, const lora_mix *mix, const adapter_set *adapters,
+                            uint32_t layer, uint32_t i, kern_lora_segment *out) {
+    if (layer == m->shape->layers) return 0;
+    for (uint32_t a = 0; a < mix->adapters; a++)
+        out[a] = (kern_lora_segment){.first = mix->tokens * a / mix->adapters,
+                                     .count = mix->tokens / mix->adapters,
+                                     .lora = &adapters[a].lora[layer][i]};
+    return mix->adapters;
+}
+
 /* One pass, in microseconds. */
 static double pass(const lab *l, const model *m, const lora_mix *mix, const adapter_set *adapters,
                    bool updated) {
     int64_t begin = clock_now_ns();
-    kern_lora_segment segments[ADAPTERS_MAX];
+    kern_lora_segment segments[2][ADAPTERS_MAX];
     for (uint32_t layer = 0; layer < m->shape->layers; layer++)
         for (uint32_t i = 0; i < LINEARS; i++) {
             kern_linear op = m->ops[layer][i];
             op.token_count = mix->tokens;
-            op.lora = segments;
-            op.lora_count = updated ? mix->adapters : 0;
-            for (uint32_t a = 0; a < op.lora_count; a++)
-                segments[a] = (kern_lora_segment){.first = mix->tokens * a / mix->adapters,
-                                                  .count = mix->tokens / mix->adapters,
-                                                  .lora = &adapters[a].lora[layer][i]};
+            op.lora = segments[0];
+            op.lora_next = segments[1];
+            if (updated) {
+                op.lora_count = segments_of(m, mix, adapters, layer, i, segments[0]);
+                op.lora_next_count = segments_of(m, mix, adapters, layer + (i + 1) / LINEARS,
+                                                 (i + 1) % LINEARS, segments[1]);
+            }
             l->ops->linear(l->dev, &op);
         }
     kern_linear head = m->head;

@@ -75,6 +75,14 @@ static void end_with(engine *e, request *r, esp_code code) {
         engine_end_request(e, r, FINISH_ERROR, &error);
         return;
     }
+    if (code == ESP_EXHAUSTED) {
+        esp_fail_field(&error, code, "max_tokens",
+                       "%u prompt tokens plus max_tokens %u and adapter %s are together more than "
+                       "the KV cache holds; ask for less or raise --kv-memory",
+                       r->prompt_count, r->output_max, r->by.name);
+        engine_end_request(e, r, FINISH_ERROR, &error);
+        return;
+    }
     if (code == ESP_DEADLINE)
         esp_fail(&error, code, "the deadline passed after %u of at most %u output tokens",
                  r->output_count, r->output_max);
