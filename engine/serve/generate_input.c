@@ -21,6 +21,7 @@ esp_code find_model(const served_model *model, const char *asked, adapter **out,
                               model->name);
     esp_code code = adapters_find(model->adapters, asked, out, &why);
     if (code == ESP_OK) return code;
+    if (code == ESP_INVALID) code = ESP_NOT_FOUND; /* what can be no name is no served one */
     return esp_fail_field(err, code, "model", "model: %.300s; the base model is \"%.100s\"",
                           why.message, model->name);
 }

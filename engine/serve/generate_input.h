@@ -29,7 +29,7 @@ typedef struct served_model {
 } served_model;
 
 /* A reference on the adapter of that name; NULL for the base, whose name may be left out (""). ESP_NOT_FOUND
- * naming what was asked for and some of what is served; ESP_INVALID for what can be no name. */
+ * naming what was asked for and some of what is served. */
 ESP_CHECKED esp_code find_model(const served_model *model, const char *asked, adapter **out,
                                 esp_error *err);
 
