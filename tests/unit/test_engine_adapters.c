@@ -253,7 +253,7 @@ static void note_norm(kern_device *dev, const kern_norm *op) {
     kern_ref.norm(dev, op);
 }
 static void note_linear(kern_device *dev, const kern_linear *op) {
-    note("linear", op->token_count, op->epilogue, op->role, op->lora_count);
+    note("linear", op->token_count, op->epilogue, op->role, op->lora_count + op->lora_next_count);
     kern_ref.linear(dev, op);
 }
 static void note_rope(kern_device *dev, const kern_rope_store *op) {
