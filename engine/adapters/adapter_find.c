@@ -66,11 +66,27 @@ static bool is_worn_out(const adapter *ad) {
            clock_now_us() - ad->broken_us > BROKEN_FOR_US;
 }
 
+/* Under the lock: the same files under the same number, to be read when they are asked for. */
+static adapter *begin_again(adapters *a, adapter *ad) {
+    adapter_entry *entry = ad->entry;
+    bool current = entry->current == ad;
+    if (a->adapter_count == ADAPTERS_MAX) return ad;
+    adapter_leave(a, ad);
+    adapter *again = names_add(a, entry, ad->version, ad->digest, ad->path);
+    if (current) entry->current = again;
+    return again;
+}
+
+/* A name that was removed from the store and imported again counts its versions from 1 again. */
+static bool is_outdated(const adapter *ad, const store_ref *stored) {
+    return ad->stored && (is_worn_out(ad) || ad->version != stored->version);
+}
+
 /* Under the lock: the listed version that a store's reference is, made when it is not known. */
 static esp_code list_stored(adapters *a, const store_ref *stored, adapter **out, esp_error *err) {
     adapter_entry *entry = names_take(a, stored->name);
     adapter *ad = names_digest(entry, stored->digest);
-    if (ad && ad->stored && is_worn_out(ad)) {
+    if (ad && is_outdated(ad, stored)) {
         adapter_leave(a, ad);
         ad = NULL;
     }
@@ -127,6 +143,7 @@ esp_code find_reference(adapters *a, const char *text, adapter **out, esp_error 
     adapter *ad = ref_known(a, &ref);
     bool ours = ad && (!ad->stored || !a->options.store);
     bool asks_store = !ours && a->options.store && !names_are_blocked(a, ref.name);
+    if (ours && !ad->stored && is_worn_out(ad)) ad = begin_again(a, ad);
     if (ours) {
         give_reference(ad);
         *out = ad;

@@ -54,7 +54,10 @@ static esp_code take_content(adapters *a, adapter_entry *entry, const char *path
         ad = names_add(a, entry, entry->last_version + 1, facts->digest, path);
         loader_install(a, ad, image, facts);
     } else {
-        image_close(image);
+        if (ad->read)
+            image_close(image);
+        else
+            loader_install(a, ad, image, facts);
         set_path(ad, path); /* where it lay before may be gone */
     }
     entry->current = ad;

@@ -156,7 +156,8 @@ static void fail_read(adapters *a, adapter *ad, const esp_error *why) {
     ad->broken_us = clock_now_us();
     atomic_store_explicit(&ad->broken, true, memory_order_release);
     atomic_fetch_add_explicit(&a->failures, 1, memory_order_relaxed);
-    log_event(LOG_WARN, "adapter failed", "name=%s %s", ad->name, why->message);
+    log_event(LOG_WARN, "adapter_failed", "adapter=\"%s\" version=%u reason=\"%s\"", ad->name,
+              ad->version, why->message);
     post_engine(a, ad, FOR_ENGINE_FAILED);
 }
 

@@ -52,7 +52,7 @@ typedef enum adapter_state {
     ADAPTER_LISTED,  /* a name of the store, or of a load, not read yet */
     ADAPTER_READY,   /* read and found good; the tier says where it is */
     ADAPTER_LEAVING, /* unloaded, or replaced: serves those who began with it */
-    ADAPTER_BROKEN,  /* its files cannot be read any more, or are another adapter's */
+    ADAPTER_BROKEN, /* its files could not be read, or are another adapter's; tried again after a while */
 } adapter_state;
 
 typedef struct adapters_options {

@@ -37,7 +37,7 @@ enum {
     MOVES_MAX = 4, /* adapters on their way to the device at once */
     NAME_BUCKETS = 4096,
     NAMES_TOLD = 3,          /* in the sentence about an unknown name */
-    BROKEN_FOR_US = 5000000, /* how long a name of the store is not read again */
+    BROKEN_FOR_US = 5000000, /* how long one that could not be read is not read again */
     KEPT_US = 500000,        /* how long one that came is kept for those who asked for it */
     AGAIN_US = 2000,         /* how long a read without room in memory is put off */
 };
@@ -139,7 +139,7 @@ struct adapters {
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a load has ended, or memory was given back */
     adapter_entry *names[NAME_BUCKETS];
-    adapter *unnamed; /* out of the names, on their way to be freed; through next_version */
+    adapter *unnamed;       /* out of the names, on their way to be freed; through next_version */
     uint32_t adapter_count; /* with the unnamed: the queues hold as many as there may be */
     uint32_t building;
     _Atomic uint64_t host_bytes; /* grows under the lock */
@@ -153,7 +153,7 @@ struct adapters {
     bool started;
     int64_t next_move_us; /* the loader's: not before */
     uint64_t read_bytes;  /* the loader's: what the image that it reads has asked for */
-    bool read_waits;      /* the loader's: that one found no room, and would have with nobody else */
+    bool read_waits; /* the loader's: that one found no room, and would have with nobody else */
     _Atomic uint64_t loads, evictions, failures;
     _Atomic uint32_t pinned_frames, leased_frames; /* the latter as the engine thread last said */
 

@@ -122,7 +122,10 @@ static esp_code load(const adapter_routes *r, const adapter_ask *ask, esp_error 
     if (!strcmp(ref.name, ask->name))
         return adapters_load_stored(r->adapters, ask->reference, NULL, err);
     code = store_hold(r->store, ref.digest, err);
-    return code == ESP_OK ? adapters_load(r->adapters, ask->name, ref.path, NULL, err) : code;
+    if (code != ESP_OK) return code;
+    code = adapters_load(r->adapters, ask->name, ref.path, NULL, err);
+    if (code != ESP_OK) store_let_go(r->store, ref.digest);
+    return code;
 }
 
 void adapter_routes_post(const adapter_routes *r, const http_post *in, http_answer *out) {

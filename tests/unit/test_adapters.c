@@ -399,6 +399,77 @@ static void two_loads_of_a_name_at_once_are_two_versions(void **state) {
     lab_close(l);
 }
 
+/* A disk that was away for a while takes nobody out of service for good. */
+static void files_that_are_back_are_read_again_after_a_while(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){
+        .pages = 64, .seqs_max = 4, .context_max = 64, .host_memory = 2 * LAB_FRAME});
+    load(l, "a", 1, 1, 4);
+    adapter *a = find_it(l, "a"), *none;
+    load(l, "b", 2, 2, 4);
+    l->files[1].fails = ESP_UNAVAILABLE;
+    assert_int_equal(hold_it(l, a), SCHED_LATER);
+    settle(l);
+    assert_int_equal(hold_it(l, a), SCHED_NEVER);
+    l->files[1].fails = ESP_OK;
+    assert_int_equal(adapters_find(l->a, "a", &none, NULL), ESP_UNAVAILABLE);
+    a->broken_us -= BROKEN_FOR_US + 1;
+    adapter *again = bring(l, "a");
+    assert_true(lab_is(again, 1));
+    assert_int_equal(adapter_version(again), 1);
+    adapter_release(l->a, a);
+    let_go(l, again);
+    settle(l);
+    lab_close(l);
+}
+
+/* Who is larger than one may be does not wait for the memory that others have. */
+static void one_that_is_too_large_is_not_read_over_and_over(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){
+        .pages = 8, .seqs_max = 4, .context_max = 64, .host_memory = 6 * LAB_FRAME});
+    load(l, "a", 1, 1, 4);
+    load(l, "b", 2, 2, 4);
+    load(l, "c", 3, 3, 4);
+    load(l, "d", 4, 4, 4);
+    adapter *a = find_it(l, "a"), *b = find_it(l, "b");
+    assert_int_equal(hold_it(l, b), SCHED_LATER);
+    assert_true(loader_turn(l->a)); /* b is on its way from here on: memory that comes back */
+    l->files[1].pieces = 10;
+    assert_int_equal(hold_it(l, a), SCHED_LATER);
+    uint32_t turns = 0;
+    while (turns < 10 && loader_turn(l->a))
+        turns++;
+    assert_int_equal(turns, 1);
+    settle(l);
+    assert_int_equal(hold_it(l, a), SCHED_NEVER);
+    assert_int_equal(hold_it(l, b), SCHED_HELD);
+    adapter_release(l->a, a);
+    let_go(l, b);
+    lab_close(l);
+}
+
+/* The queues between the threads have room for all, those on their way out too. */
+static void no_more_are_known_at_once_than_there_may_be(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
+    l->files[1] = (lab_file){.mark = 1}; /* packed, it takes nothing */
+    esp_error err = {0};
+    for (uint32_t i = 0; i < ADAPTERS_MAX; i++) {
+        char name[16];
+        snprintf(name, sizeof name, "n%u", i);
+        assert_int_equal(adapters_load(l->a, name, lab_path(1), NULL, &err), ESP_OK);
+    }
+    assert_int_equal(adapters_load(l->a, "more", lab_path(1), NULL, &err), ESP_EXHAUSTED);
+    assert_int_equal(adapters_unload(l->a, "n7", ADAPTER_WAIT, &err), ESP_OK);
+    while (loader_turn(l->a))
+        continue;
+    assert_int_equal(adapters_load(l->a, "more", lab_path(1), NULL, &err), ESP_EXHAUSTED);
+    settle(l);
+    assert_int_equal(adapters_load(l->a, "more", lab_path(1), NULL, &err), ESP_OK);
+    lab_close(l);
+}
+
 static void the_list_shows_each_version_once(void **state) {
     (void)state;
     lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
@@ -439,6 +510,9 @@ int main(void) {
         cmocka_unit_test(one_larger_than_its_share_of_the_arena_is_refused),
         cmocka_unit_test(files_that_changed_behind_our_back_break_the_adapter),
         cmocka_unit_test(two_loads_of_a_name_at_once_are_two_versions),
+        cmocka_unit_test(files_that_are_back_are_read_again_after_a_while),
+        cmocka_unit_test(one_that_is_too_large_is_not_read_over_and_over),
+        cmocka_unit_test(no_more_are_known_at_once_than_there_may_be),
         cmocka_unit_test(the_list_shows_each_version_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
