@@ -2,11 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/epilogue_amx.h"
 
+#include "kernels/cpu/lora_plan.h"
+
 /* Nothing but the sums themselves, and all rows there. */
 static bool is_plain(const linear_job *job, const strip *s, uint32_t i) {
     const kern_linear *op = job->op;
     uint32_t m = s->matrix[i];
-    return !op->bias[m] && tile_rows(op->matrix[m], s->tile[i]) == TILE_ROWS;
+    bool updated = job->lora && job->lora->after[m];
+    return !op->bias[m] && !updated && tile_rows(op->matrix[m], s->tile[i]) == TILE_ROWS;
 }
 
 static void put_tile(const linear_job *job, const strip *s, uint32_t i, uint32_t first,

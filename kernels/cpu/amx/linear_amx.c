@@ -25,5 +25,6 @@
 
 void level_linear_amx(kern_device *dev, const kern_linear *op) {
     linear_job job = job_of(dev, op);
+    job.lora_summed = true; /* lora_amx.h */
     pool_run(dev->pool, op->token_count > FEW_TOKENS ? amx_many_tokens : amx_few_tokens, &job);
 }

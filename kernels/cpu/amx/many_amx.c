@@ -7,6 +7,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
+#include "kernels/cpu/amx/lora_amx.h"
 #include "kernels/cpu/amx/pairs_amx.h"
 #include "kernels/cpu/amx/source_amx.h"
 
@@ -31,6 +32,10 @@ typedef struct pair_task {
     float (*gated)[C_TILE]; /* [B tile * PAIR + tile]; or NULL */
     uint32_t gated_rows;
     struct line_walk *next;
+    /* Whose updates are added to sums that are whole; or NULL. */
+    const linear_job *updated;
+    const strip *s;
+    uint32_t first, t; /* the tiles in the strip; the B tile */
 } pair_task;
 
 /* Memory that is fetched into L2 line by line: runs of lines, a step apart, of codes and scales of each
@@ -98,6 +103,8 @@ ALWAYS_INLINE void run_pair(uint32_t count, uint32_t wide, const pair_task *task
         a0 += task->a_step[0];
         a1 += task->a_step[1];
     }
+    if (task->updated)
+        amx_lora_expand_pair(task->updated, task->s, task->first, count, task->t, wide);
     AMX_STORE(0, task->sums[0], ROW_BYTES);
     if (count == 2) AMX_STORE(1, task->sums[1], ROW_BYTES);
     if (wide == 2) AMX_STORE(2, task->sums[2], ROW_BYTES);
@@ -193,7 +200,11 @@ static void multiply_panel(const chunk_task *task, const strip *s, const panel_r
                               .op = task->job->op,
                               .gated = early && t ? sums[t - 2] : NULL,
                               .gated_rows = 2 * TILE_ROWS,
-                              .next = &walk};
+                              .next = &walk,
+                              .updated = range->last && task->job->lora ? task->job : NULL,
+                              .s = s,
+                              .first = first,
+                              .t = t};
             multiply_pair(tiles, wide, &pair);
         }
     }
@@ -255,15 +266,16 @@ void amx_many_tokens(void *arg, uint32_t worker, uint32_t workers) {
     uint32_t total = job->op->token_count, begin, end;
     uint32_t room = (uint32_t)(cpu_input_bytes(job->dev) / (TILE_COLS * sizeof(uint16_t)));
     pool_share(job->units, 1, worker, workers, &begin, &end);
-    amx_configure_tokens(TILE_TOKENS);
     for (; task.base < total; task.base += task.tokens) {
         uint32_t left = total - task.base;
         task.tokens = left < room ? left : room;
         task.tiles = (task.tokens + TILE_TOKENS - 1) / TILE_TOKENS;
         amx_pair_tokens(job, task.base, task.tokens, worker, workers);
+        if (job->lora) amx_lora_shrink_share(job, worker, workers);
         pool_barrier(job->dev->pool, worker);
+        amx_configure_tokens(TILE_TOKENS);
         multiply_chunk(&task, begin, end);
+        amx_release();
         pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
     }
-    amx_release();
 }
