@@ -204,7 +204,7 @@ static void store_sums(const few_task *task, const leg *l) {
         if (l->count > 3) AMX_STORE(3, out + 3 * TILE_ROWS, sizeof(float));
         return;
     }
-    float(*c)[C_TILE] = task->scratch->sums[0][0];
+    float(*c)[C_TILE] = task->scratch->tiles;
     AMX_STORE(0, c[0], ROW_BYTES);
     AMX_STORE(1, c[1], ROW_BYTES);
     AMX_STORE(2, c[2], ROW_BYTES);
