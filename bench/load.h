@@ -23,7 +23,7 @@ void load_drop(load_bytes *b, size_t count); /* the first count */
 
 typedef struct load_request {
     const char *host;  /* "127.0.0.1:8470" */
-    const char *model; /* what the server calls it; NULL: not said */
+    const char *model; /* what the server calls it, llama: an adapter's number; NULL: not said */
     const int32_t *prompt;
     uint32_t prompt_count, output_max;
 } load_request;

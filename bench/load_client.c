@@ -1,7 +1,10 @@
 /* load_client.c - closed-loop load on a running server over the network; one JSON row.
  *
  *   load_client --protocol grpc|llama|openai --address HOST:PORT [--clients 1] [--requests N] [--prompt-tokens 128]
- *               [--output-tokens 64] [--seed 1] [--model NAME]
+ *               [--output-tokens 64] [--seed 1] [--model NAME | --models FILE [--zipf S]]
+ *
+ * FILE holds names, one a line: each request asks for the next one, or with --zipf for the k-th with a chance
+ * that falls as 1/k^S. For llama a name is the number of an adapter, which is on for that request alone.
  *
  * N clients ask at once; each sends its next request when an answer ends. Prompts are random ids, all distinct,
  * so no cache of prefixes helps anybody; the end of text is ignored, and an answer of another length is an
@@ -18,6 +21,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -42,11 +46,21 @@ enum {
     READ_BYTES = 65536,
     EVENTS = 64,
     SILENCE_MS = 120000,
+    MODELS_MAX = 65536,
 };
+
+/* Who is asked for. */
+typedef struct models {
+    char **name;
+    uint32_t count;
+    double zipf;    /* 0: one after the other */
+    double *chance; /* [count] of it and those before it, of all; with zipf */
+} models;
 
 typedef struct options {
     const load_protocol *protocol;
-    const char *address, *model;
+    const char *address;
+    models models;
     uint32_t clients, requests, prompt_tokens, output_tokens;
     uint64_t seed;
 } options;
@@ -150,12 +164,29 @@ static uint64_t next_random(uint64_t *state) {
     return z ^ (z >> 31);
 }
 
+/* NULL: the server's only one. */
+static const char *next_model(load *l) {
+    const models *m = &l->o->models;
+    if (!m->count) return NULL;
+    if (!m->chance) return m->name[l->sent % m->count];
+    double at = (double)(next_random(&l->random) >> 11) * 0x1p-53;
+    uint32_t low = 0, high = m->count - 1;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (m->chance[middle] > at)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return m->name[low];
+}
+
 static void send_next(load *l, client *c) {
     int32_t prompt[PROMPT_MAX];
     for (uint32_t i = 0; i < l->o->prompt_tokens; i++)
         prompt[i] = ID_FIRST + (int32_t)(next_random(&l->random) % ID_COUNT);
     load_request r = {.host = l->o->address,
-                      .model = l->o->model,
+                      .model = next_model(l),
                       .prompt = prompt,
                       .prompt_count = l->o->prompt_tokens,
                       .output_max = l->o->output_tokens};
@@ -284,6 +315,35 @@ static uint32_t number(const char *name, const char *text, uint32_t most) {
     return (uint32_t)value;
 }
 
+static void add_model(models *m, const char *name) {
+    if (m->count == MODELS_MAX) die("more than %d models", MODELS_MAX);
+    m->name = mem_resize(m->name, m->count + 1, sizeof *m->name);
+    m->name[m->count++] = mem_copy_text(name, strlen(name));
+}
+
+static void read_models(models *m, const char *path) {
+    FILE *file = fopen(path, "re");
+    char line[512];
+    if (!file) die("--models: cannot read %s: %s", path, strerror(errno));
+    while (fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\r\n")] = '\0';
+        if (*line) add_model(m, line);
+    }
+    fclose(file);
+    if (!m->count) die("--models: no name in %s", path);
+}
+
+/* The chances of Zipf's law, added up. */
+static void set_zipf(models *m) {
+    double sum = 0;
+    if (m->zipf <= 0) return;
+    m->chance = mem_new(m->count, sizeof *m->chance);
+    for (uint32_t i = 0; i < m->count; i++)
+        m->chance[i] = sum += pow(i + 1.0, -m->zipf);
+    for (uint32_t i = 0; i < m->count; i++)
+        m->chance[i] /= sum;
+}
+
 int main(int argc, char **argv) {
     static const struct option flags[] = {{"protocol", required_argument, NULL, 'p'},
                                           {"address", required_argument, NULL, 'a'},
@@ -293,6 +353,8 @@ int main(int argc, char **argv) {
                                           {"output-tokens", required_argument, NULL, 'o'},
                                           {"seed", required_argument, NULL, 's'},
                                           {"model", required_argument, NULL, 'm'},
+                                          {"models", required_argument, NULL, 'M'},
+                                          {"zipf", required_argument, NULL, 'z'},
                                           {0}};
     options o = {.clients = 1, .prompt_tokens = 128, .output_tokens = 64, .seed = 1};
     for (int flag; (flag = getopt_long(argc, argv, "", flags, NULL)) != -1;) {
@@ -311,12 +373,17 @@ int main(int argc, char **argv) {
         else if (flag == 's')
             o.seed = strtoull(optarg, NULL, 10);
         else if (flag == 'm')
-            o.model = optarg;
+            add_model(&o.models, optarg);
+        else if (flag == 'M')
+            read_models(&o.models, optarg);
+        else if (flag == 'z')
+            o.models.zipf = strtod(optarg, NULL);
         else
             return 2;
     }
     if (!o.protocol || !o.address || optind != argc) die("--protocol and --address are needed");
     if (!o.requests) o.requests = 4 * o.clients;
+    set_zipf(&o.models);
     run(&o);
     return 0;
 }

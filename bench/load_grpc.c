@@ -94,6 +94,7 @@ static void add_request(load_connection *c, const load_request *r) {
     Espalier__V1__TokenIds ids = ESPALIER__V1__TOKEN_IDS__INIT;
     ids.ids = (int32_t *)(uintptr_t)r->prompt;
     ids.n_ids = r->prompt_count;
+    if (r->model) ask.model = (char *)(uintptr_t)r->model;
     ask.input_case = ESPALIER__V1__GENERATE_REQUEST__INPUT_TOKEN_IDS;
     ask.token_ids = &ids;
     ask._max_tokens_case = ESPALIER__V1__GENERATE_REQUEST___MAX_TOKENS_MAX_TOKENS;

@@ -31,8 +31,10 @@ static void ask_llama(load_connection *c, const load_request *r) {
     add_prompt(&json, r);
     load_print(&json,
                "],\"n_predict\":%u,\"ignore_eos\":true,\"temperature\":0,\"stream\":true,"
-               "\"cache_prompt\":false}",
+               "\"cache_prompt\":false",
                r->output_max);
+    if (r->model) load_print(&json, ",\"lora\":[{\"id\":%s,\"scale\":1.0}]", r->model);
+    load_print(&json, "}");
     post(c, r, "/completion", &json);
 }
 

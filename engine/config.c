@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/pool.h"
 
@@ -129,8 +130,24 @@ static const flag model_flags[] = {
          "packed weights in a file that the next start maps: auto beside the model, used by all "
          "commands and written by serve where packing took half a second, or with --quantize; "
          "off; or always, in DIR; default auto"},
+    {.name = "adapter",
+     .kind = FLAG_LIST,
+     MODEL_FIELD(adapters),
+     .placeholder = "[NAME=]DIR",
+     .help = "a LoRA adapter of this model, a PEFT folder or a GGUF file, and what it is called; "
+             "default: the folder's name; serve, bench and replay take any number"},
+    {.name = "adapter-store",
+     .kind = FLAG_TEXT,
+     MODEL_FIELD(adapter_store),
+     .placeholder = "DIR",
+     .help = "adapters imported by espalier adapter, found by name when they are asked for"},
+    {.name = "adapter-memory",
+     .kind = FLAG_BYTES,
+     MODEL_FIELD(adapter_memory),
+     .placeholder = "BYTES",
+     .help = "memory for packed adapters beside those in use, as in 512M or 4G; default: a tenth "
+             "of what is available, at most 4G"},
     {.name = "gpu-memory-utilization", .kind = FLAG_LATER, .placeholder = "F"},
-    {.name = "adapter", .kind = FLAG_LATER, .placeholder = "DIR"},
 };
 const flag_table config_model_flags = {.title = "Model and device",
                                        .flags = model_flags,
@@ -174,6 +191,21 @@ static const flag serve_flags[] = {
      SERVE_FIELD(token_file),
      .placeholder = "FILE",
      .help = "clients must show one of these bearer tokens, one a line"},
+    {.name = "control",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(control),
+     .placeholder = "HOST:PORT",
+     .help = "gRPC listener of the Control service, which loads, lists and unloads adapters; default: "
+             "none"},
+    {.name = "control-token-file",
+     .kind = FLAG_TEXT,
+     SERVE_FIELD(control_token_file),
+     .placeholder = "FILE",
+     .help = "who manages adapters must show one of these bearer tokens, one a line"},
+    {.name = "http-adapters",
+     .kind = FLAG_SWITCH,
+     SERVE_FIELD(http_adapters),
+     .help = "the HTTP listener takes POST /v1/load_lora_adapter and /v1/unload_lora_adapter"},
     {.name = "record",
      .kind = FLAG_TEXT,
      SERVE_FIELD(record),
@@ -230,18 +262,79 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
         return esp_fail_field(err, ESP_OUT_OF_RANGE, c->tls_cert ? "--tls-key" : "--tls-cert",
                               "--tls-cert and --tls-key go together; %s is missing",
                               c->tls_cert ? "--tls-key" : "--tls-cert");
+    if ((c->control || c->http_adapters) && c->token_file && !c->control_token_file)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--control-token-file",
+                              "--control-token-file is missing: with --token-file, who manages "
+                              "adapters must show a token too");
+    if (c->control_token_file && !c->control && !c->http_adapters)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--control-token-file",
+                              "--control-token-file needs --control or --http-adapters");
+    if (c->http_adapters && c->http && !strcmp(c->http, "off"))
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
+                              "--http-adapters needs the HTTP listener: give --http HOST:PORT");
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");
     return ESP_OK;
 }
 
-const char *config_cache_folder(char *out, size_t bytes) {
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+/* What a name may hold; everything else becomes '-'. */
+static char name_char(char c) {
+    if (c >= 'A' && c <= 'Z') return (char)(c - 'A' + 'a');
+    bool plain = (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_';
+    return plain ? c : '-';
+}
+
+/* "some/Folder/" -> "folder". */
+static void name_of_path(const char *path, char name[CONFIG_ADAPTER_NAME_BYTES]) {
+    size_t end = strlen(path), begin, used = 0;
+    while (end > 1 && path[end - 1] == '/')
+        end--;
+    for (begin = end; begin > 0 && path[begin - 1] != '/';)
+        begin--;
+    while (begin < end && (name_char(path[begin]) == '-' || path[begin] == '.'))
+        begin++;
+    for (; begin < end && used < CONFIG_ADAPTER_NAME_BYTES - 1; begin++)
+        name[used++] = name_char(path[begin]);
+    while (used > 0 && (name[used - 1] == '.' || name[used - 1] == '-'))
+        used--;
+    name[used] = 0;
+    if (!used) snprintf(name, CONFIG_ADAPTER_NAME_BYTES, "adapter");
+}
+
+esp_code config_adapter(const char *text, char name[CONFIG_ADAPTER_NAME_BYTES], const char **path,
+                        esp_error *err) {
+    const char *equals = strchr(text, '='), *slash = strchr(text, '/');
+    bool named = equals && (!slash || equals < slash); /* "./a=b" is a path */
+    size_t bytes = named ? (size_t)(equals - text) : 0;
+    *path = named ? equals + 1 : text;
+    if (!**path || (named && (bytes == 0 || bytes >= CONFIG_ADAPTER_NAME_BYTES)))
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--adapter",
+                              "--adapter \"%.150s\": wanted NAME=DIR, NAME of 1 to %d bytes", text,
+                              CONFIG_ADAPTER_NAME_BYTES - 1);
+    if (named)
+        snprintf(name, CONFIG_ADAPTER_NAME_BYTES, "%.*s", (int)bytes, text);
+    else
+        name_of_path(text, name);
+    return ESP_OK;
+}
+
+/* $variable/tail, or else $HOME/otherwise/tail. */
+static const char *user_folder(char *out, size_t bytes, const char *variable, const char *otherwise,
+                               const char *tail) {
+    const char *folder = getenv(variable), *home = getenv("HOME");
     int used = -1;
-    if (cache && cache[0] == '/')
-        used = snprintf(out, bytes, "%s/espalier", cache);
+    if (folder && folder[0] == '/')
+        used = snprintf(out, bytes, "%s/%s", folder, tail);
     else if (home && home[0] == '/')
-        used = snprintf(out, bytes, "%s/.cache/espalier", home);
+        used = snprintf(out, bytes, "%s/%s/%s", home, otherwise, tail);
     return used > 0 && (size_t)used < bytes ? out : NULL;
+}
+
+const char *config_cache_folder(char *out, size_t bytes) {
+    return user_folder(out, bytes, "XDG_CACHE_HOME", ".cache", "espalier");
+}
+
+const char *config_adapter_store(char *out, size_t bytes) {
+    return user_folder(out, bytes, "XDG_DATA_HOME", ".local/share", "espalier/adapters");
 }

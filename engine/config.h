@@ -44,6 +44,9 @@ typedef struct model_config {
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+    flag_list adapters;         /* --adapter: "DIR" or "NAME=DIR" each */
+    const char *adapter_store;  /* --adapter-store DIR; NULL: none */
+    uint64_t adapter_memory;    /* --adapter-memory; 0: min(10% of available, 4 GiB) */
     bool serves;          /* lives on behind its start, as `serve` does */
     bool keep_pages;      /* tests and benches: pages behind a window are not freed */
     struct op_timer *op_timer; /* benches: times every op (kernels/op_timer.h); NULL: none */
@@ -59,6 +62,9 @@ typedef struct serve_config {
     const char *tls_cert, *tls_key, *client_ca; /* PEM files */
     const char *token_file;                     /* one bearer token a line */
     const char *record;                         /* --record: finished requests; or NULL */
+    const char *control;            /* --control: listener of the Control service; NULL: none */
+    const char *control_token_file; /* its tokens; also those of --http-adapters */
+    bool http_adapters;             /* --http serves the two routes that load and unload adapters */
     bool insecure;                              /* allow a non-loopback address without TLS */
     uint32_t grace_seconds;     /* --grace, default 30: how long streams may finish on SIGTERM */
     uint32_t slow_reader_bytes; /* --slow-reader-bytes, default 256 KiB unsent before a cut */
@@ -67,6 +73,14 @@ typedef struct serve_config {
 /* The user's folder for things that can be made again (XDG base directories), or NULL when the
  * environment names none. out has room for bytes. */
 const char *config_cache_folder(char *out, size_t bytes);
+/* The same for the store of adapters (adapters/store.h), which cannot. */
+const char *config_adapter_store(char *out, size_t bytes);
+
+/* A value of --adapter: where the adapter lies (in text), and its name: what stands before "=", or else
+ * made of the last part of the path. ESP_OUT_OF_RANGE when one of them is empty. */
+enum { CONFIG_ADAPTER_NAME_BYTES = 129 };
+ESP_CHECKED esp_code config_adapter(const char *text, char name[CONFIG_ADAPTER_NAME_BYTES],
+                                    const char **path, esp_error *err);
 
 /* --model alone, for commands that read the file but compute nothing. Of a model_config. */
 extern const flag_table config_file_flags;

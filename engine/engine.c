@@ -18,6 +18,9 @@
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
+enum { IDLE_WAIT_US = 1000000 };
+#define ADAPTER_MEMORY_DEFAULT ((uint64_t)4 << 30)
+#define ADAPTER_ROOM_BYTES ((uint64_t)512 << 20) /* of the arena, without --adapter-memory */
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
@@ -75,12 +78,12 @@ static esp_code open_device(engine *e, esp_error *err) {
     esp_code code = resolve_device(e, err);
     if (code == ESP_OK) code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
-    kern_options o = {.pool = e->pool,
-                      .level = e->config.level,
-                      .kv_dtype = e->config.kv_dtype,
-                      .activations = e->config.activations,
-                      .tokens_max = e->config.step_tokens};
-    code = e->ops->open(&e->dev, &o, err);
+    e->opened_with = (kern_options){.pool = e->pool,
+                                    .level = e->config.level,
+                                    .kv_dtype = e->config.kv_dtype,
+                                    .activations = e->config.activations,
+                                    .tokens_max = e->config.step_tokens};
+    code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
                   e->profile);
@@ -104,12 +107,39 @@ static uint64_t pages_wanted(const engine *e, uint32_t tokens) {
     return pages;
 }
 
-/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need). */
+static uint64_t adapter_memory(const model_config *c) {
+    uint64_t tenth = mem_available() / 10;
+    if (c->adapter_memory) return c->adapter_memory;
+    return tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT;
+}
+
+static bool takes_adapters(const model_config *c) {
+    return c->adapters.count > 0 || c->adapter_store || c->serves;
+}
+
+static uint64_t arena_for_adapters(const model_config *c) {
+    if (!takes_adapters(c)) return 0;
+    if (c->adapter_memory) return c->adapter_memory;
+    uint64_t memory = adapter_memory(c);
+    return memory < ADAPTER_ROOM_BYTES ? memory : ADAPTER_ROOM_BYTES;
+}
+
+/* Pages of so many tokens a sequence, and frames for adapters, which hold half of all at most
+ * (adapters.h). Frames that nobody uses take no memory. */
+static uint64_t frames_wanted(const engine *e, uint32_t tokens, uint64_t frame_bytes) {
+    uint64_t pages = pages_wanted(e, tokens);
+    uint64_t room = arena_for_adapters(&e->config) / frame_bytes;
+    return pages > room ? pages + room : 2 * room;
+}
+
+/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need, and
+ * adapters). */
 static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
     if (c->kv_memory) return c->kv_memory;
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
-    uint64_t need = pages_wanted(e, tokens) * frame_bytes, quarter = mem_available() / 4;
+    uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
+    uint64_t quarter = mem_available() / 4;
     return need < quarter ? need : quarter;
 }
 
@@ -117,7 +147,8 @@ static esp_code open_pages(engine *e, esp_error *err) {
     const page_groups *groups = model_page_groups(e->model);
     uint64_t frame = e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
     uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
-    uint64_t useful = pages_wanted(e, e->config.max_context), fewest = 2ull * groups->count;
+    uint64_t useful = frames_wanted(e, e->config.max_context, frame);
+    uint64_t fewest = 2ull * groups->count;
     if (pages > useful) pages = useful;
     if (pages < fewest)
         return esp_fail_field(err, ESP_INVALID, "--kv-memory",
@@ -154,8 +185,89 @@ static void take_batch(engine *e) {
     b->seq_long = mem_new(s, sizeof *b->seq_long);
     b->tables = mem_new((size_t)b->group_count * s * b->table_stride, sizeof *b->tables);
     b->rows = mem_new(most(s, MODEL_LOGITS_ROWS), sizeof *b->rows);
-    e->batch_owner = mem_new(s, sizeof *e->batch_owner);
+    e->step_adapters = mem_new(s, sizeof *e->step_adapters);
+    adapter_order_open(&e->order, s);
     e->row_work = mem_new(s, sizeof *e->row_work);
+}
+
+/* ---- adapters ---- */
+
+static void on_wake(void *arg) { signal_wake(&((engine *)arg)->inbox_signal); }
+static void on_arrived(void *arg, adapter *ad) { sched_retry(((engine *)arg)->sched, ad); }
+static void on_end_users(void *arg, adapter *ad, const esp_error *why) {
+    engine_end_users(arg, ad, why);
+}
+
+static esp_code check_names_differ(const flag_list *all, uint32_t count, const char *name,
+                                   esp_error *err) {
+    char other[CONFIG_ADAPTER_NAME_BYTES];
+    const char *path;
+    for (uint32_t i = 0; i < count; i++)
+        if (config_adapter(all->at[i], other, &path, NULL) == ESP_OK && !strcmp(other, name))
+            return esp_fail_field(err, ESP_OUT_OF_RANGE, "--adapter",
+                                  "--adapter: two are called \"%s\"; give one another name, as in "
+                                  "--adapter NAME=DIR",
+                                  name);
+    return ESP_OK;
+}
+
+static esp_code load_adapters(engine *e, esp_error *err) {
+    const flag_list *all = &e->config.adapters;
+    esp_code code = ESP_OK;
+    for (uint32_t i = 0; i < all->count && code == ESP_OK; i++) {
+        char name[CONFIG_ADAPTER_NAME_BYTES];
+        const char *path;
+        code = config_adapter(all->at[i], name, &path, err);
+        if (code == ESP_OK) code = check_names_differ(all, i, name, err);
+        if (code == ESP_OK) code = adapters_load(e->adapters, name, path, NULL, err);
+    }
+    return code;
+}
+
+/* A server finds what `espalier adapter import` has put into the default store, if there is one; one that
+ * was named is made, for uploads. */
+static esp_code open_store(engine *e, esp_error *err) {
+    const model_config *c = &e->config;
+    char folder[PATH_MAX];
+    const char *root = c->adapter_store;
+    esp_error why = {0};
+    if (!root && c->serves) root = config_adapter_store(folder, sizeof folder);
+    if (!root) return ESP_OK;
+    bool create = c->adapter_store && c->serves; /* for uploads */
+    esp_code code = store_open(&e->store, &(store_options){.root = root, .create = create}, &why);
+    if (code == ESP_OK || (!c->adapter_store && code == ESP_NOT_FOUND)) return ESP_OK;
+    if (err) *err = why;
+    return code;
+}
+
+/* Takes the file over when there may be adapters: they are held against its tensors as they come. */
+static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
+    const model_config *c = &e->config;
+    if (!takes_adapters(c)) return ESP_OK;
+    e->file = *file;
+    *file = NULL;
+    esp_code code = open_store(e, err);
+    if (code != ESP_OK) return code;
+    code = adapters_open(&e->adapters,
+                         &(adapters_options){.ops = e->ops,
+                                             .dev = e->dev,
+                                             .device = e->opened_with,
+                                             .base = model_file_weights(e->file),
+                                             .sched = e->sched,
+                                             .arena = e->arena,
+                                             .frame_bytes = e->arena_bytes / e->page_count,
+                                             .frame_count = e->page_count,
+                                             .host_memory = adapter_memory(c),
+                                             .store = e->store,
+                                             .wake = on_wake,
+                                             .arrived = on_arrived,
+                                             .end_users = on_end_users,
+                                             .arg = e},
+                         err);
+    if (code != ESP_OK) return code;
+    sched_adapters how = adapters_for_scheduler(e->adapters);
+    sched_set_adapters(e->sched, &how);
+    return load_adapters(e, err);
 }
 
 /* ---- open and close ---- */
@@ -249,6 +361,7 @@ esp_code engine_open(engine **out, const model_config *config,
     if (code == ESP_OK) code = open_model(e, file, progress, progress_arg, err);
     if (code == ESP_OK && config->digest)
         snprintf(e->digest, sizeof e->digest, "%s", model_file_digest(file));
+    if (code == ESP_OK) code = open_adapters(e, &file, err);
     model_file_close(file); /* the mapping goes: weights and tokenizer are copies */
     if (code != ESP_OK) {
         engine_close(e);
@@ -294,13 +407,17 @@ void engine_close(engine *e) {
     step_batch *b = &e->batch;
     void *arrays[] = {b->ids,        b->positions,  b->token_seq,   b->seq_first,
                       b->seq_tokens, b->seq_cached, b->seq_adapter, b->seq_long,
-                      b->tables,     b->rows,       e->batch_owner, e->row_work};
+                      b->tables,     b->rows,       e->row_work,    e->step_adapters};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
+    adapter_order_close(&e->order);
     sample_rows_close(e->sampling);
+    adapters_close(e->adapters);
+    store_close(e->store);
     sched_close(e->sched);
     if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);
     model_close(e->model);
+    model_file_close(e->file);
     if (e->ops) e->ops->close(e->dev);
     pool_close(e->pool);
     template_close(e->template);
@@ -430,12 +547,17 @@ signal_word *engine_news_signal(engine *e) {
 
 /* ---- the engine's own thread ---- */
 
+void engine_step_or_wait(engine *e) {
+    uint32_t seen = signal_seen(&e->inbox_signal);
+    if (!engine_step(e) && e->live) signal_wait(&e->inbox_signal, seen, IDLE_WAIT_US);
+}
+
 static void *run(void *arg) {
     engine *e = arg;
     pool_settle(e->pool);
     while (!atomic_load_explicit(&e->stopping, memory_order_acquire)) {
         uint32_t seen = signal_seen(&e->inbox_signal);
-        if (!engine_step(e)) signal_wait(&e->inbox_signal, seen, 1000000);
+        if (!engine_step(e)) signal_wait(&e->inbox_signal, seen, IDLE_WAIT_US);
     }
     return NULL;
 }
@@ -451,77 +573,6 @@ esp_code engine_start(engine *e, esp_error *err) {
     return ESP_OK;
 }
 
-/* ---- logits of a whole prompt ---- */
-
-/* One sequence of `total` tokens has the arena to itself: a ring of pages for each group, long enough
- * for all tokens or for what one step touches. */
-static void logits_tables(engine *e, uint32_t total) {
-    step_batch *b = &e->batch;
-    uint32_t base = 0;
-    for (uint32_t g = 0; g < b->group_count; g++) {
-        uint32_t window = model_page_groups(e->model)->windows[g];
-        uint32_t pages = kv_group_pages(window, e->config.step_tokens, total);
-        for (uint32_t i = 0; i < b->table_stride; i++)
-            b->tables[g * b->table_stride + i] = base + i % pages;
-        base += pages;
-    }
-    ESP_ASSERT(base <= e->page_count);
-}
-
-/* Tokens [first, first + count) of one prompt of `total`. */
-static void logits_batch(engine *e, const int32_t *ids, uint32_t first, uint32_t count,
-                         uint32_t total) {
-    step_batch *b = &e->batch;
-    b->token_count = b->row_count = count;
-    b->seq_count = 1;
-    b->seq_first[0] = 0;
-    b->seq_tokens[0] = count;
-    b->seq_cached[0] = first;
-    b->seq_adapter[0] = BATCH_NO_ADAPTER;
-    b->seq_long[0] = total > spec_short_context(model_get_spec(e->model));
-    for (uint32_t i = 0; i < count; i++) {
-        b->ids[i] = ids[first + i];
-        b->positions[i] = first + i;
-        b->token_seq[i] = 0;
-        b->rows[i] = i;
-    }
-    logits_tables(e, total);
-}
-
-static esp_code check_logits(engine *e, const int32_t *ids, uint32_t count, esp_error *err) {
-    if (engine_embeds(e))
-        return esp_fail_field(err, ESP_PRECONDITION, "--model",
-                              "--model: \"%s\" embeds texts; it has no logits", e->name);
-    if (count == 0 || count > e->config.max_context ||
-        kv_pages_for(sched_kv(e->sched), count) > e->page_count)
-        return esp_fail_field(err, ESP_INVALID, "--ids",
-                              "--ids: %u ids given; 1 to %u fit (--max-context, --kv-memory)",
-                              count, e->config.max_context);
-    for (uint32_t i = 0; i < count; i++)
-        if (ids[i] < 0 || (uint32_t)ids[i] >= e->model_vocab)
-            return esp_fail_field(err, ESP_INVALID, "--ids",
-                                  "--ids: %d at index %u is not in 0..%u", ids[i], i,
-                                  e->model_vocab - 1);
-    return ESP_OK;
-}
-
-esp_code engine_logits(engine *e, const int32_t *ids, uint32_t count, logits_sink sink, void *arg,
-                       esp_error *err) {
-    ESP_ASSERT(!e->started && sched_idle(e->sched));
-    esp_code code = check_logits(e, ids, count, err);
-    uint32_t chunk_max = least(e->config.step_tokens, MODEL_LOGITS_ROWS);
-    for (uint32_t first = 0; first < count && code == ESP_OK; first += chunk_max) {
-        uint32_t chunk = least(chunk_max, count - first);
-        logits_batch(e, ids, first, chunk, count);
-        const float *logits = NULL;
-        code = model_forward(e->model, &e->batch, e->arena, err);
-        if (code == ESP_OK) code = model_logits(e->model, 0, chunk, &logits, err);
-        for (uint32_t i = 0; i < chunk && code == ESP_OK; i++)
-            code = sink(arg, first + i, logits + (size_t)i * e->model_vocab, err);
-    }
-    return code;
-}
-
 /* ---- what it tells ---- */
 
 const model_spec *engine_spec(const engine *e) { return model_get_spec(e->model); }
@@ -530,6 +581,8 @@ const char *engine_name(const engine *e) { return e->name; }
 const char *engine_profile(const engine *e) { return e->profile; }
 const char *engine_path(const engine *e) { return e->absolute_path; }
 const char *engine_digest(const engine *e) { return e->digest; }
+adapters *engine_adapters(const engine *e) { return e->adapters; }
+adapter_store *engine_adapter_store(const engine *e) { return e->store; }
 uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
 bool engine_embeds(const engine *e) { return model_get_spec(e->model)->pooling != POOLING_NONE; }
 size_t engine_weight_bytes(const engine *e) { return model_weight_bytes(e->model); }

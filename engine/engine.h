@@ -15,6 +15,7 @@
 #include "engine/base/queue.h"
 #include "engine/base/status.h"
 #include "engine/config.h"
+#include "engine/histogram.h"
 #include "engine/model/model.h"
 #include "engine/model/model_cost.h"
 #include "engine/request.h"
@@ -40,6 +41,9 @@ const char *engine_profile(const engine *e); /* the numeric profile */
 const char *engine_path(const engine *e);    /* absolute, where that could be found out */
 /* What the model is, by the content of its files (model_digest.h); "" unless config.digest asked. */
 const char *engine_digest(const engine *e);
+/* Where requests find their adapters; NULL when the config names none and does not serve. */
+adapters *engine_adapters(const engine *e);
+adapter_store *engine_adapter_store(const engine *e); /* theirs; NULL: none */
 uint32_t engine_context_max(const engine *e);
 /* Whether it takes requests for vectors (of engine_spec's `hidden` floats) instead of such for tokens. */
 bool engine_embeds(const engine *e);
@@ -58,9 +62,11 @@ void engine_cancel(engine *e, request *r);
 request *engine_news(engine *e);
 signal_word *engine_news_signal(engine *e);
 
-/* One step: take submissions and cancels, plan, launch, collect, publish. false when there was nothing to
- * do. */
+/* One step: take submissions and cancels, plan, launch, collect, publish. false when there is nothing to do
+ * now: no request lives, or all of them wait for adapters that are being brought. */
 bool engine_step(engine *e);
+/* A step, and where all who live wait for adapters a wait until one has come, a second at most. */
+void engine_step_or_wait(engine *e);
 
 ESP_CHECKED esp_code engine_start(engine *e, esp_error *err); /* steps on its own thread */
 /* Refuses new requests from now on; returns at once. engine_stats tells when it is empty. */
@@ -68,20 +74,11 @@ void engine_drain(engine *e);
 /* Cancels everything that lives (end of the grace time). */
 void engine_cancel_all(engine *e);
 
-/* Logits of every position of one prefill, in order: row i is given to sink as [vocab] floats. The engine must
- * be idle and not started. */
+/* Logits of every position of one prefill, in order: row i is given to sink as [vocab] floats. ad: through that
+ * adapter, of which the caller holds a reference; NULL: the base. The engine must be idle and not started. */
 typedef esp_code (*logits_sink)(void *arg, uint32_t position, const float *row, esp_error *err);
-ESP_CHECKED esp_code engine_logits(engine *e, const int32_t *ids, uint32_t count, logits_sink sink,
-                                   void *arg, esp_error *err);
-
-enum { HISTOGRAM_BUCKETS = 20 };
-/* Bounds in seconds of the latency histograms: bucket i counts values <= histogram_bounds[i]; the last bucket
- * is +Inf. */
-extern const double histogram_bounds[HISTOGRAM_BUCKETS - 1];
-typedef struct histogram {
-    uint64_t count[HISTOGRAM_BUCKETS];
-    double sum;
-} histogram;
+ESP_CHECKED esp_code engine_logits(engine *e, adapter *ad, const int32_t *ids, uint32_t count,
+                                   logits_sink sink, void *arg, esp_error *err);
 
 /* A snapshot, each number read on its own. */
 typedef struct engine_stats {

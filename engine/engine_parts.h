@@ -7,6 +7,9 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/adapter_order.h"
+#include "engine/adapters/adapters.h"
+#include "engine/adapters/store.h"
 #include "engine/base/pool.h"
 #include "engine/engine.h"
 #include "engine/model/format/model_digest.h"
@@ -40,7 +43,11 @@ struct engine {
     const kern_ops *ops;
     thread_pool *pool;
     kern_device *dev;
+    kern_options opened_with;
     model *model;
+    adapters *adapters;       /* NULL: none are taken */
+    adapter_store *store;     /* of --adapter-store; or NULL */
+    model_file *file;         /* whose tensors adapters are held against; NULL without them */
     tokenizer *tok;
     chat_template *template;
     esp_error template_why;
@@ -53,7 +60,8 @@ struct engine {
     scheduler *sched;
     sample_rows *sampling;
     step_batch batch;
-    request **batch_owner; /* [seqs] request of each sequence of the batch */
+    adapter_order order;                 /* of its sequences */
+    const model_adapter **step_adapters; /* [seqs] what batch.seq_adapter indexes */
     uint32_t *row_work;    /* [rows] index in the plan of each row */
     request *live;         /* list through live_next */
     bool broken;           /* a device fault: nothing runs any more */
@@ -78,5 +86,8 @@ void engine_return_slot(engine *e, request *r);
 
 /* Final fields, last news; the engine's reference goes. */
 void engine_end_request(engine *e, request *r, finish_reason reason, const esp_error *error);
+
+/* Ends every request that goes through an adapter. The engine thread, outside of a plan. */
+void engine_end_users(engine *e, const adapter *ad, const esp_error *why);
 
 #endif

@@ -32,7 +32,7 @@ typedef struct given {
         const char *text;
     } list[FLAG_LIST_MAX]; /* the values of all of them, as they came */
     uint32_t list_count;
-    const char *positional;
+    const char *positional, *second;
     const char *config;
     bool help;
 } given;
@@ -56,9 +56,10 @@ static esp_code usage_error(esp_error *err, const flag_command *command, const c
 }
 
 static esp_code take_positional(const flag_command *command, char *word, given *g, esp_error *err) {
-    if (!command->positional || g->positional)
+    const char **slot = g->positional ? &g->second : &g->positional;
+    if (!(g->positional ? command->second : command->positional) || *slot)
         return usage_error(err, command, "unexpected argument", word);
-    g->positional = word;
+    *slot = word;
     return ESP_OK;
 }
 
@@ -179,15 +180,24 @@ static esp_code set_all(const flag_command *command, const given *g, const flag_
     return ESP_OK;
 }
 
+static esp_code set_word(const flag_command *command, const char *word, const char *placeholder,
+                         bool required, const char **out, esp_error *err) {
+    if (!word && placeholder && required)
+        return esp_fail(err, ESP_OUT_OF_RANGE, "%s is missing; see espalier %s --help", placeholder,
+                        command->name);
+    if (word) *out = word;
+    return ESP_OK;
+}
+
 static esp_code set_positional(const flag_command *command, const given *g, void *target,
                                esp_error *err) {
-    if (!command->positional) return ESP_OK;
-    if (!g->positional && command->positional_required)
-        return esp_fail(err, ESP_OUT_OF_RANGE, "%s is missing; see espalier %s --help",
-                        command->positional, command->name);
-    if (g->positional)
-        memcpy((char *)target + command->positional_offset, &g->positional, sizeof g->positional);
-    return ESP_OK;
+    char *base = target;
+    esp_code code =
+        set_word(command, g->positional, command->positional, command->positional_required,
+                 (const char **)(void *)(base + command->positional_offset), err);
+    if (code != ESP_OK) return code;
+    return set_word(command, g->second, command->second, true,
+                    (const char **)(void *)(base + command->second_offset), err);
 }
 
 esp_code flags_parse(const flag_command *command, int argc, char **argv, void *target,

@@ -76,6 +76,8 @@ typedef struct flag_command {
     const char *positional;   /* placeholder of the one free argument, or NULL */
     size_t positional_offset; /* const char * */
     bool positional_required;
+    const char *second;   /* placeholder of one more, which is required; or NULL */
+    size_t second_offset; /* const char * */
     bool config_file;         /* takes --config FILE */
     const char *alone;        /* a switch with which nothing else is required, or NULL */
     struct {

@@ -8,16 +8,12 @@
 #include "engine/base/clock.h"
 #include "engine/engine_parts.h"
 
-const double histogram_bounds[HISTOGRAM_BUCKETS - 1] = {
-    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05,
-    0.075, 0.1,   0.2,   0.5,   1.0,    2.0,  5.0,   10.0, 60.0};
-
-static void observe(atomic_histogram *h, int64_t us) {
-    uint32_t bucket = 0;
-    while (bucket < HISTOGRAM_BUCKETS - 1 && (double)us * 1e-6 > histogram_bounds[bucket])
-        bucket++;
+/* Returns the bucket. */
+static uint32_t observe(atomic_histogram *h, int64_t us) {
+    uint32_t bucket = histogram_bucket(us);
     atomic_fetch_add_explicit(&h->count[bucket], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&h->sum_us, (uint64_t)(us > 0 ? us : 0), memory_order_relaxed);
+    return bucket;
 }
 
 static void count_up(_Atomic uint64_t *counter, uint64_t by) {
@@ -62,6 +58,7 @@ void engine_end_request(engine *e, request *r, finish_reason reason, const esp_e
     if (error) r->error = *error;
     r->done_us = clock_now_us();
     r->in_scheduler = false;
+    request_leave_adapter(r);
     learn_pace(e, r->done_us);
     count_up(&e->counters.finished[reason], 1);
     observe(&e->counters.e2e, r->done_us - r->submitted_us);
@@ -73,6 +70,11 @@ void engine_end_request(engine *e, request *r, finish_reason reason, const esp_e
 
 static void end_with(engine *e, request *r, esp_code code) {
     esp_error error = {0};
+    if (code == ESP_UNAVAILABLE) { /* its adapter cannot be brought */
+        adapter_error(r->adapter, &error);
+        engine_end_request(e, r, FINISH_ERROR, &error);
+        return;
+    }
     if (code == ESP_DEADLINE)
         esp_fail(&error, code, "the deadline passed after %u of at most %u output tokens",
                  r->output_count, r->output_max);
@@ -107,6 +109,7 @@ static void take_submission(engine *e, request *r, int64_t now_us) {
                           .output_max = r->output_max,
                           .prompt_only = r->embedding_width > 0,
                           .whole = spec_runs_whole(model_get_spec(e->model)),
+                          .adapter = r->adapter,
                           .priority = r->priority,
                           .deadline_us = r->deadline_us};
     if (sched_submit(e->sched, now_us, &want, &r->seq, &error) != ESP_OK) {
@@ -137,7 +140,6 @@ static void add_work(engine *e, const sched_work *work, uint32_t index, int64_t 
     step_batch *b = &e->batch;
     request *r = work->owner;
     uint32_t s = b->seq_count++;
-    e->batch_owner[s] = r;
     if (!r->scheduled_us) {
         r->scheduled_us = now_us;
         count_up(&e->counters.prompt_tokens, r->prompt_count);
@@ -145,7 +147,7 @@ static void add_work(engine *e, const sched_work *work, uint32_t index, int64_t 
     b->seq_first[s] = b->token_count;
     b->seq_tokens[s] = work->count;
     b->seq_cached[s] = work->first;
-    b->seq_adapter[s] = BATCH_NO_ADAPTER;
+    b->seq_adapter[s] = e->order.slots[index];
     b->seq_long[s] = work->outgrown;
     for (uint32_t i = 0; i < work->count; i++, b->token_count++) {
         b->ids[b->token_count] = r->tokens[work->first + i];
@@ -163,7 +165,7 @@ static void fill_tables(engine *e, const sched_plan *plan) {
     const kv_cache *kv = sched_kv(e->sched);
     for (uint32_t g = 0; g < b->group_count; g++)
         for (uint32_t s = 0; s < plan->work_count; s++) {
-            kv_list list = kv_pages(kv, plan->work[s].table, g);
+            kv_list list = kv_pages(kv, plan->work[e->order.order[s]].table, g);
             /* Kernels find table s of group g at (g * seq_count + s) * table_stride. */
             uint32_t *table = b->tables + ((size_t)g * plan->work_count + s) * b->table_stride;
             /* What lies behind a window is not copied, but for one KV_PAGE_NONE: who reads too far
@@ -173,11 +175,24 @@ static void fill_tables(engine *e, const sched_plan *plan) {
         }
 }
 
+/* Sequences of one adapter side by side, the base's first; and what forward reads of each adapter. */
+static void order_works(engine *e, const sched_plan *plan) {
+    adapter_order_begin(&e->order);
+    for (uint32_t i = 0; i < plan->work_count; i++) {
+        const request *r = plan->work[i].owner;
+        adapter_order_add(&e->order, i, r->adapter);
+    }
+    adapter_order_sort(&e->order, plan->work_count);
+    for (uint32_t i = 0; i < e->order.slot_count; i++)
+        e->step_adapters[i] = adapter_resident(e->order.adapters[i]);
+}
+
 static void build_batch(engine *e, const sched_plan *plan, int64_t now_us) {
     step_batch *b = &e->batch;
     b->token_count = b->seq_count = b->row_count = 0;
-    for (uint32_t i = 0; i < plan->work_count; i++)
-        add_work(e, &plan->work[i], i, now_us);
+    order_works(e, plan);
+    for (uint32_t s = 0; s < plan->work_count; s++)
+        add_work(e, &plan->work[e->order.order[s]], e->order.order[s], now_us);
     fill_tables(e, plan);
 }
 
@@ -208,7 +223,7 @@ static void keep_token(engine *e, request *r, const sample_result *result, int64
         r->first_token_us = now_us;
         observe(&e->counters.ttft, now_us - r->submitted_us);
     } else {
-        observe(&e->counters.itl, now_us - r->last_token_us);
+        r->itl_count[observe(&e->counters.itl, now_us - r->last_token_us)]++;
     }
     r->last_token_us = now_us;
     atomic_store_explicit(&r->published, r->output_count, memory_order_release);
@@ -299,13 +314,15 @@ static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err
 
 /* ---- stage 5 ---- */
 
-static void publish(engine *e, const sched_plan *plan) {
+/* Returns whether there is more to do at once. */
+static bool publish(engine *e, const sched_plan *plan) {
     sched_stats stats;
     sched_read_stats(e->sched, &stats);
     engine_counters *c = &e->counters;
     atomic_store_explicit(&c->waiting, stats.waiting, memory_order_relaxed);
     atomic_store_explicit(&c->running, stats.running, memory_order_relaxed);
-    atomic_store_explicit(&c->pages_used, stats.pages_total - stats.pages_free,
+    uint32_t leased = kv_leased_count(sched_kv(e->sched)); /* adapters' */
+    atomic_store_explicit(&c->pages_used, stats.pages_total - stats.pages_free - leased,
                           memory_order_relaxed);
     atomic_store_explicit(&c->preemptions, stats.preemptions_total, memory_order_relaxed);
     if (plan->work_count) {
@@ -318,6 +335,7 @@ static void publish(engine *e, const sched_plan *plan) {
         e->had_news = false;
         signal_wake(&e->news_signal);
     }
+    return plan->dropped_count > 0 || stats.running > 0 || stats.waiting > stats.parked;
 }
 
 /* A device fault: everyone who lives is told, and nothing runs any more. */
@@ -333,6 +351,15 @@ static void break_down(engine *e, const esp_error *error) {
     }
 }
 
+void engine_end_users(engine *e, const adapter *ad, const esp_error *why) {
+    for (request *r = e->live, *next; r; r = next) {
+        next = r->live_next;
+        if (r->adapter != ad) continue;
+        if (r->in_scheduler) sched_finish(e->sched, clock_now_us(), r->seq);
+        engine_end_request(e, r, FINISH_ERROR, why);
+    }
+}
+
 bool engine_step(engine *e) {
     int64_t now_us = clock_now_us();
     atomic_store_explicit(&e->counters.step_began_us, now_us, memory_order_relaxed);
@@ -340,6 +367,7 @@ bool engine_step(engine *e) {
 
     take_submissions(e, now_us);
     take_cancels(e);
+    if (e->adapters) adapters_step(e->adapters, now_us);
 
     sched_plan plan;
     sched_step(e->sched, now_us, &plan);
@@ -350,7 +378,7 @@ bool engine_step(engine *e) {
     esp_code code = ESP_OK;
     if (plan.work_count) {
         build_batch(e, &plan, now_us);
-        code = model_forward(e->model, &e->batch, e->arena, &error);
+        code = model_forward(e->model, &e->batch, e->step_adapters, e->arena, &error);
         if (code == ESP_OK) {
             sched_computed(e->sched);
             if (engine_embeds(e))
@@ -360,6 +388,5 @@ bool engine_step(engine *e) {
         }
     }
     if (code != ESP_OK) break_down(e, &error);
-    publish(e, &plan);
-    return plan.dropped_count > 0 || !sched_idle(e->sched);
+    return publish(e, &plan);
 }

@@ -29,7 +29,7 @@ static const struct {
     {"inspect", command_inspect, "describe a model"},
     {"bench", command_bench, "measure speed and latency in process"},
     {"replay", command_replay, "run recorded requests again and compare bits"},
-    {"adapter", NULL, NULL},
+    {"adapter", command_adapter, "import, list, show and remove LoRA adapters"},
     {"make-weights", NULL, NULL},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };

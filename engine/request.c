@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/request.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,6 +80,27 @@ static void copy_input(request *r, const request_options *o) {
     r->user = o->user;
 }
 
+static void take_adapter(request *r, const request_options *o) {
+    if (!o->adapter) return;
+    ESP_ASSERT(o->adapters);
+    r->adapters = o->adapters;
+    r->adapter = o->adapter;
+    r->by.version = adapter_version(o->adapter);
+    snprintf(r->by.name, sizeof r->by.name, "%s", adapter_name(o->adapter));
+    snprintf(r->by.digest, sizeof r->by.digest, "%s", adapter_content(o->adapter));
+}
+
+void request_leave_adapter(request *r) {
+    if (r->adapter) adapter_release(r->adapters, r->adapter);
+    r->adapter = NULL;
+}
+
+const char *request_adapter_label(const request_adapter *a, char out[REQUEST_ADAPTER_LABEL_BYTES]) {
+    out[0] = 0;
+    if (a->name[0]) snprintf(out, REQUEST_ADAPTER_LABEL_BYTES, "%s@%u", a->name, a->version);
+    return out;
+}
+
 esp_code request_new(request **out, const request_options *options, uint32_t vocab,
                      esp_error *err) {
     ESP_ASSERT(out && options);
@@ -94,6 +116,7 @@ esp_code request_new(request **out, const request_options *options, uint32_t voc
     request *r = mem_new(1, sizeof *r);
     r->id = atomic_fetch_add_explicit(&next_id, 1, memory_order_relaxed);
     copy_input(r, options);
+    take_adapter(r, options);
     r->stops = stops;
     atomic_init(&r->references, 1);
     *out = r;
@@ -104,6 +127,7 @@ void request_ref(request *r) { atomic_fetch_add_explicit(&r->references, 1, memo
 
 void request_unref(request *r) {
     if (!r || atomic_fetch_sub_explicit(&r->references, 1, memory_order_acq_rel) != 1) return;
+    request_leave_adapter(r);
     free(r->tokens);
     free(r->bias);
     free(r->logprobs);

@@ -25,7 +25,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/adapters/adapters.h"
 #include "engine/base/status.h"
+#include "engine/histogram.h"
 #include "engine/sample.h"
 #include "engine/stream.h"
 #include "scheduler/scheduler.h"
@@ -42,7 +44,19 @@ typedef enum finish_reason {
 /* "stop", "length", "cancelled", "deadline", "error" */
 const char *finish_reason_name(finish_reason reason);
 
-/* What a submitter fills in. Everything is copied by request_new. */
+/* Which adapter answers; kept beyond its use, for the last message and the record. */
+typedef struct request_adapter {
+    char name[STORE_NAME_MAX + 1]; /* "": the base */
+    uint32_t version;
+    char digest[ADAPTER_DIGEST_CHARS]; /* of its content */
+} request_adapter;
+
+/* "name@version", or "" of the base. */
+enum { REQUEST_ADAPTER_LABEL_BYTES = STORE_NAME_MAX + 12 };
+const char *request_adapter_label(const request_adapter *a, char out[REQUEST_ADAPTER_LABEL_BYTES]);
+
+/* What a submitter fills in. Everything is copied by request_new, but for the reference on the adapter, which
+ * the request takes over when request_new succeeds. */
 typedef struct request_options {
     const int32_t *prompt;
     uint32_t prompt_count; /* >= 1 */
@@ -55,6 +69,8 @@ typedef struct request_options {
     int64_t deadline_us; /* monotonic; 0 = none */
     void *user;          /* the submitter's, never followed by the engine */
     uint32_t embedding_width; /* > 0: one vector of so many floats is wanted instead of tokens */
+    adapters *adapters;       /* of the engine; with an adapter */
+    adapter *adapter;         /* adapters_find's; NULL: the base */
     bool row_digests;         /* the digest of each token's logits is kept (record.h) */
 } request_options;
 
@@ -71,12 +87,14 @@ typedef struct request {
     stop_set stops;
     int32_t priority;
     int64_t deadline_us;
+    request_adapter by;
 
     /* Output: tokens[prompt_count + i] is output token i, i < published. */
     int32_t *tokens;          /* [prompt_count + output_max] prompt first */
     float *logprobs;          /* [output_max] or NULL */
     sample_logprob *top;      /* [output_max][policy.top_logprobs] or NULL */
     float *embedding;         /* [embedding_width] once done, unless it failed; or NULL */
+    uint32_t itl_count[HISTOGRAM_BUCKETS]; /* times between its tokens; final once done */
     uint64_t *row_digests;    /* [output_max] or NULL: XXH3 of the logits each token came from */
     _Atomic uint32_t published;
     _Atomic bool done; /* set last */
@@ -89,6 +107,10 @@ typedef struct request {
     /* Times, monotonic us; 0 = not yet. */
     int64_t submitted_us, /* arrival, if the submitter set it; else engine_submit's time */
          scheduled_us, first_token_us, last_token_us, done_us;
+
+    /* Let go by the engine thread when the request ends, or with a request that was never submitted. */
+    adapters *adapters;
+    adapter *adapter;
 
     /* Engine thread only. */
     sched_seq seq;
@@ -107,6 +129,8 @@ typedef struct request {
 /* Checks shapes and limits that need no engine (counts, stop list, policy); returns with one reference. */
 ESP_CHECKED esp_code request_new(request **out, const request_options *options, uint32_t vocab,
                                  esp_error *err);
+/* The adapter has one user less; idempotent. The engine's, or of one who never submitted. */
+void request_leave_adapter(request *r);
 void request_ref(request *r);
 void request_unref(request *r);
 

@@ -143,9 +143,70 @@ typedef enum kern_role {
     ROLE_HEAD, /* hidden state to logits */
 } kern_role;
 
+enum {
+    LINEAR_MATRICES_MAX = 3,
+    LORA_RANK_MAX = 512,
+    LORA_PIECE_MIN = 4096, /* bytes; the least piece_max */
+};
+
+/* The low-rank update of one adapter at one linear (LoRA, arXiv:2106.09685). With part i of matrix i,
+ *   y[t,:] = ((W x[t,:] + scale * B (A x[t,:])) * magnitude + base's bias) + bias
+ * before the epilogue; x in its own order, whatever order the matrix has. All values are finite. */
+typedef struct kern_lora_part {
+    uint32_t rank;          /* 0..LORA_RANK_MAX; 0: neither a nor b */
+    uint32_t rows;          /* N of the base's matrix; 0: as if the part said nothing */
+    float scale;            /* alpha / rank, or as the adapter says */
+    const float *a;         /* [rank, K] */
+    const float *b;         /* [N, rank] */
+    const float *bias;      /* [N], or NULL */
+    const float *magnitude; /* [N]: DoRA (arXiv:2402.09353), a row's magnitude over its norm; or NULL */
+} kern_lora_part;
+
+/* All memory is host memory, read during lora_pack only. */
+typedef struct kern_lora_desc {
+    uint32_t cols;       /* K */
+    uint32_t part_count; /* at most as many as the linear has matrices */
+    kern_lora_part part[LINEAR_MATRICES_MAX];
+} kern_lora_desc;
+
+/* A packed update: its shape, and where its pieces lie now. They may be moved as they are between steps. */
+typedef struct kern_lora {
+    uint32_t cols, part_count;
+    struct {
+        uint32_t rank, rows;
+        float scale;
+        bool bias, magnitude;
+    } part[LINEAR_MATRICES_MAX];
+    size_t piece_max;     /* that it was packed with */
+    void *const *pieces;  /* [as many as lora_pieces says], each 64-byte aligned */
+} kern_lora;
+
+/* The update of a desc once packed; `pieces` stays the caller's. */
+static inline kern_lora kern_lora_of(const kern_lora_desc *desc, size_t piece_max,
+                                     void *const *pieces) {
+    kern_lora lora = {.cols = desc->cols,
+                      .part_count = desc->part_count,
+                      .piece_max = piece_max,
+                      .pieces = pieces};
+    for (uint32_t i = 0; i < desc->part_count; i++) {
+        const kern_lora_part *part = &desc->part[i];
+        lora.part[i].rank = part->rank;
+        lora.part[i].rows = part->rows;
+        lora.part[i].scale = part->scale;
+        lora.part[i].bias = part->bias != NULL;
+        lora.part[i].magnitude = part->magnitude != NULL;
+    }
+    return lora;
+}
+
+/* Neighbouring tokens (rows of a linear's input) of one adapter. */
+typedef struct kern_lora_segment {
+    uint32_t first, count;
+    const kern_lora *lora; /* NULL: the base alone */
+} kern_lora_segment;
+
 /* y[t,:] = W x[t,:] (+ bias). Up to three matrices share the input; their outputs are consecutive columns
  * of out or, in the gated epilogues, are combined. */
-enum { LINEAR_MATRICES_MAX = 3 };
 typedef struct kern_linear {
     const void *in; /* [T,K] ACT */
     uint32_t token_count;
@@ -155,6 +216,10 @@ typedef struct kern_linear {
     kern_epilogue epilogue;
     float softcap; /* EPI_SOFTCAP: > 0 */
     kern_role role;
+    /* Tokens with an update: ascending, disjoint, gaps allowed. lora_count 0 costs nothing, and a token
+     * without one has the bits it has then. */
+    const kern_lora_segment *lora;
+    uint32_t lora_count;
     void *out;     /* [T, sum of rows] (gated: [T, rows]) */
 } kern_linear;
 
@@ -239,6 +304,16 @@ typedef struct kern_ops {
     void (*matrix_close)(kern_device *dev, kern_matrix *matrix);
     size_t (*matrix_bytes)(const kern_matrix *matrix);
 
+    /* A packed update lies in pieces of at most piece_max bytes (LORA_PIECE_MIN or more), which the caller
+     * places anywhere, 64-byte aligned. How many, and the bytes of each into `bytes` unless it is NULL:
+     * shape, bias and magnitude being there or not, and piece_max alone decide; 0 where nothing is
+     * touched. Any thread. */
+    uint32_t (*lora_pieces)(const kern_device *dev, const kern_lora_desc *desc, size_t piece_max,
+                            size_t *bytes);
+    /* Fills the pieces, to the last byte. Any thread, also while ops run on other pieces. */
+    void (*lora_pack)(const kern_device *dev, const kern_lora_desc *desc, size_t piece_max,
+                      void *const *pieces);
+
     /* Bytes of one frame of this shape; a multiple of 64. */
     size_t (*frame_bytes)(const kern_device *dev, const kern_kv_shape *shape);
 
@@ -258,6 +333,11 @@ extern const kern_ops kern_cpu;
 
 /* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
 bool kern_image_is_sane(const kern_image *image);
+
+/* What every backend's lora_pieces and lora_pack assert. */
+bool kern_lora_is_sane(const kern_lora_desc *desc, size_t piece_max);
+/* Whether an op's segments are what kern_linear says, and their updates of its shapes; rows: of each matrix. */
+bool kern_lora_fits(const kern_linear *op, const uint32_t *rows, uint32_t cols);
 
 /* The best CPU level of this machine (CPUID and XGETBV); LEVEL_AUTO when not even AVX2 is there. */
 kern_level kern_cpu_best_level(void);

@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 23 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 25 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -147,6 +147,14 @@ static esp_code pass_open_image(kern_device *dev, const kern_image *image, kern_
 static void pass_matrix_close(kern_device *dev, kern_matrix *matrix) {
     dev->real->matrix_close(dev->inner, matrix);
 }
+static uint32_t pass_lora_pieces(const kern_device *dev, const kern_lora_desc *desc,
+                                 size_t piece_max, size_t *bytes) {
+    return dev->real->lora_pieces(dev->inner, desc, piece_max, bytes);
+}
+static void pass_lora_pack(const kern_device *dev, const kern_lora_desc *desc, size_t piece_max,
+                           void *const *pieces) {
+    dev->real->lora_pack(dev->inner, desc, piece_max, pieces);
+}
 static size_t pass_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
     return dev->real->frame_bytes(dev->inner, shape);
 }
@@ -179,6 +187,8 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .open_image = pass_open_image,
         .matrix_close = pass_matrix_close,
         .matrix_bytes = real->matrix_bytes,
+        .lora_pieces = pass_lora_pieces,
+        .lora_pack = pass_lora_pack,
         .frame_bytes = pass_frame_bytes,
         .embed = timed_embed,
         .norm = timed_norm,

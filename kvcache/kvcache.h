@@ -12,8 +12,11 @@
  *   position   0        begin * 16      next - window + 1      next          end * 16
  *              | freed  | held: read by the next token ........| written ... |
  *
+ * Frames can be leased for what is not attention memory (adapters): whole, one by one, known here by
+ * their numbers alone.
+ *
  * Thread     the engine thread only; no locks, no clock, no I/O, no malloc after kv_open.
- * Invariant  free + held == page_count, a page's reference count is the number of tables that list
+ * Invariant  free + held + leased == page_count, a page's reference count is the number of tables that list
  *            it, and a table lists what its windows see, after every call (kv_check). */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_KVCACHE_H
@@ -71,7 +74,14 @@ typedef struct kv_list {
 } kv_list;
 kv_list kv_pages(const kv_cache *kv, kv_table table, uint32_t group);
 
+/* Leases count frames that no table lists; their numbers go to frames. All or nothing: false when fewer
+ * are free. */
+ESP_CHECKED bool kv_lease(kv_cache *kv, uint32_t count, uint32_t *frames);
+/* Ends the lease of these. Asserts that each is leased. */
+void kv_return(kv_cache *kv, uint32_t count, const uint32_t *frames);
+
 uint32_t kv_free_count(const kv_cache *kv);
+uint32_t kv_leased_count(const kv_cache *kv);
 uint32_t kv_page_count(const kv_cache *kv);
 /* Most pages held in all groups together by a table that grows to token_count tokens. Reads options
  * only: any thread. */

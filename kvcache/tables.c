@@ -231,6 +231,20 @@ kv_list kv_pages(const kv_cache *kv, kv_table table, uint32_t group) {
     return (kv_list){list_of(kv, table, group), kv->begin[list], kv->end[list]};
 }
 
+bool kv_lease(kv_cache *kv, uint32_t count, uint32_t *frames) {
+    if (count > kv->pages.free_count) return false;
+    for (uint32_t i = 0; i < count; i++)
+        frames[i] = pages_lease(&kv->pages);
+    return true;
+}
+
+void kv_return(kv_cache *kv, uint32_t count, const uint32_t *frames) {
+    for (uint32_t i = 0; i < count; i++)
+        pages_return(&kv->pages, frames[i]);
+}
+
+uint32_t kv_leased_count(const kv_cache *kv) { return kv->pages.leased_count; }
+
 uint32_t kv_free_count(const kv_cache *kv) { return kv->pages.free_count; }
 
 uint32_t kv_page_count(const kv_cache *kv) { return kv->pages.page_count; }
@@ -258,15 +272,18 @@ void kv_check(const kv_cache *kv) {
     for (kv_table table = 0; table < kv->options.table_count; table++)
         for (uint32_t group = 0; group < kv->options.group_count; group++)
             check_list(kv, table, group);
-    uint32_t held = 0;
+    uint32_t held = 0, leased = 0;
     for (uint32_t page = 0; page < pages->page_count; page++) {
-        ESP_ASSERT(kv->seen[page] == pages->refs[page]);
-        held += pages->refs[page] > 0;
+        bool is_leased = pages->refs[page] == PAGE_LEASED;
+        ESP_ASSERT(kv->seen[page] == (is_leased ? 0 : pages->refs[page]));
+        held += pages->refs[page] > 0 && !is_leased;
+        leased += is_leased;
     }
-    ESP_ASSERT(pages->free_count + held == pages->page_count);
+    ESP_ASSERT(leased == pages->leased_count);
+    ESP_ASSERT(pages->free_count + held + leased == pages->page_count);
     /* With the counts right, a free page that is held, or is on the stack twice, shows here. */
     for (uint32_t i = 0; i < pages->free_count; i++) {
         ESP_ASSERT(pages->free[i] < pages->page_count);
-        ESP_ASSERT(kv->seen[pages->free[i]]++ == 0);
+        ESP_ASSERT(pages->refs[pages->free[i]] == 0 && kv->seen[pages->free[i]]++ == 0);
     }
 }

@@ -1,11 +1,11 @@
 # The wire: generated messages (esp_proto), and the gRPC C core behind proto/rpc.h (esp_rpc).
 pkg_check_modules(PROTOBUF_C REQUIRED IMPORTED_TARGET libprotobuf-c)
-pkg_check_modules(OPENSSL_CRYPTO REQUIRED IMPORTED_TARGET libcrypto)
 find_program(PROTOC protoc REQUIRED)
 find_program(PROTOC_C protoc-c REQUIRED)
 
 # What clients may see by reflection, and what only our own code reads.
 set(public_protos
+  espalier/v1/control.proto
   espalier/v1/inference.proto
   grpc/health/v1/health.proto
   grpc/reflection/v1/reflection.proto

@@ -9,6 +9,8 @@
  *            the end:   RPC_CLOSED, exactly once, last: delivered, or cancelled, or the client is
  * gone
  *
+ *            uploads:   on_request, rpc_receive, on_request, ..., on_request with NULL: all was sent
+ *
  *          One message of a call is under way at a time; a reader that takes none for stall_ms is
  * cut. Client   blocking: rpc_unary, or a stream read message by message.
  *
@@ -48,6 +50,11 @@ struct rpc_method {
     bool many_requests; /* after each rpc_send the next request is awaited; half-close ends the call
                          */
     bool bulk;          /* with on_worker: long work that must not delay the others' */
+    bool
+        uploads; /* with on_worker: a stream of requests. Each on_request ends in rpc_receive, which
+                   * asks for the next one, or in rpc_finish; a NULL message says that the client has
+                   * sent its last. RPC_CLOSED waits for an on_request that runs, so what was attached
+                   * lives as long */
     bool vital;         /* answered while draining (health) */
     uint32_t calls_max; /* > 0: a bound of its own on live calls, which then don't count in
                          * rpc_options.calls_max; for what strangers may call */
@@ -64,6 +71,7 @@ typedef struct rpc_tls {
 /* Zero means the default in brackets. Strings and methods are borrowed while the server lives. */
 typedef struct rpc_options {
     const char *address; /* "127.0.0.1:8470", "[::1]:0", "unix:/path" */
+    const char *flag;    /* what errors about the address name ["--grpc"] */
     rpc_tls tls;
     const rpc_method *methods;
     uint32_t method_count;
@@ -107,15 +115,21 @@ ESP_CHECKED bool rpc_call_attach(rpc_call *call, rpc_event_fn on_event, void *us
 void rpc_call_hold(rpc_call *call);
 void rpc_call_release(rpc_call *call); /* NULL is fine */
 
-/* Monotonic microseconds of the client's deadline; 0 = none. */
+/* What was attached; NULL: nothing yet, or RPC_CLOSED was told. */
+void *rpc_call_user(rpc_call *call);
+
 /* When the call arrived, monotonic us. */
 int64_t rpc_call_arrived_us(const rpc_call *call);
+/* Monotonic microseconds of the client's deadline; 0 = none. */
 int64_t rpc_call_deadline_us(const rpc_call *call);
 const rpc_method *rpc_call_method(const rpc_call *call);
 
 /* Sends one message; RPC_SENT follows. Returns its encoded bytes; 0: the call is closed or
  * finished. No other send may be under way. */
 size_t rpc_send(rpc_call *call, const ProtobufCMessage *message);
+/* Of a method that uploads: asks for the next message, once for each on_request and last in it. One that
+ * does not come within message_ms ends the call. */
+void rpc_receive(rpc_call *call);
 /* Ends the call: last (may be NULL) and then OK, or error as status with details. Waits for a send
  * under way by itself. Only the first finish counts. */
 void rpc_finish(rpc_call *call, const ProtobufCMessage *last, const esp_error *error);
@@ -140,7 +154,7 @@ ESP_CHECKED esp_code rpc_channel_open(rpc_channel **out, const rpc_channel_optio
                                       esp_error *err);
 void rpc_channel_close(rpc_channel *channel);
 
-/* Begins a call with one request; timeout_ms < 0: none. */
+/* Begins a call with one request, or with NULL for rpc_stream_send to follow; timeout_ms < 0: none. */
 ESP_CHECKED esp_code rpc_stream_open(rpc_stream **out, rpc_channel *channel, const char *path,
                                      const ProtobufCMessage *request, int64_t timeout_ms,
                                      esp_error *err);
@@ -148,6 +162,10 @@ ESP_CHECKED esp_code rpc_stream_open(rpc_stream **out, rpc_channel *channel, con
  * caller frees it with protobuf_c_message_free_unpacked(m, NULL). */
 ESP_CHECKED esp_code rpc_stream_next(rpc_stream *stream, const ProtobufCMessageDescriptor *type,
                                      ProtobufCMessage **out, esp_error *err);
+/* A further request, until rpc_stream_send_end; waits until the transport took it. false: the call is
+ * over, and rpc_stream_next tells why. */
+ESP_CHECKED bool rpc_stream_send(rpc_stream *stream, const ProtobufCMessage *request);
+ESP_CHECKED bool rpc_stream_send_end(rpc_stream *stream);
 void rpc_stream_cancel(rpc_stream *stream);
 void rpc_stream_close(rpc_stream *stream); /* cancels what is left; NULL is fine */
 

@@ -3,6 +3,7 @@
  *   posted slot --arrived--> admitted --received--> on_request --> sending* --> finished
  *                               |  \__ message_ms passes: cut           \__ stall_ms passes: cut
  *                               \__ refused: finished at once
+ *   uploads: received --on_request--> rpc_receive --received--> ... until half-closed: on_request(NULL)
  *   and from `arrived` on, whatever happens: closed, once.
  *
  * A reference is held for each operation under way, so the call outlives its last completion.
@@ -200,7 +201,14 @@ static void tell(rpc_call *call, rpc_event event) {
     pthread_mutex_lock(&call->lock);
     rpc_event_fn on_event = call->on_event;
     void *user = call->user;
-    if (event == RPC_CLOSED) call->over = true, call->on_event = NULL;
+    if (event == RPC_CLOSED) {
+        call->over = true;
+        call->close_waits = call->handling;
+        if (call->handling)
+            on_event = NULL;
+        else
+            call->on_event = NULL, call->user = NULL;
+    }
     pthread_mutex_unlock(&call->lock);
     if (on_event) on_event(user, call, event);
     pthread_mutex_unlock(&call->events_lock);
@@ -229,6 +237,13 @@ bool rpc_call_attach(rpc_call *call, rpc_event_fn on_event, void *user) {
     return open;
 }
 
+void *rpc_call_user(rpc_call *call) {
+    pthread_mutex_lock(&call->lock);
+    void *user = call->user;
+    pthread_mutex_unlock(&call->lock);
+    return user;
+}
+
 int64_t rpc_call_arrived_us(const rpc_call *call) { return call->arrived_us; }
 int64_t rpc_call_deadline_us(const rpc_call *call) { return call->deadline_us; }
 const rpc_method *rpc_call_method(const rpc_call *call) { return call->method; }
@@ -238,6 +253,10 @@ const rpc_method *rpc_call_method(const rpc_call *call) { return call->method; }
 static void decode_and_handle(rpc_call *call) {
     grpc_slice bytes;
     esp_error error = {0};
+    if (!call->message) { /* an upload's end */
+        call->method->on_request(call->server->options.arg, call, NULL);
+        return;
+    }
     bool readable = rpc_flatten(call->message, &bytes);
     grpc_byte_buffer_destroy(call->message);
     call->message = NULL;
@@ -259,18 +278,46 @@ static void decode_and_handle(rpc_call *call) {
     grpc_slice_unref(bytes);
 }
 
+/* false: the call is over. */
+static bool begin_handling(rpc_call *call) {
+    pthread_mutex_lock(&call->lock);
+    bool live = !call->over;
+    call->handling = live && call->method->uploads;
+    pthread_mutex_unlock(&call->lock);
+    return live;
+}
+
+static void end_handling(rpc_call *call) {
+    pthread_mutex_lock(&call->lock);
+    bool close = call->close_waits;
+    call->handling = call->close_waits = false;
+    bool receive = call->receive_asked && !close;
+    call->receive_asked = false;
+    pthread_mutex_unlock(&call->lock);
+    if (close) tell(call, RPC_CLOSED);
+    if (receive) await_message(call);
+}
+
 void rpc_call_work(rpc_call *call) {
     atomic_fetch_sub(&call->server->work_bytes, call->message_bytes);
-    pthread_mutex_lock(&call->lock);
-    bool over = call->over;
-    pthread_mutex_unlock(&call->lock);
-    if (!over) decode_and_handle(call);
+    if (begin_handling(call)) {
+        decode_and_handle(call);
+        end_handling(call);
+    }
     rpc_call_release(call);
+}
+
+void rpc_receive(rpc_call *call) {
+    ESP_ASSERT(call->method->uploads);
+    pthread_mutex_lock(&call->lock);
+    ESP_ASSERT(call->handling && !call->receive_asked);
+    call->receive_asked = true;
+    pthread_mutex_unlock(&call->lock);
 }
 
 static void give_to_worker(rpc_call *call) {
     rpc_server *server = call->server;
-    call->message_bytes = grpc_byte_buffer_length(call->message);
+    call->message_bytes = call->message ? grpc_byte_buffer_length(call->message) : 0;
     uint64_t waiting = atomic_fetch_add(&server->work_bytes, call->message_bytes);
     rpc_call_hold(call);
     if (waiting <= RPC_WORK_BYTES_MAX &&
@@ -308,8 +355,12 @@ static void on_received(void *owner, bool ok) {
     rpc_call *call = owner;
     atomic_store(&call->cut_us, 0);
     atomic_store(&call->awaiting, false);
+    bool first = !call->begun;
+    call->begun = true;
     if (!ok || (!call->message && call->core_cancelled))
         ; /* cancelled, or too big: the core has told the client */
+    else if (!call->message && call->method->uploads && !first)
+        give_to_worker(call);
     else if (!call->message)
         on_half_close(call);
     else if (too_long(call))

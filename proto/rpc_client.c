@@ -1,8 +1,8 @@
 /* rpc_client.c - calls to another server, blocking.
  *
- * A stream has a completion queue of its own and waits for one operation by its tag. The whole
- * request goes out at open; the status is asked for at once, so that it is there when the answers
- * end. */
+ * A stream has a completion queue of its own and waits for one operation by its tag. A single request
+ * goes out whole at open, others one by one; the status is asked for at once, so that it is there when
+ * the answers end. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +30,7 @@ struct rpc_stream {
     grpc_byte_buffer *answer;
     grpc_status_code code;
     grpc_slice sentence;
-    char opened, answered, ended; /* their addresses are the tags */
+    char opened, answered, sent, ended; /* their addresses are the tags */
     bool over;                    /* the status is here */
 };
 
@@ -111,10 +111,11 @@ static bool await(rpc_stream *s, char *tag) {
     return event.type == GRPC_OP_COMPLETE && event.success;
 }
 
-static void send_request(rpc_stream *s, const rpc_channel *channel,
+/* With the request, if there is just one. */
+static void send_opening(rpc_stream *s, const rpc_channel *channel,
                          const ProtobufCMessage *request) {
     size_t bytes;
-    grpc_byte_buffer *buffer = rpc_pack(request, &bytes);
+    grpc_byte_buffer *buffer = request ? rpc_pack(request, &bytes) : NULL;
     grpc_metadata metadata;
     grpc_op ops[4];
     memset(ops, 0, sizeof ops);
@@ -126,15 +127,34 @@ static void send_request(rpc_stream *s, const rpc_channel *channel,
         ops[0].data.send_initial_metadata.count = 1;
         ops[0].data.send_initial_metadata.metadata = &metadata;
     }
-    ops[1].op = GRPC_OP_SEND_MESSAGE;
-    ops[1].data.send_message.send_message = buffer;
-    ops[2].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
-    ops[3].op = GRPC_OP_RECV_INITIAL_METADATA;
-    ops[3].data.recv_initial_metadata.recv_initial_metadata = &s->headers;
-    bool begun = begin(s, ops, 4, &s->opened);
+    ops[1].op = GRPC_OP_RECV_INITIAL_METADATA;
+    ops[1].data.recv_initial_metadata.recv_initial_metadata = &s->headers;
+    ops[2].op = GRPC_OP_SEND_MESSAGE;
+    ops[2].data.send_message.send_message = buffer;
+    ops[3].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+    bool begun = begin(s, ops, request ? 4 : 2, &s->opened);
     ESP_ASSERT(begun);
     if (channel->authorization) grpc_slice_unref(metadata.value);
+    if (buffer) grpc_byte_buffer_destroy(buffer);
+}
+
+bool rpc_stream_send(rpc_stream *s, const ProtobufCMessage *request) {
+    size_t bytes;
+    grpc_byte_buffer *buffer = rpc_pack(request, &bytes);
+    grpc_op op;
+    memset(&op, 0, sizeof op);
+    op.op = GRPC_OP_SEND_MESSAGE;
+    op.data.send_message.send_message = buffer;
+    bool begun = !s->over && begin(s, &op, 1, &s->sent);
     grpc_byte_buffer_destroy(buffer);
+    return begun && await(s, &s->sent);
+}
+
+bool rpc_stream_send_end(rpc_stream *s) {
+    grpc_op op;
+    memset(&op, 0, sizeof op);
+    op.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+    return !s->over && begin(s, &op, 1, &s->sent) && await(s, &s->sent);
 }
 
 static void ask_status(rpc_stream *s) {
@@ -165,7 +185,7 @@ esp_code rpc_stream_open(rpc_stream **out, rpc_channel *channel, const char *pat
         rpc_stream_close(s);
         return esp_fail(err, ESP_INTERNAL, "rpc: cannot begin a call of %s", path);
     }
-    send_request(s, channel, request);
+    send_opening(s, channel, request);
     ask_status(s);
     *out = s;
     return ESP_OK;

@@ -60,6 +60,7 @@ struct rpc_call {
     /* When the sweep cuts it, monotonic us; 0 = never. */
     _Atomic int64_t cut_us;
     _Atomic bool awaiting;     /* its request has not come yet */
+    bool begun;                /* one has come; of the thread that receives */
     bool admitted;             /* counted in server->admitted */
     _Atomic uint32_t *counter; /* which count it is in: busy or its method's; NULL: none */
     int64_t arrived_us;
@@ -69,6 +70,9 @@ struct rpc_call {
     pthread_mutex_t events_lock;
     pthread_mutex_t lock; /* everything below */
     bool sending, headers_sent, finished, over;
+    bool handling;      /* uploads: on_request runs */
+    bool receive_asked; /* and has asked for the next message: when it returns */
+    bool close_waits;   /* RPC_CLOSED is told when it returns */
     bool ending_waits;
     rpc_ending ending;
     rpc_event_fn on_event;

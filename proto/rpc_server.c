@@ -141,6 +141,7 @@ static grpc_server *make_core(const rpc_options *o) {
 }
 
 static void fill_defaults(rpc_options *o) {
+    if (!o->flag) o->flag = "--grpc";
     if (!o->calls_max) o->calls_max = 2048;
     if (!o->message_bytes_max) o->message_bytes_max = 4 << 20;
     if (!o->message_ms) o->message_ms = 10000;
@@ -163,11 +164,10 @@ static esp_code bind_address(rpc_server *server, esp_error *err) {
     int port = grpc_server_add_http2_port(server->core, server->options.address, credentials);
     grpc_server_credentials_release(credentials);
     if (port <= 0)
-        return esp_fail_field(
-            err, ESP_UNAVAILABLE, "--grpc",
-            "--grpc: cannot listen on %s: the port is in use or the address is not "
-            "this host's",
-            server->options.address);
+        return esp_fail_field(err, ESP_UNAVAILABLE, server->options.flag,
+                              "%s: cannot listen on %s: the port is in use or the address is not "
+                              "this host's",
+                              server->options.flag, server->options.address);
     server->port = (uint16_t)port;
     return ESP_OK;
 }

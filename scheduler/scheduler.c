@@ -34,6 +34,7 @@ static void make_slots(scheduler *s) {
     list_init(&s->free);
     list_init(&s->running);
     list_init(&s->preempted);
+    list_init(&s->parked);
     for (uint32_t slot = 0; slot < s->slot_count; slot++) {
         sequence *seq = &s->sequences[slot];
         seq->generation = 1; /* an all-zero handle is nobody's */
@@ -114,7 +115,8 @@ bool seq_admit(scheduler *s, uint32_t slot) {
     sequence *q = &s->sequences[slot];
     ESP_ASSERT(q->state == SEQ_WAITING && s->tables_free_count > 0);
     kv_table table = s->tables_free[s->tables_free_count - 1];
-    if (kv_reserve(s->kv, table, seq_prefill_tokens(q)) != ESP_OK) return false;
+    while (kv_reserve(s->kv, table, seq_prefill_tokens(q)) != ESP_OK)
+        if (!seq_shed(s, q, s->running.count > 0 ? SHED_UNWANTED : SHED_PINNED)) return false;
     s->tables_free_count--;
     waiting_remove(s, slot);
     q->table = table;
@@ -125,6 +127,7 @@ bool seq_admit(scheduler *s, uint32_t slot) {
 }
 
 static void drop_pages(scheduler *s, sequence *q) {
+    seq_let_go(s, q);
     kv_release(s->kv, q->table);
     s->tables_free[s->tables_free_count++] = q->table;
     q->cached = q->planned = 0;
@@ -188,10 +191,25 @@ static esp_code check_context(const scheduler *s, const sched_request *r, esp_er
     return ESP_OK;
 }
 
+/* Pages that adapters have for good beside such a sequence: its own and the pinned ones. */
+static uint64_t adapter_pages(const scheduler *s, const sched_request *r) {
+    const sched_adapters *a = &s->adapters;
+    if (!a->hold) return 0;
+    uint64_t own = r->adapter ? a->frames(a->arg, r->adapter) : 0;
+    return own + a->pinned(a->arg, r->adapter);
+}
+
 static esp_code check_pages(const scheduler *s, const sched_request *r, esp_error *err) {
     uint32_t pages = kv_page_count(s->kv), tokens = r->prompt_tokens + r->output_max;
-    uint64_t needed = kv_pages_for(s->kv, tokens);
-    if (needed <= pages) return ESP_OK;
+    uint64_t needed = kv_pages_for(s->kv, tokens), adapters = adapter_pages(s, r);
+    if (needed + adapters <= pages) return ESP_OK;
+    if (needed <= pages)
+        return esp_fail_field(err, ESP_INVALID, "max_tokens",
+                              "%u prompt tokens plus max_tokens %u need %llu pages of the KV cache, "
+                              "which has %u, of them %llu for its adapter and pinned ones; ask for "
+                              "less, unpin adapters or raise --kv-memory",
+                              r->prompt_tokens, r->output_max, (unsigned long long)needed, pages,
+                              (unsigned long long)adapters);
     bool prompt = r->prompt_only || kv_pages_for(s->kv, r->prompt_tokens + 1) > pages;
     return esp_fail_field(err, ESP_INVALID, prompt ? "prompt" : "max_tokens",
                           "%u prompt tokens plus max_tokens %u need %llu pages of the KV cache, "
@@ -204,6 +222,7 @@ static esp_code check_request(const scheduler *s, const sched_request *r, esp_er
         return esp_fail_field(err, ESP_INVALID, "prompt",
                               "the prompt has no tokens, at least 1 is wanted");
     ESP_ASSERT(r->prompt_only ? r->output_max == 0 : !r->whole);
+    ESP_ASSERT(!r->adapter || s->adapters.hold);
     if (r->output_max == 0 && !r->prompt_only)
         return esp_fail_field(err, ESP_INVALID, "max_tokens",
                               "max_tokens is 0, at least 1 is wanted");
@@ -247,6 +266,7 @@ esp_code sched_submit(scheduler *s, int64_t now_us, const sched_request *request
     q->arrival = s->arrivals++;
     q->known = request->prompt_tokens;
     q->cached = q->planned = 0;
+    q->parked_us = 0;
     heap_push(s, &s->waiting, slot);
     if (request->deadline_us) heap_push(s, &s->deadlines, slot);
     *out = seq_handle(s, slot);
@@ -304,6 +324,7 @@ void sched_read_stats(const scheduler *s, sched_stats *out) {
     *out = (sched_stats){
         .waiting = waiting_count(s),
         .running = s->running.count,
+        .parked = s->parked.count,
         .pages_free = kv_free_count(s->kv),
         .pages_total = kv_page_count(s->kv),
         .preemptions_total = s->preemptions_total,

@@ -20,6 +20,13 @@
  * growth, the newest running sequence is preempted and goes to the head of the waiting ones (it recomputes;
  * by law 1 its tokens do not change).
  *
+ * A request with an adapter runs while it holds the adapter (sched_adapters). One whose adapter must be
+ * brought first is parked: it stands aside, and who waits behind it goes on. When the adapter has come it
+ * stands where it stood. Nobody who came later is admitted past one that has been parked for
+ * SCHED_PATIENCE_US, so that running sequences end and their adapters make room for its own; a preempted one
+ * is never passed. When pages are short for growth, adapters that nobody holds give their frames before a
+ * sequence is preempted; for an admission those that nobody asks for, and others when nothing runs.
+ *
  * Pages behind a window are given back as soon as what moved the window is computed. Of a window group a
  * long prompt holds, from its admission on, what its window and one step can touch, not the whole prompt.
  *
@@ -38,6 +45,8 @@
 
 typedef struct scheduler scheduler;
 
+enum { SCHED_PATIENCE_US = 2000000 };
+
 typedef struct sched_options {
     uint32_t seqs_max;    /* most running sequences (--max-seqs) */
     uint32_t waiting_max; /* most waiting ones; a submit beyond is refused */
@@ -54,6 +63,7 @@ typedef struct sched_request {
     uint32_t output_max;  /* >= 1; prompt_tokens + output_max <= context_max */
     bool prompt_only;     /* it ends with its prompt: output_max is 0, sched_append is never called */
     bool whole;           /* of one that is prompt_only: all its tokens in one step */
+    void *adapter;        /* what it must hold while it runs (sched_adapters); NULL: nothing */
     int32_t priority;     /* higher goes first among the waiting; 0 by default */
     int64_t deadline_us;  /* monotonic; 0 = none */
 } sched_request;
@@ -76,7 +86,8 @@ typedef struct sched_work {
 typedef struct sched_dropped {
     sched_seq seq;
     void *owner;
-    esp_code why; /* ESP_DEADLINE or ESP_CANCELLED */
+    esp_code why; /* ESP_DEADLINE, ESP_CANCELLED, or ESP_UNAVAILABLE: its adapter;
+                  * ESP_EXHAUSTED: it and its adapter together are more than all pages */
 } sched_dropped;
 
 typedef struct sched_plan {
@@ -85,10 +96,41 @@ typedef struct sched_plan {
     uint32_t dropped_count;
     const sched_dropped *dropped; /* valid as long; ended before this step, pages already released */
     uint32_t preempted;           /* sequences pushed back by this plan */
+    uint32_t parked; /* those who wait for an adapter; with work_count 0 nothing is to be done before
+                      * one comes */
 } sched_plan;
+
+/* Adapters as the scheduler sees them: things that a sequence holds while it runs, that may have to be
+ * brought first, and that lie in frames of the same arena as the pages. All called by the engine
+ * thread from within sched_step, sched_finish and their like; none of them calls the scheduler but for
+ * sched_lease and sched_return. */
+typedef enum sched_turn {
+    SCHED_HELD,  /* it is there, and stays until drop */
+    SCHED_LATER, /* it is being brought: sched_retry says when to ask again */
+    SCHED_NEVER, /* it cannot be brought: the sequence is dropped with ESP_UNAVAILABLE */
+} sched_turn;
+
+/* How much adapters are asked to give: each level includes those before. */
+typedef enum sched_shed {
+    SHED_UNWANTED, /* what no request asks for */
+    SHED_WANTED,   /* what only waiting requests ask for */
+    SHED_PINNED,   /* what is pinned, too: the oldest sequence could not go on otherwise */
+} sched_shed;
+
+typedef struct sched_adapters {
+    void *arg;
+    sched_turn (*hold)(void *arg, void *adapter, int64_t now_us);
+    void (*drop)(void *arg, void *adapter);
+    /* Returns frames (sched_return) of an adapter that nobody holds, other than `but`; false: none. */
+    bool (*shed)(void *arg, sched_shed level, const void *but);
+    /* Frames that the adapter takes, 0 while not known, and frames of pinned ones other than it. */
+    uint32_t (*frames)(void *arg, const void *adapter);
+    uint32_t (*pinned)(void *arg, const void *but);
+} sched_adapters;
 
 typedef struct sched_stats {
     uint32_t waiting, running;
+    uint32_t parked; /* of the waiting ones: those whose adapter is being brought */
     uint32_t pages_free, pages_total;
     uint64_t preemptions_total, admitted_total;
 } sched_stats;
@@ -114,6 +156,18 @@ void sched_append(scheduler *s, sched_seq seq);
 
 /* The sequence is over; its pages are released now. */
 void sched_finish(scheduler *s, int64_t now_us, sched_seq seq);
+
+/* Once, before the first request that has an adapter. */
+void sched_set_adapters(scheduler *s, const sched_adapters *adapters);
+/* The adapter has come, or never will: who waits for it stands in line again, where it stood. */
+void sched_retry(scheduler *s, const void *adapter);
+/* Frames that sched_lease would have if so many more were returned. */
+uint32_t sched_leasable(const scheduler *s, uint32_t returned);
+/* Frames of the arena for an adapter. All or nothing; refused when it would leave less than a free page
+ * for each group of each running sequence, so that it preempts nobody, or less than the first in line
+ * waits for. */
+ESP_CHECKED bool sched_lease(scheduler *s, uint32_t count, uint32_t *frames);
+void sched_return(scheduler *s, uint32_t count, const uint32_t *frames);
 
 /* Marks it; the next sched_step drops it (stale handles are ignored). */
 void sched_cancel(scheduler *s, sched_seq seq);

@@ -4,6 +4,7 @@
  *
  *   FREE       free list
  *   WAITING    the waiting heap, or the list `preempted` when it has run before
+ *   PARKED     the list `parked`, in the order in which they came there
  *   RUNNING    the list `running`, oldest admission first; owns a table
  *
  * Besides, a live sequence with a deadline is in the deadline heap, and one that was cancelled is
@@ -20,7 +21,7 @@
 
 #define NO_SLOT UINT32_MAX
 
-typedef enum seq_state { SEQ_FREE, SEQ_WAITING, SEQ_RUNNING } seq_state;
+typedef enum seq_state { SEQ_FREE, SEQ_WAITING, SEQ_PARKED, SEQ_RUNNING } seq_state;
 
 enum { HEAP_WAITING, HEAP_DEADLINE, HEAP_KINDS };
 
@@ -35,6 +36,7 @@ typedef struct sequence {
     uint32_t next, prev;             /* in its list */
     uint32_t heap_index[HEAP_KINDS]; /* NO_SLOT: not in that heap */
     uint32_t cancel_index;           /* place in `cancelled`, or NO_SLOT */
+    int64_t parked_us;               /* when it was first parked; 0: never */
 } sequence;
 
 /* Doubly linked through sequence.next and .prev. All ends NO_SLOT when empty. */
@@ -52,9 +54,12 @@ typedef struct slot_heap {
 struct scheduler {
     sched_options options;
     kv_cache *kv;
+    sched_adapters adapters; /* all-zero: none */
+    uint64_t line_pages;     /* that the first in line could not have in the last step; 0: it had none
+                              * to ask for */
     uint32_t slot_count; /* seqs_max + waiting_max */
     sequence *sequences; /* [slot_count] */
-    slot_list free, running, preempted;
+    slot_list free, running, preempted, parked;
     slot_heap waiting, deadlines;
     uint32_t cancelled_count;
     uint32_t *cancelled; /* [slot_count] */
@@ -80,9 +85,22 @@ void heap_remove(scheduler *s, slot_heap *heap, uint32_t slot);
 bool heap_before(const scheduler *s, const slot_heap *heap, uint32_t a, uint32_t b);
 
 /* The waiting order: preempted ones, then by priority, then by arrival. */
-uint32_t waiting_head(const scheduler *s); /* NO_SLOT: nobody waits */
-uint32_t waiting_count(const scheduler *s);
+uint32_t waiting_head(const scheduler *s); /* NO_SLOT: nobody waits, but for those parked */
+uint32_t waiting_count(const scheduler *s); /* those parked, too */
 void waiting_remove(scheduler *s, uint32_t slot);
+/* Before `slot` is admitted: whether one that was parked for long has to go first. */
+bool waiting_is_barred(const scheduler *s, uint32_t slot, int64_t now_us);
+
+/* adapted.c */
+/* The adapter of a sequence that is about to run; HELD also for one that has none. */
+sched_turn seq_hold(scheduler *s, sequence *q, int64_t now_us);
+void seq_let_go(scheduler *s, const sequence *q);
+/* Out of the line until sched_retry. */
+void seq_park(scheduler *s, uint32_t slot, int64_t now_us);
+/* Pages for a sequence out of frames of adapters that nobody holds, but its own; false: they gave none. */
+bool seq_shed(scheduler *s, const sequence *q, sched_shed level);
+/* More than all pages, with its adapter whose size is known only now. */
+bool seq_never_fits(const scheduler *s, const sequence *q);
 
 /* scheduler.c */
 sched_seq seq_handle(const scheduler *s, uint32_t slot);

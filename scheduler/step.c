@@ -7,8 +7,8 @@
  *          sequence is preempted. It comes last, so no promise already backed is ever broken,
  *          and the oldest always advances
  *   list   promises become the plan's work, in the order they were made
- *   admit  waiting ones join while budget, places and pages last; not in a step that preempted,
- *          which would only move the same pages in a circle */
+ *   admit  waiting ones join while budget, places and pages last, past those whose adapter is not
+ *          there; not in a step that preempted, which would only move the same pages in a circle */
 // SPDX-License-Identifier: Apache-2.0
 #include "scheduler/state.h"
 
@@ -48,7 +48,10 @@ static bool back(scheduler *s, uint32_t slot, sched_plan *plan) {
     uint32_t tokens = tokens_left(q) > 1 ? seq_prefill_tokens(q) : q->known;
     while (kv_reserve(s->kv, q->table, tokens) != ESP_OK) {
         uint32_t newest = s->running.tail;
-        ESP_ASSERT(newest != s->running.head); /* sched_submit took only what fits alone */
+        bool alone = newest == s->running.head; /* sched_submit took only what fits alone */
+        if (seq_shed(s, q, alone ? SHED_PINNED : SHED_WANTED)) continue;
+        ESP_ASSERT(!alone || kv_leased_count(s->kv) > 0);
+        if (alone) return true; /* an adapter on its way has the rest: it comes, and is asked */
         seq_preempt(s, newest);
         plan->preempted++;
         if (newest == slot) return true;
@@ -59,7 +62,10 @@ static bool back(scheduler *s, uint32_t slot, sched_plan *plan) {
 static void back_all(scheduler *s, sched_plan *plan) {
     uint32_t slot = s->running.head;
     while (slot != NO_SLOT) {
-        if (s->sequences[slot].planned > 0 && back(s, slot, plan)) return; /* it was the last */
+        if (s->sequences[slot].planned > 0 && back(s, slot, plan)) { /* it was the last */
+            s->sequences[slot].planned = 0;
+            return;
+        }
         slot = s->sequences[slot].next;
     }
 }
@@ -89,29 +95,58 @@ static bool fits(const scheduler *s, const sequence *q) {
     return !q->request.whole || q->known <= s->options.step_tokens - s->token_count;
 }
 
-static void admit(scheduler *s, sched_plan *plan) {
+/* Its adapter, then its pages. False: it waits, and who waits behind it too. */
+static bool admit_one(scheduler *s, sched_plan *plan, uint32_t slot, int64_t now_us) {
+    sequence *q = &s->sequences[slot];
+    bool preempted = q->heap_index[HEAP_WAITING] == NO_SLOT;
+    if (!fits(s, q) || waiting_is_barred(s, slot, now_us)) return false;
+    sched_turn turn = seq_hold(s, q, now_us);
+    if (turn == SCHED_NEVER) {
+        drop(s, plan, slot, ESP_UNAVAILABLE);
+        return true;
+    }
+    if (turn == SCHED_LATER) {
+        if (!preempted) seq_park(s, slot, now_us);
+        plan->parked += preempted;
+        return !preempted;
+    }
+    if (seq_never_fits(s, q)) {
+        seq_let_go(s, q);
+        drop(s, plan, slot, ESP_EXHAUSTED);
+        return true;
+    }
+    if (!seq_admit(s, slot)) {
+        s->line_pages = kv_pages_for(s->kv, seq_prefill_tokens(q));
+        seq_let_go(s, q);
+        return false;
+    }
+    uint32_t budget = s->options.step_tokens - s->token_count;
+    q->planned = q->known < budget ? q->known : budget;
+    list_work(s, plan, slot);
+    return true;
+}
+
+static void admit(scheduler *s, sched_plan *plan, int64_t now_us) {
     while (s->running.count < s->options.seqs_max && s->token_count < s->options.step_tokens) {
         uint32_t slot = waiting_head(s);
-        if (slot == NO_SLOT || !fits(s, &s->sequences[slot]) || !seq_admit(s, slot)) return;
-        sequence *q = &s->sequences[slot];
-        uint32_t budget = s->options.step_tokens - s->token_count;
-        q->planned = q->known < budget ? q->known : budget;
-        list_work(s, plan, slot);
+        if (slot == NO_SLOT || !admit_one(s, plan, slot, now_us)) return;
     }
 }
 
 void sched_step(scheduler *s, int64_t now_us, sched_plan *plan) {
     *plan = (sched_plan){.work = s->work, .dropped = s->dropped};
     s->work_count = s->token_count = 0;
+    s->line_pages = 0;
     drop_ended(s, now_us, plan);
     uint32_t budget = share(s, true, s->options.step_tokens);
     share(s, false, budget);
     back_all(s, plan);
     list_running(s, plan, true);
     list_running(s, plan, false);
-    if (plan->preempted == 0) admit(s, plan);
+    if (plan->preempted == 0) admit(s, plan, now_us);
     plan->work_count = s->work_count;
     plan->token_count = s->token_count;
+    plan->parked += s->parked.count;
     ESP_ASSERT(s->token_count <= s->options.step_tokens);
 }
 

@@ -87,11 +87,24 @@ uint32_t waiting_head(const scheduler *s) {
     return s->waiting.count > 0 ? s->waiting.slots[0] : NO_SLOT;
 }
 
-uint32_t waiting_count(const scheduler *s) { return s->preempted.count + s->waiting.count; }
+uint32_t waiting_count(const scheduler *s) {
+    return s->preempted.count + s->waiting.count + s->parked.count;
+}
 
 void waiting_remove(scheduler *s, uint32_t slot) {
-    if (s->sequences[slot].heap_index[HEAP_WAITING] != NO_SLOT)
+    const sequence *q = &s->sequences[slot];
+    if (q->heap_index[HEAP_WAITING] != NO_SLOT)
         heap_remove(s, &s->waiting, slot);
     else
-        list_remove(s, &s->preempted, slot);
+        list_remove(s, q->state == SEQ_PARKED ? &s->parked : &s->preempted, slot);
+}
+
+/* Of those parked the first came there first; one that came back from the line stands where it came
+ * again, so all are looked at. They are few: each waits for an adapter on its way. */
+bool waiting_is_barred(const scheduler *s, uint32_t slot, int64_t now_us) {
+    for (uint32_t p = s->parked.head; p != NO_SLOT; p = s->sequences[p].next)
+        if (now_us - s->sequences[p].parked_us > SCHED_PATIENCE_US &&
+            heap_before(s, &s->waiting, p, slot))
+            return true;
+    return false;
 }

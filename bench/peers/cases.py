@@ -39,6 +39,7 @@ class Case:
     prompt: int = 128
     output: int = 64
     streams: int = 1
+    adapters: int = 0  # requests go round so many, of rank 16 on all linears; 0: the base alone
     rounds_max: int = 1000
 
     def all_bars(self):
@@ -80,6 +81,13 @@ def many(clients):
                   beside(VLLM, OURS, output_tok_s=None))
 
 
+def adapted(clients, adapters):
+    return Case(f"lora-{clients}", "serve",
+                beside(LLAMA, OURS, output_tok_s=10, ttft_p50_ms=None, ttft_p99_ms=1 / 10, itl_p50_ms=None, itl_p99_ms=None) +
+                beside(VLLM, OURS, output_tok_s=10, ttft_p50_ms=None, ttft_p99_ms=None) +
+                beside(VLLM, OURS_BF16, output_tok_s=None), streams=clients, adapters=adapters)
+
+
 def quality(name, model):
     return Case(name, "quality", (Bar("kl", OURS, most=3e-4), Bar("kl", OURS, LLAMA, most=1 / 5)), model=model, prompt=512,
                 rounds_max=1)
@@ -100,6 +108,7 @@ CASES = (
            beside(VLLM, OURS_BF16, output_tok_s=4, ttft_p50_ms=None, itl_p50_ms=None)),
     many(16),
     many(32),
+    adapted(16, 8),
     Case("start", "start", (Bar("start_s", OURS, most=0.3), Bar("start_s", OURS, LLAMA, most=1),
                             Bar("start_s", OURS, VLLM, most=1 / 50))),
     Case("memory", "memory", (Bar("peak_rss_mb", OURS, LLAMA, most=1), Bar("peak_rss_mb", OURS_BF16, VLLM, most=1 / 5)),

@@ -37,6 +37,22 @@ class Bench:
             return self.paths["bf16"]
         return os.path.join(self.paths["models"], name)
 
+    def adapters(self, side, case):
+        """Their paths, and a file with the names by which the side's clients ask for them; made when they are not there."""
+        folder = os.path.join(self.paths["work"], f"lora-{case.adapters}")
+        if not os.path.exists(os.path.join(folder, "names")):
+            if not self.paths["numpy"]:
+                raise Failed("adapters need numpy and gguf")
+            script = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "random_lora.py")
+            subprocess.run([self.paths["numpy"], script, "--espalier", self.paths["espalier"], "--model", self.model(OURS, case.model),
+                            "--out", folder, "--count", str(case.adapters), "--rank", "16", "--gguf"], check=True)
+            for name, pattern in (("numbers", "{}"), ("names", "a{}")):
+                with open(os.path.join(folder, name), "w", encoding="ascii") as file:
+                    file.writelines(pattern.format(i) + "\n" for i in range(case.adapters))
+        end = ".gguf" if side == LLAMA else ""
+        return ([os.path.join(folder, f"a{i}{end}") for i in range(case.adapters)],
+                os.path.join(folder, "numbers" if side == LLAMA else "names"))
+
     def log(self, side):
         return os.path.join(self.paths["logs"], f"{side}.log")
 
@@ -119,9 +135,11 @@ def offline(bench, side, case):
 def start_ours(bench, side, case, tight):
     port, http = free_port(), free_port()
     limits = ["--max-seqs", str(case.streams), "--max-context", str(case.prompt + case.output)] if tight else []
+    paths, names = bench.adapters(side, case) if case.adapters else ([], None)
+    limits += [f"--adapter=a{i}={path}" for i, path in enumerate(paths)]
     server = Server([bench.paths["espalier"], "serve"] + bench.ours_flags(side, case) +
                     ["--grpc", f"127.0.0.1:{port}", "--http", f"127.0.0.1:{http}"] + limits, bench.log(side), http, "/readyz")
-    server.load = ["--protocol", "grpc", "--address", f"127.0.0.1:{port}"]
+    server.load = ["--protocol", "grpc", "--address", f"127.0.0.1:{port}"] + ["--models", names] * bool(names)
     return server
 
 
@@ -129,23 +147,28 @@ def start_llama(bench, _, case, tight):
     """Tuned: one slot a client, a ubatch that takes their prompts together, no copies of old prompts kept."""
     del tight
     port = free_port()
+    paths, names = bench.adapters(LLAMA, case) if case.adapters else ([], None)
+    lora = [word for path in paths for word in ("--lora", path)] + ["--lora-init-without-apply"] * bool(paths)
     server = Server([bench.llama("llama-server"), "-m", bench.model(LLAMA, case.model), "-t", str(bench.options.threads),
                      "-np", str(case.streams), "-c", str(case.streams * max(256, case.prompt + case.output)), "-b", "2048",
-                     "-ub", "2048", "--cache-ram", "0", "--no-ui", "--host", "127.0.0.1", "--port", str(port)],
+                     "-ub", "2048", "--cache-ram", "0", "--no-ui", "--host", "127.0.0.1", "--port", str(port), *lora],
                     bench.log(LLAMA), port, "/health")
-    server.load = ["--protocol", "llama", "--address", f"127.0.0.1:{port}"]
+    server.load = ["--protocol", "llama", "--address", f"127.0.0.1:{port}"] + ["--models", names] * bool(names)
     return server
 
 
 def start_vllm(bench, _, case, tight):
     port = free_port()
     length = case.prompt + case.output if tight else 1024
+    paths, names = bench.adapters(VLLM, case) if case.adapters else ([], None)
+    lora = ["--enable-lora", "--max-loras", str(case.adapters), "--max-lora-rank", "16", "--lora-modules"] * bool(paths)
+    lora += [f"a{i}={path}" for i, path in enumerate(paths)]
     server = Server([bench.vllm_python(), "-m", "vllm.entrypoints.openai.api_server", "--model", bench.model(VLLM, case.model),
                      "--served-model-name", "m", "--dtype", "bfloat16", "--max-model-len", str(length), "--max-num-seqs",
                      str(max(16, case.streams) if tight else 32), "--max-num-batched-tokens", "4096", "--no-enable-prefix-caching",
-                     "--disable-log-stats", "--disable-uvicorn-access-log", "--host", "127.0.0.1", "--port", str(port)],
+                     "--disable-log-stats", "--disable-uvicorn-access-log", "--host", "127.0.0.1", "--port", str(port), *lora],
                     bench.log(VLLM), port, "/health", bench.vllm_env())
-    server.load = ["--protocol", "openai", "--model", "m", "--address", f"127.0.0.1:{port}"]
+    server.load = ["--protocol", "openai", "--address", f"127.0.0.1:{port}"] + (["--models", names] if names else ["--model", "m"])
     return server
 
 
@@ -168,7 +191,7 @@ def ask(bench, server, case, per_client):
 
 def kept_server(bench, side, case):
     """The side's server of this case, thawed; a new one is warmed up. One vLLM serves all cases: it starts slowly."""
-    key = (side, None if side == VLLM else case.name)
+    key = (side, None if side == VLLM and not case.adapters else case.name)
     if key in bench.servers:
         bench.servers[key].thaw()
         return bench.servers[key]

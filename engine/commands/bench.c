@@ -60,6 +60,7 @@ static const flag_command command = {
     .usage = "--model PATH [options] | --roofline [--threads N]",
     .examples = "  espalier bench --model m.gguf --concurrency 1,16 --prompt-tokens 256\n"
                 "  espalier bench --model m.gguf --json >> results.jsonl\n"
+                "  espalier bench --model m.gguf --adapter a=intents/ --adapter b=triage/\n"
                 "  espalier bench --model m.gguf --concurrency 1 --roofline --ops\n",
     .alone = "roofline",
     .part = {{&own_table, 0}, {&config_model_flags, offsetof(bench_options, model)}},

@@ -8,6 +8,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/commands/bench_parts.h"
+#include "engine/commands/commands.h"
 
 enum { BENCH_SEED = 1 };
 
@@ -39,15 +40,25 @@ static void random_prompt(load *l, uint32_t index) {
     }
 }
 
+/* Requests go round the adapters, if there are any. */
 static esp_code send_next(load *l, stream *s, esp_error *err) {
-    random_prompt(l, l->sent++);
+    engine *e = l->r->e;
+    const model_config *config = &l->r->o->model;
+    uint32_t index = l->sent++, adapters_given = config->adapters.count;
     request_options want = {.prompt = l->prompt,
                             .prompt_count = l->r->o->prompt_tokens,
                             .output_max = l->r->o->output_tokens,
+                            .adapters = engine_adapters(e),
                             .ignore_eos = true};
+    esp_code code = chosen_adapter(e, config, adapters_given ? index % adapters_given : 0,
+                                   &want.adapter, err);
+    if (code != ESP_OK) return code;
+    random_prompt(l, index);
     s->seen = 0;
-    esp_code code = request_new(&s->r, &want, engine_spec(l->r->e)->vocab, err);
-    return code == ESP_OK ? engine_submit(l->r->e, s->r, err) : code;
+    code = request_new(&s->r, &want, engine_spec(e)->vocab, err);
+    if (code == ESP_OK) return engine_submit(e, s->r, err);
+    adapter_release(engine_adapters(e), want.adapter);
+    return code;
 }
 
 /* What a step gave: tokens, and those of them that were not the first of their request. */

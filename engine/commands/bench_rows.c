@@ -85,6 +85,7 @@ json_t *bench_begin_run_row(const char *kind, const bench_run *r) {
     json_t *row = bench_begin_row(kind);
     bench_set(row, "profile", json_string(engine_profile(r->e)));
     bench_set(row, "model", json_string(engine_name(r->e)));
+    bench_set(row, "adapters", json_integer(r->o->model.adapters.count));
     bench_set(row, "concurrency", json_integer(r->concurrency));
     bench_set(row, "requests", json_integer(r->requests));
     bench_set(row, "prompt_tokens", json_integer(r->o->prompt_tokens));

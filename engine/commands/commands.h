@@ -10,7 +10,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/adapters/adapters.h"
 #include "engine/base/status.h"
+#include "engine/config.h"
 #include "engine/flags.h"
 #include "engine/model/model.h"
 #include "engine/text/template.h"
@@ -30,6 +32,7 @@ esp_code command_render(int argc, char **argv, esp_error *err);
 esp_code command_inspect(int argc, char **argv, esp_error *err);
 esp_code command_bench(int argc, char **argv, esp_error *err);
 esp_code command_replay(int argc, char **argv, esp_error *err);
+esp_code command_adapter(int argc, char **argv, esp_error *err);
 
 /* Reads the options into target. *go is false when there is nothing more to do: --help was printed,
  * or the code says why. */
@@ -69,6 +72,13 @@ void conversation_free(conversation *c);
 /* Text of a model on stdout, as it is; on a terminal its control characters but newline and tab are
  * shown (^[ for escape), because there they would be commands. Whole UTF-8 characters. */
 void print_model_text(const char *text, size_t bytes);
+
+/* A reference on the index-th --adapter of an engine opened with this config; NULL where none was given. */
+struct engine;
+ESP_CHECKED esp_code chosen_adapter(const struct engine *e, const model_config *config,
+                                    uint32_t index, adapter **out, esp_error *err);
+/* For commands that run one request: ESP_OUT_OF_RANGE when --adapter was given twice. */
+ESP_CHECKED esp_code check_one_adapter(const model_config *config, esp_error *err);
 
 /* Model file and tokenizer, for commands that compute nothing. */
 typedef struct opened_file {

@@ -51,7 +51,7 @@ static esp_code run(engine *e, request *r, esp_error *err) {
     esp_code code = engine_submit(e, r, err);
     if (code != ESP_OK) return code;
     while (!atomic_load(&r->done))
-        engine_step(e);
+        engine_step_or_wait(e);
     if (r->finish == FINISH_STOP) {
         print_vector(r->embedding, r->embedding_width);
         return ESP_OK;
@@ -68,9 +68,17 @@ static esp_code embed(engine *e, const options *o, tok_text text, esp_error *err
     tok_ids ids = {0};
     request *r = NULL;
     esp_code code = embed_text_encode(engine_tokenizer(e), text, &how, &ids, err);
-    request_options wanted = {
-        .prompt = ids.at, .prompt_count = ids.count, .embedding_width = engine_spec(e)->hidden};
-    if (code == ESP_OK) code = request_new(&r, &wanted, engine_spec(e)->vocab, err);
+    adapter *through = NULL;
+    if (code == ESP_OK) code = chosen_adapter(e, &o->model, 0, &through, err);
+    request_options wanted = {.prompt = ids.at,
+                              .prompt_count = ids.count,
+                              .adapters = engine_adapters(e),
+                              .adapter = through,
+                              .embedding_width = engine_spec(e)->hidden};
+    if (code == ESP_OK) {
+        code = request_new(&r, &wanted, engine_spec(e)->vocab, err);
+        if (code != ESP_OK) adapter_release(engine_adapters(e), through);
+    }
     if (code == ESP_OK) code = run(e, r, err);
     request_unref(r);
     tok_ids_free(&ids);
@@ -98,7 +106,8 @@ esp_code command_embed(int argc, char **argv, esp_error *err) {
     engine *e = NULL;
     char *input = NULL;
     size_t bytes = o.text ? strlen(o.text) : 0;
-    code = check_kind(o.model.model_path, err);
+    code = check_one_adapter(&o.model, err);
+    if (code == ESP_OK) code = check_kind(o.model.model_path, err);
     if (code == ESP_OK && !o.text) code = read_stdin(&input, &bytes, err);
     progress bar = progress_begin("loading", "GB");
     if (code == ESP_OK) code = engine_open(&e, &o.model, progress_step, &bar, err);

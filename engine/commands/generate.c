@@ -85,9 +85,9 @@ static const flag own_flags[] = {
     {.name = "json",
      .kind = FLAG_SWITCH,
      FIELD(json),
-     .help = "print {\"ids\", \"text\", \"finish_reason\", \"seed\", \"profile\"} at the end "
-             "instead of "
-             "the text as it comes"},
+     .help = "print {\"ids\", \"text\", \"finish_reason\", \"seed\", \"profile\"} and, with "
+             "--adapter, {\"adapter\", \"adapter_digest\"} at the end instead of the text as it "
+             "comes"},
     {.name = "record",
      .kind = FLAG_TEXT,
      FIELD(record),
@@ -106,7 +106,8 @@ static const flag_command command = {
     .examples =
         "  espalier generate --model m.gguf --prompt \"Once upon a time\" --max-tokens 64\n"
         "  espalier generate --model m.gguf --messages chat.json --temperature 0.7 --seed 1 "
-        "--json\n",
+        "--json\n"
+        "  espalier generate --model m.gguf --adapter intents/ --prompt \"My card is lost\"\n",
     .part = {{&own_table, 0},
              {&chat_flags, offsetof(options, chat)},
              {&config_model_flags, offsetof(options, model)}},
@@ -144,6 +145,9 @@ static esp_code make_prompt(engine *e, const options *o, tok_ids *ids, esp_error
 
 static esp_code make_request(engine *e, const options *o, const tok_ids *ids, request **out,
                              esp_error *err) {
+    adapter *through;
+    esp_code code = chosen_adapter(e, &o->model, 0, &through, err);
+    if (code != ESP_OK) return code;
     uint32_t context = engine_context_max(e);
     uint32_t left = ids->count < context ? context - ids->count : 1;
     uint32_t usual = left < OUTPUT_TOKENS_DEFAULT ? left : OUTPUT_TOKENS_DEFAULT;
@@ -155,8 +159,12 @@ static esp_code make_request(engine *e, const options *o, const tok_ids *ids, re
                                        .top_p = o->top_p,
                                        .seed = o->seed},
                             .ignore_eos = o->ignore_eos,
+                            .adapters = engine_adapters(e),
+                            .adapter = through,
                             .row_digests = o->record != NULL};
-    return request_new(out, &want, engine_spec(e)->vocab, err);
+    code = request_new(out, &want, engine_spec(e)->vocab, err);
+    if (code != ESP_OK) adapter_release(engine_adapters(e), through);
+    return code;
 }
 
 /* ---- answer ---- */
@@ -184,7 +192,7 @@ static esp_code run(engine *e, const options *o, request *r, answer *a, esp_erro
     uint32_t read = 0;
     bool done;
     do {
-        engine_step(e);
+        engine_step_or_wait(e);
         done = atomic_load(&r->done);
         for (; read < atomic_load(&r->published); read++) {
             int32_t id = r->tokens[r->prompt_count + read];
@@ -215,8 +223,12 @@ static void print_json(engine *e, const request *r, const answer *a) {
     printf("{\"ids\":[");
     for (uint32_t i = 0; i < r->published; i++)
         printf(i ? ",%d" : "%d", r->tokens[r->prompt_count + i]);
-    printf("],\"text\":%s,\"finish_reason\":\"%s\",\"seed\":%llu,\"profile\":%s}\n", text,
+    printf("],\"text\":%s,\"finish_reason\":\"%s\",\"seed\":%llu,\"profile\":%s", text,
            finish_reason_name(r->finish), (unsigned long long)r->policy.seed, profile);
+    char label[REQUEST_ADAPTER_LABEL_BYTES]; /* of letters, digits and '.', '_', '-', '@' */
+    if (*request_adapter_label(&r->by, label))
+        printf(",\"adapter\":\"%s\",\"adapter_digest\":\"%s\"", label, r->by.digest);
+    printf("}\n");
     free(text);
     free(profile);
 }
@@ -268,6 +280,8 @@ esp_code command_generate(int argc, char **argv, esp_error *err) {
     progress bar = progress_begin("loading", "GB");
     o.model.digest = o.record != NULL;
     code = check(&o, err);
+    if (code == ESP_OK) code = check_one_adapter(&o.model, err);
+    if (code == ESP_OK && o.record) code = recorder_check(o.record, err);
     if (code == ESP_OK) code = engine_open(&e, &o.model, progress_step, &bar, err);
     progress_end(&bar);
     if (code == ESP_OK) code = answer_prompt(e, &o, err);

@@ -53,10 +53,14 @@ static esp_code write_logits(engine *e, const options *o, const tok_ids *ids, es
     npy_file *npy = NULL;
     esp_code code = npy_open(&npy, o->out, ids->count, engine_spec(e)->vocab, err);
     if (code != ESP_OK) return code;
+    adapter *through;
+    code = chosen_adapter(e, &o->model, 0, &through, err);
     progress bar = progress_begin("logits", "positions");
     sink s = {.npy = npy, .bar = &bar, .rows = ids->count};
-    code = engine_logits(e, ids->at, ids->count, take_row, &s, err);
+    if (code == ESP_OK)
+        code = engine_logits(e, through, ids->at, ids->count, take_row, &s, err);
     progress_end(&bar);
+    adapter_release(engine_adapters(e), through);
     if (code == ESP_OK) code = npy_finish(npy, err);
     npy_close(npy);
     return code;
@@ -70,7 +74,8 @@ esp_code command_logits(int argc, char **argv, esp_error *err) {
     engine *e = NULL;
     tok_ids ids = {0};
     progress bar = progress_begin("loading", "GB");
-    code = engine_open(&e, &o.model, progress_step, &bar, err);
+    code = check_one_adapter(&o.model, err);
+    if (code == ESP_OK) code = engine_open(&e, &o.model, progress_step, &bar, err);
     progress_end(&bar);
     if (code == ESP_OK) code = read_ids(o.ids, engine_spec(e)->vocab, &ids, err);
     if (code == ESP_OK) code = write_logits(e, &o, &ids, err);

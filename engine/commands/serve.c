@@ -19,11 +19,13 @@ static const flag_command command = {
 };
 
 #ifdef ESPALIER_SERVER
+#include "engine/record/recorder.h"
 #include "engine/serve/serve.h"
 
 static esp_code serve(const serve_config *config, esp_error *err) {
     esp_code code = config_serve_check(config, err);
     if (code == ESP_OK) code = serve_check(config, err);
+    if (code == ESP_OK && config->record) code = recorder_check(config->record, err);
     if (code != ESP_OK) return code;
     engine *e = NULL;
     model_config wanted = config->model;

@@ -13,6 +13,9 @@
  *                x = norm(x + Down . act(Up . x + b) + b)
  *
  * A model that embeds ends in one vector for each text, pooled from x (a decoder's normed).
+ *
+ * An adapter's low-rank updates ride on the linears of its own tokens (segments.h); an embedding or output
+ * matrix that it brings whole stands in for the base's on these tokens.
  * Only sequence and shapes live here; all arithmetic is the backend's. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/weights.h"
@@ -40,27 +43,28 @@ static void norm_in_place(model *m, uint32_t count, const void *weight, const vo
                                                       .out = m->act});
 }
 
+/* A linear of a layer, with what adapters add to it. */
+static void linear(model *m, uint32_t layer, kern_linear op) {
+    lora_segments lora = segments_of_layer(&m->segments, op.role, layer);
+    op.lora = lora.at;
+    op.lora_count = lora.count;
+    m->options.ops->linear(m->options.dev, &op);
+}
+
 /* x += matrix . in (+ bias); with a post norm x += norm(matrix . in (+ bias)). */
-static void add_branch(model *m, kern_role role, const kern_matrix *matrix, const void *bias,
-                       const void *in, uint32_t t, const void *post_norm) {
-    const kern_ops *ops = m->options.ops;
-    kern_device *dev = m->options.dev;
-    ops->linear(dev, &(kern_linear){.in = in,
-                                    .token_count = t,
-                                    .matrix = {matrix},
-                                    .bias = {bias},
-                                    .matrix_count = 1,
-                                    .epilogue = post_norm ? EPI_STORE : EPI_RESIDUAL,
-                                    .role = role,
-                                    .out = post_norm ? m->branch : m->x});
+static void add_branch(model *m, uint32_t layer, kern_linear op, const void *post_norm) {
+    op.matrix_count = 1;
+    op.epilogue = post_norm ? EPI_STORE : EPI_RESIDUAL;
+    op.out = post_norm ? m->branch : m->x;
+    linear(m, layer, op);
     if (post_norm)
-        ops->norm(dev, &(kern_norm){.in = m->branch,
-                                    .count = t,
-                                    .width = m->spec.hidden,
-                                    .weight = post_norm,
-                                    .eps = m->spec.norm_eps,
-                                    .residual = true,
-                                    .out = m->x});
+        m->options.ops->norm(m->options.dev, &(kern_norm){.in = m->branch,
+                                                          .count = op.token_count,
+                                                          .width = m->spec.hidden,
+                                                          .weight = post_norm,
+                                                          .eps = m->spec.norm_eps,
+                                                          .residual = true,
+                                                          .out = m->x});
 }
 
 static void rope_store(model *m, const layer_weights *w, bool slides, const step_batch *batch,
@@ -94,14 +98,15 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                         .layer = m->groups.index_of[layer]};
 
     if (!s->encoder) norm(m, m->x, NULL, t, w->attn_norm, m->act);
-    ops->linear(dev, &(kern_linear){.in = m->act,
-                                    .token_count = t,
-                                    .matrix = {w->q, w->k, w->v},
-                                    .bias = {w->q_bias, w->k_bias, w->v_bias},
-                                    .matrix_count = 3,
-                                    .epilogue = EPI_STORE,
-                                    .role = ROLE_QKV,
-                                    .out = m->qkv});
+    linear(m, layer,
+           (kern_linear){.in = m->act,
+                         .token_count = t,
+                         .matrix = {w->q, w->k, w->v},
+                         .bias = {w->q_bias, w->k_bias, w->v_bias},
+                         .matrix_count = 3,
+                         .epilogue = EPI_STORE,
+                         .role = ROLE_QKV,
+                         .out = m->qkv});
     rope_store(m, w, s->slides[layer], batch, &kv);
     ops->attention(dev, &(kern_attention){.batch = batch,
                                           .qkv = m->qkv,
@@ -112,48 +117,105 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                                           .bidirectional = s->encoder,
                                           .kv = kv,
                                           .out = m->act});
-    add_branch(m, ROLE_ATTENTION_OUT, w->o, w->o_bias, m->act, t, w->attn_post_norm);
+    add_branch(m, layer,
+               (kern_linear){.in = m->act,
+                             .token_count = t,
+                             .matrix = {w->o},
+                             .bias = {w->o_bias},
+                             .role = ROLE_ATTENTION_OUT},
+               w->attn_post_norm);
     if (s->encoder) norm_in_place(m, t, w->attn_norm, w->attn_norm_bias);
 }
 
-static void gated_mlp(model *m, const layer_weights *w, uint32_t t) {
-    bool gelu = m->spec.activation == ACTIVATION_GELU_TANH;
-    norm(m, m->x, NULL, t, w->mlp_norm, m->act);
-    m->options.ops->linear(m->options.dev,
-                           &(kern_linear){.in = m->act,
-                                          .token_count = t,
-                                          .matrix = {w->gate, w->up},
-                                          .matrix_count = 2,
-                                          .epilogue = gelu ? EPI_GELU_MUL : EPI_SILU_MUL,
-                                          .role = ROLE_GATE_UP,
-                                          .out = m->mid});
-    add_branch(m, ROLE_DOWN, w->down, NULL, m->mid, t, w->mlp_post_norm);
+static void down(model *m, const layer_weights *w, uint32_t layer, uint32_t t) {
+    add_branch(m, layer,
+               (kern_linear){.in = m->mid,
+                             .token_count = t,
+                             .matrix = {w->down},
+                             .bias = {w->down_bias},
+                             .role = ROLE_DOWN},
+               w->mlp_post_norm);
 }
 
-static void encoder_mlp(model *m, const layer_weights *w, uint32_t t) {
+static void gated_mlp(model *m, const layer_weights *w, uint32_t layer, uint32_t t) {
+    bool gelu = m->spec.activation == ACTIVATION_GELU_TANH;
+    norm(m, m->x, NULL, t, w->mlp_norm, m->act);
+    linear(m, layer,
+           (kern_linear){.in = m->act,
+                         .token_count = t,
+                         .matrix = {w->gate, w->up},
+                         .matrix_count = 2,
+                         .epilogue = gelu ? EPI_GELU_MUL : EPI_SILU_MUL,
+                         .role = ROLE_GATE_UP,
+                         .out = m->mid});
+    down(m, w, layer, t);
+}
+
+static void encoder_mlp(model *m, const layer_weights *w, uint32_t layer, uint32_t t) {
     bool exact = m->spec.activation == ACTIVATION_GELU_ERF;
-    m->options.ops->linear(m->options.dev,
-                           &(kern_linear){.in = m->act,
-                                          .token_count = t,
-                                          .matrix = {w->up},
-                                          .bias = {w->up_bias},
-                                          .matrix_count = 1,
-                                          .epilogue = exact ? EPI_GELU_ERF : EPI_GELU,
-                                          .role = ROLE_GATE_UP,
-                                          .out = m->mid});
-    add_branch(m, ROLE_DOWN, w->down, w->down_bias, m->mid, t, NULL);
+    linear(m, layer,
+           (kern_linear){.in = m->act,
+                         .token_count = t,
+                         .matrix = {w->up},
+                         .bias = {w->up_bias},
+                         .matrix_count = 1,
+                         .epilogue = exact ? EPI_GELU_ERF : EPI_GELU,
+                         .role = ROLE_GATE_UP,
+                         .out = m->mid});
+    down(m, w, layer, t);
     norm_in_place(m, t, w->mlp_norm, w->mlp_norm_bias);
 }
 
+/* Tokens [first, first + count) from one table. */
+static void embed_from(model *m, const step_batch *batch, const kern_matrix *table, uint32_t first,
+                       uint32_t count) {
+    const kern_ops *ops = m->options.ops;
+    size_t row_bytes = m->spec.hidden * ops->element_bytes(m->options.dev, KIND_F32);
+    ops->embed(m->options.dev, &(kern_embed){.table = table,
+                                             .ids = batch->ids + first,
+                                             .token_count = count,
+                                             .scale = m->spec.embedding_scale,
+                                             .positions = m->positions,
+                                             .position = batch->positions + first,
+                                             .added = m->token_type,
+                                             .out = (char *)m->x + first * row_bytes});
+}
+
+static const kern_matrix *embedding_of(const model *m, const model_adapter *a) {
+    return a && a->embedding ? a->embedding : m->embedding;
+}
+
+static const kern_matrix *output_of(const model *m, const model_adapter *a) {
+    return a && a->output ? a->output : m->output;
+}
+
+/* The matrix of a run, whose neighbours that have the same one are computed with it. */
+typedef const kern_matrix *(*whole_matrix)(const model *m, const model_adapter *a);
+
+/* Cuts [first, end) where another matrix begins; the end of the first piece, and its matrix. Without
+ * runs all is the base's. */
+static uint32_t piece_end(const model *m, const adapter_runs *runs, whole_matrix of, uint32_t first,
+                          uint32_t end, const kern_matrix **matrix) {
+    *matrix = of(m, NULL);
+    bool begun = false;
+    for (uint32_t i = 0; i < runs->count; i++) {
+        const adapter_run *run = &runs->at[i];
+        const kern_matrix *own = of(m, run->adapter);
+        if (run->first + run->count <= first) continue;
+        if (run->first >= end || (begun && own != *matrix))
+            return run->first < end ? run->first : end;
+        *matrix = own;
+        begun = true;
+    }
+    return end;
+}
+
 static void embed(model *m, const step_batch *batch) {
-    m->options.ops->embed(m->options.dev, &(kern_embed){.table = m->embedding,
-                                                        .ids = batch->ids,
-                                                        .token_count = batch->token_count,
-                                                        .scale = m->spec.embedding_scale,
-                                                        .positions = m->positions,
-                                                        .position = batch->positions,
-                                                        .added = m->token_type,
-                                                        .out = m->x});
+    const kern_matrix *table;
+    for (uint32_t first = 0, end; first < batch->token_count; first = end) {
+        end = piece_end(m, &m->segments.tokens, embedding_of, first, batch->token_count, &table);
+        embed_from(m, batch, table, first, end - first);
+    }
     if (m->embedding_norm)
         norm_in_place(m, batch->token_count, m->embedding_norm, m->embedding_norm_bias);
 }
@@ -183,16 +245,18 @@ static void pool(model *m, const step_batch *batch) {
                                                     .out = m->pooled});
 }
 
-esp_code model_forward(model *m, const step_batch *batch, void *arena, esp_error *err) {
+esp_code model_forward(model *m, const step_batch *batch, const model_adapter *const *adapters,
+                       void *arena, esp_error *err) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
     ESP_ASSERT(batch->token_count <= m->options.tokens_max);
     ESP_ASSERT(batch->row_count <= m->options.rows_max);
 
+    segments_plan(&m->segments, batch, adapters);
     embed(m, batch);
     for (uint32_t i = 0; i < m->spec.layers; i++) {
         attention(m, &m->layers[i], i, batch, arena);
-        (m->spec.encoder ? encoder_mlp : gated_mlp)(m, &m->layers[i], batch->token_count);
+        (m->spec.encoder ? encoder_mlp : gated_mlp)(m, &m->layers[i], i, batch->token_count);
     }
     if (batch->row_count && m->pooled)
         pool(m, batch);
@@ -206,20 +270,34 @@ const float *model_pooled(const model *m) {
     return m->pooled; /* ref and cpu buffers are host memory */
 }
 
-esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
-                      esp_error *err) {
+/* Rows [first, first + count) by one output matrix, into the logits from row `to` on. */
+static void logits_by(model *m, const kern_matrix *output, uint32_t first, uint32_t count,
+                      uint32_t to) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
-    ESP_ASSERT(m->output && count <= MODEL_LOGITS_ROWS && first + count <= m->options.rows_max);
-    size_t row_bytes = m->spec.hidden * ops->element_bytes(dev, KIND_ACT);
-    ops->linear(dev, &(kern_linear){.in = (const char *)m->picked + first * row_bytes,
+    size_t in_bytes = m->spec.hidden * ops->element_bytes(dev, KIND_ACT);
+    size_t out_bytes = m->spec.vocab * ops->element_bytes(dev, KIND_F32);
+    lora_segments lora = segments_of_head(&m->segments, first, count);
+    ops->linear(dev, &(kern_linear){.in = (const char *)m->picked + first * in_bytes,
                                     .token_count = count,
-                                    .matrix = {m->output},
+                                    .matrix = {output},
                                     .matrix_count = 1,
                                     .epilogue = m->spec.logit_softcap > 0 ? EPI_SOFTCAP : EPI_STORE,
                                     .softcap = m->spec.logit_softcap,
                                     .role = ROLE_HEAD,
-                                    .out = m->logits});
+                                    .lora = lora.at,
+                                    .lora_count = lora.count,
+                                    .out = (char *)m->logits + to * out_bytes});
+}
+
+esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
+                      esp_error *err) {
+    ESP_ASSERT(m->output && count <= MODEL_LOGITS_ROWS && first + count <= m->options.rows_max);
+    const kern_matrix *output;
+    for (uint32_t at = first, end; at < first + count; at = end) {
+        end = piece_end(m, &m->segments.rows, output_of, at, first + count, &output);
+        logits_by(m, output, at, end - at, at - first);
+    }
     *logits = m->logits; /* ref and cpu buffers are host memory */
-    return ops->sync(dev, err);
+    return m->options.ops->sync(m->options.dev, err);
 }

@@ -99,11 +99,28 @@ size_t model_weight_bytes(const model *m); /* packed */
 const page_groups *model_page_groups(const model *m);
 const kern_kv_shape *model_kv_shape(const model *m);
 
+/* Linears of a layer that an adapter may touch: ROLE_QKV to ROLE_DOWN, in this order. */
+enum { MODEL_ADAPTER_LINEARS = ROLE_DOWN - ROLE_QKV + 1 };
+
+/* What the forward pass reads of one adapter; constant from model_forward until its batch's logits are
+ * taken. All-zero: it changes nothing. */
+typedef struct model_adapter {
+    /* [role - ROLE_QKV][layer]; NULL, an entry or the array: untouched. */
+    const kern_lora *const *linears[MODEL_ADAPTER_LINEARS];
+    const kern_lora *head; /* the update of the output matrix, or NULL */
+    /* [V,H] instead of the base's own, or NULL; output also where the base's is its embedding. */
+    const kern_matrix *embedding, *output;
+} model_adapter;
+
 /* Most rows whose logits are computed at once; bounds the logits buffer. */
 enum { MODEL_LOGITS_ROWS = 64 };
 
-/* Runs the batch through all layers. arena is the pages' memory (kern_ops.alloc). Allocates nothing. */
-ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch, void *arena, esp_error *err);
+/* Runs the batch through all layers. adapters: what batch->seq_adapter indexes; NULL when no sequence has
+ * one. Sequences of one adapter that stand side by side are computed as one segment: who orders them so
+ * saves time; the results are the same. arena is the pages' memory (kern_ops.alloc). Allocates nothing. */
+ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch,
+                                   const model_adapter *const *adapters, void *arena,
+                                   esp_error *err);
 
 /* Logits of rows [first, first + count) of the batch last run, count <= MODEL_LOGITS_ROWS:
  * [count, vocab] float32 in host memory of the model's, valid until the next call. */

@@ -404,6 +404,7 @@ esp_code model_open(model **out, model_file *file, const model_options *options,
     esp_code code = load(m, file, err);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);
+    segments_open(&m->segments, options->tokens_max, options->rows_max);
     if (code != ESP_OK) {
         model_close(m);
         return code;
@@ -428,6 +429,7 @@ void model_close(model *m) {
     ops->matrix_close(dev, m->embedding);
     for (uint32_t i = 0; i < m->buffer_count; i++)
         ops->release(dev, m->buffers[i].at, m->buffers[i].bytes);
+    segments_close(&m->segments);
     free(m->buffers);
     pack_cache_close(m->cache);
     free(m->layers);

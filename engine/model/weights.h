@@ -5,6 +5,7 @@
 #define ESPALIER_MODEL_WEIGHTS_H
 
 #include "engine/model/model.h"
+#include "engine/model/segments.h"
 
 /* Norm weights are float32 device vectors; an absent matrix is NULL. */
 typedef struct layer_weights {
@@ -55,6 +56,8 @@ struct model {
     void *picked; /* [R,H] ACT, normed rows whose logits are wanted */
     void *logits; /* [MODEL_LOGITS_ROWS, V] F32; NULL: none are made */
     void *pooled; /* [R,H] F32, of models that embed; else NULL */
+
+    segments segments; /* of the batch last run */
 
     device_buffer *buffers; /* everything from alloc, for model_close */
     uint32_t buffer_count, buffer_capacity;

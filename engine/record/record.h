@@ -8,6 +8,8 @@
  *   "model_path"     where its files lay
  *   "digest"         what they were (model_digest.h)
  *   "profile"        the numeric profile it was computed in (profile.h)
+ *   "adapter"        "name@version" of the adapter it went through; without one: the base alone
+ *   "adapter_digest" what that adapter was (engine/model/format/adapter_digest.h); with "adapter"
  *   "prompt"         [ids]
  *   "max_tokens"     most tokens of the answer
  *   "ignore_eos"     true or false
@@ -20,8 +22,8 @@
  *   "logits_xxh3"    16 hex digits for each of the ids: XXH3 (64 bits, seed 0) of the row of float32
  *                    logits that it was picked from, so that equal lines mean equal bits
  *
- * Unknown keys are passed over: v1 may gain some. A meaning that changes is a v2. The time and the
- * two of the model that are no digest are for people. */
+ * Unknown keys are passed over: v1 may gain some. A meaning that changes is a v2. The time, the two
+ * of the model that are no digest, and the adapter's name are for people. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_RECORD_H
 #define ESPALIER_RECORD_H
@@ -43,7 +45,9 @@ enum {
 /* What one line says; the request_options point into it. */
 typedef struct record {
     uint32_t line; /* 1 is the first */
-    request_options options;
+    request_options options; /* without the adapter: whoever makes the request finds it */
+    char adapter[REQUEST_ADAPTER_LABEL_BYTES];  /* "": the base */
+    char adapter_digest[ADAPTER_DIGEST_CHARS];
     int32_t *prompt; /* [options.prompt_count] */
     sample_bias *bias;
     tok_text *stops; /* their bytes lie behind each other at stop_bytes */

@@ -201,6 +201,35 @@ static esp_code read_finish(const record_place *at, const json_t *object, finish
     return record_bad(at, "finish_reason", "stop, length, cancelled, deadline or error", err);
 }
 
+static bool is_adapter_digest(const char *text) {
+    uint64_t part;
+    size_t prefix = strlen(ADAPTER_DIGEST_PREFIX);
+    if (strlen(text) != ADAPTER_DIGEST_CHARS - 1 ||
+        strncmp(text, ADAPTER_DIGEST_PREFIX, prefix) != 0)
+        return false;
+    for (text += prefix; *text; text += 16)
+        if (!read_hex(text, 16, &part)) return false;
+    return true;
+}
+
+/* Both keys or neither. */
+static esp_code read_adapter(const record_place *at, const json_t *object, record *out,
+                             esp_error *err) {
+    const char *label, *digest;
+    if (!json_object_get(object, "adapter") && !json_object_get(object, "adapter_digest"))
+        return ESP_OK;
+    esp_code code = record_text(at, object, "adapter", sizeof out->adapter - 1, &label, err);
+    if (code == ESP_OK && !*label) code = record_bad(at, "adapter", "name@version", err);
+    if (code == ESP_OK)
+        code = record_text(at, object, "adapter_digest", ADAPTER_DIGEST_CHARS, &digest, err);
+    if (code == ESP_OK && !is_adapter_digest(digest))
+        code = record_bad(at, "adapter_digest", "sha256: and 64 hex digits", err);
+    if (code != ESP_OK) return code;
+    strcpy(out->adapter, label);
+    strcpy(out->adapter_digest, digest);
+    return ESP_OK;
+}
+
 static esp_code read_answer(const record_place *at, const json_t *object, record *out,
                             esp_error *err) {
     esp_code code = read_ids(at, object, "ids", &out->ids, &out->count, err);
@@ -215,6 +244,7 @@ esp_code record_fill(const record_place *at, const json_t *object, record *out, 
     const json_t *ignore = json_object_get(object, "ignore_eos");
     esp_code code = read_ids(at, object, "prompt", &out->prompt, &o->prompt_count, err);
     o->prompt = out->prompt;
+    if (code == ESP_OK) code = read_adapter(at, object, out, err);
     if (code == ESP_OK)
         code = read_u32(at, object, "max_tokens", LIMIT_CONTEXT_MAX, &o->output_max, err);
     if (code == ESP_OK && !json_is_boolean(ignore))

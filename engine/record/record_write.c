@@ -72,6 +72,13 @@ static void write_sampling(FILE *out, const sample_policy *p) {
     fputs("]}", out);
 }
 
+static void write_adapter(FILE *out, const request_adapter *by) {
+    char label[REQUEST_ADAPTER_LABEL_BYTES];
+    if (!*request_adapter_label(by, label)) return;
+    write_text(out, "adapter", label);
+    write_text(out, "adapter_digest", by->digest);
+}
+
 void record_write(FILE *out, const engine *e, const request *r) {
     uint32_t count = atomic_load_explicit(&r->published, memory_order_acquire);
     ESP_ASSERT(r->row_digests && engine_digest(e)[0]);
@@ -81,6 +88,7 @@ void record_write(FILE *out, const engine *e, const request *r) {
     write_text(out, "model_path", engine_path(e));
     write_text(out, "digest", engine_digest(e));
     write_text(out, "profile", engine_profile(e));
+    write_adapter(out, &r->by);
     write_ids(out, "prompt", r->tokens, r->prompt_count);
     fprintf(out, ",\"max_tokens\":%u,\"ignore_eos\":%s", r->output_max,
             r->ignore_eos ? "true" : "false");

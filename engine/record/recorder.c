@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -128,11 +129,11 @@ static esp_code fail_open(const char *path, esp_error *err) {
                           "--record %s: cannot be written: %s", shown, strerror(number));
 }
 
-/* A file that was there may be another one's, or end in the middle of a line. */
-static esp_code look_at_file(recorder *r, const char *path, esp_error *err) {
+/* A file that was there may be another one's, or in use. */
+static esp_code look_at_file(int fd, const char *path, esp_error *err) {
     struct stat status;
-    char shown[256], last;
-    if (fstat(r->fd, &status) != 0) return fail_open(path, err);
+    char shown[256];
+    if (fstat(fd, &status) != 0) return fail_open(path, err);
     file_show_path(shown, sizeof shown, path);
     if (!S_ISREG(status.st_mode))
         return esp_fail_field(err, ESP_INVALID, "--record", "--record %s: not a regular file",
@@ -142,9 +143,29 @@ static esp_code look_at_file(recorder *r, const char *path, esp_error *err) {
                               "--record %s: others may read or write it, and it will hold what "
                               "clients send; chmod 600 it or name another file",
                               shown);
-    r->torn =
-        status.st_size > 0 && (pread(r->fd, &last, 1, status.st_size - 1) != 1 || last != '\n');
-    return ESP_OK;
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0) return ESP_OK;
+    return esp_fail_field(err, ESP_UNAVAILABLE, "--record",
+                          "--record %s: another process records there; name another file", shown);
+}
+
+/* O_NONBLOCK: opening a pipe must not wait for its reader; it is refused. */
+static esp_code open_file(const char *path, int *fd, esp_error *err) {
+    *fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
+    return *fd < 0 ? fail_open(path, err) : look_at_file(*fd, path, err);
+}
+
+/* It may end in the middle of a line. */
+static bool is_torn(int fd) {
+    char last;
+    off_t end = lseek(fd, 0, SEEK_END);
+    return end > 0 && (pread(fd, &last, 1, end - 1) != 1 || last != '\n');
+}
+
+esp_code recorder_check(const char *path, esp_error *err) {
+    int fd;
+    esp_code code = open_file(path, &fd, err);
+    if (fd >= 0) close(fd);
+    return code;
 }
 
 static esp_code start(recorder *r, esp_error *err) {
@@ -163,11 +184,10 @@ esp_code recorder_open(recorder **out, const char *path, const engine *e, esp_er
     *out = r;
     r->e = e;
     r->waiting = queue_open(RECORDER_WAITING_MAX);
-    /* O_NONBLOCK: opening a pipe must not wait for its reader; it is refused below. */
-    r->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, 0600);
-    if (r->fd < 0) return fail_open(path, err);
-    esp_code code = look_at_file(r, path, err);
-    return code == ESP_OK ? start(r, err) : code;
+    esp_code code = open_file(path, &r->fd, err);
+    if (code != ESP_OK) return code;
+    r->torn = is_torn(r->fd);
+    return start(r, err);
 }
 
 void recorder_take(recorder *r, request *done) {

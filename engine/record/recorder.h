@@ -19,9 +19,12 @@ typedef struct record_stats {
 
 enum { RECORDER_WAITING_MAX = 1024 }; /* requests whose lines are not written yet */
 
+/* Whether the file can be opened so, and makes it when it is not there: to be asked before a model
+ * is loaded. Errors as of recorder_open. */
+ESP_CHECKED esp_code recorder_check(const char *path, esp_error *err);
 /* Appends to the file at path, made with mode 0600. ESP_DENIED when others may read a file that is
- * there: it holds what clients sent. The engine outlives the recorder, and its config asked for the
- * digest. */
+ * there: it holds what clients sent; ESP_UNAVAILABLE when another recorder has it open. The engine
+ * outlives the recorder, and its config asked for the digest. */
 ESP_CHECKED esp_code recorder_open(recorder **out, const char *path, const engine *e,
                                    esp_error *err);
 /* Takes its own reference to a request that is done. Embeddings are passed over. */

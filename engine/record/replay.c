@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/record/replay.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,11 +13,48 @@ static bool was_cut(const record *r) {
     return r->finish != FINISH_STOP && r->finish != FINISH_LENGTH;
 }
 
+/* "name@version" of the loaded adapter of this content. */
+static bool find_loaded(adapters *all, const char *digest, char out[REQUEST_ADAPTER_LABEL_BYTES]) {
+    adapter_info *list;
+    size_t count, i;
+    adapters_list(all, &list, &count);
+    for (i = 0; i < count && strcmp(list[i].digest, digest) != 0; i++)
+        continue;
+    bool found = i < count;
+    if (found)
+        snprintf(out, REQUEST_ADAPTER_LABEL_BYTES, "%s@%u", list[i].name, list[i].version);
+    free(list);
+    return found;
+}
+
+/* By its content, whatever it is called now; or in the store, by its name and content. */
+static esp_code find_adapter(const engine *e, const record *r, adapter **out, esp_error *err) {
+    adapters *all = engine_adapters(e);
+    char label[REQUEST_ADAPTER_LABEL_BYTES], stored[STORE_REFERENCE_MAX + 1], shown[200];
+    *out = NULL;
+    if (!r->adapter[0]) return ESP_OK;
+    if (all && find_loaded(all, r->adapter_digest, label))
+        return adapters_find(all, label, out, err);
+    snprintf(stored, sizeof stored, "%.*s@%s", (int)strcspn(r->adapter, "@"), r->adapter,
+             r->adapter_digest);
+    if (all && adapters_find(all, stored, out, NULL) == ESP_OK) return ESP_OK;
+    esp_show(shown, sizeof shown, r->adapter, strlen(r->adapter));
+    return esp_fail_field(err, ESP_PRECONDITION, "--adapter",
+                          "it was answered through the adapter \"%s\", %.22s...; give it with "
+                          "--adapter DIR or --adapter-store",
+                          shown, r->adapter_digest);
+}
+
 static esp_code make_request(const engine *e, const record *r, request **out, esp_error *err) {
     request_options o = r->options;
     o.row_digests = true;
+    o.adapters = engine_adapters(e);
     if (was_cut(r)) o.output_max = r->count;
-    return request_new(out, &o, engine_spec(e)->vocab, err);
+    esp_code code = find_adapter(e, r, &o.adapter, err);
+    if (code != ESP_OK) return code;
+    code = request_new(out, &o, engine_spec(e)->vocab, err);
+    if (code != ESP_OK) adapter_release(o.adapters, o.adapter);
+    return code;
 }
 
 /* ---- before anything runs ---- */
@@ -153,7 +191,7 @@ static esp_code run(replay_loop *l, esp_error *err) {
     while (l->done < l->recorded->count && code == ESP_OK) {
         code = fill_seats(l, err);
         if (code != ESP_OK) break;
-        engine_step(l->e);
+        engine_step_or_wait(l->e);
         take_answers(l);
         if (l->options->progress)
             l->options->progress(l->options->progress_arg, l->done, l->recorded->count);

@@ -27,8 +27,8 @@ typedef struct replay_outcome {
     finish_reason finish;
 } replay_outcome;
 
-/* ESP_PRECONDITION naming both when model or profile are not the recorded ones; ESP_INVALID for a line
- * that this engine can never run. */
+/* ESP_PRECONDITION naming both when model or profile are not the recorded ones; ESP_PRECONDITION too
+ * when the adapter of a line is not at hand; ESP_INVALID for a line that this engine can never run. */
 ESP_CHECKED esp_code replay_check(const engine *e, const recording *recorded, const char *name,
                                   esp_error *err);
 

@@ -89,4 +89,6 @@ void answer_fill_final(answer_final *out, const request *r, const char *model,
     out->final.seed = r->policy.seed;
     out->final.numeric_profile = (char *)(uintptr_t)profile;
     out->final.model = (char *)(uintptr_t)model;
+    out->final.adapter = (char *)(uintptr_t)request_adapter_label(&r->by, out->adapter);
+    out->final.adapter_digest = (char *)(uintptr_t)r->by.digest;
 }

@@ -26,8 +26,9 @@ typedef struct answer_final {
     Espalier__V1__Final final;
     Espalier__V1__Usage usage;
     Espalier__V1__Timings timings;
+    char adapter[REQUEST_ADAPTER_LABEL_BYTES];
 } answer_final;
-/* final points into itself: not to be copied. */
+/* final points into itself and into r: not to be copied. */
 void answer_fill_final(answer_final *out, const request *r, const char *model, const char *profile);
 
 #endif

@@ -41,30 +41,31 @@ static bool is_token(const char *text, size_t bytes) {
     return bytes <= AUTH_TOKEN_BYTES_MAX;
 }
 
-static esp_code add_line(auth *a, const char *text, size_t bytes, uint32_t line, esp_error *err) {
+static esp_code add_line(auth *a, const char *text, size_t bytes, uint32_t line, const char *flag,
+                         esp_error *err) {
     if (!trim(&text, &bytes)) return ESP_OK;
     if (!is_token(text, bytes))
-        return esp_fail_field(err, ESP_INVALID, "--token-file",
-                              "--token-file: line %u is no token; wanted 1 to %d printable ASCII "
+        return esp_fail_field(err, ESP_INVALID, flag,
+                              "%s: line %u is no token; wanted 1 to %d printable ASCII "
                               "characters without spaces",
-                              line, AUTH_TOKEN_BYTES_MAX);
+                              flag, line, AUTH_TOKEN_BYTES_MAX);
     if (a->count == AUTH_TOKENS_MAX)
-        return esp_fail_field(err, ESP_INVALID, "--token-file",
-                              "--token-file: more than %d tokens in it", AUTH_TOKENS_MAX);
+        return esp_fail_field(err, ESP_INVALID, flag, "%s: more than %d tokens in it", flag,
+                              AUTH_TOKENS_MAX);
     a->hashes = mem_resize(a->hashes, a->count + 1, sizeof *a->hashes);
     SHA256((const uint8_t *)text, bytes, a->hashes[a->count++].bytes);
     return ESP_OK;
 }
 
-static esp_code read_lines(auth *a, FILE *file, esp_error *err) {
+static esp_code read_lines(auth *a, FILE *file, const char *flag, esp_error *err) {
     char line[AUTH_TOKEN_BYTES_MAX + 64];
     esp_code code = ESP_OK;
     for (uint32_t number = 1; code == ESP_OK && fgets(line, sizeof line, file); number++) {
         size_t bytes = strlen(line);
         bool whole = bytes && (line[bytes - 1] == '\n' || feof(file));
-        code = whole ? add_line(a, line, bytes, number, err)
-                     : esp_fail_field(err, ESP_INVALID, "--token-file",
-                                      "--token-file: line %u is too long or holds a NUL", number);
+        code = whole ? add_line(a, line, bytes, number, flag, err)
+                     : esp_fail_field(err, ESP_INVALID, flag,
+                                      "%s: line %u is too long or holds a NUL", flag, number);
     }
     OPENSSL_cleanse(line, sizeof line);
     return code;
@@ -77,7 +78,7 @@ static void warn_if_public(FILE *file) {
                   "reason=\"others on this host may read the token file; chmod 600 it\"");
 }
 
-esp_code auth_open(auth **out, const char *token_file, esp_error *err) {
+esp_code auth_open(auth **out, const char *token_file, const char *flag, esp_error *err) {
     auth *a = mem_new(1, sizeof *a);
     *out = NULL;
     a->open_to_all = !token_file;
@@ -86,15 +87,15 @@ esp_code auth_open(auth **out, const char *token_file, esp_error *err) {
         FILE *file = fopen(token_file, "re");
         if (!file) {
             auth_close(a);
-            return esp_fail_field(err, ESP_INVALID, "--token-file",
-                                  "--token-file: cannot read %s: %s", token_file, strerror(errno));
+            return esp_fail_field(err, ESP_INVALID, flag, "%s: cannot read %s: %s", flag,
+                                  token_file, strerror(errno));
         }
         warn_if_public(file);
-        code = read_lines(a, file, err);
+        code = read_lines(a, file, flag, err);
         fclose(file);
         if (code == ESP_OK && a->count == 0)
-            code = esp_fail_field(err, ESP_INVALID, "--token-file",
-                                  "--token-file: no token in %s; nobody could call", token_file);
+            code = esp_fail_field(err, ESP_INVALID, flag, "%s: no token in %s; nobody could call",
+                                  flag, token_file);
     }
     if (code != ESP_OK)
         auth_close(a);

@@ -18,8 +18,8 @@ enum { AUTH_TOKENS_MAX = 4096, AUTH_TOKEN_BYTES_MAX = 512 };
 typedef struct auth auth;
 
 /* token_file NULL: everyone is allowed. A file without a token, or with a line that is no token, is
- * refused. */
-ESP_CHECKED esp_code auth_open(auth **out, const char *token_file, esp_error *err);
+ * refused, naming the flag that gave it ("--token-file"). */
+ESP_CHECKED esp_code auth_open(auth **out, const char *token_file, const char *flag, esp_error *err);
 void auth_close(auth *a);
 
 /* header: the value of "authorization" ("Bearer TOKEN"), NULL when the call had none. The time

@@ -73,6 +73,9 @@ static void send_vectors(const embedding_call *c) {
     answer.usage = &usage;
     answer.numeric_profile = (char *)(uintptr_t)engine_profile(e);
     answer.model = (char *)(uintptr_t)engine_name(e);
+    char label[REQUEST_ADAPTER_LABEL_BYTES]; /* all requests have one adapter */
+    answer.adapter = (char *)(uintptr_t)request_adapter_label(&c->requests[0]->by, label);
+    answer.adapter_digest = c->requests[0]->by.digest;
     rpc_finish(c->call, &answer.base, NULL);
     free(answer.embeddings);
     free(list);
@@ -116,6 +119,7 @@ void embedding_take_news(request *r) {
     embedding_call *c = r->user;
     if (!c || !atomic_load_explicit(&r->done, memory_order_acquire)) return;
     r->user = NULL; /* its end was seen; only this thread follows it */
+    generations_count(c->all, r);
     pthread_mutex_lock(&c->lock);
     if (++c->done == c->count && !c->finished) finish(c);
     pthread_mutex_unlock(&c->lock);
@@ -137,9 +141,6 @@ static esp_code check_count(const engine *e, size_t count, esp_error *err) {
 
 static esp_code check_request(const engine *e, const Espalier__V1__EmbedRequest *in,
                               esp_error *err) {
-    served_model here = {.name = engine_name(e)};
-    esp_code code = check_model_name(&here, in->model, err);
-    if (code != ESP_OK) return code;
     if (!engine_embeds(e))
         return esp_fail_field(err, ESP_PRECONDITION, "model",
                               "model: \"%.100s\" generates text and embeds none; use Generate",
@@ -182,15 +183,30 @@ static esp_code read_input(const engine *e, const Espalier__V1__EmbedRequest *in
                              &options, out, err);
 }
 
+/* The version that the first input got is that of all others. */
+static esp_code find_adapter(const embedding_call *c, const Espalier__V1__EmbedRequest *in,
+                             uint32_t index, adapter **out, esp_error *err) {
+    const engine *e = generations_engine(c->all);
+    served_model here = {.name = engine_name(e), .adapters = engine_adapters(e)};
+    char label[REQUEST_ADAPTER_LABEL_BYTES];
+    const char *asked = in->model;
+    if (index > 0) asked = request_adapter_label(&c->requests[0]->by, label);
+    return find_model(&here, asked, out, err);
+}
+
 /* The index-th input as a request of the engine. */
 static esp_code make_request(embedding_call *c, const Espalier__V1__EmbedRequest *in,
                              uint32_t index, esp_error *err) {
     const engine *e = generations_engine(c->all);
+    adapter *through = NULL;
     tok_ids ids = {0};
-    esp_code code = read_input(e, in, index, &ids, err);
+    esp_code code = find_adapter(c, in, index, &through, err);
+    if (code == ESP_OK) code = read_input(e, in, index, &ids, err);
     if (code == ESP_OK) {
         request_options o = {.prompt = ids.at,
                              .prompt_count = ids.count,
+                             .adapters = engine_adapters(e),
+                             .adapter = through,
                              .embedding_width = engine_spec(e)->hidden,
                              .priority = in->priority,
                              .deadline_us = rpc_call_deadline_us(c->call),
@@ -198,7 +214,10 @@ static esp_code make_request(embedding_call *c, const Espalier__V1__EmbedRequest
         code = request_new(&c->requests[index], &o, engine_spec(e)->vocab, err);
     }
     tok_ids_free(&ids);
-    if (code == ESP_OK) c->requests[index]->submitted_us = rpc_call_arrived_us(c->call);
+    if (code == ESP_OK)
+        c->requests[index]->submitted_us = rpc_call_arrived_us(c->call);
+    else
+        adapter_release(engine_adapters(e), through);
     return code;
 }
 

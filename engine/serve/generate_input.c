@@ -11,11 +11,18 @@
 
 #define INPUT(name) ESPALIER__V1__GENERATE_REQUEST__INPUT_##name
 
-esp_code check_model_name(const served_model *model, const char *asked, esp_error *err) {
+esp_code find_model(const served_model *model, const char *asked, adapter **out, esp_error *err) {
+    esp_error why = {0};
+    *out = NULL;
     if (!*asked || !strcmp(asked, model->name)) return ESP_OK;
-    return esp_fail_field(err, ESP_NOT_FOUND, "model",
-                          "model: \"%.100s\" is not served here; served: \"%.100s\"", asked,
-                          model->name);
+    if (!model->adapters)
+        return esp_fail_field(err, ESP_NOT_FOUND, "model",
+                              "model: \"%.100s\" is not served here; served: \"%.100s\"", asked,
+                              model->name);
+    esp_code code = adapters_find(model->adapters, asked, out, &why);
+    if (code == ESP_OK) return code;
+    return esp_fail_field(err, code, "model", "model: %.300s; the base model is \"%.100s\"",
+                          why.message, model->name);
 }
 
 static esp_code check_generates(const served_model *model, esp_error *err) {
@@ -199,9 +206,12 @@ static esp_code make_request(const served_model *model, const Espalier__V1__Gene
 esp_code generate_input(const served_model *model, const Espalier__V1__GenerateRequest *in,
                         int64_t deadline_us, void *user, request **out, esp_error *err) {
     tok_ids ids = {0};
-    request_options o = {.deadline_us = deadline_us, .user = user, .row_digests = model->recorded};
+    request_options o = {.deadline_us = deadline_us,
+                         .user = user,
+                         .adapters = model->adapters,
+                         .row_digests = model->recorded};
     *out = NULL;
-    esp_code code = check_model_name(model, in->model, err);
+    esp_code code = find_model(model, in->model, &o.adapter, err);
     if (code == ESP_OK) code = check_generates(model, err);
     if (code == ESP_OK) code = check_lists(in, err);
     if (code == ESP_OK) code = read_input(model, in, &ids, err);
@@ -212,5 +222,6 @@ esp_code generate_input(const served_model *model, const Espalier__V1__GenerateR
         code = make_request(model, in, &o, out, err);
     }
     tok_ids_free(&ids);
+    if (code != ESP_OK) adapter_release(model->adapters, o.adapter);
     return code;
 }

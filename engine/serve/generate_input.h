@@ -17,7 +17,8 @@ enum {
 
 /* What a served model allows. */
 typedef struct served_model {
-    const char *name;
+    const char *name;   /* of the base */
+    adapters *adapters; /* served beside it, or NULL */
     const tokenizer *tok;
     const chat_template *chat; /* or NULL and chat_why says why */
     const esp_error *chat_why;
@@ -27,8 +28,10 @@ typedef struct served_model {
     bool recorded; /* requests keep the digests of their logits */
 } served_model;
 
-/* ESP_NOT_FOUND naming what was asked for and what is served; "" is the one model. */
-ESP_CHECKED esp_code check_model_name(const served_model *model, const char *asked, esp_error *err);
+/* A reference on the adapter of that name; NULL for the base, whose name may be left out (""). ESP_NOT_FOUND
+ * naming what was asked for and some of what is served; ESP_INVALID for what can be no name. */
+ESP_CHECKED esp_code find_model(const served_model *model, const char *asked, adapter **out,
+                                esp_error *err);
 
 /* The request has one reference, the caller's, and user as its user. deadline_us as in request.h.
  */

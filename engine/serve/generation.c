@@ -9,6 +9,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/record/recorder.h"
+#include "engine/serve/adapter_metrics.h"
 #include "engine/serve/answer.h"
 #include "engine/serve/embedding.h"
 #include "engine/serve/generate_input.h"
@@ -198,6 +199,7 @@ static void take_news(request *r) {
     pthread_mutex_unlock(&g->lock);
     if (!done) return;
     if (g->all->options.recorder) recorder_take(g->all->options.recorder, r);
+    generations_count(g->all, r);
     r->user = NULL; /* only this thread follows it */
     release(g);
 }
@@ -236,6 +238,10 @@ engine *generations_engine(const generations *all) { return all->options.engine;
 void generations_enter(generations *all) { atomic_fetch_add(&all->live, 1); }
 void generations_leave(generations *all) { atomic_fetch_sub(&all->live, 1); }
 
+void generations_count(const generations *all, const request *r) {
+    if (all->options.metrics) adapter_metrics_count(all->options.metrics, r, r->done_us);
+}
+
 void generations_drain(generations *all) { atomic_store(&all->draining, true); }
 uint32_t generations_live(const generations *all) { return atomic_load(&all->live); }
 
@@ -253,6 +259,7 @@ void generations_close(generations *all) {
 static served_model served(const generations *all) {
     engine *e = all->options.engine;
     served_model out = {.name = engine_name(e),
+                        .adapters = engine_adapters(e),
                         .tok = engine_tokenizer(e),
                         .context_max = engine_context_max(e),
                         .vocab = tok_count(engine_tokenizer(e)),

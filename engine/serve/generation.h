@@ -24,6 +24,7 @@ typedef struct generations_options {
     engine *engine;
     uint32_t unsent_bytes_max; /* beyond: the reader is cut */
     struct recorder *recorder; /* gets each request that ends; NULL: none */
+    struct adapter_metrics *metrics; /* counts each request that ends; NULL: nobody counts */
 } generations_options;
 
 ESP_CHECKED esp_code generations_open(generations **out, const generations_options *options,
@@ -43,6 +44,8 @@ void generation_start(generations *all, rpc_call *call, const Espalier__V1__Gene
 engine *generations_engine(const generations *all);
 void generations_enter(generations *all);
 void generations_leave(generations *all);
+/* Of a request that is done, once, by the stream thread. */
+void generations_count(const generations *all, const request *r);
 /* What a client is told of a request that did not end well. */
 void generations_explain(const generations *all, const request *r, esp_error *error);
 

@@ -13,9 +13,14 @@ enum {
     DETOKENIZE_BYTES_MAX = (4 << 20) - 1024, /* clients take 4 MiB a message by default */
 };
 
+/* Adapters share the base's tokens. */
 static esp_code check_model(const serve *s, const char *asked, esp_error *err) {
-    served_model here = {.name = engine_name(s->engine)};
-    return check_model_name(&here, asked, err);
+    adapters *all = engine_adapters(s->engine);
+    served_model here = {.name = engine_name(s->engine), .adapters = all};
+    adapter *found;
+    esp_code code = find_model(&here, asked, &found, err);
+    adapter_release(all, found);
+    return code;
 }
 
 void inference_generate(void *arg, rpc_call *call, const ProtobufCMessage *message) {
@@ -81,21 +86,4 @@ void inference_detokenize(void *arg, rpc_call *call, const ProtobufCMessage *mes
     if (text.at) answer.text = text.at;
     rpc_finish(call, code == ESP_OK ? &answer.base : NULL, &error);
     free(text.at);
-}
-
-void inference_list_models(void *arg, rpc_call *call, const ProtobufCMessage *message) {
-    const serve *s = arg;
-    (void)message;
-    const esp_error *why;
-    Espalier__V1__Model here = ESPALIER__V1__MODEL__INIT, *all[1] = {&here};
-    Espalier__V1__ListModelsResponse answer = ESPALIER__V1__LIST_MODELS_RESPONSE__INIT;
-    here.name = (char *)(uintptr_t)engine_name(s->engine);
-    here.context_tokens = engine_context_max(s->engine);
-    here.vocabulary = tok_count(engine_tokenizer(s->engine));
-    here.numeric_profile = (char *)(uintptr_t)engine_profile(s->engine);
-    here.chat = engine_template(s->engine, &why) != NULL;
-    if (engine_embeds(s->engine)) here.embedding_width = engine_spec(s->engine)->hidden;
-    answer.n_models = 1;
-    answer.models = all;
-    rpc_finish(call, &answer.base, NULL);
 }

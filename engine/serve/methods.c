@@ -1,10 +1,11 @@
-/* methods.c - the policy table: every method, who may call it, and where it runs.
+/* methods.c - the policy tables: every method, who may call it, and where it runs.
  *
- * A method without a row does not exist; a row without an access is for nobody. With no token file
- * the methods that want a token are open (auth.h). Health is for anyone, because probes carry no
- * secrets. */
+ * A method without a row does not exist on that listener; a row without an access is for nobody. With no token file
+ * the methods that want a token are open (auth.h); each listener has a file of its own. Health is for
+ * anyone, because probes carry no secrets. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/serve/serve_parts.h"
+#include "espalier/v1/control.pb-c.h"
 #include "espalier/v1/inference.pb-c.h"
 #include "grpc/health/v1/health.pb-c.h"
 #include "grpc/reflection/v1/reflection.pb-c.h"
@@ -19,6 +20,20 @@ static void on_watch(void *arg, rpc_call *call, const ProtobufCMessage *message)
 
 static void on_reflection(void *arg, rpc_call *call, const ProtobufCMessage *message) {
     reflection_answer(((serve *)arg)->reflection, call, message);
+}
+
+#define CONTROL_HANDLER(name)                                                                      \
+    static void on_##name(void *arg, rpc_call *call, const ProtobufCMessage *message) {            \
+        control_##name(((serve *)arg)->control, call, message);                                    \
+    }
+CONTROL_HANDLER(load)
+CONTROL_HANDLER(unload)
+CONTROL_HANDLER(list)
+CONTROL_HANDLER(set_alias)
+CONTROL_HANDLER(pin)
+
+static void on_control_reflection(void *arg, rpc_call *call, const ProtobufCMessage *message) {
+    reflection_answer(((serve *)arg)->control_reflection, call, message);
 }
 
 enum { HEALTH_CALLS_MAX = 256, HEALTH_REQUEST_BYTES_MAX = 4096 };
@@ -50,7 +65,9 @@ const rpc_method serve_methods[] = {
     {.path = "/espalier.v1.Inference/ListModels",
      .access = RPC_ACCESS_TOKEN,
      .request = &espalier__v1__list_models_request__descriptor,
-     .on_request = inference_list_models},
+     .on_request = inference_list_models,
+     .on_worker = true,
+     .bulk = true},
     {.path = "/grpc.health.v1.Health/Check",
      .access = RPC_ACCESS_ANYONE,
      .request = &grpc__health__v1__health_check_request__descriptor,
@@ -77,3 +94,51 @@ const rpc_method serve_methods[] = {
      .many_requests = true},
 };
 const uint32_t serve_method_count = sizeof serve_methods / sizeof *serve_methods;
+
+const rpc_method control_methods[] = {
+    {.path = "/espalier.v1.Control/LoadAdapter",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__load_adapter_request__descriptor,
+     .on_request = on_load,
+     .on_worker = true,
+     .bulk = true,
+     .uploads = true},
+    {.path = "/espalier.v1.Control/UnloadAdapter",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__unload_adapter_request__descriptor,
+     .on_request = on_unload,
+     .on_worker = true},
+    {.path = "/espalier.v1.Control/ListAdapters",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__list_adapters_request__descriptor,
+     .on_request = on_list,
+     .on_worker = true},
+    {.path = "/espalier.v1.Control/SetAlias",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__set_alias_request__descriptor,
+     .on_request = on_set_alias,
+     .on_worker = true},
+    {.path = "/espalier.v1.Control/Pin",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &espalier__v1__pin_request__descriptor,
+     .on_request = on_pin,
+     .on_worker = true},
+    {.path = "/grpc.health.v1.Health/Check",
+     .access = RPC_ACCESS_ANYONE,
+     .request = &grpc__health__v1__health_check_request__descriptor,
+     .on_request = on_check,
+     .vital = true,
+     .calls_max = HEALTH_CALLS_MAX,
+     .request_bytes_max = HEALTH_REQUEST_BYTES_MAX},
+    {.path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
+     .on_request = on_control_reflection,
+     .many_requests = true},
+    {.path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+     .access = RPC_ACCESS_TOKEN,
+     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
+     .on_request = on_control_reflection,
+     .many_requests = true},
+};
+const uint32_t control_method_count = sizeof control_methods / sizeof *control_methods;

@@ -4,61 +4,38 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-static void head(FILE *out, const char *name, const char *type, const char *help) {
-    fprintf(out, "# HELP espalier_%s %s\n# TYPE espalier_%s %s\n", name, help, name, type);
-}
+#include "engine/serve/exposition.h"
 
 static void gauge(FILE *out, const char *name, const char *help, double value) {
-    head(out, name, "gauge", help);
+    exposition_head(out, name, "gauge", help);
     fprintf(out, "espalier_%s %.10g\n", name, value);
 }
 
 static void counter(FILE *out, const char *name, const char *help, uint64_t value) {
-    head(out, name, "counter", help);
+    exposition_head(out, name, "counter", help);
     fprintf(out, "espalier_%s %" PRIu64 "\n", name, value);
 }
 
 static void write_histogram(FILE *out, const char *name, const char *help, const histogram *h) {
-    uint64_t total = 0;
-    head(out, name, "histogram", help);
-    for (uint32_t i = 0; i < HISTOGRAM_BUCKETS; i++) {
-        total += h->count[i];
-        if (i < HISTOGRAM_BUCKETS - 1)
-            fprintf(out, "espalier_%s_bucket{le=\"%g\"} %" PRIu64 "\n", name, histogram_bounds[i],
-                    total);
-        else
-            fprintf(out, "espalier_%s_bucket{le=\"+Inf\"} %" PRIu64 "\n", name, total);
-    }
-    fprintf(out, "espalier_%s_sum %.9g\nespalier_%s_count %" PRIu64 "\n", name, h->sum, name,
-            total);
-}
-
-/* A label's value: backslash, quote and newline are escaped. */
-static void label(FILE *out, const char *name, const char *value) {
-    fprintf(out, "%s=\"", name);
-    for (; *value; value++) {
-        if (*value == '\n')
-            fputs("\\n", out);
-        else
-            fprintf(out, "%s%c", *value == '"' || *value == '\\' ? "\\" : "", *value);
-    }
-    fputc('"', out);
+    exposition_head(out, name, "histogram", help);
+    exposition_histogram(out, name, NULL, NULL, h);
 }
 
 static void write_build(FILE *out, const metrics_input *in) {
-    head(out, "build_info", "gauge", "What is running; always 1.");
+    exposition_head(out, "build_info", "gauge", "What is running; always 1.");
     fputs("espalier_build_info{", out);
-    label(out, "version", in->version);
+    exposition_label(out, "version", in->version);
     fputc(',', out);
-    label(out, "model", in->model);
+    exposition_label(out, "model", in->model);
     fputc(',', out);
-    label(out, "profile", in->profile);
+    exposition_label(out, "profile", in->profile);
     fputs("} 1\n", out);
 }
 
 static void write_finished(FILE *out, const engine_stats *s) {
-    head(out, "requests_finished_total", "counter", "Requests that ended, by reason.");
+    exposition_head(out, "requests_finished_total", "counter", "Requests that ended, by reason.");
     for (int reason = FINISH_STOP; reason <= FINISH_ERROR; reason++)
         fprintf(out, "espalier_requests_finished_total{reason=\"%s\"} %" PRIu64 "\n",
                 finish_reason_name((finish_reason)reason), s->finished_total[reason]);
@@ -98,6 +75,17 @@ static void write_records(FILE *out, const record_stats *records) {
             records->lost);
 }
 
+static void write_adapters(FILE *out, const metrics_input *in) {
+    if (!in->adapters) return;
+    adapter_info *infos;
+    size_t count;
+    adapters_stats stats;
+    adapters_list(in->adapters, &infos, &count);
+    adapters_read_stats(in->adapters, &stats);
+    adapter_metrics_write(in->by_adapter, out, infos, count, &stats);
+    free(infos);
+}
+
 char *metrics_page(const metrics_input *in, size_t *bytes) {
     char *page = NULL;
     FILE *out = open_memstream(&page, bytes);
@@ -111,6 +99,7 @@ char *metrics_page(const metrics_input *in, size_t *bytes) {
     write_histogram(out, "inter_token_latency_seconds", "One token to the next of a request.",
                     &in->stats->itl);
     write_histogram(out, "request_duration_seconds", "Submission to the end.", &in->stats->e2e);
+    write_adapters(out, in);
     fclose(out);
     return page;
 }

@@ -7,6 +7,7 @@
 
 #include "engine/engine.h"
 #include "engine/record/recorder.h"
+#include "engine/serve/adapter_metrics.h"
 
 typedef struct metrics_input {
     const engine_stats *stats;
@@ -15,6 +16,8 @@ typedef struct metrics_input {
     bool serving;
     const char *model, *profile, *version;
     const record_stats *records; /* NULL: nothing is recorded */
+    adapters *adapters;          /* NULL: there are none */
+    adapter_metrics *by_adapter; /* with them */
 } metrics_input;
 
 /* The page, malloc'd, NUL-terminated; *bytes without the NUL. */

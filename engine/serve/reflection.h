@@ -9,7 +9,9 @@
 
 typedef struct reflection reflection;
 
-reflection *reflection_open(void); /* over the descriptors built into the program */
+/* Over the descriptors built into the program, but for those of the file `except` ("espalier/v1/control.proto"):
+ * another listener's. NULL: all. */
+reflection *reflection_open(const char *except);
 void reflection_close(reflection *r);
 /* The first service's index is 0; NULL past the last. */
 const char *reflection_service(const reflection *r, uint32_t index);

@@ -76,6 +76,15 @@ static void warn_insecure(const char *flag_name, const char *text, bool secure) 
 
 static bool has_http(const serve_config *c) { return c->http && strcmp(c->http, "off") != 0; }
 
+static esp_code check_control(const serve_config *c, esp_error *err) {
+    address at;
+    esp_code code = address_read(&at, c->control, "--control", err);
+    if (code == ESP_OK)
+        code = check_exposure(&at, "--control", c->tls_cert != NULL, c->insecure,
+                              "give --tls-cert and --tls-key", err);
+    return code == ESP_OK ? address_probe(&at, "--control", err) : code;
+}
+
 esp_code serve_check(const serve_config *c, esp_error *err) {
     address at;
     esp_code code = address_read(&at, c->grpc, "--grpc", err);
@@ -83,6 +92,7 @@ esp_code serve_check(const serve_config *c, esp_error *err) {
         code = check_exposure(&at, "--grpc", c->tls_cert != NULL, c->insecure,
                               "give --tls-cert and --tls-key", err);
     if (code == ESP_OK) code = address_probe(&at, "--grpc", err);
+    if (code == ESP_OK && c->control) code = check_control(c, err);
     if (code != ESP_OK || !has_http(c)) return code;
     code = address_read(&at, c->http, "--http", err);
     if (code == ESP_OK)
@@ -124,7 +134,9 @@ static char *write_metrics(void *arg, size_t *bytes) {
                         .serving = health_serving(s->health),
                         .model = engine_name(s->engine),
                         .profile = engine_profile(s->engine),
-                        .version = ESPALIER_VERSION};
+                        .version = ESPALIER_VERSION,
+                        .adapters = engine_adapters(s->engine),
+                        .by_adapter = s->adapter_metrics};
     record_stats records;
     if (s->recorder) {
         recorder_read_stats(s->recorder, &records);
@@ -161,12 +173,13 @@ static esp_code open_rpc(serve *s, esp_error *err) {
 
 static esp_code open_http(serve *s, esp_error *err) {
     http_source source = {.arg = s, .metrics = write_metrics, .alive = is_alive, .ready = is_ready};
+    control_listener_add_routes(s, &source);
     return has_http(s->config) ? http_open(&s->http, s->config->http, &source, err) : ESP_OK;
 }
 
 static esp_code open_parts(serve *s, esp_error *err) {
     esp_code code = serve_check(s->config, err);
-    if (code == ESP_OK) code = auth_open(&s->auth, s->config->token_file, err);
+    if (code == ESP_OK) code = auth_open(&s->auth, s->config->token_file, "--token-file", err);
     if (code != ESP_OK) return code;
     generations_options streams = {.engine = s->engine,
                                    .unsent_bytes_max = s->config->slow_reader_bytes};
@@ -174,14 +187,17 @@ static esp_code open_parts(serve *s, esp_error *err) {
     if (s->config->record) code = recorder_open(&s->recorder, s->config->record, s->engine, err);
     if (code != ESP_OK) return code;
     streams.recorder = s->recorder;
+    streams.metrics = s->adapter_metrics = adapter_metrics_open();
     raise_file_limit();
     s->health = health_open();
-    s->reflection = reflection_open();
+    s->reflection = reflection_open("espalier/v1/control.proto");
     code = generations_open(&s->generations, &streams, err);
     if (code == ESP_OK) code = open_rpc(s, err);
+    if (code == ESP_OK) code = control_listener_open(s, err);
     if (code == ESP_OK) code = open_http(s, err);
     if (code == ESP_OK) code = engine_start(s->engine, err);
     if (code == ESP_OK) code = rpc_server_start(s->rpc, err);
+    if (code == ESP_OK && s->control_rpc) code = rpc_server_start(s->control_rpc, err);
     return code;
 }
 
@@ -190,6 +206,7 @@ static void log_serving(const serve *s) {
     const char *why_not;
     if (!mem_huge_pages(&why_not)) log_event(LOG_INFO, "no_huge_pages", "reason=\"%s\"", why_not);
     warn_insecure("--grpc", s->config->grpc, s->config->tls_cert != NULL);
+    if (s->control_rpc) warn_insecure("--control", s->config->control, s->config->tls_cert != NULL);
     if (has_http(s->config)) warn_insecure("--http", s->config->http, false);
     char http_at[300] = "off";
     if (s->http && address_read(&at, s->config->http, "--http", NULL) == ESP_OK)
@@ -244,6 +261,7 @@ static void drain(serve *s) {
     int64_t began_us = clock_now_us();
     int64_t until_us = began_us + (int64_t)s->config->grace_seconds * 1000000;
     /* Refusing comes first: who reads NOT_SERVING and calls all the same is surely refused. */
+    if (s->control_rpc) rpc_server_drain(s->control_rpc);
     generations_drain(s->generations);
     engine_drain(s->engine);
     health_set(s->health, false);
@@ -261,9 +279,11 @@ static void drain(serve *s) {
 /* Also after a start that failed half-way. Calls end first, then what their handlers use. */
 static void close_parts(serve *s) {
     http_close(s->http);
+    control_listener_close(s);
     rpc_server_close(s->rpc);
     generations_close(s->generations);
     (void)recorder_close(s->recorder); /* it has told the log what it lost */
+    adapter_metrics_close(s->adapter_metrics);
     health_close(s->health);
     reflection_close(s->reflection);
     auth_close(s->auth);

@@ -8,7 +8,10 @@
 #include "engine/config.h"
 #include "engine/engine.h"
 #include "engine/record/recorder.h"
+#include "engine/serve/adapter_metrics.h"
+#include "engine/serve/adapter_routes.h"
 #include "engine/serve/auth.h"
+#include "engine/serve/control.h"
 #include "engine/serve/generation.h"
 #include "engine/serve/health.h"
 #include "engine/serve/http.h"
@@ -26,17 +29,31 @@ typedef struct serve {
     rpc_server *rpc;
     http *http;         /* NULL with --http off */
     recorder *recorder; /* NULL without --record */
+    adapter_metrics *adapter_metrics;
+    /* All NULL without --control; control_auth also without --http-adapters. */
+    auth *control_auth;
+    control *control;
+    reflection *control_reflection;
+    rpc_server *control_rpc;
+    adapter_routes routes;
 } serve;
 
-/* methods.c: every method there is, and who may call it. */
-extern const rpc_method serve_methods[];
-extern const uint32_t serve_method_count;
+/* methods.c: every method there is, and who may call it; control_methods on the listener of --control. */
+extern const rpc_method serve_methods[], control_methods[];
+extern const uint32_t serve_method_count, control_method_count;
+
+/* control_listener.c: opened, not started; nothing where no adapters are managed. */
+ESP_CHECKED esp_code control_listener_open(serve *s, esp_error *err);
+void control_listener_close(serve *s); /* also half-open */
+/* The routes of --http-adapters, added to what the HTTP listener is asked for. */
+void control_listener_add_routes(serve *s, http_source *source);
 
 /* inference.c */
 void inference_generate(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_embed(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_tokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_detokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
+/* list_models.c */
 void inference_list_models(void *arg, rpc_call *call, const ProtobufCMessage *message);
 
 #endif

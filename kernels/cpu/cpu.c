@@ -2,7 +2,7 @@
  *
  * Compiled for plain x86-64: no instruction of a level runs before open has seen that it exists. */
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/lora_plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +56,7 @@ static void cpu_close(kern_device *dev) {
     if (dev->scratch) mem_unmap(dev->scratch, pool_threads(dev->pool) * sizeof *dev->scratch);
     if (dev->level_scratch)
         mem_unmap(dev->level_scratch, pool_threads(dev->pool) * dev->level->scratch_bytes);
+    cpu_lora_plan_close(dev->lora);
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
@@ -82,7 +83,8 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     dev->scratch = mem_map(pool_threads(dev->pool) * sizeof *dev->scratch);
     if (level->scratch_bytes)
         dev->level_scratch = mem_map(pool_threads(dev->pool) * level->scratch_bytes);
-    if (!dev->scratch || (level->scratch_bytes && !dev->level_scratch)) {
+    dev->lora = cpu_lora_plan_open(dev);
+    if (!dev->scratch || !dev->lora || (level->scratch_bytes && !dev->level_scratch)) {
         cpu_close(dev);
         return esp_fail_field(err, ESP_EXHAUSTED, "--threads",
                               "no memory for the working space of %u threads; lower --threads",
@@ -128,6 +130,45 @@ static size_t cpu_frame_bytes(const kern_device *dev, const kern_kv_shape *shape
 
 static void cpu_norm(kern_device *dev, const kern_norm *op) { dev->level->norm(dev, op); }
 
+static void run_linear(kern_device *dev, const kern_linear *op) {
+    bool bytes = false; /* of any: the others of the op then go with it */
+    for (uint32_t m = 0; m < op->matrix_count; m++)
+        bytes = bytes || op->matrix[m]->bytes;
+    (bytes ? dev->linear_int8 : dev->level->linear)(dev, op);
+}
+
+/* Tokens base .. base + count of the op as an op of their own. */
+static kern_linear part_of_linear(const kern_linear *op, uint32_t base, uint32_t count) {
+    kern_linear part = *op;
+    size_t out_cols = op->matrix[0]->rows;
+    for (uint32_t m = 1; m < op->matrix_count && !kern_is_gated(op->epilogue); m++)
+        out_cols += op->matrix[m]->rows;
+    size_t element = kern_gives_act(op->epilogue) ? sizeof(uint16_t) : sizeof(float);
+    part.in = (const char *)op->in + (size_t)base * op->matrix[0]->cols * sizeof(uint16_t);
+    part.out = (char *)op->out + base * out_cols * element;
+    part.token_count = count;
+    return part;
+}
+
+static void check_updates(const kern_linear *op) {
+    uint32_t rows[LINEAR_MATRICES_MAX];
+    for (uint32_t m = 0; m < op->matrix_count; m++)
+        rows[m] = op->matrix[m]->rows;
+    ESP_ASSERT(kern_lora_fits(op, rows, op->matrix[0]->cols));
+}
+
+/* As many tokens at a time as a plan has. */
+static void run_updated(kern_device *dev, const kern_linear *op) {
+    check_updates(op);
+    for (uint32_t base = 0, count; base < op->token_count; base += count) {
+        count = cpu_lora_least(op->token_count - base, LORA_TOKENS);
+        kern_linear part = part_of_linear(op, base, count);
+        cpu_lora_plan_op(dev, op, base, count);
+        part.lora_count = dev->lora->count; /* 0: the base alone */
+        run_linear(dev, &part);
+    }
+}
+
 static void cpu_linear(kern_device *dev, const kern_linear *op) {
     ESP_ASSERT(op->matrix_count >= 1 && op->matrix_count <= LINEAR_MATRICES_MAX);
     for (uint32_t m = 1; m < op->matrix_count; m++)
@@ -136,10 +177,10 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
     if (kern_is_gated(op->epilogue))
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
     if (op->token_count == 0) return;
-    bool bytes = false; /* of any: the others of the op then go with it */
-    for (uint32_t m = 0; m < op->matrix_count; m++)
-        bytes = bytes || op->matrix[m]->bytes;
-    (bytes ? dev->linear_int8 : dev->level->linear)(dev, op);
+    if (op->lora_count)
+        run_updated(dev, op);
+    else
+        run_linear(dev, op);
 }
 
 static void cpu_rope_store(kern_device *dev, const kern_rope_store *op) {
@@ -183,6 +224,8 @@ const kern_ops kern_cpu = {
     .open_image = cpu_open_image,
     .matrix_close = cpu_matrix_close,
     .matrix_bytes = cpu_matrix_bytes,
+    .lora_pieces = cpu_lora_pieces,
+    .lora_pack = cpu_lora_pack,
     .frame_bytes = cpu_frame_bytes,
     .embed = cpu_embed,
     .norm = cpu_norm,

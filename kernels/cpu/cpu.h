@@ -193,6 +193,11 @@ typedef struct cpu_scratch {
     amx_attention attention;
 } cpu_scratch;
 
+/* The low-rank updates of an op (lora_plan.h). */
+typedef struct cpu_lora_plan cpu_lora_plan;
+struct linear_job;
+struct strip;
+
 /* The ops of one instruction level: every file of level/ is compiled once for each. */
 typedef struct cpu_level {
     const char *name;
@@ -202,6 +207,11 @@ typedef struct cpu_level {
     void (*linear)(kern_device *dev, const kern_linear *op);
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
     void (*attention)(kern_device *dev, const kern_attention *op);
+    /* h of all of dev->lora, whose tokens are those of the op. */
+    void (*lora_shrink)(kern_device *dev, const kern_linear *op);
+    /* Updates a strip's sums, of tokens base .. base + tokens: sums[token * stride + tile * 16 + row]. */
+    void (*lora_update)(const struct linear_job *job, const struct strip *s, uint32_t base,
+                        uint32_t tokens, float *sums, uint32_t stride);
 } cpu_level;
 
 extern const cpu_level cpu_level_avx2;
@@ -249,6 +259,7 @@ struct kern_device {
     float *half_sums;      /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
     int8_block *quantised; /* [planes][blocks][INT8_CHUNK]: activations as codes */
     cpu_linear_fn *linear_int8; /* NULL: activations are bf16 */
+    cpu_lora_plan *lora;        /* of the op that runs */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {

@@ -1,12 +1,16 @@
 /* ref.c - the reference backend's table: open, memory, matrices. The ops are in ref_*.c. */
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/ref/ref.h"
+#include "kernels/ref/ref_lora.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+
+static size_t lora_bytes(const kern_device *dev) {
+    return (size_t)dev->tokens_max * REF_LORA_RANKS * sizeof(float);
+}
 
 static esp_code ref_open(kern_device **out, const kern_options *options, esp_error *err) {
     ESP_ASSERT(out && options && options->pool);
@@ -26,12 +30,20 @@ static esp_code ref_open(kern_device **out, const kern_options *options, esp_err
     kern_device *dev = mem_new(1, sizeof *dev);
     dev->pool = options->pool;
     dev->tokens_max = options->tokens_max;
+    dev->lora_states = mem_map(lora_bytes(dev));
+    if (!dev->lora_states) {
+        free(dev);
+        return esp_fail_field(err, ESP_EXHAUSTED, "--step-tokens",
+                              "no memory for a step of %u tokens; lower --step-tokens",
+                              options->tokens_max);
+    }
     *out = dev;
     return ESP_OK;
 }
 
 static void ref_close(kern_device *dev) {
     if (!dev) return;
+    mem_unmap(dev->lora_states, lora_bytes(dev));
     free(dev->row_scratch);
     free(dev);
 }
@@ -182,6 +194,8 @@ const kern_ops kern_ref = {
     .open_image = ref_open_image,
     .matrix_close = ref_matrix_close,
     .matrix_bytes = ref_matrix_bytes,
+    .lora_pieces = ref_lora_pieces,
+    .lora_pack = ref_lora_pack,
     .frame_bytes = ref_frame_bytes,
     .embed = ref_embed,
     .norm = ref_norm,

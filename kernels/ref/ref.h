@@ -20,6 +20,7 @@ struct kern_device {
     float *row_scratch;  /* [threads][REF_SCRATCH_ROWS][cols_max] dequantised weight rows */
     uint32_t cols_max;   /* widest matrix packed so far */
     uint32_t tokens_max; /* of a batch */
+    float *lora_states;  /* [tokens_max][REF_LORA_RANKS]: scale * A x of updates (ref_lora.h) */
 };
 
 struct kern_matrix {

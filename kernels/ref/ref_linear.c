@@ -2,12 +2,13 @@
  *
  * In    x [T,K] f32; up to three matrices [N,K] of any dtype, their outputs side by side
  * Out   out [T, sum of N] f32; gated: silu(gate) * up or gelu(gate) * up, [T,N]; or gelu of each
+ *       the low-rank updates of segments of tokens are added to the sums (ref_lora.c)
  * Temp  up to three weight rows as float32 per worker, each dequantised once per call
  * Work  split over rows n: one worker computes all tokens of an output column */
 // SPDX-License-Identifier: Apache-2.0
 #include <math.h>
 
-#include "kernels/ref/ref.h"
+#include "kernels/ref/ref_lora.h"
 
 typedef struct linear_job {
     const kern_device *dev;
@@ -49,10 +50,12 @@ static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32
     float *w = scratch;
     ref_read_row(matrix, row, scratch + matrix->cols, w);
     float bias = bias_of(op, m, row);
+    ref_lora_walk lora = {.dev = job->dev, .op = op};
     for (uint32_t t = 0; t < op->token_count; t++) {
         const float *x = (const float *)op->in + (size_t)t * matrix->cols;
         float *out = (float *)op->out + (size_t)t * job->out_cols + col;
-        float y = finish(op, ref_dot(w, x, matrix->cols) + bias);
+        float sum = ref_lora_update(&lora, t, m, row, ref_dot(w, x, matrix->cols));
+        float y = finish(op, sum + bias);
         *out = op->epilogue == EPI_RESIDUAL ? *out + y : y;
     }
 }
@@ -63,10 +66,13 @@ static void gated_column(const linear_job *job, uint32_t row, float *scratch) {
     float *gate = scratch, *up = scratch + cols, *spare = up + cols;
     ref_read_row(op->matrix[0], row, spare, gate);
     ref_read_row(op->matrix[1], row, spare, up);
+    ref_lora_walk lora = {.dev = job->dev, .op = op};
     for (uint32_t t = 0; t < op->token_count; t++) {
         const float *x = (const float *)op->in + (size_t)t * cols;
-        float g = ref_dot(gate, x, cols) + bias_of(op, 0, row);
-        float u = ref_dot(up, x, cols) + bias_of(op, 1, row);
+        float g = ref_lora_update(&lora, t, 0, row, ref_dot(gate, x, cols));
+        float u = ref_lora_update(&lora, t, 1, row, ref_dot(up, x, cols));
+        g += bias_of(op, 0, row);
+        u += bias_of(op, 1, row);
         g = op->epilogue == EPI_GELU_MUL ? gelu(g) : silu(g);
         ((float *)op->out)[(size_t)t * job->out_cols + row] = g * u;
     }
@@ -91,15 +97,19 @@ static void linear_columns(void *arg, uint32_t worker, uint32_t workers) {
 
 void ref_linear(kern_device *dev, const kern_linear *op) {
     ESP_ASSERT(op->matrix_count >= 1 && op->matrix_count <= LINEAR_MATRICES_MAX);
-    uint32_t out_cols = 0;
+    uint32_t out_cols = 0, rows[LINEAR_MATRICES_MAX];
     for (uint32_t m = 0; m < op->matrix_count; m++) {
         ESP_ASSERT(op->matrix[m]->cols == op->matrix[0]->cols);
-        out_cols += op->matrix[m]->rows;
+        rows[m] = op->matrix[m]->rows;
+        out_cols += rows[m];
     }
     if (kern_is_gated(op->epilogue)) {
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
         out_cols = op->matrix[0]->rows;
     }
     linear_job job = {.dev = dev, .op = op, .out_cols = out_cols};
+    ESP_ASSERT(op->token_count <= dev->tokens_max);
+    ESP_ASSERT(kern_lora_fits(op, rows, op->matrix[0]->cols));
+    if (op->lora_count > 0) ref_lora_shrink(dev, op);
     if (op->token_count > 0) pool_run(dev->pool, linear_columns, &job);
 }

@@ -21,7 +21,7 @@ def pytest_configure(config):
 
 
 class TemporaryStubs:
-    FILES = ["espalier/v1/inference.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"]
+    FILES = ["espalier/v1/inference.proto", "espalier/v1/control.proto", "google/rpc/status.proto", "google/rpc/error_details.proto"]
 
     def make(self):
         self.folder = tempfile.TemporaryDirectory(prefix="espalier-stubs-")

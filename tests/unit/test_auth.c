@@ -26,7 +26,7 @@ static esp_code open_text(auth **out, const char *text, size_t bytes, esp_error 
     assert_int_equal(fwrite(text, 1, bytes, file), bytes);
     fclose(file);
     memset(err, 0, sizeof *err);
-    return auth_open(out, token_path, err);
+    return auth_open(out, token_path, "--token-file", err);
 }
 
 static bool allows(const auth *a, const char *header) {
@@ -36,7 +36,7 @@ static bool allows(const auth *a, const char *header) {
 static void without_a_file_everyone_is_allowed(void **state) {
     (void)state;
     auth *a;
-    assert_int_equal(auth_open(&a, NULL, NULL), ESP_OK);
+    assert_int_equal(auth_open(&a, NULL, "--token-file", NULL), ESP_OK);
     assert_true(allows(a, NULL));
     assert_true(allows(a, "Bearer whatever"));
     auth_close(a);
@@ -88,38 +88,53 @@ static void unusable_file_is_refused(void **state) {
         assert_null(a);
     }
     auth *a;
-    assert_int_equal(auth_open(&a, "/nonexistent/tokens", NULL), ESP_INVALID);
+    assert_int_equal(auth_open(&a, "/nonexistent/tokens", "--token-file", NULL), ESP_INVALID);
 }
 
-/* ---- the table ---- */
+/* ---- the tables ---- */
 
-static const rpc_method *find_row(const char *path) {
-    for (uint32_t i = 0; i < serve_method_count; i++)
-        if (!strcmp(serve_methods[i].path, path)) return &serve_methods[i];
-    return NULL;
+static bool has_row(const rpc_method *table, uint32_t count, const char *path) {
+    for (uint32_t i = 0; i < count; i++)
+        if (!strcmp(table[i].path, path)) return true;
+    return false;
 }
 
-/* What reflection shows is what the table has: no method published without a policy, none served
+/* Adapters are managed on the control listener alone, text is generated on the other alone. */
+static void check_rows(const char *path) {
+    bool manages = strstr(path, "/espalier.v1.Control/") == path;
+    bool inference = strstr(path, "/espalier.v1.Inference/") == path;
+    if (has_row(serve_methods, serve_method_count, path) == manages)
+        fail_msg("%s is %s table of clients", path, manages ? "in the" : "not in the");
+    if (has_row(control_methods, control_method_count, path) && inference)
+        fail_msg("%s is in the control table", path);
+    if (!has_row(control_methods, control_method_count, path) && manages)
+        fail_msg("%s has no row", path);
+}
+
+/* What reflection shows is what the tables have: no method published without a policy, none served
  * unpublished. */
-static void table_has_a_row_for_each_published_method(void **state) {
+static void tables_have_a_row_for_each_published_method(void **state) {
     (void)state;
-    uint32_t count = 0;
+    uint32_t clients = 0, managers = 0;
     Espalier__Internal__FileSet *set =
         espalier__internal__file_set__unpack(NULL, descriptor_set_bytes, descriptor_set);
     for (size_t f = 0; f < set->n_file; f++) {
         Espalier__Internal__FileNames *file =
             espalier__internal__file_names__unpack(NULL, set->file[f].len, set->file[f].data);
         for (size_t s = 0; s < file->n_service; s++)
-            for (size_t m = 0; m < file->service[s]->n_method; m++, count++) {
+            for (size_t m = 0; m < file->service[s]->n_method; m++) {
                 char path[256];
                 snprintf(path, sizeof path, "/%s.%s/%s", file->package, file->service[s]->name,
                          file->service[s]->method[m]->name);
-                if (!find_row(path)) fail_msg("%s has no row", path);
+                check_rows(path);
+                clients += has_row(serve_methods, serve_method_count, path);
+                managers += has_row(control_methods, control_method_count, path);
             }
         espalier__internal__file_names__free_unpacked(file, NULL);
     }
     espalier__internal__file_set__free_unpacked(set, NULL);
-    assert_int_equal(count, serve_method_count);
+    assert_int_equal(clients, serve_method_count);
+    assert_int_equal(managers, control_method_count);
 }
 
 static const auth *walk_auth;
@@ -151,28 +166,25 @@ static esp_code call_with(const char *address, const char *path, const char *tok
 }
 
 /* Every row x {no token, a wrong one, a removed one, the right one}. */
-static void table_is_enforced_row_by_row(void **state) {
-    (void)state;
+static void walk(const rpc_method *table, uint32_t count) {
     enum { ROWS_MAX = 64 };
     rpc_method rows[ROWS_MAX];
     char address[64];
     auth *a;
     esp_error error;
     rpc_server *server;
-    assert_in_range(serve_method_count, 1, ROWS_MAX);
-    memcpy(rows, serve_methods, serve_method_count * sizeof *rows);
-    for (uint32_t i = 0; i < serve_method_count; i++)
+    assert_in_range(count, 1, ROWS_MAX);
+    memcpy(rows, table, count * sizeof *rows);
+    for (uint32_t i = 0; i < count; i++)
         rows[i].on_request = on_passed;
     assert_int_equal(open_text(&a, "right\n#removed\n", 15, &error), ESP_OK);
     walk_auth = a;
-    rpc_options options = {.address = "127.0.0.1:0",
-                           .methods = rows,
-                           .method_count = serve_method_count,
-                           .authorise = authorise};
+    rpc_options options = {
+        .address = "127.0.0.1:0", .methods = rows, .method_count = count, .authorise = authorise};
     assert_int_equal(rpc_server_open(&server, &options, &error), ESP_OK);
     assert_int_equal(rpc_server_start(server, &error), ESP_OK);
     snprintf(address, sizeof address, "127.0.0.1:%u", rpc_server_port(server));
-    for (uint32_t i = 0; i < serve_method_count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         bool open = strstr(rows[i].path, "/grpc.health.v1.Health/") == rows[i].path;
         esp_code without = open ? ESP_ABORTED : ESP_UNAUTHENTICATED;
         assert_int_equal(call_with(address, rows[i].path, NULL), without);
@@ -182,6 +194,12 @@ static void table_is_enforced_row_by_row(void **state) {
     }
     rpc_server_close(server);
     auth_close(a);
+}
+
+static void tables_are_enforced_row_by_row(void **state) {
+    (void)state;
+    walk(serve_methods, serve_method_count);
+    walk(control_methods, control_method_count);
 }
 
 static int make_file(void **state) {
@@ -201,8 +219,8 @@ int main(void) {
         cmocka_unit_test(without_a_file_everyone_is_allowed),
         cmocka_unit_test(only_tokens_of_the_file_are_allowed),
         cmocka_unit_test(unusable_file_is_refused),
-        cmocka_unit_test(table_has_a_row_for_each_published_method),
-        cmocka_unit_test(table_is_enforced_row_by_row),
+        cmocka_unit_test(tables_have_a_row_for_each_published_method),
+        cmocka_unit_test(tables_are_enforced_row_by_row),
     };
     return cmocka_run_group_tests(tests, make_file, drop_file);
 }

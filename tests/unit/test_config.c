@@ -149,13 +149,51 @@ static void quantize_takes_two_formats(void **state) {
 /* Options of the design that this build has not are told apart from spelling mistakes. */
 static void planned_options_are_refused_as_such(void **state) {
     (void)state;
-    later("--model m --adapter a=b", "--adapter");
     later("--model m --tp 2", "--tp");
     later("--model m --replicas 4", "--replicas");
     later("--model m --kv-dtype int8", "--kv-dtype");
     later("--model m --device cuda", "--device");
     later("--model m --device cuda:1", "--device");
     later("--model m --gpu-memory-utilization 0.9", "--gpu-memory-utilization");
+}
+
+/* What stands before "=" is a name, unless a '/' comes before it. */
+static void an_adapter_is_a_folder_and_a_name(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *name, *path;
+    } good[] = {{"triage=some/dir", "triage", "some/dir"},
+                {"some/dir", "dir", "some/dir"},
+                {"some/Dir With Blanks//", "dir-with-blanks", "some/Dir With Blanks//"},
+                {"./a=b", "a-b", "./a=b"},
+                {"a=b=c", "a", "b=c"},
+                {"lora.gguf", "lora.gguf", "lora.gguf"},
+                {"..", "adapter", ".."},
+                {"/", "adapter", "/"}};
+    static const char *const bad[] = {"", "=dir", "name="};
+    char name[CONFIG_ADAPTER_NAME_BYTES];
+    const char *path;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        assert_int_equal(config_adapter(good[i].text, name, &path, NULL), ESP_OK);
+        assert_string_equal(name, good[i].name);
+        assert_string_equal(path, good[i].path);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        esp_error err = {0};
+        assert_int_equal(config_adapter(bad[i], name, &path, &err), ESP_OUT_OF_RANGE);
+        assert_non_null(strstr(err.message, "NAME=DIR"));
+    }
+}
+
+static void a_name_that_is_too_long_for_an_adapter_is_refused(void **state) {
+    (void)state;
+    char text[CONFIG_ADAPTER_NAME_BYTES + 10], name[CONFIG_ADAPTER_NAME_BYTES];
+    const char *path;
+    memset(text, 'a', sizeof text);
+    strcpy(text + CONFIG_ADAPTER_NAME_BYTES, "=dir");
+    assert_int_equal(config_adapter(text, name, &path, NULL), ESP_OUT_OF_RANGE);
+    assert_int_equal(config_adapter(text + 1, name, &path, NULL), ESP_OK);
+    assert_int_equal(strlen(name), CONFIG_ADAPTER_NAME_BYTES - 1);
 }
 
 static void sizes_are_powers_of_1024(void **state) {
@@ -282,6 +320,33 @@ static void a_switch_may_stand_alone(void **state) {
     assert_true(got.limits && !got.model);
     assert_int_equal(flags_parse(&words, 0, NULL, &got, &none, &help, &err), ESP_OUT_OF_RANGE);
     assert_non_null(strstr(err.message, "--model"));
+}
+
+/* "alias NAME VERSION" */
+static void a_command_may_want_two_words(void **state) {
+    (void)state;
+    typedef struct two {
+        const char *name, *version;
+    } two;
+    static const flag_command words = {.name = "words",
+                                       .positional = "NAME",
+                                       .positional_offset = offsetof(two, name),
+                                       .positional_required = true,
+                                       .second = "VERSION",
+                                       .second_offset = offsetof(two, version)};
+    char given[][4] = {"a", "1", "2"};
+    char *argv[] = {given[0], given[1], given[2]};
+    two got = {0};
+    flag_values none = {{0}};
+    bool help;
+    esp_error err = {0};
+    assert_int_equal(flags_parse(&words, 2, argv, &got, &none, &help, &err), ESP_OK);
+    assert_string_equal(got.name, "a");
+    assert_string_equal(got.version, "1");
+    assert_int_equal(flags_parse(&words, 1, argv, &got, &none, &help, &err), ESP_OUT_OF_RANGE);
+    assert_non_null(strstr(err.message, "VERSION is missing"));
+    assert_int_equal(flags_parse(&words, 3, argv, &got, &none, &help, &err), ESP_OUT_OF_RANGE);
+    assert_non_null(strstr(err.message, "unexpected argument \"2\""));
 }
 
 /* --help needs nothing else and hides what is not built. */
@@ -452,8 +517,11 @@ int main(void) {
         cmocka_unit_test(usage_mistakes_point_to_the_help),
         cmocka_unit_test(planned_options_are_refused_as_such),
         cmocka_unit_test(quantize_takes_two_formats),
+        cmocka_unit_test(an_adapter_is_a_folder_and_a_name),
+        cmocka_unit_test(a_name_that_is_too_long_for_an_adapter_is_refused),
         cmocka_unit_test(sizes_are_powers_of_1024),
         cmocka_unit_test(a_switch_may_stand_alone),
+        cmocka_unit_test(a_command_may_want_two_words),
         cmocka_unit_test(help_tells_every_option),
         cmocka_unit_test(a_list_option_keeps_every_value_in_order),
         cmocka_unit_test(a_list_option_has_an_end),

@@ -132,7 +132,7 @@ static void close_rig(rig *r) {
 static const float *run(rig *r, const pooled_case *const *prompts, uint32_t seqs, uint32_t first,
                         uint32_t count_max) {
     enum { T = 3 * CONTEXT };
-    int32_t ids[T], adapters[3] = {BATCH_NO_ADAPTER, BATCH_NO_ADAPTER, BATCH_NO_ADAPTER};
+    int32_t ids[T], slots[3] = {BATCH_NO_ADAPTER, BATCH_NO_ADAPTER, BATCH_NO_ADAPTER};
     uint32_t positions[T], token_seq[T], seq_first[3], seq_tokens[3], cached[3], rows[3];
     uint32_t tables[3 * PAGES];
     uint8_t none_long[3] = {0};
@@ -145,7 +145,7 @@ static const float *run(rig *r, const pooled_case *const *prompts, uint32_t seqs
                     .seq_first = seq_first,
                     .seq_tokens = seq_tokens,
                     .seq_cached = cached,
-                    .seq_adapter = adapters,
+                    .seq_adapter = slots,
                     .seq_long = none_long,
                     .tables = tables,
                     .rows = rows};
@@ -164,7 +164,7 @@ static const float *run(rig *r, const pooled_case *const *prompts, uint32_t seqs
     for (uint32_t i = 0; i < seqs * PAGES; i++)
         tables[i] = (i * 7 + 3) % (seqs * PAGES); /* neighbours in a sequence are none in memory */
     esp_error err = {0};
-    assert_int_equal(model_forward(r->m, &b, r->arena, &err), ESP_OK);
+    assert_int_equal(model_forward(r->m, &b, NULL, r->arena, &err), ESP_OK);
     return model_pooled(r->m);
 }
 
@@ -431,7 +431,7 @@ static void an_encoder_refuses_what_it_cannot_do(void **state) {
                    &(request_options){.prompt = ids, .prompt_count = 65, .embedding_width = WIDTH},
                    ESP_INVALID, "at most 64");
     esp_error err = {0};
-    assert_int_equal(engine_logits(e, ids, 3, NULL, NULL, &err), ESP_PRECONDITION);
+    assert_int_equal(engine_logits(e, NULL, ids, 3, NULL, NULL, &err), ESP_PRECONDITION);
     engine_close(e);
 }
 

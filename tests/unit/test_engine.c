@@ -386,7 +386,7 @@ static void logits_agree_with_generation(void **state) {
     request *r = make_request(3);
     static float rows[128 * 320];
     esp_error err = {0};
-    assert_int_equal(engine_logits(e, r->tokens, r->prompt_count, keep_row, rows, &err), ESP_OK);
+    assert_int_equal(engine_logits(e, NULL, r->tokens, r->prompt_count, keep_row, rows, &err), ESP_OK);
     const float *last = rows + (size_t)(r->prompt_count - 1) * 320;
     int32_t best = 0;
     for (int32_t i = 1; i < 320; i++)

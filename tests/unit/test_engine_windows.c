@@ -230,11 +230,11 @@ static void logits_of_a_prompt_do_not_depend_on_freed_pages(void **state) {
             request *r = make_request(14, 1); /* 143 tokens */
             engine *e = open_engine(MODELS[i], (model_config){.max_seqs = 1, .keep_pages = true});
             esp_error err = {0};
-            assert_int_equal(engine_logits(e, r->tokens, r->prompt_count, keep_row, kept, &err),
+            assert_int_equal(engine_logits(e, NULL, r->tokens, r->prompt_count, keep_row, kept, &err),
                              ESP_OK);
             engine_close(e);
             e = open_engine(MODELS[i], (model_config){.max_seqs = 1, .step_tokens = step_tokens});
-            assert_int_equal(engine_logits(e, r->tokens, r->prompt_count, keep_row, freed, &err),
+            assert_int_equal(engine_logits(e, NULL, r->tokens, r->prompt_count, keep_row, freed, &err),
                              ESP_OK);
             engine_close(e);
             assert_memory_equal(kept, freed, (size_t)r->prompt_count * VOCAB * sizeof *kept);

@@ -230,7 +230,7 @@ static void run_chunk(rig *r, const int32_t *ids, uint32_t first, uint32_t count
                       float *out) {
     uint32_t positions[CONTEXT], zeros[CONTEXT] = {0}, rows[CONTEXT];
     uint32_t tables[KV_GROUPS_MAX * PAGES], one = 0;
-    int32_t own_ids[CONTEXT], adapter = BATCH_NO_ADAPTER;
+    int32_t own_ids[CONTEXT], slot = BATCH_NO_ADAPTER;
     uint8_t seq_long = outgrown;
     step_batch batch = {.token_count = count,
                         .seq_count = 1,
@@ -243,7 +243,7 @@ static void run_chunk(rig *r, const int32_t *ids, uint32_t first, uint32_t count
                         .seq_first = &one,
                         .seq_tokens = &count,
                         .seq_cached = &first,
-                        .seq_adapter = &adapter,
+                        .seq_adapter = &slot,
                         .seq_long = &seq_long,
                         .tables = tables,
                         .rows = rows};
@@ -255,7 +255,7 @@ static void run_chunk(rig *r, const int32_t *ids, uint32_t first, uint32_t count
     }
     for (uint32_t i = 0; i < batch.group_count * PAGES; i++) /* neighbours are none in memory */
         tables[i] = i / PAGES * PAGES + (i * 7 + 3) % PAGES;
-    assert_int_equal(model_forward(r->m, &batch, r->arena, &err), ESP_OK);
+    assert_int_equal(model_forward(r->m, &batch, NULL, r->arena, &err), ESP_OK);
     for (uint32_t i = 0; i < count; i += MODEL_LOGITS_ROWS) {
         uint32_t some = count - i < MODEL_LOGITS_ROWS ? count - i : MODEL_LOGITS_ROWS;
         const float *logits;

@@ -233,6 +233,72 @@ static void a_prefix_is_shared_while_its_window_is_there(void **state) {
     kv_close(kv);
 }
 
+/* Leased frames are no page of anybody until they are returned. */
+static void frames_are_leased_all_or_none(void **state) {
+    (void)state;
+    kv_cache *kv = open_cache(10, 1);
+    uint32_t frames[10];
+    assert_int_equal(kv_reserve(kv, 0, 64), ESP_OK);
+    assert_false(kv_lease(kv, 7, frames));
+    assert_int_equal(kv_free_count(kv), 6);
+    assert_true(kv_lease(kv, 5, frames));
+    kv_check(kv);
+    assert_int_equal(kv_leased_count(kv), 5);
+    assert_int_equal(kv_reserve(kv, 1, 17), ESP_EXHAUSTED);
+    for (uint32_t i = 0; i < 5; i++)
+        for (uint32_t j = 0; j < 4; j++)
+            assert_int_not_equal(frames[i], kv_pages(kv, 0, 0).pages[j]);
+    kv_return(kv, 2, frames + 3);
+    kv_check(kv);
+    assert_int_equal(kv_reserve(kv, 1, 33), ESP_OK);
+    kv_return(kv, 3, frames);
+    kv_release(kv, 0);
+    kv_release(kv, 1);
+    kv_check(kv);
+    assert_int_equal(kv_free_count(kv), 10);
+    assert_int_equal(kv_leased_count(kv), 0);
+    kv_close(kv);
+}
+
+/* Tables and leases take and give at random; the books are right after each, and a frame that is leased
+ * stays so, however pages come and go around it. */
+static void random_leases_and_tables_keep_the_books(void **state) {
+    (void)state;
+    enum { LEASES = 6, MOST = 5 };
+    kv_cache *kv = open_windowed(40, 2, 20);
+    uint32_t frames[LEASES][MOST], counts[LEASES] = {0}, next[4] = {0};
+    uint64_t random = 88172645463325252ull;
+    for (uint32_t step = 0; step < 20000; step++) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        uint32_t i = (uint32_t)(random >> 8) % LEASES, table = (uint32_t)(random >> 16) % 4;
+        uint32_t wanted = 1 + (uint32_t)(random >> 24) % MOST;
+        if (random % 4 == 0 && counts[i] == 0) {
+            uint32_t free_before = kv_free_count(kv);
+            bool leased = kv_lease(kv, wanted, frames[i]);
+            assert_int_equal(leased, wanted <= free_before);
+            counts[i] = leased ? wanted : 0;
+        } else if (random % 4 == 1) {
+            kv_return(kv, counts[i], frames[i]);
+            counts[i] = 0;
+        } else if (random % 4 == 2 && next[table] < 112) {
+            if (kv_reserve(kv, table, next[table] + 16) != ESP_OK) continue;
+            next[table] += 16;
+            kv_slide(kv, table, next[table]);
+        } else if (random % 4 == 3 && random % 5 == 0) {
+            kv_release(kv, table);
+            next[table] = 0;
+        }
+        kv_check(kv);
+        uint32_t leased = 0;
+        for (uint32_t l = 0; l < LEASES; l++)
+            leased += counts[l];
+        assert_int_equal(kv_leased_count(kv), leased);
+    }
+    kv_close(kv);
+}
+
 static void options_that_cannot_serve_are_refused_by_flag(void **state) {
     (void)state;
     const kv_options good = {.page_count = 1,
@@ -283,6 +349,8 @@ int main(void) {
         cmocka_unit_test(exhaustion_leaves_windows_as_they_were),
         cmocka_unit_test(going_back_drops_a_window_that_moved),
         cmocka_unit_test(a_prefix_is_shared_while_its_window_is_there),
+        cmocka_unit_test(frames_are_leased_all_or_none),
+        cmocka_unit_test(random_leases_and_tables_keep_the_books),
         cmocka_unit_test(options_that_cannot_serve_are_refused_by_flag),
         cmocka_unit_test(absurd_table_sizes_are_refused),
     };

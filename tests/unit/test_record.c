@@ -315,6 +315,20 @@ static void a_file_that_others_read_is_refused(void **state) {
     engine_close(e);
 }
 
+static void a_file_that_is_recorded_to_is_refused_to_others(void **state) {
+    (void)state;
+    engine *e = open_engine((model_config){0});
+    recorder *r = open_recorder(e), *second = NULL;
+    esp_error err = {0};
+    assert_int_equal(recorder_check(path, &err), ESP_UNAVAILABLE);
+    assert_int_equal(recorder_open(&second, path, e, &err), ESP_UNAVAILABLE);
+    assert_non_null(strstr(err.message, "name another file"));
+    recorder_close(second);
+    recorder_close(r);
+    assert_int_equal(recorder_check(path, &err), ESP_OK);
+    engine_close(e);
+}
+
 static void what_is_no_file_is_refused(void **state) {
     (void)state;
     engine *e = open_engine((model_config){0});
@@ -499,6 +513,7 @@ int main(void) {
         cmocka_unit_test(a_line_without_its_end_is_left_out),
         cmocka_unit_test(lines_are_appended_to_a_file_of_its_owner),
         cmocka_unit_test(a_file_that_others_read_is_refused),
+        cmocka_unit_test(a_file_that_is_recorded_to_is_refused_to_others),
         cmocka_unit_test(what_is_no_file_is_refused),
         cmocka_unit_test(an_open_line_is_closed_first),
         cmocka_unit_test(a_full_disk_costs_records_and_no_request),

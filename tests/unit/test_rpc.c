@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -132,6 +133,52 @@ static void on_hang(void *arg, rpc_call *call, const ProtobufCMessage *message) 
         rpc_send(call, &answer.base);
 }
 
+/* Joins the texts of an upload; "stop" is answered at once, "slow" keeps its handler until the client is
+ * gone. */
+typedef struct upload {
+    char text[4096];
+    _Atomic bool closed;
+} upload;
+static _Atomic bool slow_entered, slow_leaves;
+static _Atomic uint32_t closed_in_handler;
+
+static void on_upload_event(void *user, rpc_call *call, rpc_event event) {
+    if (event != RPC_CLOSED) return;
+    atomic_store(&((upload *)user)->closed, true);
+    free(user);
+    note_closed();
+    rpc_call_release(call);
+}
+
+static upload *begin_upload(rpc_call *call) {
+    upload *u = mem_new(1, sizeof *u);
+    rpc_call_hold(call);
+    if (rpc_call_attach(call, on_upload_event, u)) return u;
+    rpc_call_release(call);
+    free(u);
+    return NULL;
+}
+
+static void on_upload(void *arg, rpc_call *call, const ProtobufCMessage *message) {
+    (void)arg;
+    upload *u = rpc_call_user(call);
+    if (!u && !(u = begin_upload(call))) return;
+    if (message && !strcmp(text_of(message), "slow")) {
+        atomic_store(&slow_entered, true);
+        while (!atomic_load(&slow_leaves))
+            usleep(1000);
+        if (atomic_load(&u->closed)) atomic_fetch_add(&closed_in_handler, 1);
+    }
+    if (message) strncat(u->text, text_of(message), sizeof u->text - strlen(u->text) - 1);
+    if (message && strcmp(text_of(message), "stop") != 0) {
+        rpc_receive(call);
+        return;
+    }
+    Espalier__V1__DetokenizeResponse answer = ESPALIER__V1__DETOKENIZE_RESPONSE__INIT;
+    answer.text = u->text;
+    rpc_finish(call, &answer.base, NULL);
+}
+
 static bool allow_right(void *arg, const char *header, size_t bytes) {
     (void)arg;
     return header && bytes == 12 && !memcmp(header, "Bearer right", 12);
@@ -150,6 +197,7 @@ static const rpc_method methods[] = {
     ROW("Flood", on_flood, RPC_ACCESS_ANYONE, .on_worker = false),
     ROW("Hang", on_hang, RPC_ACCESS_ANYONE, .on_worker = false),
     ROW("Vital", on_echo, RPC_ACCESS_ANYONE, .vital = true, .calls_max = 1),
+    ROW("Upload", on_upload, RPC_ACCESS_ANYONE, .on_worker = true, .uploads = true),
     ROW("Token", on_echo, RPC_ACCESS_TOKEN, .on_worker = false),
     ROW("Forgotten", on_echo, RPC_ACCESS_NOBODY, .on_worker = false),
 };
@@ -227,6 +275,20 @@ static esp_code read_to_end(rpc_stream *stream, uint32_t *count, esp_error *err)
     for (char *text; (text = next_text(stream, &code, err)); free(text))
         ++*count;
     return code;
+}
+
+static rpc_stream *open_upload(fixture *f) {
+    rpc_stream *stream;
+    assert_int_equal(
+        rpc_stream_open(&stream, f->channel, "/test.Rpc/Upload", NULL, HANG_LIMIT_MS, NULL),
+        ESP_OK);
+    return stream;
+}
+
+static bool send_text(rpc_stream *stream, const char *text) {
+    Espalier__V1__TokenizeRequest request = ESPALIER__V1__TOKENIZE_REQUEST__INIT;
+    request.text = (char *)(uintptr_t)text;
+    return rpc_stream_send(stream, &request.base);
 }
 
 static rpc_stream *open_hanging(fixture *f, int64_t timeout_ms) {
@@ -320,6 +382,98 @@ static void client_disconnect_closes_the_call(void **state) {
     rpc_stream *stream = open_hanging(&f, -1);
     rpc_stream_close(stream);
     wait_closed(1);
+    close_all(&f);
+}
+
+/* A hundred messages, one at a time, on changing workers; the end is told to the handler. */
+static void upload_arrives_whole_and_in_order(void **state) {
+    (void)state;
+    fixture f;
+    char wanted[4096] = "", piece[16];
+    esp_code code;
+    open_with(&f, (rpc_options){0});
+    rpc_stream *stream = open_upload(&f);
+    for (uint32_t i = 0; i < 100; i++) {
+        snprintf(piece, sizeof piece, "%u,", i);
+        strcat(wanted, piece);
+        assert_true(send_text(stream, piece));
+    }
+    assert_true(rpc_stream_send_end(stream));
+    char *text = next_text(stream, &code, NULL);
+    assert_string_equal(text, wanted);
+    free(text);
+    assert_null(next_text(stream, &code, NULL));
+    assert_int_equal(code, ESP_OK);
+    rpc_stream_close(stream);
+    wait_closed(1);
+    close_all(&f);
+}
+
+static void upload_may_be_answered_before_its_end(void **state) {
+    (void)state;
+    fixture f;
+    esp_code code;
+    open_with(&f, (rpc_options){0});
+    rpc_stream *stream = open_upload(&f);
+    assert_true(send_text(stream, "a,"));
+    assert_true(send_text(stream, "stop"));
+    char *text = next_text(stream, &code, NULL);
+    assert_string_equal(text, "a,stop");
+    free(text);
+    assert_null(next_text(stream, &code, NULL));
+    assert_int_equal(code, ESP_OK);
+    assert_false(send_text(stream, "b"));
+    rpc_stream_close(stream);
+    wait_closed(1);
+    close_all(&f);
+}
+
+static void upload_without_a_message_is_refused(void **state) {
+    (void)state;
+    fixture f;
+    esp_code code;
+    open_with(&f, (rpc_options){0});
+    rpc_stream *stream = open_upload(&f);
+    assert_true(rpc_stream_send_end(stream));
+    assert_null(next_text(stream, &code, NULL));
+    assert_int_equal(code, ESP_INVALID);
+    rpc_stream_close(stream);
+    close_all(&f);
+}
+
+static void upload_that_stalls_is_cut(void **state) {
+    (void)state;
+    fixture f;
+    esp_code code;
+    open_with(&f, (rpc_options){.message_ms = 300});
+    rpc_stream *stream = open_upload(&f);
+    assert_true(send_text(stream, "a,"));
+    assert_null(next_text(stream, &code, NULL));
+    assert_int_equal(code, ESP_DEADLINE);
+    wait_closed(1);
+    rpc_stream_close(stream);
+    close_all(&f);
+}
+
+/* The client goes away while a handler is at work with what it attached: that goes when the handler
+ * has returned. */
+static void closing_waits_for_the_upload_at_work(void **state) {
+    (void)state;
+    fixture f;
+    atomic_store(&slow_entered, false);
+    atomic_store(&slow_leaves, false);
+    atomic_store(&closed_in_handler, 0);
+    open_with(&f, (rpc_options){0});
+    rpc_stream *stream = open_upload(&f);
+    assert_true(send_text(stream, "slow"));
+    while (!atomic_load(&slow_entered))
+        usleep(1000);
+    rpc_stream_close(stream);
+    usleep(50000); /* time to do it wrong */
+    assert_int_equal(atomic_load(&closed_calls), 0);
+    atomic_store(&slow_leaves, true);
+    wait_closed(1);
+    assert_int_equal(atomic_load(&closed_in_handler), 0);
     close_all(&f);
 }
 
@@ -559,6 +713,11 @@ int main(void) {
         cmocka_unit_test(deadline_ends_the_call_on_both_sides),
         cmocka_unit_test(client_cancel_closes_the_call),
         cmocka_unit_test(client_disconnect_closes_the_call),
+        cmocka_unit_test(upload_arrives_whole_and_in_order),
+        cmocka_unit_test(upload_may_be_answered_before_its_end),
+        cmocka_unit_test(upload_without_a_message_is_refused),
+        cmocka_unit_test(upload_that_stalls_is_cut),
+        cmocka_unit_test(closing_waits_for_the_upload_at_work),
         cmocka_unit_test(message_over_the_limit_is_refused),
         cmocka_unit_test(malformed_message_is_refused_naming_the_field),
         cmocka_unit_test(unknown_method_is_unimplemented),

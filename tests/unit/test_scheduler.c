@@ -8,6 +8,9 @@
  *   refuse prompt=N out=N code=NAME [field=NAME] [says=WORD] [retry=MS]
  *   step US: PLAN
  *   cancel NAME | finish NAME US | preempt
+ *   adapter NAME here|away|broken [frames=N]   (NAME is one letter; a submit's adapter=NAME must hold it.
+ *   One that is here has its frames leased; away, they are returned)
+ *   lease N: granted|refused
  *   state waiting=N running=N free=N
  *
  * PLAN lists, in the plan's order, NAME@FIRST+COUNT, with * when the row is wanted; then
@@ -40,6 +43,13 @@ typedef struct actor {
     uint32_t out, generated;
 } actor;
 
+/* An adapter of the story, by its letter. */
+typedef struct story_adapter {
+    enum { AWAY, HERE, BROKEN } where;
+    uint32_t frame_count, holds;
+    uint32_t frames[64];
+} story_adapter;
+
 typedef struct story {
     const char *path;
     int line;
@@ -47,6 +57,8 @@ typedef struct story {
     actor actors[ACTORS_MAX];
     uint32_t actor_count;
     uint32_t steps;
+    story_adapter adapters[26];
+    uint32_t lent[64];
 } story;
 
 static _Noreturn void complain(const story *t, const char *wanted, const char *seen) {
@@ -76,6 +88,79 @@ static actor *find(story *t, const char *line) {
     complain(t, "a name that was submitted", line);
 }
 
+static story_adapter *adapter_of(story *t, const char *name) {
+    if (!name || *name < 'a' || *name > 'z') complain(t, "an adapter's letter", name ? name : "");
+    return &t->adapters[*name - 'a'];
+}
+
+static sched_turn on_hold(void *arg, void *adapter, int64_t now_us) {
+    (void)arg;
+    (void)now_us;
+    story_adapter *a = adapter;
+    if (a->where == HERE) a->holds++;
+    return a->where == HERE ? SCHED_HELD : a->where == AWAY ? SCHED_LATER : SCHED_NEVER;
+}
+
+static void on_drop(void *arg, void *adapter) {
+    (void)arg;
+    story_adapter *a = adapter;
+    assert_true(a->holds > 0);
+    a->holds--;
+}
+
+static void send_away(story *t, story_adapter *a) {
+    assert_int_equal(a->holds, 0);
+    if (a->where == HERE) sched_return(t->s, a->frame_count, a->frames);
+    a->where = AWAY;
+}
+
+/* In a story nobody waits for what is here, so that all of it is unwanted. */
+static bool on_shed(void *arg, sched_shed level, const void *but) {
+    (void)level;
+    story *t = arg;
+    for (int i = 0; i < 26; i++) {
+        story_adapter *a = &t->adapters[i];
+        if (a->where != HERE || a->holds || a == but || !a->frame_count) continue;
+        send_away(t, a);
+        return true;
+    }
+    return false;
+}
+
+static uint32_t on_frames(void *arg, const void *adapter) {
+    (void)arg;
+    return ((const story_adapter *)adapter)->frame_count;
+}
+
+static uint32_t on_pinned(void *arg, const void *but) {
+    (void)arg;
+    (void)but;
+    return 0;
+}
+
+static void do_adapter(story *t, const char *line) {
+    char name[2], where[16];
+    if (sscanf(line, "adapter %1s %15s", name, where) != 2) complain(t, "adapter NAME WHERE", line);
+    story_adapter *a = adapter_of(t, name);
+    send_away(t, a);
+    a->frame_count = (uint32_t)number(line, "frames", a->frame_count);
+    if (strcmp(where, "away") == 0) return;
+    a->where = strcmp(where, "here") == 0 ? HERE : BROKEN;
+    if (a->where == HERE && !sched_lease(t->s, a->frame_count, a->frames))
+        complain(t, "frames for it", line);
+    sched_retry(t->s, a);
+}
+
+static void do_lease(story *t, const char *line) {
+    uint32_t count;
+    char wanted[16];
+    if (sscanf(line, "lease %u: %15s", &count, wanted) != 2) complain(t, "lease N: ANSWER", line);
+    bool granted = sched_lease(t->s, count, t->lent);
+    if (granted) sched_return(t->s, count, t->lent);
+    const char *seen = granted ? "granted" : "refused";
+    if (strcmp(seen, wanted) != 0) complain(t, wanted, seen);
+}
+
 static void do_open(story *t, const char *line) {
     sched_options options = {.seqs_max = (uint32_t)number(line, "seqs", 0),
                              .waiting_max = (uint32_t)number(line, "waiting", 0),
@@ -88,6 +173,12 @@ static void do_open(story *t, const char *line) {
         options.kv.windows[options.kv.group_count - 1] = (uint32_t)number(line, "window", 0);
     esp_error err = {0};
     if (sched_open(&t->s, &options, &err) != ESP_OK) complain(t, "open", err.message);
+    sched_set_adapters(t->s, &(sched_adapters){.arg = t,
+                                               .hold = on_hold,
+                                               .drop = on_drop,
+                                               .shed = on_shed,
+                                               .frames = on_frames,
+                                               .pinned = on_pinned});
 }
 
 static sched_request request_of(const char *line, void *owner) {
@@ -107,6 +198,7 @@ static void do_submit(story *t, const char *line) {
     *a = (actor){0};
     if (sscanf(line, "%*s %15s", a->name) != 1) complain(t, "a name", line);
     sched_request request = request_of(line, a);
+    if (value_of(line, "adapter")) request.adapter = adapter_of(t, value_of(line, "adapter"));
     a->out = request.output_max;
     esp_error err = {0};
     if (sched_submit(t->s, 0, &request, &a->seq, &err) != ESP_OK)
@@ -123,6 +215,7 @@ static void must_hold(const story *t, const char *line, const char *key, const c
 
 static void do_refuse(story *t, const char *line) {
     sched_request request = request_of(line, NULL);
+    if (value_of(line, "adapter")) request.adapter = adapter_of(t, value_of(line, "adapter"));
     sched_seq seq;
     esp_error err = {0};
     esp_code code = sched_submit(t->s, 0, &request, &seq, &err);
@@ -213,6 +306,10 @@ static void do_line(story *t, const char *line) {
         assert_true(sched_preempt_newest(t->s));
     else if (strcmp(word, "state") == 0)
         do_state(t, line);
+    else if (strcmp(word, "adapter") == 0)
+        do_adapter(t, line);
+    else if (strcmp(word, "lease") == 0)
+        do_lease(t, line);
     else
         complain(t, "a command", line);
     sched_check(t->s);

@@ -17,7 +17,7 @@ static inline float *tiny_run(model *m, const kern_ops *ops, kern_device *dev, c
                               uint32_t count) {
     uint32_t positions[TINY_TOKENS_MAX], zeros[TINY_TOKENS_MAX] = {0}, tables[TINY_PAGES] = {0, 1};
     uint32_t zero = 0, vocab = model_get_spec(m)->vocab;
-    int32_t own_ids[TINY_TOKENS_MAX], adapter = BATCH_NO_ADAPTER;
+    int32_t own_ids[TINY_TOKENS_MAX], slot = BATCH_NO_ADAPTER;
     uint8_t seq_long = 0;
     void *arena;
     size_t bytes = TINY_PAGES * ops->frame_bytes(dev, model_kv_shape(m));
@@ -37,12 +37,12 @@ static inline float *tiny_run(model *m, const kern_ops *ops, kern_device *dev, c
                         .seq_first = &zero,
                         .seq_tokens = &count,
                         .seq_cached = &zero,
-                        .seq_adapter = &adapter,
+                        .seq_adapter = &slot,
                         .seq_long = &seq_long,
                         .tables = tables,
                         .rows = positions};
     const float *seen;
-    ESP_ASSERT(model_forward(m, &batch, arena, NULL) == ESP_OK);
+    ESP_ASSERT(model_forward(m, &batch, NULL, arena, NULL) == ESP_OK);
     ESP_ASSERT(model_logits(m, 0, count, &seen, NULL) == ESP_OK);
     float *out = malloc((size_t)count * vocab * sizeof *out);
     memcpy(out, seen, (size_t)count * vocab * sizeof *out);

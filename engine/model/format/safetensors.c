@@ -17,6 +17,7 @@ enum { LENGTH_BYTES = 8, DIMS_MAX = 4 };
 struct safetensors_file {
     file_view view;
     bool mapped;         /* else the bytes are the caller's */
+    uint64_t header_max; /* bytes */
     json_t *header;      /* tensor names live in it */
     uint64_t data_begin; /* offset of the data in the file */
     tensor_set tensors;
@@ -166,11 +167,11 @@ static esp_code read_header(safetensors_file *file, esp_error *err) {
                     (unsigned long long)room);
     for (int i = LENGTH_BYTES; i-- > 0;)
         length = length << 8 | bytes[i];
-    if (length > SAFETENSORS_HEADER_MAX)
+    if (length > file->header_max)
         return fail(file, err,
-                    "announces a header of %llu bytes; wanted %d at most: is this a safetensors "
+                    "announces a header of %llu bytes; wanted %llu at most: is this a safetensors "
                     "file?",
-                    (unsigned long long)length, SAFETENSORS_HEADER_MAX);
+                    (unsigned long long)length, (unsigned long long)file->header_max);
     if (length > room - LENGTH_BYTES)
         return fail(file, err,
                     "announces a header of %llu bytes, but only %llu follow; it is cut short: "
@@ -249,9 +250,15 @@ static esp_code finish_open(safetensors_file **out, safetensors_file *file, esp_
 }
 
 esp_code safetensors_open(safetensors_file **out, const char *path, esp_error *err) {
-    ESP_ASSERT(out && path);
+    return safetensors_open_limited(out, path, SAFETENSORS_HEADER_MAX, err);
+}
+
+esp_code safetensors_open_limited(safetensors_file **out, const char *path, uint64_t header_max,
+                                  esp_error *err) {
+    ESP_ASSERT(out && path && header_max <= SAFETENSORS_HEADER_MAX);
     *out = NULL;
     safetensors_file *file = mem_new(1, sizeof *file);
+    file->header_max = header_max;
     esp_code code = file_map(&file->view, path, "a safetensors file", err);
     file->mapped = !code;
     return finish_open(out, file, code, err);
@@ -264,6 +271,7 @@ esp_code safetensors_open_memory(safetensors_file **out, const void *bytes, size
     safetensors_file *file = mem_new(1, sizeof *file);
     file->view.bytes = bytes;
     file->view.count = count;
+    file->header_max = SAFETENSORS_HEADER_MAX;
     file_show_name(file->view.name, sizeof file->view.name, name);
     return finish_open(out, file, ESP_OK, err);
 }

@@ -20,14 +20,18 @@
 
 enum {
     SAFETENSORS_HEADER_MAX = 100000000, /* bytes, as in the reference implementation */
-    SAFETENSORS_NAME_MAX = 256,         /* bytes of a tensor's name */
+    SAFETENSORS_ADAPTER_HEADER_MAX = 8 << 20,
+    SAFETENSORS_NAME_MAX = 256, /* bytes of a tensor's name */
 };
 
 typedef struct safetensors_file safetensors_file;
 
 /* path is used in error sentences by its last component only. */
 ESP_CHECKED esp_code safetensors_open(safetensors_file **out, const char *path, esp_error *err);
-/* The same over memory that the caller keeps (tests, fuzzing). */
+/* The same with less room for the header: header_max <= SAFETENSORS_HEADER_MAX bytes. */
+ESP_CHECKED esp_code safetensors_open_limited(safetensors_file **out, const char *path,
+                                              uint64_t header_max, esp_error *err);
+/* The same as safetensors_open over memory that the caller keeps (tests, fuzzing). */
 ESP_CHECKED esp_code safetensors_open_memory(safetensors_file **out, const void *bytes,
                                              size_t count, const char *name, esp_error *err);
 void safetensors_close(safetensors_file *file);

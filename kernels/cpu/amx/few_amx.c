@@ -6,6 +6,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
+#include "kernels/cpu/amx/lora_amx.h"
 #include "kernels/cpu/amx/pairs_amx.h"
 #include "kernels/cpu/amx/source_amx.h"
 
@@ -63,6 +64,7 @@ typedef struct few_task {
     const linear_job *job;
     amx_scratch *scratch;
     uint32_t wide, width; /* B tiles; tokens of the first */
+    amx_lora_fetch *fetch; /* of the updates; or NULL */
 } few_task;
 
 /* Tile i of a leg. C 0..3; one B tile: B 4, A 5..7; two: B 4 and 5, A 6 and 7. */
@@ -146,6 +148,7 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_
             b[1] += b_step;
         }
         fetch(l, next, k);
+        if (task->fetch) amx_lora_fetch_step(task->fetch);
         UNROLL for (uint32_t i = 0; i < count; i++) {
             const uint16_t *before = a[i];
             if (k < blocks)
@@ -222,20 +225,25 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
                      .scratch = amx_scratch_of(job->dev, worker),
                      .wide = tokens > TILE_TOKENS ? 2 : 1,
                      .width = amx_tile_tokens(tokens)};
+    amx_lora_fetch lora;
+    if (job->lora) task.fetch = &lora;
     leg_walk walk = {.job = job, .most = STRIP_TILES / task.wide};
     pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
     leg next = next_leg(&walk);
     read_rest(&next, 0, task.scratch->scales[turn]);
-    if (!amx_in_place(job)) {
-        amx_pair_tokens(job, 0, tokens, worker, workers);
-        pool_barrier(job->dev->pool, worker);
-    }
+    if (!amx_in_place(job)) amx_pair_tokens(job, 0, tokens, worker, workers);
+    if (job->lora) amx_lora_shrink_share(job, worker, workers);
+    if (job->lora || !amx_in_place(job)) pool_barrier(job->dev->pool, worker);
     amx_configure_tokens(task.width);
     while (next.count) {
         leg l = next;
         next = next_leg(&walk);
         if (l.begins) begin_sums();
+        if (l.begins && task.fetch)
+            amx_lora_fetch_b(job, &l.s, l.first, l.count, job->blocks, task.fetch);
         multiply_leg(&task, &l, &next, turn);
+        if (l.ends && job->lora)
+            amx_lora_expand_leg(job, &l.s, l.first, l.count, task.wide);
         if (l.ends) store_sums(&task, &l);
         if (l.finishes) finish(job, &l.s, 0, tokens, task.scratch->rows[0], ROWS_STRIDE);
         turn = !turn;

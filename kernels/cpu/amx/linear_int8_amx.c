@@ -260,8 +260,10 @@ void linear_int8_amx(kern_device *dev, const kern_linear *op) {
     bool tiles = op->token_count >= LEAST_TOKENS;
     for (uint32_t m = 0; m < op->matrix_count; m++)
         tiles = tiles && op->matrix[m]->bytes;
-    if (tiles)
-        pool_run(dev->pool, work, &job);
-    else
+    if (!tiles) {
         linear_int8_avx512_bf16(dev, op);
+        return;
+    }
+    if (job.lora) dev->level->lora_shrink(dev, op);
+    pool_run(dev->pool, work, &job);
 }

@@ -10,8 +10,9 @@
  * tokens before. */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
-#include "kernels/cpu/amx/lined_amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
+#include "kernels/cpu/amx/lined_amx.h"
+#include "kernels/cpu/amx/lora_amx.h"
 #include "kernels/cpu/amx/panel_walk.h"
 
 enum {
@@ -91,9 +92,11 @@ static void fetch_item(unpacking *u) {
 }
 
 /* Nothing but the sums themselves, and all rows there. */
-static bool is_plain(const kern_linear *op, const strip *s) {
+static bool is_plain(const linear_job *job, const strip *s) {
+    const kern_linear *op = job->op;
     for (uint32_t i = 0; i < s->count; i++) {
         const kern_matrix *matrix = op->matrix[s->matrix[i]];
+        if (job->lora && job->lora->after[s->matrix[i]]) return false;
         if (op->bias[s->matrix[i]] || (s->tile[i] + 1) * TILE_ROWS > matrix->rows) return false;
     }
     return true;
@@ -162,8 +165,10 @@ typedef struct pair_task {
     size_t a_row, a_step;
     const uint16_t *b[PAIR];
     uint32_t blocks;
-    const float *before; /* sums; NULL: they begin at 0 */
-    float *sums;         /* [tokens][row_bytes]; a tile's rows lie side by side */
+    const panel *p;
+    uint32_t first, t;           /* the tiles in the strip; the tile of tokens of the op */
+    const float *before;         /* sums; NULL: they begin at 0 */
+    float *sums;                 /* [tokens][row_bytes]; a tile's rows lie side by side */
     size_t before_row, sums_row; /* bytes */
 } pair_task;
 
@@ -204,6 +209,9 @@ ALWAYS_INLINE void run_pair(uint32_t count, uint32_t wide, many_task *many, cons
         a1 += task->a_step;
         take_turn(many);
     }
+    if (many->job->lora && task->p->ends)
+        amx_lora_expand_pair(many->job, &task->p->s, task->first, count, task->t, wide,
+                             &many->scratch->lora);
     finish_tokens(many, PAIR_TOKENS); /* the rest: sums may come to lie where theirs are */
     STORE_SUM(0, 0, 0);
     if (count == 2) STORE_SUM(1, 0, 1);
@@ -235,7 +243,8 @@ static fetching outs_of(const linear_job *job, const panel *p, uint32_t token, u
     size_t size = kern_gives_act(job->op->epilogue) ? sizeof(uint16_t) : sizeof(float);
     size_t col = job->first_col[s->matrix[0]] + (size_t)s->tile[0] * TILE_ROWS;
     if (!p->ends) return (fetching){0};
-    return (fetching){.at = (const char *)job->op->out + (token * (size_t)job->out_cols + col) * size,
+    return (fetching){.at =
+                          (const char *)job->op->out + (token * (size_t)job->out_cols + col) * size,
                       .row = job->out_cols * size,
                       .bytes = s->count / job->unit_tiles * TILE_ROWS * size,
                       .tokens = tokens,
@@ -256,7 +265,7 @@ static void multiply_tokens(many_task *task, uint32_t token, uint32_t tokens) {
     const strip *s = &p->s;
     uint32_t wide = (tokens - 1) / TILE_TOKENS + 1;
     float *sums = sums_at(task, token), *out = sums;
-    bool stores = p->ends && job->op->epilogue == EPI_STORE && is_plain(job->op, s);
+    bool stores = p->ends && job->op->epilogue == EPI_STORE && is_plain(job, s);
     size_t out_row = stores ? job->out_cols * sizeof(float) : SUMS_ROW;
     if (stores)
         out = (float *)job->op->out + (size_t)token * job->out_cols + job->first_col[s->matrix[0]] +
@@ -265,14 +274,16 @@ static void multiply_tokens(many_task *task, uint32_t token, uint32_t tokens) {
     for (uint32_t first = 0, count; first < s->count; first += count) {
         count = same_inputs(job, s, first);
         input_view in = amx_inputs(job, plane_of(job, s, first), task->base);
-        const char *a =
-            in.at + (token - task->base) / TILE_TOKENS * in.tile + p->block * in.block;
+        const char *a = in.at + (token - task->base) / TILE_TOKENS * in.tile + p->block * in.block;
         pair_task pair = {.a = {a, a + in.tile},
                           .a_row = in.row,
                           .a_step = in.block,
                           .b = {task->scratch->panel[task->turn][first][0],
                                 task->scratch->panel[task->turn][first + count - 1][0]},
                           .blocks = p->blocks,
+                          .p = p,
+                          .first = first,
+                          .t = token / TILE_TOKENS,
                           .before = p->begins ? NULL : sums + first * TILE_ROWS,
                           .before_row = SUMS_ROW,
                           .sums = out + first * TILE_ROWS,
@@ -280,7 +291,11 @@ static void multiply_tokens(many_task *task, uint32_t token, uint32_t tokens) {
         multiply_pair(count, wide, task, &pair);
     }
     if (p->ends && !stores)
-        task->finish = (finishing){.s = *s, .token = token, .end = token + tokens, .sums = sums, .plain=is_plain(job->op, s)};
+        task->finish = (finishing){.s = *s,
+                                   .token = token,
+                                   .end = token + tokens,
+                                   .sums = sums,
+                                   .plain = is_plain(job, s)};
     task->finish_step = (tokens - 1) / p->blocks + 1;
 }
 
@@ -336,6 +351,10 @@ static void multiply_lined(const linear_job *job, uint32_t worker, uint32_t work
 
 void amx_many_tokens(void *arg, uint32_t worker, uint32_t workers) {
     const linear_job *job = arg;
+    if (job->lora) {
+        amx_lora_shrink_share(job, worker, workers);
+        pool_barrier(job->dev->pool, worker);
+    }
     amx_configure_rows(TILE_TOKENS);
     if (amx_lines_up(job))
         multiply_lined(job, worker, workers);

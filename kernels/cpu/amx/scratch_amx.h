@@ -30,7 +30,13 @@ typedef struct int8_panel {
     _Alignas(CACHE_LINE_BYTES) float offsets[INT8_PANEL][2][TILE_ROWS];
 } int8_panel;
 
+/* Tiles of an update, turned on their way: h as 16 tokens x 32 ranks, its B as 16 pairs of ranks x 16 rows. */
+typedef struct amx_lora_room {
+    _Alignas(CACHE_LINE_BYTES) uint16_t h[TILE], b[TILE];
+} amx_lora_room;
+
 typedef struct amx_scratch {
+    amx_lora_room lora;
     _Alignas(CACHE_LINE_BYTES) uint16_t ring[RING][STRIP_TILES][TILE];
     _Alignas(CACHE_LINE_BYTES) uint16_t panel[2][PAIR][PANEL][TILE]; /* now's and the next one's */
     amx_scales scales[2][2 * SCALES_AHEAD][STRIP_TILES];            /* of two legs */

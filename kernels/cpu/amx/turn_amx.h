@@ -9,11 +9,11 @@
 #include "kernels/cpu/amx/scratch_amx.h"
 #include "kernels/cpu/amx/transpose.h"
 
-/* An A tile to a B tile. */
-ALWAYS_INLINE void turn_tile(const uint16_t *in, uint16_t *out) {
+/* An A tile, whose rows lie so many bytes apart, to a B tile; or the other way round. */
+ALWAYS_INLINE void turn_rows(const uint16_t *in, size_t stride, uint16_t *out) {
     __m512i rows[TILE_ROWS];
     UNROLL_16 for (uint32_t i = 0; i < TILE_ROWS; i++) rows[i] =
-        _mm512_loadu_si512(in + i * TILE_COLS);
+        _mm512_loadu_si512((const char *)in + i * stride);
     transpose_dwords(rows);
     UNROLL_16 for (uint32_t i = 0; i < TILE_ROWS; i++)
         _mm512_store_si512(out + i * TILE_COLS, rows[i]);
@@ -48,8 +48,7 @@ ALWAYS_INLINE void turn_nibbles(esp_dtype dtype, const uint8_t *codes, const uin
     transpose_quads(in, quads);
     UNROLL_16 for (uint32_t p = 0; p < TILE_COLS / 2; p++) {
         __m512i where = _mm512_add_epi32(line, _mm512_set1_epi32((int)(p / 4 * 4)));
-        __m512i rows =
-            _mm512_srlv_epi32(_mm512_permutexvar_epi32(where, quads[p % 4]), shift);
+        __m512i rows = _mm512_srlv_epi32(_mm512_permutexvar_epi32(where, quads[p % 4]), shift);
         vf first = _mm512_permutexvar_ps(rows, values);
         vf second = _mm512_permutexvar_ps(_mm512_srli_epi32(rows, 16), values);
         _mm512_store_si512(out + p * TILE_COLS,
@@ -63,13 +62,13 @@ ALWAYS_INLINE void amx_turn_block(esp_dtype dtype, const uint8_t *codes, const u
                                   uint32_t b, amx_scales *room, uint16_t *out) {
     _Alignas(CACHE_LINE_BYTES) uint16_t rows[TILE];
     if (dtype == DT_BF16) {
-        turn_tile((const uint16_t *)(const void *)codes, out);
+        turn_rows((const uint16_t *)(const void *)codes, ROW_BYTES, out);
     } else if (cpu_formats[dtype].low_bits == 4 && cpu_formats[dtype].high_bits == 0) {
         turn_nibbles(dtype, codes, scales, b, out);
     } else {
         amx_scales_of(dtype, scales, b, room);
         amx_unpack(dtype, codes, room, rows);
-        turn_tile(rows, out);
+        turn_rows(rows, ROW_BYTES, out);
     }
 }
 

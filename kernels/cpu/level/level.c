@@ -8,4 +8,6 @@ const cpu_level LEVEL_NAME(cpu_level) = {
     .linear = LEVEL_NAME(level_linear),
     .rope_store = LEVEL_NAME(level_rope_store),
     .attention = LEVEL_NAME(level_attention),
+    .lora_shrink = LEVEL_NAME(lora_shrink),
+    .lora_update = LEVEL_NAME(lora_update),
 };

@@ -72,6 +72,7 @@ static void many_tokens(void *arg, uint32_t worker, uint32_t workers) {
 
 void LEVEL_NAME(level_linear)(kern_device *dev, const kern_linear *op) {
     linear_job job = job_of(dev, op);
+    if (job.lora) LEVEL_NAME(lora_shrink)(dev, op);
     if (op->token_count > FUSED_TOKENS) {
         pool_run(dev->pool, many_tokens, &job);
         return;

@@ -20,6 +20,8 @@ typedef struct linear_job {
     const cpu_order *order[LINEAR_MATRICES_MAX]; /* of each plane of the expanded inputs */
     uint32_t planes;
     uint32_t plane[LINEAR_MATRICES_MAX]; /* of each matrix */
+    const cpu_lora_plan *lora;           /* the low-rank updates; NULL: none */
+    bool lora_summed;                    /* B h is in the sums already; see cpu_level.lora_update */
 } linear_job;
 
 /* The tiles that one worker computes side by side; for gated epilogues all gates, then all ups. */
@@ -163,7 +165,8 @@ static inline linear_job job_of(kern_device *dev, const kern_linear *op) {
                       .op = op,
                       .cols = op->matrix[0]->cols,
                       .blocks = op->matrix[0]->blocks,
-                      .unit_tiles = gated ? 2 : 1};
+                      .unit_tiles = gated ? 2 : 1,
+                      .lora = op->lora_count ? dev->lora : NULL};
     for (uint32_t m = 0; m < op->matrix_count; m++)
         if (cpu_formats[op->matrix[m]->dtype].scaling == SCALE_16_OFFSET) job.half_sums = true;
     for (uint32_t m = 0; m < (gated ? 1 : op->matrix_count); m++) {
@@ -262,6 +265,7 @@ static inline void finish_gated(const linear_job *job, const strip *s, uint32_t 
 /* Tokens base .. base + tokens of the op, from sums[token * stride + tile * 16 + row]. */
 static inline void finish(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                           float *sums, uint32_t stride) {
+    if (job->lora) job->dev->level->lora_update(job, s, base, tokens, sums, stride);
     for (uint32_t t = 0; t < tokens; t++, sums += stride) {
         if (kern_is_gated(job->op->epilogue))
             finish_gated(job, s, base + t, sums);

@@ -1,0 +1,227 @@
+/* adapter_image.c - packing, placing in frames, and the tables. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/adapters/adapter_image.h"
+
+#include <stdlib.h>
+
+#include "engine/base/mem.h"
+
+/* A piece goes into the first of the last few frames that has room: in sizes as they come, little of a
+ * frame is wasted, and no piece is looked at twice. */
+enum { OPEN_FRAMES = 8, PIECE_ALIGNMENT = 64 };
+
+typedef struct image_frame_room {
+    uint8_t *at; /* [frame_bytes], or NULL: dropped */
+    size_t used;
+} image_frame_room;
+
+typedef struct image_place {
+    uint32_t frame;
+    size_t offset;
+} image_place;
+
+/* A packed linear, before the tables are made. */
+typedef struct image_linear {
+    kern_role role;
+    uint32_t layer, first_piece;
+    kern_lora lora; /* its pieces are set by image_finish */
+} image_linear;
+
+struct adapter_image {
+    image_options options;
+    image_frame_room *frames; /* [frame_count] */
+    uint32_t frame_count;
+    image_place *places; /* [piece_count] */
+    void **pieces;       /* [piece_count] where they lie now */
+    uint32_t piece_count;
+    image_linear *linears;
+    uint32_t linear_count;
+    const kern_lora **tables[MODEL_ADAPTER_LINEARS]; /* [layers], or NULL */
+    kern_matrix *whole[IMAGE_WHOLES];
+    image_closer closer; /* of all of them */
+    uint64_t bytes, whole_bytes;
+    model_adapter view;
+};
+
+adapter_image *image_open(const image_options *options) {
+    ESP_ASSERT(options->frame_bytes >= LORA_PIECE_MIN && options->frame_bytes % 64 == 0);
+    adapter_image *image = mem_new(1, sizeof *image);
+    image->options = *options;
+    return image;
+}
+
+static void give(adapter_image *image, uint64_t bytes) {
+    if (image->options.give && bytes) image->options.give(image->options.arg, bytes);
+}
+
+static bool take(adapter_image *image, uint64_t bytes) {
+    return !image->options.take || image->options.take(image->options.arg, bytes);
+}
+
+void image_drop(adapter_image *image) {
+    for (uint32_t i = 0; i < image->frame_count; i++) {
+        if (!image->frames[i].at) continue;
+        mem_unmap(image->frames[i].at, image->options.frame_bytes);
+        image->frames[i].at = NULL;
+        give(image, image->options.frame_bytes);
+    }
+}
+
+void image_close(adapter_image *image) {
+    if (!image) return;
+    image_drop(image);
+    for (uint32_t i = 0; i < IMAGE_WHOLES; i++)
+        if (image->whole[i]) image->closer.close(image->closer.arg, image->whole[i]);
+    give(image, image->whole_bytes);
+    for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
+        free(image->tables[i]);
+    free(image->frames);
+    free(image->places);
+    free(image->pieces);
+    free(image->linears);
+    free(image);
+}
+
+/* ---- placing ---- */
+
+static esp_code add_frame(adapter_image *image, esp_error *err) {
+    const image_options *o = &image->options;
+    if (image->frame_count == o->frames_max)
+        return esp_fail_field(err, ESP_EXHAUSTED, "--kv-memory",
+                              "the adapter needs more than the %u frames of %zu bytes that one may "
+                              "have in the arena; raise --kv-memory",
+                              o->frames_max, o->frame_bytes);
+    if (!take(image, o->frame_bytes))
+        return esp_fail_field(err, ESP_EXHAUSTED, "--adapter-memory",
+                              "no room for the adapter in the memory for adapters; unload others "
+                              "or raise --adapter-memory");
+    uint8_t *at = mem_map(o->frame_bytes);
+    if (!at) {
+        give(image, o->frame_bytes);
+        return esp_fail(err, ESP_EXHAUSTED, "no memory for the adapter");
+    }
+    image->frames = mem_resize(image->frames, image->frame_count + 1, sizeof *image->frames);
+    image->frames[image->frame_count++] = (image_frame_room){.at = at};
+    return ESP_OK;
+}
+
+static esp_code place(adapter_image *image, size_t bytes, image_place *out, esp_error *err) {
+    size_t room = (bytes + PIECE_ALIGNMENT - 1) / PIECE_ALIGNMENT * PIECE_ALIGNMENT;
+    ESP_ASSERT(bytes > 0 && room <= image->options.frame_bytes);
+    uint32_t i = image->frame_count > OPEN_FRAMES ? image->frame_count - OPEN_FRAMES : 0;
+    while (i < image->frame_count && image->frames[i].used + room > image->options.frame_bytes)
+        i++;
+    if (i == image->frame_count) {
+        esp_code code = add_frame(image, err);
+        if (code != ESP_OK) return code;
+    }
+    *out = (image_place){.frame = i, .offset = image->frames[i].used};
+    image->frames[i].used += room;
+    image->bytes += bytes;
+    return ESP_OK;
+}
+
+static esp_code place_all(adapter_image *image, const size_t *bytes, uint32_t count,
+                          esp_error *err) {
+    uint32_t first = image->piece_count;
+    image->places = mem_resize(image->places, first + count, sizeof *image->places);
+    image->pieces = mem_resize(image->pieces, first + count, sizeof *image->pieces);
+    for (uint32_t i = 0; i < count; i++) {
+        image_place *at = &image->places[first + i];
+        esp_code code = place(image, bytes[i], at, err);
+        if (code != ESP_OK) return code;
+        image->pieces[first + i] = image->frames[at->frame].at + at->offset;
+    }
+    image->piece_count += count;
+    return ESP_OK;
+}
+
+/* ---- adding ---- */
+
+esp_code image_add(adapter_image *image, kern_role role, uint32_t layer, const kern_lora_desc *desc,
+                   esp_error *err) {
+    const image_options *o = &image->options;
+    ESP_ASSERT(role >= ROLE_QKV && role <= ROLE_HEAD);
+    ESP_ASSERT(role == ROLE_HEAD || layer < o->layers);
+    uint32_t count = o->ops->lora_pieces(o->dev, desc, o->frame_bytes, NULL);
+    if (count == 0) return ESP_OK;
+    size_t *bytes = mem_new(count, sizeof *bytes);
+    o->ops->lora_pieces(o->dev, desc, o->frame_bytes, bytes);
+    uint32_t first = image->piece_count;
+    esp_code code = place_all(image, bytes, count, err);
+    free(bytes);
+    if (code != ESP_OK) return code;
+    o->ops->lora_pack(o->dev, desc, o->frame_bytes, image->pieces + first);
+    image->linears = mem_resize(image->linears, image->linear_count + 1, sizeof *image->linears);
+    image->linears[image->linear_count++] =
+        (image_linear){.role = role,
+                       .layer = layer,
+                       .first_piece = first,
+                       .lora = kern_lora_of(desc, o->frame_bytes, NULL)};
+    return ESP_OK;
+}
+
+esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
+                         image_closer closer, esp_error *err) {
+    ESP_ASSERT(!image->whole[which]);
+    uint64_t bytes = image->options.ops->matrix_bytes(matrix);
+    if (!take(image, bytes)) {
+        closer.close(closer.arg, matrix);
+        return esp_fail_field(err, ESP_EXHAUSTED, "--adapter-memory",
+                              "the adapter brings a whole matrix of %llu bytes, for which the "
+                              "memory for adapters has no room; raise --adapter-memory",
+                              (unsigned long long)bytes);
+    }
+    image->closer = closer;
+    image->whole[which] = matrix;
+    image->whole_bytes += bytes;
+    return ESP_OK;
+}
+
+void image_finish(adapter_image *image) {
+    for (uint32_t i = 0; i < image->linear_count; i++) {
+        image_linear *linear = &image->linears[i];
+        linear->lora.pieces = image->pieces + linear->first_piece;
+        if (linear->role == ROLE_HEAD) {
+            image->view.head = &linear->lora;
+            continue;
+        }
+        const kern_lora ***table = &image->tables[linear->role - ROLE_QKV];
+        if (!*table) *table = mem_new(image->options.layers, sizeof **table);
+        (*table)[linear->layer] = &linear->lora;
+    }
+    for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
+        image->view.linears[i] = image->tables[i];
+    image->view.embedding = image->whole[IMAGE_EMBEDDING];
+    image->view.output = image->whole[IMAGE_OUTPUT];
+}
+
+/* ---- reading and moving ---- */
+
+const model_adapter *image_view(const adapter_image *image) { return &image->view; }
+uint32_t image_frame_count(const adapter_image *image) { return image->frame_count; }
+uint64_t image_bytes(const adapter_image *image) { return image->bytes + image->whole_bytes; }
+
+bool image_is_home(const adapter_image *image) {
+    return image->frame_count == 0 || image->frames[0].at != NULL;
+}
+
+const void *image_frame(const adapter_image *image, uint32_t i, size_t *bytes) {
+    ESP_ASSERT(i < image->frame_count && image->frames[i].at);
+    *bytes = image->frames[i].used;
+    return image->frames[i].at;
+}
+
+void image_point_at(adapter_image *image, void *arena, const uint32_t *at) {
+    for (uint32_t i = 0; i < image->piece_count; i++) {
+        const image_place *p = &image->places[i];
+        image->pieces[i] = (uint8_t *)arena + at[p->frame] * image->options.frame_bytes + p->offset;
+    }
+}
+
+void image_point_home(adapter_image *image) {
+    for (uint32_t i = 0; i < image->piece_count; i++) {
+        const image_place *p = &image->places[i];
+        image->pieces[i] = image->frames[p->frame].at + p->offset;
+    }
+}

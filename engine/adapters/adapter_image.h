@@ -1,0 +1,67 @@
+/* adapter_image.h - one adapter as the kernels want it: its updates packed in pieces, the pieces laid
+ * out in frames, and the tables through which a forward pass finds them (model_adapter).
+ *
+ *   frame 0                     frame 1                          .. frame_count - 1
+ *   | piece | piece | piece | - | piece | piece |  ...  |  -  |
+ *
+ * A frame's bytes lie in memory of the image's own and, as a copy, wherever the caller put them; the
+ * tables point at one of the two. Whole matrices (an embedding, an output) are no part of frames.
+ *
+ * Thread  one at a time builds or moves it; between, forward may read. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_ADAPTER_IMAGE_H
+#define ESPALIER_ADAPTER_IMAGE_H
+
+#include "engine/model/model.h"
+
+typedef struct image_options {
+    const kern_ops *ops;
+    const kern_device *dev;
+    uint32_t layers;
+    size_t frame_bytes; /* >= LORA_PIECE_MIN, a multiple of 64 */
+    uint32_t frames_max;
+    /* Asked before memory is taken, told when it is given back; false: there is no room. */
+    bool (*take)(void *arg, uint64_t bytes);
+    void (*give)(void *arg, uint64_t bytes);
+    void *arg;
+} image_options;
+
+typedef struct adapter_image adapter_image;
+
+/* Empty; never NULL. */
+adapter_image *image_open(const image_options *options);
+/* NULL is fine. */
+void image_close(adapter_image *image);
+
+/* Packs the update of a layer's linear, or with role ROLE_HEAD of the output matrix. A desc that touches
+ * nothing adds nothing. ESP_EXHAUSTED: no room for it, as `take` or frames_max says. */
+ESP_CHECKED esp_code image_add(adapter_image *image, kern_role role, uint32_t layer,
+                               const kern_lora_desc *desc, esp_error *err);
+typedef enum image_whole { IMAGE_EMBEDDING, IMAGE_OUTPUT, IMAGE_WHOLES } image_whole;
+/* How a whole matrix is closed one day, by any thread. */
+typedef struct image_closer {
+    void (*close)(void *arg, kern_matrix *matrix);
+    void *arg;
+} image_closer;
+/* Takes the matrix over. ESP_EXHAUSTED: then it is closed already. */
+ESP_CHECKED esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
+                                     image_closer closer, esp_error *err);
+/* Nothing is added any more: makes the tables, over the image's own memory. */
+void image_finish(adapter_image *image);
+
+const model_adapter *image_view(const adapter_image *image);
+uint32_t image_frame_count(const adapter_image *image);
+uint64_t image_bytes(const adapter_image *image); /* of all pieces and whole matrices */
+
+/* The bytes of frame i that are used, in the image's own memory; *bytes of them. */
+const void *image_frame(const adapter_image *image, uint32_t i, size_t *bytes);
+/* Points the tables at copies of the frames; frame i lies at arena + at[i] * frame_bytes. */
+void image_point_at(adapter_image *image, void *arena, const uint32_t *at);
+/* Points them at the image's own memory again. */
+void image_point_home(adapter_image *image);
+
+/* Gives the own memory of the frames back; tables and whole matrices stay. */
+void image_drop(adapter_image *image);
+bool image_is_home(const adapter_image *image); /* it has its own memory */
+
+#endif

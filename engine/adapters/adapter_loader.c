@@ -1,0 +1,315 @@
+/* adapter_loader.c - the thread that reads adapters, copies them into frames, and frees them; and the
+ * memory that packed ones take.
+ *
+ * Images are dropped for others to come: the one of least value that no move needs (residency.h), in use
+ * or not, for what is on the device needs it no more and the rest is read again. */
+// SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "engine/adapters/adapters_inner.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/base/mem.h"
+
+/* A quarter of what one core copies: the steps' own threads keep the rest of the memory's bandwidth. */
+#define BYTES_PER_SECOND_DEFAULT ((uint64_t)2 << 30)
+enum { PATIENCE_SECONDS = 10, LOADER_NICE = 5 };
+
+/* ---- memory ---- */
+
+static bool can_drop(const adapter *ad) {
+    if (!ad->image || ad->busy || !image_is_home(ad->image)) return false;
+    return image_frame_count(ad->image) > 0 || !atomic_load(&ad->on_device);
+}
+
+static adapter *least_worth_keeping(const adapters *a) {
+    adapter *least = NULL;
+    for (uint32_t i = 0; i < NAME_BUCKETS; i++)
+        for (const adapter_entry *e = a->names[i]; e; e = e->next)
+            for (adapter *ad = e->versions; ad; ad = ad->next_version)
+                if (can_drop(ad) && (!least || ad->host_use.value < least->host_use.value))
+                    least = ad;
+    return least;
+}
+
+static void give(void *arg, uint64_t bytes) {
+    adapters *a = arg;
+    atomic_fetch_sub(&a->host_bytes, bytes);
+    pthread_cond_broadcast(&a->changed);
+}
+
+/* Under the lock. What is on the device keeps its tables. */
+static void drop_image(adapters *a, adapter *ad) {
+    residency_leave(&a->host_level, &ad->host_use);
+    if (atomic_load_explicit(&ad->on_device, memory_order_acquire)) {
+        image_drop(ad->image);
+    } else {
+        image_close(ad->image);
+        ad->image = NULL;
+    }
+}
+
+static bool make_room(adapters *a, uint64_t bytes) {
+    while (atomic_load(&a->host_bytes) + bytes > a->options.host_memory) {
+        adapter *least = a->in_place ? NULL : least_worth_keeping(a);
+        if (!least) return false;
+        drop_image(a, least);
+    }
+    atomic_fetch_add(&a->host_bytes, bytes);
+    return true;
+}
+
+static bool take_now(void *arg, uint64_t bytes) {
+    adapters *a = arg;
+    pthread_mutex_lock(&a->lock);
+    bool taken = make_room(a, bytes);
+    pthread_mutex_unlock(&a->lock);
+    return taken;
+}
+
+/* Waits while others have memory that they will give back. */
+static bool take_patiently(void *arg, uint64_t bytes) {
+    adapters *a = arg;
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += PATIENCE_SECONDS;
+    pthread_mutex_lock(&a->lock);
+    bool taken = make_room(a, bytes), late = bytes > a->options.host_memory || !a->started;
+    while (!taken && !late && !a->in_place) {
+        late = pthread_cond_timedwait(&a->changed, &a->lock, &until) == ETIMEDOUT;
+        taken = make_room(a, bytes);
+    }
+    pthread_mutex_unlock(&a->lock);
+    return taken;
+}
+
+esp_code loader_read(adapters *a, const char *path, bool patient, adapter_image **out,
+                     adapter_facts *facts, esp_error *err) {
+    image_options o = {.ops = a->options.ops,
+                       .dev = a->options.dev,
+                       .layers = a->layers,
+                       .frame_bytes = a->frame_bytes,
+                       .frames_max = a->frames_max,
+                       .take = patient ? take_patiently : take_now,
+                       .give = give,
+                       .arg = a};
+    adapter_image *image = image_open(&o);
+    esp_code code = a->reader->read(a->reader, path, image, facts, err);
+    if (code == ESP_OK) {
+        *out = image;
+        return ESP_OK;
+    }
+    image_close(image);
+    return code;
+}
+
+void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapter_facts *facts) {
+    if (ad->image && image_is_home(ad->image)) {
+        image_close(image);
+        return;
+    }
+    ESP_ASSERT(!ad->image); /* what is not home is on the device, and nobody reads it */
+    ESP_ASSERT(!ad->read ||
+               ad->frame_count == image_frame_count(image)); /* one content, one image */
+    ad->image = image;
+    ad->facts = *facts;
+    ad->read = true;
+    ad->packed_bytes = image_bytes(image);
+    if (!ad->frames) ad->frames = mem_new(image_frame_count(image) + 1, sizeof *ad->frames);
+    atomic_store_explicit(&ad->frame_count, image_frame_count(image), memory_order_release);
+    residency_note(&a->host_level, &ad->host_use, RESIDENCY_FROM_DISK, image_bytes(image));
+}
+
+/* ---- moves ---- */
+
+/* After each move, until it would have ended at the given rate: one alone is never slowed. */
+static void pace(adapters *a, uint64_t bytes) {
+    uint64_t rate = a->options.bytes_per_second;
+    if (!rate) rate = BYTES_PER_SECOND_DEFAULT;
+    int64_t now_us = clock_now_us();
+    if (a->next_move_us < now_us) a->next_move_us = now_us;
+    a->next_move_us += (int64_t)((double)bytes * 1e6 / (double)rate);
+}
+
+static void wait_for_pace(const adapters *a) {
+    int64_t wait_us = a->next_move_us - clock_now_us();
+    if (wait_us <= 0 || !a->started) return;
+    struct timespec pause = {.tv_sec = wait_us / 1000000, .tv_nsec = wait_us % 1000000 * 1000};
+    nanosleep(&pause, NULL);
+}
+
+static void fail_read(adapters *a, adapter *ad, const esp_error *why) {
+    ad->error = *why;
+    ad->error.code =
+        why->code == ESP_INVALID || why->code == ESP_NOT_FOUND ? ESP_PRECONDITION : why->code;
+    ad->broken_us = clock_now_us();
+    atomic_store_explicit(&ad->broken, true, memory_order_release);
+    atomic_fetch_add_explicit(&a->failures, 1, memory_order_relaxed);
+    log_event(LOG_WARN, "adapter failed", "name=%s %s", ad->name, why->message);
+    post_engine(a, ad, FOR_ENGINE_FAILED);
+}
+
+/* Room may come when those have ended that hold it now. */
+static bool others_hold_memory(adapters *a) {
+    pthread_mutex_lock(&a->lock);
+    bool others = a->building > 0 || a->unnamed;
+    for (uint32_t i = 0; i < NAME_BUCKETS && !others; i++)
+        for (const adapter_entry *e = a->names[i]; e && !others; e = e->next)
+            for (const adapter *ad = e->versions; ad; ad = ad->next_version)
+                others |= ad->busy;
+    pthread_mutex_unlock(&a->lock);
+    return others;
+}
+
+static esp_code check_same(const adapter *ad, const adapter_facts *facts, esp_error *err) {
+    if (strcmp(ad->digest, facts->digest) == 0) return ESP_OK;
+    return esp_fail(err, ESP_DATA_LOSS,
+                    "its files are not what they were when it was loaded; load it again");
+}
+
+/* Behind what else is to be done, which may give memory back. */
+static void read_again(adapters *a, adapter *ad) {
+    const struct timespec pause = {.tv_nsec = AGAIN_US * 1000};
+    if (a->started) nanosleep(&pause, NULL);
+    post_loader(a, ad, FOR_LOADER_READ);
+}
+
+static void do_read(adapters *a, adapter *ad) {
+    adapter_image *image = NULL;
+    adapter_facts facts;
+    esp_error error = {0};
+    char path[PATH_MAX];
+    pthread_mutex_lock(&a->lock);
+    snprintf(path, sizeof path, "%s", ad->path);
+    bool home = ad->image && image_is_home(ad->image);
+    ad->busy = home;
+    if (home)
+        residency_note(&a->host_level, &ad->host_use, RESIDENCY_FROM_DISK, image_bytes(ad->image));
+    pthread_mutex_unlock(&a->lock);
+    if (!home) {
+        wait_for_pace(a);
+        esp_code code = loader_read(a, path, false, &image, &facts, &error);
+        if (code == ESP_EXHAUSTED && others_hold_memory(a)) {
+            read_again(a, ad);
+            return;
+        }
+        bool same = code == ESP_OK && check_same(ad, &facts, &error) == ESP_OK;
+        pthread_mutex_lock(&a->lock);
+        if (same) {
+            pace(a, image_bytes(image));
+            loader_install(a, ad, image, &facts);
+            ad->busy = true;
+        } else {
+            image_close(image);
+        }
+        pthread_mutex_unlock(&a->lock);
+        if (!same) {
+            fail_read(a, ad, &error);
+            return;
+        }
+    }
+    post_engine(a, ad, FOR_ENGINE_HOME);
+}
+
+static void do_copy(adapters *a, adapter *ad) {
+    uint32_t count = image_frame_count(ad->image);
+    for (uint32_t i = 0; i < count; i++) {
+        size_t bytes;
+        const void *from = image_frame(ad->image, i, &bytes);
+        wait_for_pace(a);
+        memcpy((uint8_t *)a->options.arena + ad->frames[i] * a->frame_bytes, from, bytes);
+        pace(a, bytes);
+    }
+    image_point_at(ad->image, a->options.arena, ad->frames);
+    pthread_mutex_lock(&a->lock);
+    ad->busy = false;
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+    post_engine(a, ad, FOR_ENGINE_COPIED);
+}
+
+static void do_out(adapters *a, adapter *ad) {
+    pthread_mutex_lock(&a->lock);
+    ad->busy = false;
+    if (ad->image && !image_is_home(ad->image)) {
+        image_close(ad->image);
+        ad->image = NULL;
+    }
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+}
+
+static void do_reap(adapters *a, adapter *ad) {
+    pthread_mutex_lock(&a->lock);
+    names_remove(a, ad);
+    ad->next_version = a->unnamed;
+    a->unnamed = ad;
+    pthread_mutex_unlock(&a->lock);
+    post_engine(a, ad, FOR_ENGINE_REAP);
+}
+
+void adapter_free(adapters *a, adapter *ad) {
+    pthread_mutex_lock(&a->lock);
+    adapter **link = &a->unnamed;
+    while (*link != ad)
+        link = &(*link)->next_version;
+    *link = ad->next_version;
+    image_close(ad->image);
+    adapter_unpin(a, ad);
+    pthread_mutex_unlock(&a->lock);
+    if (ad->stored) store_let_go(a->options.store, ad->digest);
+    free(ad->path);
+    free(ad->frames);
+    free(ad);
+}
+
+bool loader_turn(adapters *a) {
+    adapter *ad = queue_pop(a->for_loader);
+    if (!ad) return false;
+    uint32_t bits = atomic_exchange_explicit(&ad->for_loader, 0, memory_order_acq_rel);
+    if (bits & FOR_LOADER_OUT) do_out(a, ad);
+    if (bits & FOR_LOADER_READ) do_read(a, ad);
+    if (bits & FOR_LOADER_COPY) do_copy(a, ad);
+    if (bits & FOR_LOADER_REAP) do_reap(a, ad);
+    if (bits & FOR_LOADER_REAPED) adapter_free(a, ad);
+    return true;
+}
+
+/* ---- the thread ---- */
+
+static void *run(void *arg) {
+    adapters *a = arg;
+    /* Who steps goes first where processors are short; refused, it is as nice as the others. */
+    (void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LOADER_NICE);
+    while (!atomic_load_explicit(&a->stopping, memory_order_acquire)) {
+        uint32_t seen = signal_seen(&a->loader_signal);
+        if (!loader_turn(a)) signal_wait(&a->loader_signal, seen, -1);
+    }
+    return NULL;
+}
+
+esp_code loader_start(adapters *a, esp_error *err) {
+    int failed = pthread_create(&a->thread, NULL, run, a);
+    if (failed)
+        return esp_fail(err, ESP_EXHAUSTED, "adapters: cannot start their thread: %s",
+                        strerror(failed));
+    pthread_setname_np(a->thread, "adapters");
+    a->started = true;
+    return ESP_OK;
+}
+
+void loader_stop(adapters *a) {
+    if (!a->started) return;
+    atomic_store_explicit(&a->stopping, true, memory_order_release);
+    signal_wake(&a->loader_signal);
+    pthread_join(a->thread, NULL);
+    a->started = false;
+}

@@ -1,0 +1,147 @@
+/* adapter_reader.c - reads PEFT folders and GGUF adapters into images. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/adapters/adapter_reader.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "engine/base/pool.h"
+#include "engine/model/lora/lora_file.h"
+
+struct file_reader {
+    adapter_reader door;
+    file_reader_options options;
+    pthread_mutex_t lock; /* of the packer */
+    thread_pool *pool;
+    kern_device *packer; /* NULL: not needed yet */
+};
+
+static esp_code open_packer(file_reader *reader, esp_error *err) {
+    if (reader->packer) return ESP_OK;
+    esp_code code = reader->pool ? ESP_OK : pool_open(&reader->pool, 1, err);
+    if (code != ESP_OK) return code;
+    kern_options o = reader->options.device;
+    o.pool = reader->pool;
+    o.tokens_max = 1;
+    return reader->options.ops->open(&reader->packer, &o, err);
+}
+
+static esp_code pack_whole(file_reader *reader, const kern_matrix_desc *desc, kern_matrix **out,
+                           esp_error *err) {
+    pthread_mutex_lock(&reader->lock);
+    esp_code code = open_packer(reader, err);
+    if (code == ESP_OK) code = reader->options.ops->pack(reader->packer, desc, out, err);
+    pthread_mutex_unlock(&reader->lock);
+    return code;
+}
+
+static void close_whole(void *arg, kern_matrix *matrix) {
+    file_reader *reader = arg;
+    pthread_mutex_lock(&reader->lock);
+    reader->options.ops->matrix_close(reader->packer, matrix);
+    pthread_mutex_unlock(&reader->lock);
+}
+
+static esp_code read_wholes(file_reader *reader, const lora_file *file, lora_scratch *scratch,
+                            adapter_image *image, esp_error *err) {
+    const struct {
+        lora_whole from;
+        image_whole to;
+    } wholes[] = {{LORA_EMBEDDING, IMAGE_EMBEDDING}, {LORA_OUTPUT, IMAGE_OUTPUT}};
+    const lora_facts *facts = lora_file_facts(file);
+    esp_code code = ESP_OK;
+    for (size_t i = 0; i < sizeof wholes / sizeof *wholes && code == ESP_OK; i++) {
+        uint32_t rows = facts->whole_rows[wholes[i].from];
+        if (rows == 0) continue;
+        kern_matrix_desc desc;
+        kern_matrix *matrix = NULL;
+        code = lora_file_read_whole(file, wholes[i].from, 0, rows, scratch, &desc, err);
+        if (code == ESP_OK) code = pack_whole(reader, &desc, &matrix, err);
+        if (code == ESP_OK)
+            code = image_add_whole(image, wholes[i].to, matrix, (image_closer){close_whole, reader},
+                                   err);
+    }
+    return code;
+}
+
+static esp_code read_layer(const lora_file *file, uint32_t layer, lora_scratch *scratch,
+                           adapter_image *image, esp_error *err) {
+    static const kern_role roles[LORA_LINEARS] = {[LORA_QKV] = ROLE_QKV,
+                                                  [LORA_O] = ROLE_ATTENTION_OUT,
+                                                  [LORA_GATE_UP] = ROLE_GATE_UP,
+                                                  [LORA_DOWN] = ROLE_DOWN};
+    for (uint32_t which = 0; which < LORA_LINEARS; which++) {
+        kern_lora_desc desc;
+        bool touched = false;
+        esp_code code = lora_file_read(file, layer, which, scratch, &desc, &touched, err);
+        if (code == ESP_OK && touched) code = image_add(image, roles[which], layer, &desc, err);
+        if (code != ESP_OK) return code;
+    }
+    return ESP_OK;
+}
+
+static esp_code read_head(const lora_file *file, lora_scratch *scratch, adapter_image *image,
+                          esp_error *err) {
+    kern_lora_desc desc;
+    bool touched = false;
+    esp_code code = lora_file_read_head(file, scratch, &desc, &touched, err);
+    return code == ESP_OK && touched ? image_add(image, ROLE_HEAD, 0, &desc, err) : code;
+}
+
+/* What a text generator cannot serve. */
+static esp_code check_facts(const file_reader *reader, const lora_facts *facts, esp_error *err) {
+    uint32_t vocab = reader->options.base->spec.vocab;
+    if (facts->whole_rows[LORA_SCORE])
+        return esp_fail(err, ESP_UNIMPLEMENTED,
+                        "%s: it is a sequence classifier of %u labels, which are not served",
+                        facts->name, facts->whole_rows[LORA_SCORE]);
+    for (uint32_t i = LORA_EMBEDDING; i <= LORA_OUTPUT; i++)
+        if (facts->whole_rows[i] && facts->whole_rows[i] != vocab)
+            return esp_fail(err, ESP_UNIMPLEMENTED,
+                            "%s: it has %u tokens where the base has %u: added tokens are not "
+                            "served; merge it into its base",
+                            facts->name, facts->whole_rows[i], vocab);
+    return ESP_OK;
+}
+
+static esp_code read_file(const adapter_reader *door, const char *path, adapter_image *image,
+                          adapter_facts *facts, esp_error *err) {
+    file_reader *reader = door->arg;
+    lora_file *file = NULL;
+    esp_code code = lora_file_open(&file, path, reader->options.base, err);
+    if (code != ESP_OK) return code;
+    const lora_facts *known = lora_file_facts(file);
+    *facts = (adapter_facts){
+        .rank = known->rank_max, .parameters = known->parameters, .file_bytes = known->bytes};
+    memcpy(facts->digest, known->digest, sizeof facts->digest);
+    lora_scratch scratch = {0};
+    code = check_facts(reader, known, err);
+    for (uint32_t layer = 0; code == ESP_OK && layer < reader->options.base->spec.layers; layer++)
+        code = read_layer(file, layer, &scratch, image, err);
+    if (code == ESP_OK) code = read_head(file, &scratch, image, err);
+    if (code == ESP_OK) code = read_wholes(reader, file, &scratch, image, err);
+    if (code == ESP_OK) image_finish(image);
+    lora_scratch_free(&scratch);
+    lora_file_close(file);
+    return code;
+}
+
+file_reader *file_reader_open(const file_reader_options *options) {
+    file_reader *reader = mem_new(1, sizeof *reader);
+    reader->options = *options;
+    reader->door = (adapter_reader){.read = read_file, .arg = reader};
+    pthread_mutex_init(&reader->lock, NULL);
+    return reader;
+}
+
+void file_reader_close(file_reader *reader) {
+    if (!reader) return;
+    if (reader->packer) reader->options.ops->close(reader->packer);
+    pool_close(reader->pool);
+    pthread_mutex_destroy(&reader->lock);
+    free(reader);
+}
+
+const adapter_reader *file_reader_door(file_reader *reader) { return &reader->door; }

@@ -1,0 +1,47 @@
+/* store_facts.c - what an adapter's files say that they are, for its manifest. */
+// SPDX-License-Identifier: Apache-2.0
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/adapters/store_inner.h"
+#include "engine/model/lora/lora_file.h"
+
+static int compare_texts(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* "q_proj, v_proj" */
+static void print_targets(const lora_facts *facts, store_manifest *out) {
+    const char *targets[LORA_TARGETS_MAX];
+    char shown[40];
+    size_t used = 0;
+    static_assert(LORA_TARGETS_MAX * (sizeof shown + 2) <= sizeof out->targets, "all of them fit");
+    memcpy(targets, facts->targets, facts->target_count * sizeof *targets);
+    qsort(targets, facts->target_count, sizeof *targets, compare_texts);
+    for (uint32_t i = 0; i < facts->target_count; i++) {
+        esp_show(shown, sizeof shown, targets[i], strlen(targets[i]));
+        used += (size_t)snprintf(out->targets + used, sizeof out->targets - used, "%s%s",
+                                 i ? ", " : "", shown);
+    }
+}
+
+esp_code store_read_facts(const char *path, store_manifest *out, esp_error *err) {
+    lora_file *file;
+    esp_code code = lora_file_open(&file, path, NULL, err);
+    if (code != ESP_OK) return code;
+    const lora_facts *facts = lora_file_facts(file);
+    if (strcmp(facts->digest, out->digest) != 0) {
+        code = esp_fail(err, ESP_DATA_LOSS, "the staged files are not what came: %s; wanted %s",
+                        facts->digest, out->digest);
+    } else {
+        out->parameters = facts->parameters;
+        out->rank_min = facts->rank_min;
+        out->rank_max = facts->rank_max;
+        print_targets(facts, out);
+        esp_show(out->base, sizeof out->base, facts->base_name, strlen(facts->base_name));
+    }
+    lora_file_close(file);
+    return code;
+}

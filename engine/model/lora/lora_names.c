@@ -1,0 +1,138 @@
+/* lora_names.c - what the name of an adapter's tensor says. */
+// SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/model/lora/lora_inner.h"
+
+typedef struct site_name {
+    const char *folder, *gguf; /* behind "layers.<n>." and "blk.<n>."; whole names of the model's */
+    const char *shown;
+} site_name;
+
+static const site_name SITES[SITE_COUNT] = {
+    [SITE_Q] = {"self_attn.q_proj", "attn_q", "q_proj"},
+    [SITE_K] = {"self_attn.k_proj", "attn_k", "k_proj"},
+    [SITE_V] = {"self_attn.v_proj", "attn_v", "v_proj"},
+    [SITE_QKV] = {"self_attn.qkv_proj", "attn_qkv", "qkv_proj"},
+    [SITE_O] = {"self_attn.o_proj", "attn_output", "o_proj"},
+    [SITE_GATE] = {"mlp.gate_proj", "ffn_gate", "gate_proj"},
+    [SITE_UP] = {"mlp.up_proj", "ffn_up", "up_proj"},
+    [SITE_GATE_UP] = {"mlp.gate_up_proj", NULL, "gate_up_proj"},
+    [SITE_DOWN] = {"mlp.down_proj", "ffn_down", "down_proj"},
+    [SITE_OUTPUT] = {"lm_head", "output", "lm_head"},
+    [SITE_EMBEDDING] = {"embed_tokens", "token_embd", "embed_tokens"},
+    [SITE_SCORE] = {"score", NULL, "score"},
+};
+
+typedef struct piece_name {
+    const char *end;
+    lora_piece piece;
+} piece_name;
+
+/* Some writers leave the name in that the adapter had in the training, "default". */
+static const piece_name FOLDER_PIECES[] = {
+    {".lora_A.weight", PIECE_A},
+    {".lora_A.default.weight", PIECE_A},
+    {".lora_B.weight", PIECE_B},
+    {".lora_B.default.weight", PIECE_B},
+    {".lora_B.bias", PIECE_B_BIAS},
+    {".lora_B.default.bias", PIECE_B_BIAS},
+    {".lora_embedding_A", PIECE_A},
+    {".lora_embedding_A.default", PIECE_A},
+    {".lora_embedding_B", PIECE_B},
+    {".lora_embedding_B.default", PIECE_B},
+    {".lora_magnitude_vector", PIECE_MAGNITUDE},
+    {".lora_magnitude_vector.weight", PIECE_MAGNITUDE},
+    {".lora_magnitude_vector.default.weight", PIECE_MAGNITUDE},
+    {".base_layer.bias", PIECE_BIAS},
+    {".base_layer.weight", PIECE_WEIGHT},
+    {".modules_to_save.default.weight", PIECE_WEIGHT},
+    {".modules_to_save.weight", PIECE_WEIGHT},
+    {".bias", PIECE_BIAS},
+    {".weight", PIECE_WEIGHT},
+    {NULL, PIECE_COUNT},
+};
+
+static const piece_name GGUF_PIECES[] = {
+    {".weight.lora_a", PIECE_A},
+    {".weight.lora_b", PIECE_B},
+    {NULL, PIECE_COUNT},
+};
+
+const char *lora_site_name(lora_site site) { return SITES[site].shown; }
+
+static bool is(model_text text, const char *wanted) {
+    return text.bytes == strlen(wanted) && memcmp(text.at, wanted, text.bytes) == 0;
+}
+
+static bool take_start(model_text *text, const char *start) {
+    size_t bytes = strlen(start);
+    if (text->bytes < bytes || memcmp(text->at, start, bytes) != 0) return false;
+    *text = (model_text){text->at + bytes, text->bytes - bytes};
+    return true;
+}
+
+static bool take_end(model_text *text, const char *end) {
+    size_t bytes = strlen(end);
+    if (text->bytes < bytes || memcmp(text->at + text->bytes - bytes, end, bytes) != 0)
+        return false;
+    text->bytes -= bytes;
+    return true;
+}
+
+/* The first of the endings that fits: a longer one stands before the one it ends in. */
+static bool take_piece(model_text *name, const piece_name *pieces, lora_piece *out) {
+    for (; pieces->end; pieces++)
+        if (take_end(name, pieces->end)) {
+            *out = pieces->piece;
+            return true;
+        }
+    return false;
+}
+
+/* A number without a sign or a zero before it, and the dot behind it. */
+static bool take_layer(model_text *name, uint32_t *layer) {
+    size_t digits = 0;
+    *layer = 0;
+    while (digits < name->bytes && digits < 4 && name->at[digits] >= '0' && name->at[digits] <= '9')
+        *layer = 10 * *layer + (uint32_t)(name->at[digits++] - '0');
+    if (digits == 0 || (digits > 1 && name->at[0] == '0') || *layer >= SPEC_LAYERS_MAX)
+        return false;
+    *name = (model_text){name->at + digits, name->bytes - digits};
+    return take_start(name, ".");
+}
+
+static bool find_site(model_text name, bool folder, lora_site first, lora_site end,
+                      lora_site *out) {
+    for (lora_site site = first; site < end; site++) {
+        const char *known = folder ? SITES[site].folder : SITES[site].gguf;
+        if (!known || !is(name, known)) continue;
+        *out = site;
+        return true;
+    }
+    return false;
+}
+
+static bool parse_site(model_text module, const char *layers, bool folder, lora_place *out) {
+    out->layer = 0;
+    if (!take_start(&module, layers))
+        return find_site(module, folder, SITE_OUTPUT, SITE_COUNT, &out->site);
+    return take_layer(&module, &out->layer) &&
+           find_site(module, folder, SITE_Q, SITE_LAYER_COUNT, &out->site);
+}
+
+bool lora_parse_peft(model_text name, lora_place *out) {
+    if (!take_start(&name, "base_model.model.")) return false;
+    if (!take_piece(&name, FOLDER_PIECES, &out->piece)) return false;
+    out->module = name;
+    return parse_site(family_bare_name(name), "layers.", true, out);
+}
+
+bool lora_parse_gguf(model_text name, bool fused_up, lora_place *out) {
+    if (!take_piece(&name, GGUF_PIECES, &out->piece)) return false;
+    out->module = name;
+    if (!parse_site(name, "blk.", false, out)) return false;
+    if (fused_up && out->site == SITE_UP) out->site = SITE_GATE_UP;
+    return true;
+}

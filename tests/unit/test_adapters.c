@@ -1,0 +1,401 @@
+/* test_adapters.c - names, versions, tiers: one story each, the loader's turns taken by hand. */
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/unit/adapter_lab.h"
+
+#include "engine/adapters/adapters_inner.h"
+
+/* Loader and engine until neither has anything to say. */
+static void settle(lab *l) {
+    for (int i = 0; i < 50; i++) {
+        while (loader_turn(l->a))
+            continue;
+        adapters_step(l->a, l->now_us += 100000);
+    }
+}
+
+static void load(lab *l, const char *name, uint32_t file, uint8_t mark, uint32_t pieces) {
+    l->files[file] = (lab_file){.mark = mark, .pieces = pieces};
+    esp_error err = {0};
+    if (adapters_load(l->a, name, lab_path(file), NULL, &err) != ESP_OK)
+        fail_msg("%s", err.message);
+}
+
+static adapter *find_it(lab *l, const char *ref) {
+    adapter *ad = NULL;
+    esp_error err = {0};
+    if (adapters_find(l->a, ref, &ad, &err) != ESP_OK) fail_msg("%s: %s", ref, err.message);
+    return ad;
+}
+
+static adapter_info info_of(lab *l, const adapter *ad) {
+    adapter_info info;
+    adapter_read_info(l->a, ad, &info);
+    return info;
+}
+
+static sched_turn hold_it(lab *l, adapter *ad) {
+    sched_adapters how = adapters_for_scheduler(l->a);
+    return how.hold(how.arg, ad, l->now_us);
+}
+
+static void drop_it(lab *l, adapter *ad) {
+    sched_adapters how = adapters_for_scheduler(l->a);
+    how.drop(how.arg, ad);
+}
+
+static adapter *bring(lab *l, const char *ref) {
+    adapter *ad = find_it(l, ref);
+    if (hold_it(l, ad) == SCHED_LATER) {
+        settle(l);
+        assert_int_equal(hold_it(l, ad), SCHED_HELD);
+    }
+    return ad;
+}
+
+static void let_go(lab *l, adapter *ad) {
+    drop_it(l, ad);
+    adapter_release(l->a, ad);
+}
+
+static void a_loaded_adapter_is_packed_and_comes_to_the_device_when_asked_for(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 16, .seqs_max = 4, .context_max = 64});
+    load(l, "triage", 1, 7, 5);
+    adapter *ad = find_it(l, "triage");
+    assert_int_equal(info_of(l, ad).tier, ADAPTER_HOST);
+    assert_int_equal(info_of(l, ad).bytes, 5 * LAB_PIECE);
+    assert_int_equal(hold_it(l, ad), SCHED_LATER);
+    settle(l);
+    assert_int_equal(l->arrived, 1);
+    assert_int_equal(hold_it(l, ad), SCHED_HELD);
+    assert_int_equal(info_of(l, ad).tier, ADAPTER_DEVICE);
+    assert_int_equal(kv_leased_count(sched_kv(l->sched)), 3);
+    kv_check(sched_kv(l->sched));
+    assert_true(lab_is(ad, 7));
+    let_go(l, ad);
+    lab_close(l);
+}
+
+static void without_an_arena_packed_memory_is_used_where_it_lies(void **state) {
+    (void)state;
+    lab *l =
+        lab_open(&(lab_options){.pages = 16, .seqs_max = 4, .context_max = 64, .in_place = true});
+    load(l, "triage", 1, 7, 600); /* more than a frame of it */
+    adapter *ad = find_it(l, "triage");
+    assert_true(lab_is(ad, 7)); /* at once, for a command that has no scheduler */
+    adapter_release(l->a, ad);
+    ad = bring(l, "triage");
+    assert_true(lab_is(ad, 7));
+    assert_int_equal(kv_leased_count(sched_kv(l->sched)), 0);
+    let_go(l, ad);
+    lab_close(l);
+}
+
+/* A request began with version 1; the name is loaded anew. It finishes on its own, others get 2, and
+ * version 1 goes with it. */
+static void a_request_keeps_the_version_it_began_with(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
+    load(l, "triage", 1, 7, 2);
+    adapter *old = bring(l, "triage");
+    load(l, "triage", 2, 9, 2);
+    adapter *young = bring(l, "triage");
+    assert_int_equal(adapter_version(young), 2);
+    assert_true(lab_is(old, 7) && lab_is(young, 9));
+    assert_int_equal(info_of(l, old).state, ADAPTER_LEAVING);
+    adapter *again;
+    esp_error err = {0};
+    assert_int_equal(adapters_find(l->a, "triage@1", &again, &err), ESP_NOT_FOUND);
+    drop_it(l, old);
+    adapter_release(l->a, old);
+    settle(l);
+    adapters_stats stats;
+    adapters_read_stats(l->a, &stats);
+    assert_int_equal(stats.listed, 1);
+    assert_int_equal(kv_leased_count(sched_kv(l->sched)), 1);
+    let_go(l, young);
+    lab_close(l);
+}
+
+static void the_same_content_again_is_the_same_version(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
+    load(l, "triage", 1, 7, 2);
+    load(l, "triage", 2, 7, 2);
+    adapter *ad = find_it(l, "triage");
+    assert_int_equal(adapter_version(ad), 1);
+    adapter_release(l->a, ad);
+    lab_close(l);
+}
+
+static void a_load_that_fails_leaves_the_old_version_serving(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
+    load(l, "triage", 1, 7, 2);
+    l->files[2] = (lab_file){.fails = ESP_INVALID};
+    esp_error err = {0};
+    assert_int_equal(adapters_load(l->a, "triage", lab_path(2), NULL, &err), ESP_INVALID);
+    assert_int_equal(adapters_load(l->a, "other", lab_path(2), NULL, &err), ESP_INVALID);
+    adapter *ad = bring(l, "triage");
+    assert_true(lab_is(ad, 7));
+    let_go(l, ad);
+    assert_int_equal(adapters_find(l->a, "other", &ad, &err), ESP_NOT_FOUND);
+    assert_non_null(strstr(err.message, "triage"));
+    lab_close(l);
+}
+
+static void names_that_cannot_be_are_refused(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
+    char big[301];
+    memset(big, 'a', 300);
+    big[300] = '\0';
+    const char *names[] = {"../x", "", "a/b", "a@1", big};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        esp_error err = {0};
+        assert_int_equal(adapters_load(l->a, names[i], lab_path(1), NULL, &err), ESP_INVALID);
+    }
+    const char *refs[] = {"../x",          "a@",          "a@x",        "a@0",
+                          "a@99999999999", "a@sha256:12", "a@sha256:zz"};
+    for (size_t i = 0; i < sizeof refs / sizeof *refs; i++) {
+        esp_error err = {0};
+        adapter *ad;
+        assert_int_equal(adapters_find(l->a, refs[i], &ad, &err), ESP_INVALID);
+        assert_null(ad);
+    }
+    assert_int_equal(l->reads, 0);
+    lab_close(l);
+}
+
+static void versions_are_found_by_number_and_digest(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
+    load(l, "triage", 1, 7, 2);
+    char digest[ADAPTER_DIGEST_CHARS], ref[128];
+    lab_digest(7, 2, digest);
+    snprintf(ref, sizeof ref, "triage@%s", digest);
+    adapter *one = find_it(l, "triage@1"), *two = find_it(l, ref);
+    assert_ptr_equal(one, two);
+    assert_string_equal(adapter_content(one), digest);
+    adapter_release(l->a, one);
+    adapter_release(l->a, two);
+    lab_close(l);
+}
+
+static adapter *ended_one;
+static esp_code ended_why;
+static void note_end(lab *l, adapter *ad, const esp_error *why) {
+    (void)l;
+    ended_one = ad;
+    ended_why = why->code;
+}
+
+static void unload_waits_for_its_users_or_ends_them(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
+    l->on_end = note_end;
+    load(l, "a", 1, 7, 2);
+    load(l, "b", 2, 9, 2);
+    adapter *a = bring(l, "a"), *b = bring(l, "b"), *none;
+    esp_error err = {0};
+    assert_int_equal(adapters_unload(l->a, "a", ADAPTER_WAIT, &err), ESP_OK);
+    assert_int_equal(adapters_unload(l->a, "b@1", ADAPTER_END, &err), ESP_OK);
+    assert_int_equal(adapters_find(l->a, "a", &none, &err), ESP_NOT_FOUND);
+    assert_int_equal(adapters_unload(l->a, "a", ADAPTER_WAIT, &err), ESP_NOT_FOUND);
+    ended_one = NULL;
+    settle(l);
+    assert_ptr_equal(ended_one, b);
+    assert_int_equal(ended_why, ESP_ABORTED);
+    assert_true(lab_is(a, 7));
+    drop_it(l, b);
+    assert_int_equal(hold_it(l, b), SCHED_NEVER);
+    adapter_error(b, &err);
+    assert_int_equal(err.code, ESP_ABORTED);
+    adapter_release(l->a, b);
+    let_go(l, a);
+    settle(l);
+    adapters_stats stats;
+    adapters_read_stats(l->a, &stats);
+    assert_int_equal(stats.listed, 0);
+    assert_int_equal(stats.host_bytes, 0);
+    assert_int_equal(kv_free_count(sched_kv(l->sched)), 32);
+    lab_close(l);
+}
+
+/* Half of 16 frames is for adapters; three of three frames each do not fit, so the one that was used
+ * longest ago goes, and comes back from memory without being read again. */
+static void the_least_used_adapter_goes_when_frames_run_out(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 16, .seqs_max = 4, .context_max = 64});
+    load(l, "a", 1, 1, 6);
+    load(l, "b", 2, 2, 6);
+    load(l, "c", 3, 3, 6);
+    adapter *a = bring(l, "a"), *b = bring(l, "b");
+    drop_it(l, a);
+    drop_it(l, b);
+    assert_int_equal(hold_it(l, b), SCHED_HELD);
+    drop_it(l, b);
+    adapter *c = bring(l, "c");
+    assert_int_equal(info_of(l, a).tier, ADAPTER_HOST);
+    assert_int_equal(info_of(l, b).tier, ADAPTER_DEVICE);
+    assert_int_equal(info_of(l, a).evictions, 1);
+    drop_it(l, c);
+    assert_int_equal(hold_it(l, a), SCHED_LATER);
+    settle(l);
+    assert_int_equal(hold_it(l, a), SCHED_HELD);
+    assert_true(lab_is(a, 1));
+    assert_int_equal(l->reads, 3);
+    let_go(l, a);
+    adapter_release(l->a, b);
+    adapter_release(l->a, c);
+    lab_close(l);
+}
+
+/* What runs stays; the one that comes waits for it. */
+static void an_adapter_in_use_is_not_evicted_for_another(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 16, .seqs_max = 4, .context_max = 64});
+    load(l, "a", 1, 1, 10);
+    load(l, "b", 2, 2, 10);
+    adapter *a = bring(l, "a"), *b = find_it(l, "b");
+    assert_int_equal(hold_it(l, b), SCHED_LATER);
+    settle(l);
+    assert_int_equal(hold_it(l, b), SCHED_LATER);
+    assert_true(lab_is(a, 1));
+    drop_it(l, a);
+    settle(l);
+    assert_int_equal(hold_it(l, b), SCHED_HELD);
+    assert_true(lab_is(b, 2));
+    let_go(l, b);
+    adapter_release(l->a, a);
+    lab_close(l);
+}
+
+static void a_pinned_adapter_comes_at_once_and_stays(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 32, .seqs_max = 4, .context_max = 64});
+    load(l, "p", 1, 1, 16);
+    load(l, "b", 2, 2, 12);
+    load(l, "c", 3, 3, 12);
+    esp_error err = {0};
+    assert_int_equal(adapters_pin(l->a, "p", true, &err), ESP_OK);
+    assert_int_equal(adapters_pin(l->a, "b", true, &err), ESP_EXHAUSTED);
+    settle(l);
+    let_go(l, bring(l, "b"));
+    let_go(l, bring(l, "c"));
+    adapter *p = find_it(l, "p");
+    assert_int_equal(info_of(l, p).tier, ADAPTER_DEVICE);
+    assert_int_equal(info_of(l, p).loads, 1);
+    assert_int_equal(adapters_pin(l->a, "p", false, &err), ESP_OK);
+    adapter_release(l->a, p);
+    let_go(l, bring(l, "b"));
+    let_go(l, bring(l, "c"));
+    settle(l);
+    lab_close(l);
+}
+
+/* Memory holds two images of three: the third comes, one goes to disk, and is read again. */
+static void memory_is_bounded_and_the_disk_is_the_last_tier(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){
+        .pages = 64, .seqs_max = 4, .context_max = 64, .host_memory = 4 * LAB_FRAME});
+    load(l, "a", 1, 1, 4);
+    load(l, "b", 2, 2, 4);
+    load(l, "c", 3, 3, 4);
+    adapters_stats stats;
+    adapters_read_stats(l->a, &stats);
+    assert_int_equal(stats.host, 2);
+    assert_int_equal(stats.host_bytes, 4 * LAB_FRAME);
+    adapter *all[3] = {bring(l, "a"), bring(l, "b"), bring(l, "c")};
+    for (uint8_t i = 0; i < 3; i++)
+        assert_true(lab_is(all[i], (uint8_t)(i + 1)));
+    assert_int_equal(l->reads, 5); /* a once more; for it b went, so b once more, c not */
+    for (int i = 0; i < 3; i++)
+        let_go(l, all[i]);
+    esp_error err = {0};
+    l->files[9] = (lab_file){.mark = 9, .pieces = 10};
+    assert_int_equal(adapters_load(l->a, "big", lab_path(9), NULL, &err), ESP_EXHAUSTED);
+    assert_string_equal(err.field, "--adapter-memory");
+    lab_close(l);
+}
+
+static void one_larger_than_its_share_of_the_arena_is_refused(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 16, .seqs_max = 4, .context_max = 64});
+    l->files[1] = (lab_file){.mark = 1, .pieces = 17};
+    esp_error err = {0};
+    assert_int_equal(adapters_load(l->a, "big", lab_path(1), NULL, &err), ESP_EXHAUSTED);
+    assert_string_equal(err.field, "--kv-memory");
+    adapters_stats stats;
+    adapters_read_stats(l->a, &stats);
+    assert_int_equal(stats.host_bytes, 0);
+    lab_close(l);
+}
+
+/* Its image went to disk; there it is another one now, or gone: its requests are told why. */
+static void files_that_changed_behind_our_back_break_the_adapter(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){
+        .pages = 64, .seqs_max = 4, .context_max = 64, .host_memory = 2 * LAB_FRAME});
+    load(l, "a", 1, 1, 4);
+    adapter *a = find_it(l, "a"), *none;
+    load(l, "b", 2, 2, 4);
+    l->files[1].mark = 5;
+    assert_int_equal(hold_it(l, a), SCHED_LATER);
+    settle(l);
+    assert_int_equal(hold_it(l, a), SCHED_NEVER);
+    esp_error err = {0};
+    adapter_error(a, &err);
+    assert_int_equal(err.code, ESP_DATA_LOSS);
+    assert_int_equal(adapters_find(l->a, "a", &none, &err), ESP_DATA_LOSS);
+    adapter_release(l->a, a);
+    load(l, "a", 1, 5, 4); /* what lies there now is loaded: it serves again */
+    a = bring(l, "a");
+    assert_true(lab_is(a, 5));
+    let_go(l, a);
+    lab_close(l);
+}
+
+static void the_list_shows_each_version_once(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
+    load(l, "b", 1, 1, 4);
+    load(l, "a", 2, 2, 4);
+    adapter *old = find_it(l, "a");
+    load(l, "a", 3, 3, 4);
+    adapter_info *list;
+    size_t count;
+    adapters_list(l->a, &list, &count);
+    assert_int_equal(count, 3);
+    assert_string_equal(list[0].name, "a");
+    assert_int_equal(list[0].version, 1);
+    assert_int_equal(list[0].state, ADAPTER_LEAVING);
+    assert_int_equal(list[0].users, 1);
+    assert_false(list[0].current);
+    assert_true(list[1].current && list[2].current);
+    assert_string_equal(list[2].name, "b");
+    free(list);
+    adapter_release(l->a, old);
+    lab_close(l);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_loaded_adapter_is_packed_and_comes_to_the_device_when_asked_for),
+        cmocka_unit_test(without_an_arena_packed_memory_is_used_where_it_lies),
+        cmocka_unit_test(a_request_keeps_the_version_it_began_with),
+        cmocka_unit_test(the_same_content_again_is_the_same_version),
+        cmocka_unit_test(a_load_that_fails_leaves_the_old_version_serving),
+        cmocka_unit_test(names_that_cannot_be_are_refused),
+        cmocka_unit_test(versions_are_found_by_number_and_digest),
+        cmocka_unit_test(unload_waits_for_its_users_or_ends_them),
+        cmocka_unit_test(the_least_used_adapter_goes_when_frames_run_out),
+        cmocka_unit_test(an_adapter_in_use_is_not_evicted_for_another),
+        cmocka_unit_test(a_pinned_adapter_comes_at_once_and_stays),
+        cmocka_unit_test(memory_is_bounded_and_the_disk_is_the_last_tier),
+        cmocka_unit_test(one_larger_than_its_share_of_the_arena_is_refused),
+        cmocka_unit_test(files_that_changed_behind_our_back_break_the_adapter),
+        cmocka_unit_test(the_list_shows_each_version_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,477 @@
+/* test_engine_adapters.c - requests through adapters: each gives what it gives alone, whoever else is in
+ * the batch; a batch of the base alone runs as if there were none; and an adapter is let go when its
+ * request ends, however that is. */
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/mem.h"
+#include "tests/unit/tiny_adapter.h"
+#include "tests/unit/tiny_engine.h"
+
+enum { ADAPTERS = 8, REQUESTS = 16, OUTPUT = 10, VOCAB = 320, PROMPT_IDS = 256, BASE = -1 };
+
+static const tiny_llama_options MODEL = {.layers = 3,
+                                         .hidden = 96,
+                                         .heads = 6,
+                                         .kv_heads = 2,
+                                         .head_dim = 16,
+                                         .intermediate = 160,
+                                         .vocab = VOCAB,
+                                         .context = 512,
+                                         .dtype = DT_Q4_1,
+                                         .seed = 7,
+                                         .tied = true};
+
+static char model_path[] = "/tmp/espalier-test-XXXXXX";
+static char folders[ADAPTERS][TA_PATH_BYTES], options_text[ADAPTERS][TA_PATH_BYTES + 8];
+
+/* Ranks from 1 to 33; on all linears, on q and v, or on the MLP alone; two with an embedding and an output
+ * of their own. */
+static int make_files(void **state) {
+    (void)state;
+    static const unsigned targets[] = {TA_ALL, TA_Q | TA_V, TA_GATE | TA_UP | TA_DOWN};
+    static const uint32_t ranks[ADAPTERS] = {8, 16, 1, 33, 4, 8, 17, 2};
+    tiny_write(model_path, &MODEL);
+    for (uint32_t i = 0; i < ADAPTERS; i++) {
+        tiny_adapter_write(folders[i], &(tiny_adapter_options){.base = &MODEL,
+                                                               .rank = ranks[i],
+                                                               .targets = targets[i % 3],
+                                                               .wholes = i % 4 == 3,
+                                                               .seed = 100 + i});
+        snprintf(options_text[i], sizeof options_text[i], "a%u=%s", i, folders[i]);
+    }
+    return 0;
+}
+
+static int drop_files(void **state) {
+    (void)state;
+    for (uint32_t i = 0; i < ADAPTERS; i++)
+        tiny_adapter_remove(folders[i]);
+    return unlink(model_path);
+}
+
+static engine *open_with(model_config config, uint32_t adapters_wanted) {
+    config.adapters.count = adapters_wanted;
+    for (uint32_t i = 0; i < adapters_wanted; i++)
+        config.adapters.at[i] = options_text[i];
+    return tiny_open(model_path, config);
+}
+
+static adapter *find(engine *e, int which) {
+    char name[16];
+    adapter *out = NULL;
+    esp_error err = {0};
+    if (which == BASE) return NULL;
+    snprintf(name, sizeof name, "a%d", which);
+    if (adapters_find(engine_adapters(e), name, &out, &err) != ESP_OK) fail_msg("%s", err.message);
+    return out;
+}
+
+/* Mixed lengths and policies, the same for the same number. */
+static request *make_request(engine *e, uint32_t number, int which) {
+    int32_t prompt[64];
+    uint32_t count = 1 + number * 7 % 50, noise = number * 2654435761u + 1;
+    for (uint32_t i = 0; i < count; i++) {
+        noise = noise * 1664525u + 1013904223u;
+        prompt[i] = (int32_t)((noise >> 8) % PROMPT_IDS);
+    }
+    request_options o = {.prompt = prompt,
+                         .prompt_count = count,
+                         .output_max = OUTPUT,
+                         .ignore_eos = true,
+                         .row_digests = true,
+                         .adapters = engine_adapters(e),
+                         .adapter = find(e, which),
+                         .policy = {.temperature = number % 3 ? 0.8f : 0, .seed = number}};
+    request *r = NULL;
+    esp_error err = {0};
+    if (request_new(&r, &o, VOCAB, &err) != ESP_OK) fail_msg("%s", err.message);
+    return r;
+}
+
+/* Request i goes through this: every adapter, and the base between them. */
+static int adapter_of(uint32_t number) {
+    return number % 5 == 4 ? BASE : (int)(number * 3 % ADAPTERS);
+}
+
+typedef struct answer {
+    int32_t ids[OUTPUT];
+    uint64_t rows[OUTPUT]; /* digests of the logits */
+} answer;
+
+static void keep(request *r, answer *out) {
+    if (r->finish != FINISH_LENGTH)
+        fail_msg("ended as %s: %s", finish_reason_name(r->finish), r->error.message);
+    memcpy(out->ids, r->tokens + r->prompt_count, sizeof out->ids);
+    memcpy(out->rows, r->row_digests, sizeof out->rows);
+    request_unref(r);
+}
+
+static void run(engine *e, request *r) {
+    tiny_submit(e, r);
+    while (!atomic_load(&r->done))
+        engine_step_or_wait(e);
+}
+
+static uint32_t users(engine *e) {
+    adapter_info *list;
+    size_t count;
+    uint32_t all = 0;
+    adapters_list(engine_adapters(e), &list, &count);
+    for (size_t i = 0; i < count; i++)
+        all += list[i].users;
+    free(list);
+    return all;
+}
+
+/* ---- law 1 ---- */
+
+static void answer_alone(engine *e, answer *out) {
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        request *r = make_request(e, i, adapter_of(i));
+        run(e, r);
+        keep(r, &out[i]);
+    }
+}
+
+static void answer_together(engine *e, answer *out, uint32_t preempt_every) {
+    request *all[REQUESTS];
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        tiny_submit(e, all[i] = make_request(e, i, adapter_of(i)));
+    for (uint32_t i = 0, step = 1; i < REQUESTS; step++) {
+        engine_step_or_wait(e);
+        engine_check(e);
+        assert_true(step < 100000);
+        if (preempt_every && step % preempt_every == 0) engine_preempt_newest(e);
+        while (i < REQUESTS && atomic_load(&all[i]->done))
+            i++;
+    }
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        keep(all[i], &out[i]);
+}
+
+static void assert_same(const answer *a, const answer *b, const char *what) {
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        if (memcmp(&a[i], &b[i], sizeof a[i]) != 0)
+            fail_msg("%s: request %u, adapter %d, has other bits", what, i, adapter_of(i));
+}
+
+static void check_company(model_config config) {
+    static answer alone[REQUESTS], other[REQUESTS];
+    engine *e = open_with(config, ADAPTERS);
+    answer_alone(e, alone);
+    answer_together(e, other, 0);
+    assert_same(alone, other, "all at once");
+    answer_together(e, other, 3);
+    assert_same(alone, other, "preempted");
+    engine_stats stats;
+    engine_read_stats(e, &stats);
+    assert_true(stats.preemptions_total > 0);
+    assert_int_equal(users(e), 0);
+    engine_close(e);
+    config.threads = 3;
+    config.max_seqs = config.step_tokens = 13;
+    e = open_with(config, ADAPTERS);
+    answer_together(e, other, 0);
+    assert_same(alone, other, "3 threads, chunks of 13");
+    engine_close(e);
+}
+
+static void on_ref_company_changes_no_bit(void **state) {
+    (void)state;
+    check_company((model_config){.device = DEVICE_REF});
+}
+
+static void check_level(kern_level level) {
+    if (kern_cpu_best_level() < level) skip();
+    check_company((model_config){.device = DEVICE_CPU, .level = level});
+    check_company((model_config){.device = DEVICE_CPU, .level = level, .activations = ACT_INT8});
+}
+
+static void on_avx2_company_changes_no_bit(void **state) {
+    (void)state;
+    check_level(LEVEL_AVX2);
+}
+
+static void on_avx512_company_changes_no_bit(void **state) {
+    (void)state;
+    check_level(LEVEL_AVX512);
+}
+
+static void on_amx_company_changes_no_bit(void **state) {
+    (void)state;
+    check_level(LEVEL_AMX);
+}
+
+/* The tests above could be passed by adapters that do nothing. */
+static void each_adapter_gives_an_answer_of_its_own(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){0}, ADAPTERS);
+    answer all[ADAPTERS + 1];
+    for (int i = BASE; i < ADAPTERS; i++) {
+        request *r = make_request(e, 6, i);
+        run(e, r);
+        keep(r, &all[i + 1]);
+    }
+    for (int i = 0; i <= ADAPTERS; i++)
+        for (int j = 0; j < i; j++)
+            assert_int_not_equal(all[i].rows[0], all[j].rows[0]);
+    engine_close(e);
+}
+
+/* ---- the base alone ---- */
+
+enum { TRACE_MAX = 1 << 16 };
+static struct traced {
+    char op[12];
+    uint32_t count, rows, role, lora;
+} trace[TRACE_MAX];
+static uint32_t traced;
+
+static void note(const char *op, uint32_t count, uint32_t rows, uint32_t role, uint32_t lora) {
+    assert_true(traced < TRACE_MAX);
+    struct traced *t = &trace[traced++];
+    memset(t, 0, sizeof *t);
+    snprintf(t->op, sizeof t->op, "%s", op);
+    t->count = count, t->rows = rows, t->role = role, t->lora = lora;
+}
+
+static void note_embed(kern_device *dev, const kern_embed *op) {
+    note("embed", op->token_count, 0, 0, 0);
+    kern_ref.embed(dev, op);
+}
+static void note_norm(kern_device *dev, const kern_norm *op) {
+    note("norm", op->count, op->rows != NULL, op->residual, 0);
+    kern_ref.norm(dev, op);
+}
+static void note_linear(kern_device *dev, const kern_linear *op) {
+    note("linear", op->token_count, op->epilogue, op->role, op->lora_count);
+    kern_ref.linear(dev, op);
+}
+static void note_rope(kern_device *dev, const kern_rope_store *op) {
+    note("rope", op->batch->token_count, op->batch->row_count, 0, 0);
+    kern_ref.rope_store(dev, op);
+}
+static void note_attention(kern_device *dev, const kern_attention *op) {
+    note("attention", op->batch->seq_count, op->batch->row_count, 0, 0);
+    kern_ref.attention(dev, op);
+}
+
+/* Runs the base's requests with so many adapters loaded; the number of ops and their trace. */
+static uint32_t trace_base(uint32_t loaded, struct traced *out) {
+    kern_ops noting = kern_ref;
+    noting.embed = note_embed;
+    noting.norm = note_norm;
+    noting.linear = note_linear;
+    noting.rope_store = note_rope;
+    noting.attention = note_attention;
+    engine *e = open_with((model_config){.device = DEVICE_REF, .ops = &noting}, loaded);
+    request *all[REQUESTS];
+    traced = 0;
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        tiny_submit(e, all[i] = make_request(e, i, BASE));
+    while (engine_step(e))
+        continue;
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        request_unref(all[i]);
+    engine_close(e);
+    memcpy(out, trace, traced * sizeof *trace);
+    return traced;
+}
+
+static void a_batch_of_the_base_calls_what_it_calls_without_adapters(void **state) {
+    (void)state;
+    static struct traced without[TRACE_MAX], with[TRACE_MAX];
+    uint32_t count = trace_base(0, without);
+    assert_true(count > 100);
+    assert_int_equal(trace_base(ADAPTERS, with), count);
+    assert_memory_equal(without, with, count * sizeof *with);
+    for (uint32_t i = 0; i < count; i++)
+        assert_int_equal(with[i].lora, 0);
+}
+
+/* Adapters and base in mid-decode: malloc is not called by a step. */
+static void a_decode_step_with_adapters_allocates_nothing(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){0}, ADAPTERS);
+    request *all[REQUESTS];
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        tiny_submit(e, all[i] = make_request(e, i, adapter_of(i)));
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        while (all[i]->published < 2)
+            engine_step_or_wait(e);
+    uint64_t before = mem_thread_allocated();
+    for (int i = 0; i < 4; i++)
+        engine_step(e);
+    assert_int_equal(mem_thread_allocated() - before, 0);
+    assert_false(all[REQUESTS - 1]->done);
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        tiny_finish(e, all[i]);
+        request_unref(all[i]);
+    }
+    engine_close(e);
+}
+
+/* ---- ends ---- */
+
+static void an_adapter_is_let_go_when_its_request_ends(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){0}, 2);
+    request *ends = make_request(e, 1, 0), *cancelled = make_request(e, 2, 1);
+    assert_int_equal(users(e), 2);
+    tiny_submit(e, ends);
+    tiny_submit(e, cancelled);
+    while (cancelled->published < 2)
+        engine_step_or_wait(e);
+    engine_cancel(e, cancelled);
+    tiny_finish(e, cancelled);
+    tiny_finish(e, ends);
+    assert_int_equal(users(e), 0);
+    /* What a request went through is known beyond its end. */
+    char label[REQUEST_ADAPTER_LABEL_BYTES];
+    assert_string_equal(request_adapter_label(&ends->by, label), "a0@1");
+    assert_int_equal(strncmp(ends->by.digest, "sha256:", 7), 0);
+    request_unref(ends);
+    request_unref(cancelled);
+    engine_close(e);
+}
+
+static void a_request_that_never_ran_lets_its_adapter_go(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){.max_context = 48}, 1);
+    esp_error err = {0};
+    request *late = make_request(e, 3, 0), *never = make_request(e, 1, 0);
+    request *large = make_request(e, 7, 0); /* 50 tokens */
+    late->deadline_us = clock_now_us() - 1;
+    tiny_submit(e, late);
+    engine_step(e);
+    assert_int_equal(late->finish, FINISH_DEADLINE);
+    assert_int_not_equal(engine_submit(e, large, &err), ESP_OK);
+    request_unref(large);
+    request_unref(never);
+    assert_int_equal(users(e), 0);
+    request_unref(late);
+    engine_close(e);
+}
+
+/* An adapter that is taken away with ADAPTER_END ends its users, and nobody else. */
+static void unloading_ends_users_and_no_others(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){0}, 2);
+    request *ours = make_request(e, 1, 0), *other = make_request(e, 2, 1);
+    request *base = make_request(e, 4, BASE);
+    esp_error err = {0};
+    tiny_submit(e, ours);
+    tiny_submit(e, other);
+    tiny_submit(e, base);
+    while (ours->published < 2)
+        engine_step_or_wait(e);
+    assert_int_equal(adapters_unload(engine_adapters(e), "a0", ADAPTER_END, &err), ESP_OK);
+    tiny_finish(e, ours);
+    assert_int_equal(ours->finish, FINISH_ERROR);
+    assert_int_equal(ours->error.code, ESP_ABORTED);
+    tiny_finish(e, other);
+    tiny_finish(e, base);
+    assert_int_equal(other->finish, FINISH_LENGTH);
+    assert_int_equal(base->finish, FINISH_LENGTH);
+    assert_int_equal(users(e), 0);
+    request_unref(ours);
+    request_unref(other);
+    request_unref(base);
+    engine_close(e);
+}
+
+/* A name that is loaded again means the new content; who runs ends on the old. */
+static void a_request_ends_on_the_version_it_began_with(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){0}, 1);
+    answer before, during, after, other;
+    esp_error err = {0};
+    request *r = make_request(e, 5, 0);
+    run(e, r);
+    keep(r, &before);
+    r = make_request(e, 5, 0);
+    tiny_submit(e, r);
+    while (r->published < 2)
+        engine_step_or_wait(e);
+    if (adapters_load(engine_adapters(e), "a0", folders[3], NULL, &err) != ESP_OK)
+        fail_msg("%s", err.message);
+    request *second = make_request(e, 5, 0);
+    assert_int_equal(second->by.version, 2);
+    run(e, second);
+    keep(second, &after);
+    tiny_finish(e, r);
+    keep(r, &during);
+    assert_memory_equal(&before, &during, sizeof before);
+    assert_int_not_equal(before.rows[0], after.rows[0]);
+    engine_close(e);
+    e = open_with((model_config){0}, 4);
+    r = make_request(e, 5, 3);
+    run(e, r);
+    keep(r, &other);
+    assert_memory_equal(&after, &other, sizeof after);
+    engine_close(e);
+}
+
+/* ---- the logits of a prompt ---- */
+
+typedef struct row_kept {
+    uint32_t wanted;
+    float row[VOCAB];
+} row_kept;
+
+static esp_code keep_row(void *arg, uint32_t position, const float *row, esp_error *err) {
+    row_kept *kept = arg;
+    (void)err;
+    if (position == kept->wanted) memcpy(kept->row, row, sizeof kept->row);
+    return ESP_OK;
+}
+
+/* The greedy token of a request is that of the prompt's last row, through the same adapter. */
+static void logits_of_a_prompt_go_through_the_adapter(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){0}, ADAPTERS);
+    for (int which = BASE; which < ADAPTERS; which++) {
+        request *r = make_request(e, 3, which); /* greedy */
+        row_kept kept = {.wanted = r->prompt_count - 1};
+        adapter *through = find(e, which);
+        esp_error err = {0};
+        int32_t best = 0;
+        if (engine_logits(e, through, r->tokens, r->prompt_count, keep_row, &kept, &err) != ESP_OK)
+            fail_msg("%s", err.message);
+        adapter_release(engine_adapters(e), through);
+        for (int32_t i = 1; i < VOCAB; i++)
+            if (kept.row[i] > kept.row[best]) best = i;
+        run(e, r);
+        assert_int_equal(r->tokens[r->prompt_count], best);
+        request_unref(r);
+    }
+    assert_int_equal(users(e), 0);
+    engine_close(e);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(on_ref_company_changes_no_bit),
+        cmocka_unit_test(on_avx2_company_changes_no_bit),
+        cmocka_unit_test(on_avx512_company_changes_no_bit),
+        cmocka_unit_test(on_amx_company_changes_no_bit),
+        cmocka_unit_test(each_adapter_gives_an_answer_of_its_own),
+        cmocka_unit_test(a_batch_of_the_base_calls_what_it_calls_without_adapters),
+        cmocka_unit_test(a_decode_step_with_adapters_allocates_nothing),
+        cmocka_unit_test(an_adapter_is_let_go_when_its_request_ends),
+        cmocka_unit_test(a_request_that_never_ran_lets_its_adapter_go),
+        cmocka_unit_test(unloading_ends_users_and_no_others),
+        cmocka_unit_test(a_request_ends_on_the_version_it_began_with),
+        cmocka_unit_test(logits_of_a_prompt_go_through_the_adapter),
+    };
+    return cmocka_run_group_tests(tests, make_files, drop_files);
+}
