@@ -149,6 +149,16 @@ static void find_tops(const span_shape *shape, span_unit *unit) {
     set_tops(unit, v_max(v_max(tops[0], tops[1]), v_max(tops[2], tops[3])));
 }
 
+/* 2^x, x at most 0: 2^fraction as a polynomial of least maximal relative error, ours, exactly 1 at 0.
+ */
+ALWAYS_INLINE vf weight_of(vf x) {
+    vf fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    vf y = v_fma(fraction, v_set1(0.0770671591f), v_set1(0.2276448607f));
+    y = v_fma(y, fraction, v_set1(0.6951168180f));
+    y = v_fma(y, fraction, v_set1(1.0f));
+    return _mm512_scalef_ps(y, x);
+}
+
 /* Both rounded to bf16, halves up, side by side in each dword. */
 ALWAYS_INLINE __m512i round_pairs(vf first, vf second) {
     const __m512i half = _mm512_set1_epi32(0x8000);
@@ -179,8 +189,8 @@ ALWAYS_INLINE void weigh_keys(weighing *w) {
     const float *scores = w->unit->scores + key * AMX_QUERIES;
     uint16_t *weights = w->unit->weights + key * AMX_QUERIES;
     for (uint32_t i = 0; i < TURN_PAIRS; i++) {
-        vf first = v_exp2_roughly(v_sub(v_load(scores + 2 * i * AMX_QUERIES), w->top));
-        vf second = v_exp2_roughly(v_sub(v_load(scores + (2 * i + 1) * AMX_QUERIES), w->top));
+        vf first = weight_of(v_sub(v_load(scores + 2 * i * AMX_QUERIES), w->top));
+        vf second = weight_of(v_sub(v_load(scores + (2 * i + 1) * AMX_QUERIES), w->top));
         __m512i pairs = round_pairs(first, second);
         _mm512_store_si512(weights + 2 * i * AMX_QUERIES, pairs);
         w->sum = _mm512_dpbf16_ps(w->sum, (__m512bh)pairs, (__m512bh)ones);

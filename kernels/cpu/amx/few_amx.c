@@ -64,7 +64,8 @@ typedef struct few_task {
     const linear_job *job;
     amx_scratch *scratch;
     uint32_t wide, width; /* B tiles; tokens of the first */
-    amx_lora_fetch *fetch; /* of the updates; or NULL */
+    amx_lora_leg *lora; /* the updates of the leg; or NULL */
+    amx_lora_fetch *lora_next;
 } few_task;
 
 /* Tile i of a leg. C 0..3; one B tile: B 4, A 5..7; two: B 4 and 5, A 6 and 7. */
@@ -148,9 +149,12 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, const few_
             b[1] += b_step;
         }
         fetch(l, next, k);
-        if (task->fetch) amx_lora_fetch_step(task->fetch);
         UNROLL for (uint32_t i = 0; i < count; i++) {
             const uint16_t *before = a[i];
+            if (task->lora) {
+                amx_lora_fetch_step(&task->lora->fetch);
+                amx_lora_fetch_step(task->lora_next);
+            }
             if (k < blocks)
                 a[i] = a_tile(format, &l->from[i], l->block + k, &scratch->scales[turn][k][i],
                               scratch->ring[k % RING][i]);
@@ -207,7 +211,7 @@ static void store_sums(const few_task *task, const leg *l) {
         if (l->count > 3) AMX_STORE(3, out + 3 * TILE_ROWS, sizeof(float));
         return;
     }
-    float(*c)[C_TILE] = task->scratch->tiles;
+    float(*c)[C_TILE] = task->scratch->sums[0][0];
     AMX_STORE(0, c[0], ROW_BYTES);
     AMX_STORE(1, c[1], ROW_BYTES);
     AMX_STORE(2, c[2], ROW_BYTES);
@@ -225,25 +229,34 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
                      .scratch = amx_scratch_of(job->dev, worker),
                      .wide = tokens > TILE_TOKENS ? 2 : 1,
                      .width = amx_tile_tokens(tokens)};
-    amx_lora_fetch lora;
-    if (job->lora) task.fetch = &lora;
+    amx_lora_leg lora;
+    amx_lora_fetch lora_next;
+    if (job->lora) {
+        task.lora = &lora;
+        task.lora_next = &lora_next;
+    }
     leg_walk walk = {.job = job, .most = STRIP_TILES / task.wide};
     pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
+    const uint32_t begin = walk.unit;
     leg next = next_leg(&walk);
     read_rest(&next, 0, task.scratch->scales[turn]);
     if (!amx_in_place(job)) amx_pair_tokens(job, 0, tokens, worker, workers);
     if (job->lora) amx_lora_shrink_share(job, worker, workers);
     if (job->lora || !amx_in_place(job)) pool_barrier(job->dev->pool, worker);
+    if (job->lora)
+        amx_lora_fetch_next(job, worker, workers,
+                            (walk.end - begin) * job->unit_tiles * job->blocks,
+                            &lora_next);
     amx_configure_tokens(task.width);
     while (next.count) {
         leg l = next;
         next = next_leg(&walk);
         if (l.begins) begin_sums();
-        if (l.begins && task.fetch)
-            amx_lora_fetch_b(job, &l.s, l.first, l.count, job->blocks, task.fetch);
+        if (l.begins && task.lora)
+            amx_lora_begin_leg(job, &l.s, l.first, l.count, job->blocks * l.count, task.lora);
         multiply_leg(&task, &l, &next, turn);
-        if (l.ends && job->lora)
-            amx_lora_expand_leg(job, &l.s, l.first, l.count, task.wide);
+        if (l.ends && task.lora && task.wide == 1) amx_lora_end_leg(task.lora, 1);
+        if (l.ends && task.lora && task.wide == 2) amx_lora_end_leg(task.lora, 2);
         if (l.ends) store_sums(&task, &l);
         if (l.finishes) finish(job, &l.s, 0, tokens, task.scratch->rows[0], ROWS_STRIDE);
         turn = !turn;

@@ -1,234 +1,15 @@
-/* many_amx.c - the way of linear_amx.c for more than FEW_TOKENS tokens: a panel of weights is unpacked, then
- * meets all tokens of a chunk, two tiles of each at a time: four products for four loads.
+/* many_amx.c - the way of linear_amx.c for more than FEW_TOKENS tokens: some blocks of two tiles are unpacked,
+ * then meet all tokens of a chunk, two B tiles at a time: four products for four loads.
  *
- * Here A is x, 16 tokens x 32 columns as they lie in memory, and B the weights, 16 pairs of columns x 16
- * rows; so C is 16 tokens x 16 rows, as outputs lie. The products, and the order of their sums, are those
- * of few_amx.c with its operands exchanged, and the bits are the same.
- *
- * A step is the four products of a block: 64 cycles of the matrix unit, in which the vector units have
- * room for some 120 instructions. They use it: for the weights that come next, and for the epilogue of the
- * tokens before. */
+ * A's blocks stay in L1 and B's come from L2, marked as read once so that they leave A there. What the
+ * matrix unit does not need meanwhile is used: the vector units combine the gates and ups of the tokens
+ * before, and the weights that come next are fetched. */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
-#include "kernels/cpu/amx/lined_amx.h"
 #include "kernels/cpu/amx/lora_amx.h"
-#include "kernels/cpu/amx/panel_walk.h"
-
-enum {
-    PAIR_TOKENS = 2 * TILE_TOKENS,
-    SUMS_ROW = SUMS_STRIDE * sizeof(float),
-    LOOK_AHEAD = 2, /* panels known beforehand: the next is unpacked, the one behind it fetched */
-};
-
-/* --- chores ------------------------------------------------------------------------------- */
-
-/* A panel on its way into B tiles, item by item: the tiles of a block, then the next block. */
-typedef struct unpacking {
-    source from[PAIR];
-    uint32_t tiles, block, items, done;
-    uint16_t (*out)[PANEL][TILE]; /* [tile] */
-} unpacking;
-
-/* Tokens whose sums are whole. */
-typedef struct finishing {
-    strip s;
-    uint32_t token, end; /* of the op */
-    float *sums;         /* of `token` */
-    bool plain;
-} finishing;
-
-/* Where the sums of a pair of tiles go: a run of bytes of each token. */
-typedef struct fetching {
-    const char *at;
-    size_t row, bytes;
-    uint32_t tokens, per_step;
-} fetching;
-
-typedef struct many_task {
-    const linear_job *job;
-    amx_scratch *scratch;
-    uint32_t base; /* token where the inputs of the walk begin */
-    panel_walk walk;
-    panel now, next;
-    uint32_t turn;        /* which of the panels in scratch is now's */
-    uint32_t pairs;       /* so far: whose turn it is among the sums of a pair */
-    unpacking next_items; /* of next */
-    unpacking fetched;    /* of the panel behind it: what is unpacked then is fetched now */
-    uint32_t due, steps;  /* items * steps so far, modulo steps; steps of now */
-    fetching outs;
-    finishing finish;
-    uint32_t finish_step; /* tokens finished in a step */
-} many_task;
-
-static unpacking unpacking_of(const linear_job *job, const panel *p, uint16_t (*out)[PANEL][TILE]) {
-    unpacking u = {
-        .tiles = p->s.count, .block = p->block, .items = p->s.count * p->blocks, .out = out};
-    for (uint32_t i = 0; i < p->s.count; i++)
-        u.from[i] = amx_source(job->op->matrix[p->s.matrix[i]], p->s.tile[i]);
-    return u;
-}
-
-static void unpack_item(unpacking *u, amx_scales *room) {
-    uint32_t i = u->done % u->tiles, at = u->done / u->tiles, b = u->block + at;
-    const source *from = &u->from[i];
-    from->turn(from->codes + b * from->code_step, from->scales, b, room, u->out[i][at]);
-    u->done++;
-}
-
-/* Into L2, whose own prefetcher brings the second of two lines. Each line waited for takes one of few
- * places that the loads of tiles need as well. */
-static void fetch_item(unpacking *u) {
-    if (u->done == u->items) return;
-    uint32_t b = u->block + u->done / u->tiles;
-    const source *from = &u->from[u->done % u->tiles];
-    const char *codes = (const char *)from->codes + b * from->code_step;
-    for (size_t at = 0; at < from->code_bytes; at += 2 * CACHE_LINE_BYTES)
-        _mm_prefetch(codes + at, _MM_HINT_T1);
-    if (from->read_scales)
-        _mm_prefetch((const char *)from->scales + cpu_scales_at(&cpu_formats[from->dtype], b),
-                     _MM_HINT_T1);
-    u->done++;
-}
-
-/* Nothing but the sums themselves, and all rows there. */
-static bool is_plain(const linear_job *job, const strip *s) {
-    const kern_linear *op = job->op;
-    for (uint32_t i = 0; i < s->count; i++) {
-        const kern_matrix *matrix = op->matrix[s->matrix[i]];
-        if (job->lora && job->lora->after[s->matrix[i]]) return false;
-        if (op->bias[s->matrix[i]] || (s->tile[i] + 1) * TILE_ROWS > matrix->rows) return false;
-    }
-    return true;
-}
-
-static void add_rows(const linear_job *job, const finishing *f, uint32_t tokens) {
-    float *out = (float *)job->op->out + (size_t)f->token * job->out_cols +
-                 job->first_col[f->s.matrix[0]] + (size_t)f->s.tile[0] * TILE_ROWS;
-    const float *sums = f->sums;
-    for (uint32_t t = 0; t < tokens; t++, sums += SUMS_STRIDE, out += job->out_cols) {
-        v_store(out, v_add(v_load(out), v_load(sums)));
-        if (f->s.count == 1) continue;
-        v_store(out + TILE_ROWS, v_add(v_load(out + TILE_ROWS), v_load(sums + TILE_ROWS)));
-    }
-}
-
-static void gate_rows(const linear_job *job, const finishing *f, uint32_t tokens) {
-    uint16_t *out = (uint16_t *)job->op->out + (size_t)f->token * job->out_cols +
-                    (size_t)f->s.tile[0] * TILE_ROWS;
-    const kern_linear *op = job->op;
-    const float *sums = f->sums;
-    for (uint32_t t = 0; t < tokens; t++, sums += SUMS_STRIDE, out += job->out_cols)
-        v_store_bf16(out, v_mul(activate(op, v_load(sums)), v_load(sums + TILE_ROWS)));
-}
-
-static void finish_tokens(many_task *task, uint32_t most) {
-    finishing *f = &task->finish;
-    if (f->token == f->end) return;
-    uint32_t left = f->end - f->token, count = left < most ? left : most;
-    if (f->plain && task->job->op->epilogue == EPI_RESIDUAL)
-        add_rows(task->job, f, count);
-    else if (f->plain && kern_is_gated(task->job->op->epilogue))
-        gate_rows(task->job, f, count);
-    else
-        finish(task->job, &f->s, f->token, count, f->sums, SUMS_STRIDE);
-    f->token += count;
-    f->sums += count * SUMS_STRIDE;
-}
-
-/* Lines that the epilogue, or a tile, writes next. */
-static void fetch_outs(many_task *task) {
-    fetching *f = &task->outs;
-    for (uint32_t i = 0; i < f->per_step && f->tokens > 0; i++, f->tokens--, f->at += f->row) {
-        __builtin_prefetch(f->at, 1);
-        __builtin_prefetch(f->at + f->bytes - 1, 1);
-    }
-}
-
-/* What goes on beside the products of a step. */
-static void take_turn(many_task *task) {
-    fetch_outs(task);
-    unpacking *f = &task->fetched;
-    task->due += f->items;
-    while (task->due >= task->steps && f->done < f->items) {
-        task->due -= task->steps;
-        fetch_item(f);
-    }
-    finish_tokens(task, task->finish_step);
-}
-
-/* --- products ----------------------------------------------------------------------------- */
-
-/* Some blocks of one or two weight tiles, and one or two tiles of tokens. */
-typedef struct pair_task {
-    const char *a[2];
-    size_t a_row, a_step;
-    const uint16_t *b[PAIR];
-    uint32_t blocks;
-    const panel *p;
-    uint32_t first, t;           /* the tiles in the strip; the tile of tokens of the op */
-    const float *before;         /* sums; NULL: they begin at 0 */
-    float *sums;                 /* [tokens][row_bytes]; a tile's rows lie side by side */
-    size_t before_row, sums_row; /* bytes */
-} pair_task;
-
-#define BEGIN_SUM(c, wide, tile)                                                                   \
-    do {                                                                                           \
-        const char *at = (const char *)task->before + (wide)*TILE_TOKENS * task->before_row;       \
-        if (task->before)                                                                          \
-            AMX_LOAD(c, at + (tile)*FLOAT_ROW_BYTES, task->before_row);                            \
-        else                                                                                       \
-            AMX_ZERO(c);                                                                           \
-    } while (0)
-#define STORE_SUM(c, wide, tile)                                                                   \
-    AMX_STORE(c,                                                                                   \
-              (char *)task->sums + (wide)*TILE_TOKENS * task->sums_row + (tile)*FLOAT_ROW_BYTES,   \
-              task->sums_row)
-
-/* count (weight tiles), wide (tiles of tokens) are constants. */
-ALWAYS_INLINE void run_pair(uint32_t count, uint32_t wide, many_task *many, const pair_task *task) {
-    BEGIN_SUM(0, 0, 0);
-    if (count == 2) BEGIN_SUM(1, 0, 1);
-    if (wide == 2) BEGIN_SUM(2, 1, 0);
-    if (wide == 2 && count == 2) BEGIN_SUM(3, 1, 1);
-    const char *a0 = task->a[0], *a1 = task->a[1];
-    for (uint32_t at = 0; at < task->blocks * TILE; at += TILE) {
-        AMX_LOAD_ONCE(4, a0, task->a_row);
-        AMX_LOAD(6, task->b[0] + at, ROW_BYTES);
-        AMX_MULTIPLY(0, 4, 6);
-        if (count == 2) {
-            AMX_LOAD(7, task->b[1] + at, ROW_BYTES);
-            AMX_MULTIPLY(1, 4, 7);
-        }
-        if (wide == 2) {
-            AMX_LOAD_ONCE(5, a1, task->a_row);
-            AMX_MULTIPLY(2, 5, 6);
-        }
-        if (wide == 2 && count == 2) AMX_MULTIPLY(3, 5, 7);
-        a0 += task->a_step;
-        a1 += task->a_step;
-        take_turn(many);
-    }
-    if (many->job->lora && task->p->ends)
-        amx_lora_expand_pair(many->job, &task->p->s, task->first, count, task->t, wide,
-                             &many->scratch->lora);
-    finish_tokens(many, PAIR_TOKENS); /* the rest: sums may come to lie where theirs are */
-    STORE_SUM(0, 0, 0);
-    if (count == 2) STORE_SUM(1, 0, 1);
-    if (wide == 2) STORE_SUM(2, 1, 0);
-    if (wide == 2 && count == 2) STORE_SUM(3, 1, 1);
-}
-
-static void multiply_pair(uint32_t count, uint32_t wide, many_task *many, const pair_task *task) {
-    if (count == 2 && wide == 2)
-        run_pair(2, 2, many, task);
-    else if (count == 2)
-        run_pair(2, 1, many, task);
-    else if (wide == 2)
-        run_pair(1, 2, many, task);
-    else
-        run_pair(1, 1, many, task);
-}
+#include "kernels/cpu/amx/pairs_amx.h"
+#include "kernels/cpu/amx/source_amx.h"
 
 /* Tiles from `first` on that share a plane. */
 static uint32_t same_inputs(const linear_job *job, const strip *s, uint32_t first) {
@@ -238,127 +19,263 @@ static uint32_t same_inputs(const linear_job *job, const strip *s, uint32_t firs
     return end - first;
 }
 
-static fetching outs_of(const linear_job *job, const panel *p, uint32_t token, uint32_t tokens) {
-    const strip *s = &p->s;
-    size_t size = kern_gives_act(job->op->epilogue) ? sizeof(uint16_t) : sizeof(float);
-    size_t col = job->first_col[s->matrix[0]] + (size_t)s->tile[0] * TILE_ROWS;
-    if (!p->ends) return (fetching){0};
-    return (fetching){.at =
-                          (const char *)job->op->out + (token * (size_t)job->out_cols + col) * size,
-                      .row = job->out_cols * size,
-                      .bytes = s->count / job->unit_tiles * TILE_ROWS * size,
-                      .tokens = tokens,
-                      .per_step = (tokens - 1) / p->blocks + 1};
-}
+/* Some blocks of one or two tiles, and the tokens of one or two B tiles. */
+typedef struct pair_task {
+    const uint16_t *a[PAIR], *b[2];
+    size_t a_step[PAIR]; /* from one block to the next */
+    uint32_t blocks;
+    bool begin;            /* sums begin at 0 */
+    float (*sums)[C_TILE]; /* [B tile * PAIR + tile] */
+    /* What the vector units do meanwhile: sums of gate and up that are whole already, and lines that are
+     * wanted next. */
+    const kern_linear *op;
+    float (*gated)[C_TILE]; /* [B tile * PAIR + tile]; or NULL */
+    uint32_t gated_rows;
+    struct line_walk *next;
+    /* Whose updates are added to sums that are whole; or NULL. */
+    const linear_job *updated;
+    const strip *s;
+    uint32_t first, t; /* the tiles in the strip; the B tile */
+} pair_task;
 
-static float *sums_at(many_task *task, uint32_t token) {
-    const panel *p = &task->now;
-    float(*sums)[SUMS_STRIDE] = task->scratch->sums[p->slot];
-    if (p->begins && p->ends) return sums[task->pairs++ % 2 * PAIR_TOKENS];
-    return sums[token - p->first];
-}
+/* Memory that is fetched into L2 line by line: runs of lines, a step apart, of codes and scales of each
+ * tile. */
+typedef struct line_walk {
+    const char *at[2 * PAIR];
+    size_t step[2 * PAIR];
+    uint32_t run[2 * PAIR], lines[2 * PAIR];
+    uint32_t which, line, per_step;
+} line_walk;
 
-/* Tokens from `token` of now's, one or two tiles. */
-static void multiply_tokens(many_task *task, uint32_t token, uint32_t tokens) {
-    const linear_job *job = task->job;
-    const panel *p = &task->now;
-    const strip *s = &p->s;
-    uint32_t wide = (tokens - 1) / TILE_TOKENS + 1;
-    float *sums = sums_at(task, token), *out = sums;
-    bool stores = p->ends && job->op->epilogue == EPI_STORE && is_plain(job, s);
-    size_t out_row = stores ? job->out_cols * sizeof(float) : SUMS_ROW;
-    if (stores)
-        out = (float *)job->op->out + (size_t)token * job->out_cols + job->first_col[s->matrix[0]] +
-              (size_t)s->tile[0] * TILE_ROWS;
-    task->outs = outs_of(job, p, token, tokens);
-    for (uint32_t first = 0, count; first < s->count; first += count) {
-        count = same_inputs(job, s, first);
-        input_view in = amx_inputs(job, plane_of(job, s, first), task->base);
-        const char *a = in.at + (token - task->base) / TILE_TOKENS * in.tile + p->block * in.block;
-        pair_task pair = {.a = {a, a + in.tile},
-                          .a_row = in.row,
-                          .a_step = in.block,
-                          .b = {task->scratch->panel[task->turn][first][0],
-                                task->scratch->panel[task->turn][first + count - 1][0]},
-                          .blocks = p->blocks,
-                          .p = p,
-                          .first = first,
-                          .t = token / TILE_TOKENS,
-                          .before = p->begins ? NULL : sums + first * TILE_ROWS,
-                          .before_row = SUMS_ROW,
-                          .sums = out + first * TILE_ROWS,
-                          .sums_row = out_row};
-        multiply_pair(count, wide, task, &pair);
+ALWAYS_INLINE void fetch_lines(line_walk *walk) {
+    for (uint32_t i = 0; i < walk->per_step; i++) {
+        while (walk->which < 2 * PAIR && walk->lines[walk->which] == 0)
+            walk->which++;
+        uint32_t which = walk->which;
+        if (which == 2 * PAIR) return;
+        _mm_prefetch(walk->at[which] + walk->line * CACHE_LINE_BYTES, _MM_HINT_T1);
+        walk->lines[which]--;
+        if (++walk->line < walk->run[which]) continue;
+        walk->line = 0;
+        walk->at[which] += walk->step[which];
     }
-    if (p->ends && !stores)
-        task->finish = (finishing){.s = *s,
-                                   .token = token,
-                                   .end = token + tokens,
-                                   .sums = sums,
-                                   .plain = is_plain(job, s)};
-    task->finish_step = (tokens - 1) / p->blocks + 1;
 }
 
-/* The last tokens, fewer than a tile, make A and C smaller. */
-static void multiply_panel(many_task *task) {
-    uint32_t first = task->now.first, tokens = task->now.tokens, rest = tokens % TILE_TOKENS;
-    uint32_t pairs = (tokens + PAIR_TOKENS - 1) / PAIR_TOKENS, whole = tokens - rest;
-    task->steps = pairs * task->now.blocks;
-    task->due = 0;
-    for (uint32_t t = 0; t < whole; t += PAIR_TOKENS)
-        multiply_tokens(task, first + t, whole - t < PAIR_TOKENS ? whole - t : PAIR_TOKENS);
-    if (rest == 0) return;
-    amx_configure_rows(rest);
-    multiply_tokens(task, first + whole, rest);
-    amx_configure_rows(TILE_TOKENS);
+/* Rows of gate and up to what the next linear takes, in gate's place. */
+ALWAYS_INLINE void activate_rows(const pair_task *task, uint32_t begin, uint32_t end) {
+    for (uint32_t r = begin; r < end && r < task->gated_rows; r++) {
+        float *gate = task->gated[r / TILE_ROWS * PAIR] + r % TILE_ROWS * TILE_TOKENS;
+        v_store(gate, v_mul(activate(task->op, v_load(gate)), v_load(gate + C_TILE)));
+    }
 }
 
-/* --- panels ------------------------------------------------------------------------------- */
+#define BEGIN_SUM(c, at)                                                                           \
+    do {                                                                                           \
+        if (task->begin)                                                                           \
+            AMX_ZERO(c);                                                                           \
+        else                                                                                       \
+            AMX_LOAD(c, task->sums[at], ROW_BYTES);                                                \
+    } while (0)
 
-/* To the next panel, which is unpacked; the one behind it is known. */
-static void next_panel(many_task *task) {
-    task->now = panel_walk_next(&task->walk);
-    unpacking u = unpacking_of(task->job, &task->now, task->scratch->panel[0]);
-    while (u.done < u.items)
-        unpack_item(&u, task->scratch->scales[0][0]);
-    panel_walk ahead = task->walk;
-    panel behind = panel_walk_next(&ahead);
-    task->fetched = unpacking_of(task->job, &behind, NULL);
+/* count (tiles), wide (B tiles) are constants. */
+ALWAYS_INLINE void run_pair(uint32_t count, uint32_t wide, const pair_task *task) {
+    BEGIN_SUM(0, 0);
+    if (count == 2) BEGIN_SUM(1, 1);
+    if (wide == 2) BEGIN_SUM(2, 2);
+    if (wide == 2 && count == 2) BEGIN_SUM(3, 3);
+    const uint32_t rows = task->gated ? (task->gated_rows - 1) / task->blocks + 1 : 0;
+    const uint16_t *a0 = task->a[0], *a1 = task->a[1];
+    for (uint32_t at = 0, row = 0; at < task->blocks * TILE; at += TILE, row += rows) {
+        AMX_LOAD_ONCE(4, task->b[0] + at, ROW_BYTES);
+        AMX_LOAD(6, a0, ROW_BYTES);
+        AMX_MULTIPLY(0, 6, 4);
+        if (count == 2) {
+            AMX_LOAD(7, a1, ROW_BYTES);
+            AMX_MULTIPLY(1, 7, 4);
+        }
+        if (wide == 2) {
+            AMX_LOAD_ONCE(5, task->b[1] + at, ROW_BYTES);
+            AMX_MULTIPLY(2, 6, 5);
+        }
+        if (wide == 2 && count == 2) AMX_MULTIPLY(3, 7, 5);
+        if (rows) activate_rows(task, row, row + rows);
+        fetch_lines(task->next);
+        a0 += task->a_step[0];
+        a1 += task->a_step[1];
+    }
+    if (task->updated)
+        amx_lora_expand_pair(task->updated, task->s, task->first, count, task->t, wide);
+    AMX_STORE(0, task->sums[0], ROW_BYTES);
+    if (count == 2) AMX_STORE(1, task->sums[1], ROW_BYTES);
+    if (wide == 2) AMX_STORE(2, task->sums[2], ROW_BYTES);
+    if (wide == 2 && count == 2) AMX_STORE(3, task->sums[3], ROW_BYTES);
 }
 
-static void multiply_all(const linear_job *job, uint32_t first, uint32_t tokens, uint32_t worker,
-                         uint32_t workers) {
-    many_task task = {.job = job,
-                      .scratch = amx_scratch_of(job->dev, worker),
-                      .base = first,
-                      .walk = panel_walk_begin(job, first, tokens, worker, workers)};
-    for (next_panel(&task); task.now.s.count; next_panel(&task))
-        multiply_panel(&task);
-    finish_tokens(&task, PAIR_TOKENS);
+static void multiply_pair(uint32_t count, uint32_t wide, const pair_task *task) {
+    if (count == 2 && wide == 2)
+        run_pair(2, 2, task);
+    else if (count == 2)
+        run_pair(2, 1, task);
+    else if (wide == 2)
+        run_pair(1, 2, task);
+    else
+        run_pair(1, 1, task);
 }
 
-/* Inputs that must be lined up are, as many as have room. */
-static void multiply_lined(const linear_job *job, uint32_t worker, uint32_t workers) {
-    uint32_t total = job->op->token_count, room = amx_lined_room(job);
-    for (uint32_t base = 0; base < total; base += room) {
-        uint32_t tokens = total - base < room ? total - base : room;
-        amx_line_up(job, base, tokens, worker, workers);
-        pool_barrier(job->dev->pool, worker);
-        multiply_all(job, base, tokens, worker, workers);
-        pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
+/* What the strips of a chunk share. */
+typedef struct chunk_task {
+    const linear_job *job;
+    amx_scratch *scratch;
+    uint32_t base, tokens, tiles; /* of the chunk; B tiles */
+} chunk_task;
+
+/* Blocks of a tile as A tiles: where they lie, `step` elements apart, unpacked first unless they are. */
+static const uint16_t *unpack_panel(const chunk_task *task, const strip *s, uint32_t i,
+                                    uint32_t block, uint32_t count, size_t *step) {
+    source from = amx_source(task->job->op->matrix[s->matrix[i]], s->tile[i]);
+    amx_scratch *scratch = task->scratch;
+    *step = from.unpack ? TILE : from.code_step / sizeof(uint16_t);
+    if (from.read_scales) from.read_scales(from.scales, block, count, &scratch->scales[0][0][i]);
+    if (!from.unpack) return amx_a_tile(&from, block, NULL, NULL);
+    for (uint32_t b = 0; b < count; b++)
+        amx_a_tile(&from, block + b, &scratch->scales[0][b][i], scratch->panel[i][b]);
+    return scratch->panel[i][0];
+}
+
+/* Which blocks of a strip are multiplied, and where the next ones lie. */
+typedef struct panel_range {
+    uint32_t block, count;
+    bool last;                /* sums are whole afterwards */
+    uint32_t next, next_tile; /* block; tiles further on */
+} panel_range;
+
+/* The codes and scales of the blocks that are unpacked next, spread over this panel's steps. A strip of packed
+ * tiles holds more than are multiplied at once; its other tiles come with the same lines. */
+static line_walk walk_to(const chunk_task *task, const strip *s, const panel_range *range) {
+    line_walk walk = {0};
+    uint32_t lines = 0, steps = (task->tiles + 1) / 2 * range->count;
+    for (uint32_t i = 0; i < s->count; i++) {
+        const kern_matrix *matrix = task->job->op->matrix[s->matrix[i]];
+        uint32_t tile = s->tile[i] + range->next_tile;
+        if (tile >= matrix->tiles) continue;
+        source from = amx_source(matrix, tile);
+        const cpu_format *format = &cpu_formats[matrix->dtype];
+        walk.at[2 * i] = (const char *)from.codes + range->next * from.code_step;
+        walk.step[2 * i] = from.code_step;
+        walk.run[2 * i] = (uint32_t)(from.code_bytes / CACHE_LINE_BYTES);
+        walk.lines[2 * i] = range->count * walk.run[2 * i];
+        walk.at[2 * i + 1] = (const char *)from.scales + cpu_scales_at(format, range->next);
+        walk.step[2 * i + 1] = CACHE_LINE_BYTES;
+        walk.run[2 * i + 1] = 1;
+        walk.lines[2 * i + 1] =
+            (uint32_t)(range->count * from.scale_bytes / CACHE_LINE_BYTES) + (from.scale_bytes > 0);
+        lines += walk.lines[2 * i] + walk.lines[2 * i + 1];
+    }
+    walk.per_step = lines ? (lines - 1) / steps + 1 : 0;
+    return walk;
+}
+
+/* Some blocks of a strip's tiles, all tokens of the chunk. */
+static void multiply_panel(const chunk_task *task, const strip *s, const panel_range *range,
+                           float (*sums)[PAIR][C_TILE]) {
+    const uint16_t *a[PAIR];
+    size_t a_step[PAIR];
+    line_walk walk = walk_to(task, s, range);
+    bool gated = range->last && amx_gates_early(task->job, s);
+    bool early = gated && same_inputs(task->job, s, 0) == s->count;
+    for (uint32_t i = 0; i < s->count; i++)
+        a[i] = unpack_panel(task, s, i, range->block, range->count, &a_step[i]);
+    for (uint32_t first = 0, tiles; first < s->count; first += tiles) {
+        tiles = same_inputs(task->job, s, first);
+        uint32_t plane = plane_of(task->job, s, first);
+        for (uint32_t t = 0; t < task->tiles; t += 2) {
+            uint32_t wide = task->tiles - t < 2 ? 1 : 2;
+            pair_task pair = {.a = {a[first], a[first + tiles - 1]},
+                              .b = {amx_pairs_at(task->job, plane, t, range->block),
+                                    amx_pairs_at(task->job, plane, t + wide - 1, range->block)},
+                              .a_step = {a_step[first], a_step[first + tiles - 1]},
+                              .blocks = range->count,
+                              .begin = range->block == 0,
+                              .sums = sums[t] + first,
+                              .op = task->job->op,
+                              .gated = early && t ? sums[t - 2] : NULL,
+                              .gated_rows = 2 * TILE_ROWS,
+                              .next = &walk,
+                              .updated = range->last && task->job->lora ? task->job : NULL,
+                              .s = s,
+                              .first = first,
+                              .t = t};
+            multiply_pair(tiles, wide, &pair);
+        }
+    }
+    uint32_t left = early ? (task->tiles - 1) / 2 * 2 : 0; /* B tiles that are activated already */
+    pair_task rest = {
+        .op = task->job->op, .gated = sums[left], .gated_rows = (task->tiles - left) * TILE_ROWS};
+    if (gated) activate_rows(&rest, 0, rest.gated_rows);
+}
+
+static void finish_strip(const chunk_task *task, const strip *s, float (*sums)[PAIR][C_TILE]) {
+    for (uint32_t t = 0; t < task->tiles; t++) {
+        uint32_t first = t * TILE_TOKENS, left = task->tokens - first;
+        amx_finish(task->job, s, task->base + first, left < TILE_TOKENS ? left : TILE_TOKENS,
+                   sums[t], task->scratch->rows[0]);
+    }
+}
+
+/* Blocks of a panel: as few panels as there must be, equal ones. */
+static uint32_t panel_blocks(uint32_t blocks) {
+    uint32_t panels = (blocks - 1) / PANEL + 1;
+    return (blocks - 1) / panels + 1;
+}
+
+/* All of K for some strips: the inputs of RANGE panels stay in L2 for all of them. */
+static void multiply_group(const chunk_task *task, const strip *strips, uint32_t count) {
+    uint32_t blocks = task->job->blocks, panel = panel_blocks(blocks), range = RANGE * panel;
+    for (uint32_t first = 0; first < blocks; first += range) {
+        uint32_t end = first + range < blocks ? first + range : blocks;
+        for (uint32_t i = 0; i < count; i++)
+            for (uint32_t block = first; block < end; block += panel) {
+                bool turn = block + panel >= end;
+                panel_range at = {.block = block,
+                                  .count = end - block < panel ? end - block : panel,
+                                  .last = block + panel >= blocks,
+                                  .next = turn ? first : block + panel,
+                                  .next_tile = turn ? PAIR / task->job->unit_tiles : 0};
+                multiply_panel(task, &strips[i], &at, task->scratch->sums[i]);
+            }
+    }
+    for (uint32_t i = 0; i < count; i++)
+        finish_strip(task, &strips[i], task->scratch->sums[i]);
+}
+
+static void multiply_chunk(const chunk_task *task, uint32_t begin, uint32_t end) {
+    const linear_job *job = task->job;
+    uint32_t group = job->blocks <= RANGE * PANEL ? 1 : GROUP;
+    for (uint32_t unit = begin; unit < end;) {
+        strip strips[GROUP];
+        uint32_t count = 0;
+        for (; count < group && unit < end; unit += amx_strip_units(job, &strips[count++]))
+            strips[count] = amx_strip_at(job, unit, end, PAIR / job->unit_tiles);
+        multiply_group(task, strips, count);
     }
 }
 
 void amx_many_tokens(void *arg, uint32_t worker, uint32_t workers) {
     const linear_job *job = arg;
-    if (job->lora) {
-        amx_lora_shrink_share(job, worker, workers);
+    chunk_task task = {.job = job, .scratch = amx_scratch_of(job->dev, worker)};
+    uint32_t total = job->op->token_count, begin, end;
+    uint32_t room = (uint32_t)(cpu_input_bytes(job->dev) / (TILE_COLS * sizeof(uint16_t)));
+    pool_share(job->units, 1, worker, workers, &begin, &end);
+    for (; task.base < total; task.base += task.tokens) {
+        uint32_t left = total - task.base;
+        task.tokens = left < room ? left : room;
+        task.tiles = (task.tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+        amx_pair_tokens(job, task.base, task.tokens, worker, workers);
+        if (job->lora) amx_lora_shrink_share(job, worker, workers);
         pool_barrier(job->dev->pool, worker);
+        amx_configure_tokens(TILE_TOKENS);
+        multiply_chunk(&task, begin, end);
+        amx_release();
+        pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
     }
-    amx_configure_rows(TILE_TOKENS);
-    if (amx_lines_up(job))
-        multiply_lined(job, worker, workers);
-    else
-        multiply_all(job, 0, job->op->token_count, worker, workers);
-    amx_release();
 }

@@ -29,7 +29,7 @@ static uint32_t part_of(uint32_t blocks, uint32_t most) {
 
 static uint32_t chunk_tokens(const panel_walk *walk) {
     uint32_t left = walk->token_end - walk->token;
-    return left < CHUNK ? left : CHUNK;
+    return left < AMX_CHUNK ? left : AMX_CHUNK;
 }
 
 panel_walk panel_walk_begin(const linear_job *job, uint32_t first, uint32_t tokens, uint32_t worker,

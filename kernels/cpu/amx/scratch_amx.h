@@ -12,12 +12,12 @@ enum {
     ROW_BYTES = 64, /* of a whole tile */
     FEW_TOKENS = 2 * TILE_TOKENS,
     RING = 2,   /* unpacked blocks of a strip */
-    PAIR = 2,   /* weight tiles side by side, of many tokens; of few STRIP_TILES */
-    PANEL = 18,  /* blocks of a pair, at most, that are unpacked at once: they stay in L1 */
-    CHUNK = 512, /* tokens, at most, that meet a panel */
-    RANGE_BLOCKS = 64 * 256, /* of inputs, each of one token, that stay in L2 for a group: 1 MB */
-    GROUP = 8,   /* pairs whose sums wait for the next range of blocks */
-    SUMS_STRIDE = PAIR * TILE_ROWS,
+    PAIR = 2,   /* tiles side by side, of many tokens; of few STRIP_TILES */
+    PANEL = 20, /* blocks of a pair that are unpacked at once: they stay in L1 */
+    RANGE = 2,  /* panels whose inputs, of a chunk, stay in L2 for a group */
+    GROUP = 8,  /* pairs whose sums wait for the next range */
+    RANGE_BLOCKS = 64 * 256,         /* of 32 inputs of a token that stay in L2 for a group: 1 MB */
+    SUMS_STRIDE = PAIR * TILE_ROWS, /* sums as rows of tokens */
     ROWS_STRIDE = STRIP_MAX * TILE_ROWS,
     INT8_STRIP = 2,  /* tiles side by side with int8 activations */
     INT8_PANEL = 12, /* blocks of one that are unpacked at once */
@@ -38,11 +38,10 @@ typedef struct amx_lora_room {
 typedef struct amx_scratch {
     amx_lora_room lora;
     _Alignas(CACHE_LINE_BYTES) uint16_t ring[RING][STRIP_TILES][TILE];
-    _Alignas(CACHE_LINE_BYTES) uint16_t panel[2][PAIR][PANEL][TILE]; /* now's and the next one's */
+    _Alignas(CACHE_LINE_BYTES) uint16_t panel[PAIR][PANEL][TILE];
     amx_scales scales[2][2 * SCALES_AHEAD][STRIP_TILES];            /* of two legs */
     _Alignas(CACHE_LINE_BYTES) float rows[FEW_TOKENS][ROWS_STRIDE]; /* for the epilogue */
-    _Alignas(CACHE_LINE_BYTES) float tiles[STRIP_TILES][C_TILE]; /* C of few tokens */
-    _Alignas(CACHE_LINE_BYTES) float sums[GROUP][CHUNK][SUMS_STRIDE];
+    _Alignas(CACHE_LINE_BYTES) float sums[GROUP][AMX_CHUNK / TILE_TOKENS][PAIR][C_TILE];
     int8_panel int8_panels[INT8_STRIP];
 } amx_scratch;
 

@@ -209,23 +209,15 @@ ALWAYS_INLINE vf v_exp2(vf x) {
     return v_if_less(x, v_set1(-126.0f), y, v_zero());
 }
 
-#ifdef __AVX512BF16__
-/* 2^x for x up to 126: 2^fraction as a polynomial of least maximal relative error, 9e-5, ours, exactly 1
- * at 0. */
-ALWAYS_INLINE vf v_exp2_roughly(vf x) {
-    vf fraction = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    vf y = v_fma(fraction, v_set1(0.0770671591f), v_set1(0.2276448607f));
-    y = v_fma(y, fraction, v_set1(0.6951168180f));
-    y = v_fma(y, fraction, v_set1(1.0f));
-    return _mm512_scalef_ps(y, x);
-}
-#endif
-
 /* x / (1 + e^-y) */
 ALWAYS_INLINE vf v_logistic_mul(vf x, vf y) {
-#ifdef __AVX512BF16__ /* the AMX level, which rounds the result to bf16: within 2e-4 of it */
+#ifdef __AVX512BF16__ /* the AMX level: no division, which takes 16 cycles; within 2 ulp of it */
     vf t = v_min(v_set1(126.0f), v_mul(y, v_set1(-1.44269504088896341f)));
-    return v_mul(x, _mm512_rcp14_ps(v_add(v_set1(1.0f), v_exp2_roughly(t))));
+    vf n = v_round(t);
+    vf d = v_add(v_set1(1.0f), _mm512_scalef_ps(v_exp2_fraction(v_sub(t, n)), n));
+    vf inverse = _mm512_rcp14_ps(d);
+    inverse = v_fma(inverse, _mm512_fnmadd_ps(d, inverse, v_set1(1.0f)), inverse);
+    return v_mul(x, inverse);
 #else
     vf e = v_exp2(v_mul(y, v_set1(-1.44269504088896341f)));
     return v_div(x, v_add(v_set1(1.0f), e));
