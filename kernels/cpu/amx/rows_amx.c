@@ -1,13 +1,12 @@
-/* rows_amx.c - the way of linear_amx.c for more than FEW_TOKENS tokens: a panel of weights is unpacked, then
- * meets all tokens of a chunk, two tiles of each at a time: four products for four loads.
+/* rows_amx.c - the way of linear_amx.c for more than FEW_TOKENS tokens where no gates are combined: a panel of weights
+ * is unpacked, then meets all tokens of a chunk, two tiles of each at a time: four products for four loads.
  *
  * Here A is x, 16 tokens x 32 columns as they lie in memory, and B the weights, 16 pairs of columns x 16
  * rows; so C is 16 tokens x 16 rows, as outputs lie. The products, and the order of their sums, are those
  * of few_amx.c with its operands exchanged, and the bits are the same.
  *
- * A step is the four products of a block: 64 cycles of the matrix unit, in which the vector units have
- * room for some 120 instructions. They use it: for the weights that come next, and for the epilogue of the
- * tokens before. */
+ * Weights stay in L1 and inputs come from L2, marked as read once so that they leave the weights there. Between
+ * the products of a block, weights and outputs that come next are fetched, and the tokens before finished. */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/linear_amx.h"
@@ -49,10 +48,10 @@ typedef struct many_task {
     amx_scratch *scratch;
     uint32_t base; /* token where the inputs of the walk begin */
     panel_walk walk;
-    panel now, next;
-    uint32_t pairs;       /* so far: whose turn it is among the sums of a pair */
-    unpacking fetched;    /* of the panel behind it: what is unpacked then is fetched now */
-    uint32_t due, steps;  /* items * steps so far, modulo steps; steps of now */
+    panel now;
+    uint32_t pairs;      /* so far: whose turn it is among the sums of a pair */
+    unpacking fetched;   /* of the panel behind it: what is unpacked then is fetched now */
+    uint32_t due, steps; /* items * steps so far, modulo steps; steps of now */
     fetching outs;
     finishing finish;
     uint32_t finish_step; /* tokens finished in a step */
@@ -208,7 +207,7 @@ ALWAYS_INLINE void run_pair(uint32_t count, uint32_t wide, many_task *many, cons
     }
     if (many->job->lora && task->p->ends)
         amx_lora_expand_turned(many->job, &task->p->s, task->first, count, task->t, wide,
-                             &many->scratch->lora);
+                               &many->scratch->lora);
     finish_tokens(many, PAIR_TOKENS); /* the rest: sums may come to lie where theirs are */
     STORE_SUM(0, 0, 0);
     if (count == 2) STORE_SUM(1, 0, 1);
@@ -272,19 +271,19 @@ static void multiply_tokens(many_task *task, uint32_t token, uint32_t tokens) {
         count = same_inputs(job, s, first);
         input_view in = amx_inputs(job, plane_of(job, s, first), task->base);
         const char *a = in.at + (token - task->base) / TILE_TOKENS * in.tile + p->block * in.block;
-        pair_task pair = {.a = {a, a + in.tile},
-                          .a_row = in.row,
-                          .a_step = in.block,
-                          .b = {task->scratch->panel[first][0],
-                                task->scratch->panel[first + count - 1][0]},
-                          .blocks = p->blocks,
-                          .p = p,
-                          .first = first,
-                          .t = token / TILE_TOKENS,
-                          .before = p->begins ? NULL : sums + first * TILE_ROWS,
-                          .before_row = SUMS_ROW,
-                          .sums = out + first * TILE_ROWS,
-                          .sums_row = out_row};
+        pair_task pair = {
+            .a = {a, a + in.tile},
+            .a_row = in.row,
+            .a_step = in.block,
+            .b = {task->scratch->panel[first][0], task->scratch->panel[first + count - 1][0]},
+            .blocks = p->blocks,
+            .p = p,
+            .first = first,
+            .t = token / TILE_TOKENS,
+            .before = p->begins ? NULL : sums + first * TILE_ROWS,
+            .before_row = SUMS_ROW,
+            .sums = out + first * TILE_ROWS,
+            .sums_row = out_row};
         multiply_pair(count, wide, task, &pair);
     }
     if (p->ends && !stores)
