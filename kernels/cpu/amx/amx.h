@@ -39,6 +39,16 @@ static inline void amx_configure_tokens(uint32_t tokens) {
     amx_configure(&config);
 }
 
+/* Tiles of 16 rows of 64 bytes, but 0..5, C and A, of as many rows as there are tokens. */
+static inline void amx_configure_rows(uint32_t tokens) {
+    amx_config config = {.palette = 1};
+    for (uint32_t tile = 0; tile < 8; tile++) {
+        config.row_bytes[tile] = 64;
+        config.rows[tile] = (uint8_t)(tile < 6 ? tokens : 16);
+    }
+    amx_configure(&config);
+}
+
 /* tile: a number 0..7, known at compile time. */
 #define AMX_ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile : :)
 #define AMX_LOAD(tile, from, row_stride_bytes)                                                     \

@@ -13,6 +13,7 @@
 
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/scratch_amx.h"
+#include "kernels/cpu/amx/turn_amx.h"
 #include "kernels/cpu/level/linear_job.h"
 #include "kernels/cpu/lora_plan.h"
 
@@ -134,5 +135,46 @@ ALWAYS_INLINE void amx_lora_end_leg(const amx_lora_leg *leg, uint32_t wide) {
 }
 #undef LORA_TILE
 #undef LORA_TILES
+
+/* C tile c 0..3, 16 tokens x 16 rows, += h times an update's B, rows b_row bytes apart; uses tiles 4 and 7. */
+ALWAYS_INLINE void amx_lora_turned_product(uint32_t c, const uint16_t *h, const uint16_t *b, size_t b_row,
+                                    amx_lora_room *room) {
+    turn_rows(h, ROW_BYTES, room->h);
+    turn_rows(b, b_row, room->b);
+    AMX_LOAD(4, room->h, ROW_BYTES);
+    AMX_LOAD(7, room->b, ROW_BYTES);
+    if (c == 0) AMX_MULTIPLY(0, 4, 7);
+    if (c == 1) AMX_MULTIPLY(1, 4, 7);
+    if (c == 2) AMX_MULTIPLY(2, 4, 7);
+    if (c == 3) AMX_MULTIPLY(3, 4, 7);
+}
+
+/* Tile `tile` of matrix m for the tokens of tile t, of one use, into C tile c. */
+ALWAYS_INLINE void amx_lora_turned_tile(const cpu_lora_plan *plan, const cpu_lora_use *use, uint32_t m,
+                                 uint32_t tile, uint32_t t, uint32_t c, amx_lora_room *room) {
+    if (m >= use->lora->part_count) return;
+    const uint32_t rank = use->lora->part[m].rank;
+    const cpu_lora_part *part = &use->layout.part[m];
+    const uint16_t *h = cpu_lora_state(plan, use, t, part->state_first);
+    for (uint32_t first = 0; first < rank; first += LORA_STATE_RANKS) {
+        uint32_t g = first / LORA_GROUP, together;
+        const uint16_t *b = lora_unit(&part->b[g], use->lora->pieces, tile, &together);
+        amx_lora_turned_product(c, h, b + first % LORA_GROUP, cpu_lora_group(rank, g) * sizeof *b, room);
+        h += LORA_STATE_BYTES / sizeof *h;
+    }
+}
+
+/* For rows_amx.c, whose operands have changed places: one or two weight tiles (count) of a strip from `first` on, one
+ * or two tiles of tokens (wide) of the op from t on, into C tiles 2 * w + i; uses tiles 4 and 7. */
+static inline void amx_lora_expand_turned(const linear_job *job, const strip *s, uint32_t first,
+                                        uint32_t count, uint32_t t, uint32_t wide,
+                                        amx_lora_room *room) {
+    const cpu_lora_plan *plan = job->lora;
+    for (uint32_t w = 0; w < wide; w++)
+        for (uint32_t u = plan->tile_first[t + w]; u < plan->tile_end[t + w]; u++)
+            for (uint32_t i = 0; i < count; i++)
+                amx_lora_turned_tile(plan, &plan->uses[u], s->matrix[first + i], s->tile[first + i], t + w,
+                              2 * w + i, room);
+}
 
 #endif
