@@ -25,14 +25,6 @@ ALWAYS_INLINE vf scaled_rows(cpu_scaling scaling, vf values, vf scale, vf offset
     return has_offset(scaling) ? v_fma(values, scale, offset) : v_mul(values, scale);
 }
 
-/* Two columns, rounded as unpack_nibbles rounds. */
-ALWAYS_INLINE __m512i round_columns(vf first, vf second) {
-    const __m512i half = _mm512_set1_epi32(0x8000);
-    __m512i low = _mm512_add_epi32(_mm512_castps_si512(first), half);
-    __m512i high = _mm512_add_epi32(_mm512_castps_si512(second), half);
-    return _mm512_mask_mov_epi16(_mm512_srli_epi32(low, 16), 0xaaaaaaaau, high);
-}
-
 /* Dword p of line l holds the columns 2p and 2p + 1 of rows 4l .. 4l + 3. */
 ALWAYS_INLINE void turn_nibbles(esp_dtype dtype, const uint8_t *codes, const uint8_t *scales,
                                 uint32_t b, uint16_t *out) {
