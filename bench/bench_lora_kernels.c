@@ -5,7 +5,7 @@
  * smollm2: SmolLM2-135M in Q4_1 with a Q8_0 output matrix; llama1b: eight layers of Llama-3.2-1B's shape in bf16. Every
  * layer and adapter has matrices of its own, so that they come from where they come from in a real step. A pass is all
  * layers and the head; passes with and without updates take turns. us: the least of the passes; of_base: base's over
- * updated's. */
+ * updated's; pack_mb_per_s: packed bytes, by one thread. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 
@@ -159,21 +159,33 @@ static void drop_adapter(const model_shape *shape, adapter_set *set) {
 
 /* --- measuring ------------------------------------------------------------------------------ */
 
+/* Which update of linear i of a layer each token has; returns how many segments. */
+static uint32_t segments_of(const model *m, const lora_mix *mix, const adapter_set *adapters,
+                            uint32_t layer, uint32_t i, kern_lora_segment *out) {
+    if (layer == m->shape->layers) return 0;
+    for (uint32_t a = 0; a < mix->adapters; a++)
+        out[a] = (kern_lora_segment){.first = mix->tokens * a / mix->adapters,
+                                     .count = mix->tokens / mix->adapters,
+                                     .lora = &adapters[a].lora[layer][i]};
+    return mix->adapters;
+}
+
 /* One pass, in microseconds. */
 static double pass(const lab *l, const model *m, const lora_mix *mix, const adapter_set *adapters,
                    bool updated) {
     int64_t begin = clock_now_ns();
-    kern_lora_segment segments[ADAPTERS_MAX];
+    kern_lora_segment segments[2][ADAPTERS_MAX];
     for (uint32_t layer = 0; layer < m->shape->layers; layer++)
         for (uint32_t i = 0; i < LINEARS; i++) {
             kern_linear op = m->ops[layer][i];
             op.token_count = mix->tokens;
-            op.lora = segments;
-            op.lora_count = updated ? mix->adapters : 0;
-            for (uint32_t a = 0; a < op.lora_count; a++)
-                segments[a] = (kern_lora_segment){.first = mix->tokens * a / mix->adapters,
-                                                  .count = mix->tokens / mix->adapters,
-                                                  .lora = &adapters[a].lora[layer][i]};
+            op.lora = segments[0];
+            op.lora_next = segments[1];
+            if (updated) {
+                op.lora_count = segments_of(m, mix, adapters, layer, i, segments[0]);
+                op.lora_next_count = segments_of(m, mix, adapters, layer + (i + 1) / LINEARS,
+                                                 (i + 1) % LINEARS, segments[1]);
+            }
             l->ops->linear(l->dev, &op);
         }
     kern_linear head = m->head;
@@ -187,8 +199,10 @@ static void measure(const lab *l, const model *m, const lora_mix *mix, const flo
     piece_room room = {.bytes = (size_t)3 << 30};
     room.memory = mem_map(room.bytes);
     ESP_ASSERT(room.memory);
+    int64_t packing = clock_now_ns();
     for (uint32_t a = 0; a < mix->adapters; a++)
         take_adapter(l, m->shape, mix->ranks[a % 4], noise, &room, &adapters[a]);
+    packing = clock_now_ns() - packing;
     double base = 1e12, updated = 1e12;
     int64_t begin = clock_now_ns();
     for (uint32_t n = 0; n < 5 || clock_now_ns() - begin < MEASURE_NS; n++) {
@@ -197,9 +211,11 @@ static void measure(const lab *l, const model *m, const lora_mix *mix, const flo
         if (with < updated) updated = with;
     }
     printf("{\"bench\":\"lora_kernels\",\"device\":\"%s\",\"threads\":%u,\"model\":\"%s\","
-           "\"case\":\"%s\",\"adapter_mb\":%.1f,\"us\":%.1f,\"base_us\":%.1f,\"of_base\":%.3f}\n",
+           "\"case\":\"%s\",\"adapter_mb\":%.1f,\"us\":%.1f,\"base_us\":%.1f,\"of_base\":%.3f,"
+           "\"pack_mb_per_s\":%.0f}\n",
            l->ops->profile(l->dev), pool_threads(l->pool), m->shape->name, mix->name,
-           (double)room.used / 1e6, updated, base, base / updated);
+           (double)room.used / 1e6, updated, base, base / updated,
+           (double)room.used * 1e3 / (double)packing);
     fflush(stdout);
     for (uint32_t a = 0; a < mix->adapters; a++)
         drop_adapter(m->shape, &adapters[a]);

@@ -220,6 +220,9 @@ typedef struct kern_linear {
      * without one has the bits it has then. */
     const kern_lora_segment *lora;
     uint32_t lora_count;
+    /* Those of the linear that comes next, where it is known: a hint, to fetch them meanwhile. */
+    const kern_lora_segment *lora_next;
+    uint32_t lora_next_count;
     void *out;     /* [T, sum of rows] (gated: [T, rows]) */
 } kern_linear;
 

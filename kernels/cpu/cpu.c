@@ -57,6 +57,7 @@ static void cpu_close(kern_device *dev) {
     if (dev->level_scratch)
         mem_unmap(dev->level_scratch, pool_threads(dev->pool) * dev->level->scratch_bytes);
     cpu_lora_plan_close(dev->lora);
+    cpu_lora_plan_close(dev->lora_next);
     free(dev->inputs);
     free(dev->input_sums);
     free(dev->half_sums);
@@ -84,7 +85,8 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     if (level->scratch_bytes)
         dev->level_scratch = mem_map(pool_threads(dev->pool) * level->scratch_bytes);
     dev->lora = cpu_lora_plan_open(dev);
-    if (!dev->scratch || !dev->lora || (level->scratch_bytes && !dev->level_scratch)) {
+    dev->lora_next = cpu_lora_plan_open(dev);
+    if (!dev->scratch || !dev->lora || !dev->lora_next || (level->scratch_bytes && !dev->level_scratch)) {
         cpu_close(dev);
         return esp_fail_field(err, ESP_EXHAUSTED, "--threads",
                               "no memory for the working space of %u threads; lower --threads",
@@ -165,6 +167,7 @@ static void run_updated(kern_device *dev, const kern_linear *op) {
         kern_linear part = part_of_linear(op, base, count);
         cpu_lora_plan_op(dev, op, base, count);
         part.lora_count = dev->lora->count; /* 0: the base alone */
+        if (count == op->token_count) cpu_lora_plan_next(dev, op);
         run_linear(dev, &part);
     }
 }
@@ -177,10 +180,12 @@ static void cpu_linear(kern_device *dev, const kern_linear *op) {
     if (kern_is_gated(op->epilogue))
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
     if (op->token_count == 0) return;
-    if (op->lora_count)
+    if (op->lora_count) {
         run_updated(dev, op);
-    else
-        run_linear(dev, op);
+        return;
+    }
+    dev->lora_next->count = 0; /* what it was of may change now */
+    run_linear(dev, op);
 }
 
 static void cpu_rope_store(kern_device *dev, const kern_rope_store *op) {

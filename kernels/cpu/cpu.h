@@ -260,6 +260,7 @@ struct kern_device {
     int8_block *quantised; /* [planes][blocks][INT8_CHUNK]: activations as codes */
     cpu_linear_fn *linear_int8; /* NULL: activations are bf16 */
     cpu_lora_plan *lora;        /* of the op that runs */
+    cpu_lora_plan *lora_next;   /* of the one that comes next; count 0: not known */
 };
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {

@@ -3,20 +3,32 @@
 #include "engine/base/quant.h"
 #include "kernels/cpu/lora_plan.h"
 
-static const uint16_t LARGEST_BF16 = 0x7f7f;
+static const uint32_t LARGEST_BF16 = 0x7f7f;
 
-/* To the nearest bf16 that is finite. */
+/* To the nearest bf16 that is finite, ties to even; of finite values, and without a branch. */
 static uint16_t rounded(float value) {
-    uint16_t bits = bf16_of_f32(value);
-    bool infinite = (bits & 0x7fff) > LARGEST_BF16;
-    return infinite ? (uint16_t)((bits & 0x8000) | LARGEST_BF16) : bits;
+    uint32_t bits = bits_of_f32(value), size = bits & 0x7fffffff;
+    size = (size + 0x7fff + ((size >> 16) & 1)) >> 16;
+    size = size < LARGEST_BF16 ? size : LARGEST_BF16;
+    return (uint16_t)((bits >> 16 & 0x8000) | size);
 }
 
 /* Columns of a part's A, `count` of one block of a row, into rank r of a panel's unit of `ranks`. */
 static void put_columns(bool pairs, const float *from, uint32_t count, uint32_t r, uint32_t ranks,
                         uint16_t *unit) {
-    for (uint32_t c = 0; c < count; c++)
-        unit[pairs ? (c / 2 * ranks + r) * 2 + c % 2 : c * ranks + r] = rounded(from[c]);
+    uint16_t values[TILE_COLS] = {0};
+    if (count == TILE_COLS)
+        for (uint32_t c = 0; c < TILE_COLS; c++)
+            values[c] = rounded(from[c]);
+    else
+        for (uint32_t c = 0; c < count; c++)
+            values[c] = rounded(from[c]);
+    if (pairs)
+        for (uint32_t c = 0; c < TILE_COLS; c += 2)
+            memcpy(unit + (c / 2 * ranks + r) * 2, values + c, 2 * sizeof *values);
+    else
+        for (uint32_t c = 0; c < TILE_COLS; c++)
+            unit[c * ranks + r] = values[c];
 }
 
 /* The part that has a rank of all parts; the rank within it. */
@@ -45,9 +57,10 @@ static void pack_panel(const kern_device *dev, const kern_lora_desc *desc, uint3
 /* Rows of a part's B, `count` of one tile, `stride` apart, into a group's unit of `ranks`. */
 static void put_rows(bool by_rows, const float *from, size_t stride, uint32_t count, uint32_t ranks,
                      uint16_t *unit) {
-    for (uint32_t row = 0; row < count; row++, from += stride)
+    const size_t row_step = by_rows ? ranks : 1, rank_step = by_rows ? 1 : TILE_ROWS;
+    for (uint32_t row = 0; row < count; row++, from += stride, unit += row_step)
         for (uint32_t r = 0; r < ranks; r++)
-            unit[by_rows ? row * ranks + r : r * TILE_ROWS + row] = rounded(from[r]);
+            unit[r * rank_step] = rounded(from[r]);
 }
 
 static void pack_group(const kern_device *dev, const kern_lora_part *part, uint32_t g,

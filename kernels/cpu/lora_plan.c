@@ -94,8 +94,8 @@ static void note_tiles(cpu_lora_plan *plan, const cpu_lora_use *use) {
     }
 }
 
-static void plan_use(kern_device *dev, const kern_lora *lora, uint32_t first, uint32_t count) {
-    cpu_lora_plan *plan = dev->lora;
+static void plan_use(const kern_device *dev, cpu_lora_plan *plan, const kern_lora *lora,
+                     uint32_t first, uint32_t count) {
     cpu_lora_use *use = &plan->uses[plan->count++];
     use->lora = lora;
     use->first = first;
@@ -110,19 +110,61 @@ static void plan_use(kern_device *dev, const kern_lora *lora, uint32_t first, ui
         if (lora->part[i].bias || lora->part[i].magnitude) plan->any_after = plan->after[i] = true;
 }
 
-void cpu_lora_plan_op(kern_device *dev, const kern_linear *op, uint32_t base, uint32_t count) {
-    cpu_lora_plan *plan = dev->lora;
+static void clear_plan(cpu_lora_plan *plan) {
     plan->count = 0;
     plan->state_bytes = 0;
     plan->any_after = false;
     memset(plan->after, 0, sizeof plan->after);
     memset(plan->tile_first, 0, sizeof plan->tile_first);
     memset(plan->tile_end, 0, sizeof plan->tile_end);
-    for (uint32_t s = 0; s < op->lora_count; s++) {
-        const kern_lora_segment *segment = &op->lora[s];
-        uint32_t first = segment->first, end = first + segment->count;
-        if (first < base) first = base;
-        if (end > base + count) end = base + count;
-        if (segment->lora && first < end) plan_use(dev, segment->lora, first - base, end - first);
+}
+
+/* The part of a segment within tokens base .. base + count; false: none, or no update. */
+static bool clip(const kern_lora_segment *segment, uint32_t base, uint32_t count, uint32_t *first,
+                 uint32_t *tokens) {
+    uint32_t begin = segment->first, end = begin + segment->count;
+    if (begin < base) begin = base;
+    if (end > base + count) end = base + count;
+    *first = begin - base;
+    *tokens = end - begin;
+    return segment->lora && begin < end;
+}
+
+static void plan_segments(const kern_device *dev, const kern_lora_segment *segments,
+                          uint32_t segment_count, uint32_t base, uint32_t count,
+                          cpu_lora_plan *plan) {
+    clear_plan(plan);
+    for (uint32_t s = 0; s < segment_count; s++) /* each is somewhere else in memory */
+        __builtin_prefetch(segments[s].lora);
+    for (uint32_t s = 0, first, tokens; s < segment_count; s++)
+        if (clip(&segments[s], base, count, &first, &tokens))
+            plan_use(dev, plan, segments[s].lora, first, tokens);
+}
+
+/* Whether the plan's uses are those of the segments. */
+static bool is_of(const cpu_lora_plan *plan, const kern_linear *op, uint32_t base, uint32_t count) {
+    uint32_t u = 0;
+    for (uint32_t s = 0, first, tokens; s < op->lora_count; s++) {
+        if (!clip(&op->lora[s], base, count, &first, &tokens)) continue;
+        const cpu_lora_use *use = &plan->uses[u];
+        if (u++ >= plan->count || use->lora != op->lora[s].lora || use->first != first ||
+            use->count != tokens)
+            return false;
     }
+    return u > 0 && u == plan->count;
+}
+
+void cpu_lora_plan_op(kern_device *dev, const kern_linear *op, uint32_t base, uint32_t count) {
+    cpu_lora_plan *planned = dev->lora_next;
+    if (planned->count > 0 && is_of(planned, op, base, count)) {
+        dev->lora_next = dev->lora;
+        dev->lora = planned;
+    } else {
+        plan_segments(dev, op->lora, op->lora_count, base, count, dev->lora);
+    }
+    dev->lora_next->count = 0;
+}
+
+void cpu_lora_plan_next(kern_device *dev, const kern_linear *op) {
+    plan_segments(dev, op->lora_next, op->lora_next_count, 0, op->token_count, dev->lora_next);
 }

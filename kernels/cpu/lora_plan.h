@@ -77,7 +77,7 @@ typedef struct cpu_lora_use {
     cpu_lora_layout layout;
 } cpu_lora_use;
 
-/* What an op of at most LORA_TOKENS tokens has; one for the device, taken at open. */
+/* What an op of at most LORA_TOKENS tokens has; two for the device, taken at open. */
 struct cpu_lora_plan {
     uint32_t count;
     bool after[LINEAR_MATRICES_MAX]; /* some part of this matrix has a bias or a magnitude */
@@ -99,8 +99,11 @@ static inline uint16_t *cpu_lora_state(const cpu_lora_plan *plan, const cpu_lora
 /* NULL: no memory. Closing takes NULL. */
 cpu_lora_plan *cpu_lora_plan_open(const kern_device *dev);
 void cpu_lora_plan_close(cpu_lora_plan *plan);
-/* Plans the segments of op that have tokens base .. base + count, counted from base. */
+/* The segments of op that have tokens base .. base + count, counted from base, in dev->lora; what dev->lora_next
+ * says if it is of these segments. */
 void cpu_lora_plan_op(kern_device *dev, const kern_linear *op, uint32_t base, uint32_t count);
+/* dev->lora_next: the segments that op says come next, for as many tokens. */
+void cpu_lora_plan_next(kern_device *dev, const kern_linear *op);
 
 /* Where everything of an update lies; bytes: of each piece, or NULL. */
 void cpu_lora_lay_out(const kern_device *dev, const kern_lora *lora, size_t *bytes,

@@ -63,8 +63,9 @@ static leg next_leg(leg_walk *walk) {
 typedef struct few_task {
     const linear_job *job;
     amx_scratch *scratch;
-    uint32_t wide, width;  /* B tiles; tokens of the first */
-    amx_lora_fetch *fetch; /* of the updates; or NULL */
+    uint32_t wide, width; /* B tiles; tokens of the first */
+    amx_lora_leg *lora;   /* the updates of the leg; or NULL */
+    amx_lora_fetch *lora_next;
     /* A tiles of the block that is multiplied next: in this half of the ring, or where they lie. */
     uint32_t turn;
     const uint16_t *a[STRIP_TILES];
@@ -156,9 +157,12 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *
             amx_scales_of((esp_dtype)format, of->from[i].scales, block, &scratch->scales[0][0][i]);
         load_tokens(wide, task, b);
         fetch(l, next, k);
-        if (task->fetch) amx_lora_fetch_step(task->fetch);
         UNROLL for (uint32_t i = 0; i < count; i++) {
             const uint16_t *now = a[i];
+            if (task->lora) {
+                amx_lora_fetch_step(&task->lora->fetch);
+                amx_lora_fetch_step(task->lora_next);
+            }
             if (wide == 1) multiply_few(i, wide, now); /* either order is slower for the other */
             a[i] = a_tile(format, &of->from[i], block, &scratch->scales[0][0][i],
                           scratch->ring[turn][i]);
@@ -237,24 +241,33 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
                      .scratch = amx_scratch_of(job->dev, worker),
                      .wide = tokens > TILE_TOKENS ? 2 : 1,
                      .width = amx_tile_tokens(tokens)};
-    amx_lora_fetch lora;
-    if (job->lora) task.fetch = &lora;
+    amx_lora_leg lora;
+    amx_lora_fetch lora_next;
+    if (job->lora) {
+        task.lora = &lora;
+        task.lora_next = &lora_next;
+    }
     leg_walk walk = {.job = job, .most = STRIP_TILES / task.wide};
     pool_share(job->units, 1, worker, workers, &walk.unit, &walk.end);
+    const uint32_t begin = walk.unit;
     leg next = next_leg(&walk);
     unpack_first(&task, &next);
     if (!amx_in_place(job)) amx_pair_tokens(job, 0, tokens, worker, workers);
     if (job->lora) amx_lora_shrink_share(job, worker, workers);
     if (job->lora || !amx_in_place(job)) pool_barrier(job->dev->pool, worker);
+    if (job->lora)
+        amx_lora_fetch_next(job, worker, workers,
+                            (walk.end - begin) * job->unit_tiles * job->blocks, &lora_next);
     amx_configure_tokens(task.width);
     while (next.count) {
         leg l = next;
         next = next_leg(&walk);
         if (l.begins) begin_sums();
-        if (l.begins && task.fetch)
-            amx_lora_fetch_b(job, &l.s, l.first, l.count, job->blocks, task.fetch);
+        if (l.begins && task.lora)
+            amx_lora_begin_leg(job, &l.s, l.first, l.count, job->blocks * l.count, task.lora);
         multiply_leg(&task, &l, &next);
-        if (l.ends && job->lora) amx_lora_expand_leg(job, &l.s, l.first, l.count, task.wide);
+        if (l.ends && task.lora && task.wide == 1) amx_lora_end_leg(task.lora, 1);
+        if (l.ends && task.lora && task.wide == 2) amx_lora_end_leg(task.lora, 2);
         if (l.ends) store_sums(&task, &l);
         if (l.finishes) finish(job, &l.s, 0, tokens, task.scratch->rows[0], ROWS_STRIDE);
     }

@@ -15,7 +15,10 @@
 #include "kernels/cpu/amx/epilogue_amx.h"
 #include "kernels/cpu/level/lora_rows.h"
 
-enum { FOUR = 4 };
+enum {
+    FOUR = 4,
+    AHEAD_LINES = 4096, /* of A for the next op: a part of L2 */
+};
 
 /* --- tasks ---------------------------------------------------------------------------------- */
 
@@ -29,6 +32,13 @@ static uint32_t tiles_of(const cpu_lora_use *use) {
 }
 
 static uint32_t task_count(const cpu_lora_use *use) { return tiles_of(use) * use->layout.panels; }
+
+static uint32_t all_tasks(const cpu_lora_plan *plan) {
+    uint32_t all = 0;
+    for (uint32_t u = 0; u < plan->count; u++)
+        all += task_count(&plan->uses[u]);
+    return all;
+}
 
 /* Of a use: four tiles after four, of these panel after panel. So neighbours share what they can: a panel where there
  * are four tiles, else a tile. */
@@ -322,10 +332,8 @@ static void run_tasks(const linear_job *job, float (*sums)[C_TILE], uint32_t beg
 
 void amx_lora_shrink_share(const linear_job *job, uint32_t worker, uint32_t workers) {
     const cpu_lora_plan *plan = job->lora;
-    uint32_t all = 0, begin, end;
-    for (uint32_t u = 0; u < plan->count; u++)
-        all += task_count(&plan->uses[u]);
-    pool_share(all, FOUR, worker, workers, &begin, &end);
+    uint32_t begin, end;
+    pool_share(all_tasks(plan), FOUR, worker, workers, &begin, &end);
     run_tasks(job, amx_scratch_of(job->dev, worker)->sums[0][0], begin, end);
 }
 
@@ -338,36 +346,80 @@ void amx_lora_shrink(kern_device *dev, const kern_linear *op) {
     pool_run(dev->pool, shrink, &job);
 }
 
-/* --- fetching ----------------------------------------------------------------------------------- */
+/* --- legs --------------------------------------------------------------------------------------- */
 
-/* Units first .. end of a run; returns how many lines they are. */
-static uint32_t fetch_units(const lora_run *run, void *const *pieces, uint32_t first, uint32_t end,
-                            amx_lora_fetch *out) {
-    uint32_t lines = 0, together;
-    for (; first < end && out->count < LORA_FETCH_RUNS; first += together) {
-        const char *at = lora_unit(run, pieces, first, &together);
-        together = cpu_lora_least(together, end - first);
-        out->run[out->count].at = at;
-        out->run[out->count].lines =
-            (together * run->unit_bytes + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES;
-        lines += out->run[out->count++].lines;
-    }
-    return lines;
+static void fetch_too(amx_lora_fetch *fetch, const char *at, uint32_t bytes) {
+    uint32_t lines = (bytes + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES;
+    fetch->per_step += lines; /* the sum of all, for now */
+    if (fetch->count == LORA_FETCH_RUNS) return;
+    fetch->run[fetch->count].at = at;
+    fetch->run[fetch->count++].lines = lines;
 }
 
-void amx_lora_fetch_b(const linear_job *job, const strip *s, uint32_t first, uint32_t count,
-                      uint32_t steps, amx_lora_fetch *out) {
-    const cpu_lora_plan *plan = job->lora;
-    uint32_t m = s->matrix[first], tile = s->tile[first], lines = 0;
-    out->count = out->which = 0;
-    for (uint32_t u = 0; u < plan->count; u++) {
-        const cpu_lora_use *use = &plan->uses[u];
-        uint32_t rank = m < use->lora->part_count ? use->lora->part[m].rank : 0;
-        for (uint32_t g = 0; g < cpu_lora_groups(rank); g++)
-            lines +=
-                fetch_units(&use->layout.part[m].b[g], use->lora->pieces, tile, tile + count, out);
+static void fetch_within(amx_lora_fetch *fetch, uint32_t steps) {
+    fetch->per_step = (fetch->per_step + steps - 1) / steps;
+}
+
+/* Where tiles tile .. tile + count of a group of ranks lie. */
+static void take_tiles(const lora_run *run, void *const *pieces, uint32_t tile, uint32_t count,
+                       amx_lora_fetch *fetch, const char *b[STRIP_TILES]) {
+    for (uint32_t i = 0, together; i < count;) {
+        const char *at = lora_unit(run, pieces, tile + i, &together);
+        together = cpu_lora_least(together, count - i);
+        fetch_too(fetch, at, together * run->unit_bytes);
+        for (; together > 0; together--, at += run->unit_bytes)
+            b[i++] = at;
     }
-    out->per_step = (lines + steps - 1) / steps;
+}
+
+/* All ranks of a use in matrix m. */
+static void take_use(const cpu_lora_plan *plan, const cpu_lora_use *use, uint32_t m, uint32_t tile,
+                     amx_lora_leg *leg) {
+    const uint32_t rank = m < use->lora->part_count ? use->lora->part[m].rank : 0;
+    const cpu_lora_part *part = &use->layout.part[m];
+    const bool in[2] = {use->first<TILE_TOKENS, use->first + use->count> TILE_TOKENS};
+    const char *b[STRIP_TILES] = {NULL};
+    for (uint32_t first = 0; first < rank; first += LORA_STATE_RANKS) {
+        uint32_t g = first / LORA_GROUP, state = part->state_first + first / LORA_STATE_RANKS;
+        uint32_t number = leg->count++, at = first % LORA_GROUP * (uint32_t)sizeof(uint16_t);
+        if (at == 0) take_tiles(&part->b[g], use->lora->pieces, tile, leg->tiles, &leg->fetch, b);
+        for (uint32_t i = 0; i < leg->tiles; i++)
+            leg->product[number].b[i] = b[i] + at;
+        leg->product[number].row = cpu_lora_group(rank, g) * sizeof(uint16_t);
+        for (uint32_t w = 0; w < 2; w++)
+            leg->product[number].h[w] = in[w] ? cpu_lora_state(plan, use, w, state) : NULL;
+    }
+}
+
+void amx_lora_begin_leg(const linear_job *job, const strip *s, uint32_t first, uint32_t tiles,
+                        uint32_t steps, amx_lora_leg *leg) {
+    leg->count = leg->fetch.count = leg->fetch.which = leg->fetch.per_step = 0;
+    leg->tiles = tiles;
+    for (uint32_t u = 0; u < job->lora->count; u++)
+        take_use(job->lora, &job->lora->uses[u], s->matrix[first], s->tile[first], leg);
+    fetch_within(&leg->fetch, steps);
+}
+
+/* All of a panel of A. */
+static void fetch_panel(const shrink_task *task, amx_lora_fetch *fetch) {
+    const lora_run *run = &task->use->layout.a[task->panel];
+    for (uint32_t b = 0, together; b < run->units; b += together) {
+        const char *at = lora_unit(run, task->use->lora->pieces, b, &together);
+        fetch_too(fetch, at, together * run->unit_bytes);
+    }
+}
+
+void amx_lora_fetch_next(const linear_job *job, uint32_t worker, uint32_t workers, uint32_t steps,
+                         amx_lora_fetch *fetch) {
+    const cpu_lora_plan *plan = job->dev->lora_next;
+    uint32_t begin, end;
+    fetch->count = fetch->which = fetch->per_step = 0;
+    pool_share(all_tasks(plan), FOUR, worker, workers, &begin, &end);
+    task_walk walk = walk_from(plan, begin);
+    shrink_task task;
+    for (; begin < end && fetch->per_step < AHEAD_LINES && next_task(&walk, &task); begin++)
+        fetch_panel(&task, fetch);
+    if (steps) fetch_within(fetch, steps);
 }
 
 /* --- B h of sums in rows ---------------------------------------------------------------------- */

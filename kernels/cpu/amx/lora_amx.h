@@ -63,73 +63,6 @@ static inline void amx_lora_expand_pair(const linear_job *job, const strip *s, u
                               2 * w + i);
 }
 
-/* Where tiles tile .. tile + count of a part's group of ranks lie. */
-ALWAYS_INLINE void amx_lora_tiles(const lora_run *b, void *const *pieces, uint32_t tile,
-                                  uint32_t count, const char *out[STRIP_TILES]) {
-    uint32_t together = 0;
-    for (uint32_t i = 0; i < count; i++, together--) {
-        out[i] = together ? out[i - 1] + b->unit_bytes
-                          : (const char *)lora_unit(b, pieces, tile + i, &together);
-    }
-}
-
-#define LORA_TILE(n, reg, c)                                                                       \
-    do {                                                                                           \
-        if (count <= n) break;                                                                     \
-        AMX_LOAD(reg, b[n] + at, row);                                                             \
-        AMX_MULTIPLY(c, reg, 4);                                                                   \
-    } while (0)
-#define LORA_TILES(n, reg, c, d)                                                                   \
-    do {                                                                                           \
-        if (count <= n) break;                                                                     \
-        AMX_LOAD(reg, b[n] + at, row);                                                             \
-        if (in[0]) AMX_MULTIPLY(c, reg, 4);                                                        \
-        if (in[1]) AMX_MULTIPLY(d, reg, 5);                                                        \
-    } while (0)
-
-/* A use in the tiles of a leg (few_amx.c); in: whether it has tokens of each B tile; wide is a constant. */
-ALWAYS_INLINE void amx_lora_expand_use(const cpu_lora_plan *plan, const cpu_lora_use *use,
-                                       uint32_t m, uint32_t tile, uint32_t count, uint32_t wide,
-                                       const bool in[2]) {
-    if (m >= use->lora->part_count) return;
-    const uint32_t rank = use->lora->part[m].rank;
-    const cpu_lora_part *part = &use->layout.part[m];
-    const char *b[STRIP_TILES];
-    for (uint32_t first = 0; first < rank; first += LORA_STATE_RANKS) {
-        uint32_t g = first / LORA_GROUP, state = part->state_first + first / LORA_STATE_RANKS;
-        size_t at = first % LORA_GROUP * sizeof(uint16_t);
-        size_t row = cpu_lora_group(rank, g) * sizeof(uint16_t);
-        if (at == 0) amx_lora_tiles(&part->b[g], use->lora->pieces, tile, count, b);
-        if (in[0]) AMX_LOAD(4, cpu_lora_state(plan, use, 0, state), ROW_BYTES);
-        if (wide == 1) {
-            LORA_TILE(0, 5, 0);
-            LORA_TILE(1, 6, 1);
-            LORA_TILE(2, 7, 2);
-            LORA_TILE(3, 5, 3);
-            continue;
-        }
-        if (in[1]) AMX_LOAD(5, cpu_lora_state(plan, use, 1, state), ROW_BYTES);
-        LORA_TILES(0, 6, 0, 1);
-        LORA_TILES(1, 7, 2, 3);
-    }
-}
-#undef LORA_TILE
-#undef LORA_TILES
-
-/* `count` tiles of one matrix of a strip from `first` on: C tile wide * i + w has tile first + i and B tile w. */
-static inline void amx_lora_expand_leg(const linear_job *job, const strip *s, uint32_t first,
-                                       uint32_t count, uint32_t wide) {
-    const cpu_lora_plan *plan = job->lora;
-    for (uint32_t u = 0; u < plan->count; u++) {
-        const cpu_lora_use *use = &plan->uses[u];
-        const bool in[2] = {use->first<TILE_TOKENS, use->first + use->count> TILE_TOKENS};
-        if (wide == 1)
-            amx_lora_expand_use(plan, use, s->matrix[first], s->tile[first], count, 1, in);
-        else
-            amx_lora_expand_use(plan, use, s->matrix[first], s->tile[first], count, 2, in);
-    }
-}
-
 /* Memory that is wanted soon, fetched some lines at a time while something else is computed. */
 typedef struct amx_lora_fetch {
     uint32_t count, which, per_step; /* runs; the run that comes next; lines of a step */
@@ -139,17 +72,67 @@ typedef struct amx_lora_fetch {
     } run[LORA_FETCH_RUNS];
 } amx_lora_fetch;
 
-/* What amx_lora_expand reads of B for `count` tiles of a strip from `first` on, spread over so many steps. */
-void amx_lora_fetch_b(const linear_job *job, const strip *s, uint32_t first, uint32_t count,
-                      uint32_t steps, amx_lora_fetch *out);
-
 ALWAYS_INLINE void amx_lora_fetch_step(amx_lora_fetch *fetch) {
     for (uint32_t i = 0; i < fetch->per_step; i++) {
         if (fetch->which == fetch->count) return;
-        _mm_prefetch(fetch->run[fetch->which].at, _MM_HINT_T0);
+        _mm_prefetch(fetch->run[fetch->which].at, _MM_HINT_T1);
         fetch->run[fetch->which].at += CACHE_LINE_BYTES;
         if (--fetch->run[fetch->which].lines == 0) fetch->which++;
     }
 }
+
+/* What this worker's share of dev->lora_next reads of A, spread over so many steps. */
+void amx_lora_fetch_next(const linear_job *job, uint32_t worker, uint32_t workers, uint32_t steps,
+                         amx_lora_fetch *fetch);
+
+/* B h of up to STRIP_TILES tiles of one matrix, those of a leg (few_amx.c): 32 ranks of a use after the other. */
+typedef struct amx_lora_leg {
+    uint32_t count, tiles;
+    struct {
+        const char *b[STRIP_TILES]; /* of each tile: rows `row` bytes apart */
+        size_t row;
+        const uint16_t *h[2]; /* of each B tile; NULL: the use has no tokens of it */
+    } product[FEW_TOKENS * LORA_RANK_MAX / LORA_STATE_RANKS];
+    amx_lora_fetch fetch; /* of all b */
+} amx_lora_leg;
+
+/* Tiles of a strip from `first` on; fetched in so many steps. */
+void amx_lora_begin_leg(const linear_job *job, const strip *s, uint32_t first, uint32_t tiles,
+                        uint32_t steps, amx_lora_leg *leg);
+
+#define LORA_TILE(n, reg, c)                                                                       \
+    do {                                                                                           \
+        if (leg->tiles <= n) break;                                                                \
+        AMX_LOAD(reg, leg->product[i].b[n], row);                                                  \
+        AMX_MULTIPLY(c, reg, 4);                                                                   \
+    } while (0)
+#define LORA_TILES(n, reg, c, d)                                                                   \
+    do {                                                                                           \
+        if (leg->tiles <= n) break;                                                                \
+        AMX_LOAD(reg, leg->product[i].b[n], row);                                                  \
+        if (h[0]) AMX_MULTIPLY(c, reg, 4);                                                         \
+        if (h[1]) AMX_MULTIPLY(d, reg, 5);                                                         \
+    } while (0)
+
+/* C tile wide * i + w has tile i of the leg and B tile w; uses tiles 4 and up. */
+ALWAYS_INLINE void amx_lora_end_leg(const amx_lora_leg *leg, uint32_t wide) {
+    for (uint32_t i = 0; i < leg->count; i++) {
+        const uint16_t *const *h = leg->product[i].h;
+        const size_t row = leg->product[i].row;
+        if (h[0]) AMX_LOAD(4, h[0], ROW_BYTES);
+        if (wide == 1) {
+            LORA_TILE(0, 5, 0);
+            LORA_TILE(1, 6, 1);
+            LORA_TILE(2, 7, 2);
+            LORA_TILE(3, 5, 3);
+            continue;
+        }
+        if (h[1]) AMX_LOAD(5, h[1], ROW_BYTES);
+        LORA_TILES(0, 6, 0, 1);
+        LORA_TILES(1, 7, 2, 3);
+    }
+}
+#undef LORA_TILE
+#undef LORA_TILES
 
 #endif
