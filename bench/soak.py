@@ -23,7 +23,7 @@ import threading
 import time
 
 import check
-from peers.run import commit, machine
+from machine import commit, machine
 
 SAMPLE_S, WARM_SHARE, WARM_S = 5, 0.1, 20
 DRIFT_BAR = 0.01

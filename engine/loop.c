@@ -68,19 +68,32 @@ void engine_end_request(engine *e, request *r, finish_reason reason, const esp_e
     request_unref(r);
 }
 
+/* Known only now: how large its adapter is was not when it was submitted. */
+static void say_too_large(const engine *e, const request *r, esp_error *error) {
+    char label[REQUEST_ADAPTER_LABEL_BYTES];
+    esp_fail_field(error, ESP_INVALID, "max_tokens",
+                   "%u prompt tokens plus max_tokens %u and the frames of adapter %s are more than "
+                   "the %u pages of the KV cache; ask for less or raise --kv-memory",
+                   r->prompt_count, r->output_max, request_adapter_label(&r->by, label),
+                   e->page_count);
+}
+
 static void end_with(engine *e, request *r, esp_code code) {
     esp_error error = {0};
+    finish_reason reason = FINISH_ERROR;
     if (code == ESP_UNAVAILABLE) { /* its adapter cannot be brought */
         adapter_error(r->adapter, &error);
-        engine_end_request(e, r, FINISH_ERROR, &error);
-        return;
-    }
-    if (code == ESP_DEADLINE)
+    } else if (code == ESP_EXHAUSTED) {
+        say_too_large(e, r, &error);
+    } else if (code == ESP_DEADLINE) {
+        reason = FINISH_DEADLINE;
         esp_fail(&error, code, "the deadline passed after %u of at most %u output tokens",
                  r->output_count, r->output_max);
-    else
+    } else {
+        reason = FINISH_CANCELLED;
         esp_fail(&error, code, "the request was cancelled after %u output tokens", r->output_count);
-    engine_end_request(e, r, code == ESP_DEADLINE ? FINISH_DEADLINE : FINISH_CANCELLED, &error);
+    }
+    engine_end_request(e, r, reason, &error);
 }
 
 /* ---- stage 1: what other threads asked for ---- */

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "scheduler/state.h"
 
+enum { PREFETCH = 4 };
+
 void sched_set_adapters(scheduler *s, const sched_adapters *adapters) {
     ESP_ASSERT(!s->adapters.hold && adapters->hold && adapters->drop && adapters->shed);
-    ESP_ASSERT(adapters->frames && adapters->pinned);
+    ESP_ASSERT(adapters->want && adapters->frames && adapters->pinned);
     s->adapters = *adapters;
 }
 
@@ -47,6 +49,29 @@ bool seq_never_fits(const scheduler *s, const sequence *q) {
     if (!r->adapter) return false;
     uint64_t pages = kv_pages_for(s->kv, r->prompt_tokens + r->output_max);
     return pages + s->adapters.frames(s->adapters.arg, r->adapter) > kv_page_count(s->kv);
+}
+
+/* Of the heap's indices in `edge` the one whose slot is first in line, taken out. */
+static uint32_t take_first(const scheduler *s, uint32_t *edge, uint32_t *count) {
+    const slot_heap *line = &s->waiting;
+    uint32_t first = 0;
+    for (uint32_t i = 1; i < *count; i++)
+        if (heap_before(s, line, line->slots[edge[i]], line->slots[edge[first]])) first = i;
+    uint32_t index = edge[first];
+    edge[first] = edge[--*count];
+    return index;
+}
+
+/* No more than a few: what is brought long before it is used is in the way of others. */
+void seq_prefetch(scheduler *s) {
+    uint32_t edge[PREFETCH + 2] = {0}, count = 1;
+    for (uint32_t i = 0; i < PREFETCH && count > 0; i++) {
+        uint32_t index = take_first(s, edge, &count);
+        void *adapter = s->sequences[s->waiting.slots[index]].request.adapter;
+        if (adapter) s->adapters.want(s->adapters.arg, adapter);
+        for (uint32_t child = 2 * index + 1; child <= 2 * index + 2; child++)
+            if (child < s->waiting.count) edge[count++] = child;
+    }
 }
 
 /* ---- frames ---- */

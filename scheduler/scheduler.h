@@ -121,6 +121,8 @@ typedef struct sched_adapters {
     void *arg;
     sched_turn (*hold)(void *arg, void *adapter, int64_t now_us);
     void (*drop)(void *arg, void *adapter);
+    /* A sequence near the head of the line will ask for it: the move may begin. */
+    void (*want)(void *arg, void *adapter);
     /* Returns frames (sched_return) of an adapter that nobody holds, other than `but`; false: none. */
     bool (*shed)(void *arg, sched_shed level, const void *but);
     /* Frames that the adapter takes, 0 while not known, and frames of pinned ones other than it. */

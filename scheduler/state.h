@@ -99,6 +99,8 @@ void seq_let_go(scheduler *s, const sequence *q);
 void seq_park(scheduler *s, uint32_t slot, int64_t now_us);
 /* Pages for a sequence out of frames of adapters that nobody holds, but its own; false: they gave none. */
 bool seq_shed(scheduler *s, const sequence *q, sched_shed level);
+/* Adapters of those who are next in line are wanted before they are asked for. */
+void seq_prefetch(scheduler *s);
 /* More than all pages, with its adapter whose size is known only now. */
 bool seq_never_fits(const scheduler *s, const sequence *q);
 

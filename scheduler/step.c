@@ -144,6 +144,7 @@ void sched_step(scheduler *s, int64_t now_us, sched_plan *plan) {
     list_running(s, plan, true);
     list_running(s, plan, false);
     if (plan->preempted == 0) admit(s, plan, now_us);
+    if (s->adapters.want && s->waiting.count > 0) seq_prefetch(s);
     plan->work_count = s->work_count;
     plan->token_count = s->token_count;
     plan->parked += s->parked.count;

@@ -11,10 +11,8 @@ import datetime
 import json
 import math
 import os
-import platform
 import signal
 import statistics
-import subprocess
 import sys
 import time
 
@@ -23,25 +21,13 @@ from measure import KINDS, Bench
 from processes import Failed
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.append(os.path.join(ROOT, "bench"))
+from machine import commit, machine  # noqa: E402
 SMALL = 1.1
 """A bar closer to 1 than this wants MANY rounds."""
 MANY = 30
 BUSY = 3
 """Load average before a case that makes its figures doubtful; a run's own last case leaves some of it behind."""
-
-
-def machine():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        info = dict((k.strip(), v.strip()) for k, _, v in (line.partition(":") for line in file) if v)
-    wanted = {"avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8"}
-    return {"cpu": info.get("model name", "?"), "cores": os.cpu_count(), "kernel": platform.release(),
-            "levels": sorted(wanted & set(info.get("flags", "").split())),
-            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)}
-
-
-def commit():
-    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
 
 
 def load_average():

@@ -21,7 +21,7 @@
 
 /* A quarter of what one core copies: the steps' own threads keep the rest of the memory's bandwidth. */
 #define BYTES_PER_SECOND_DEFAULT ((uint64_t)2 << 30)
-enum { PATIENCE_SECONDS = 10, LOADER_NICE = 5 };
+enum { PATIENCE_SECONDS = 10, LOADER_NICE = 5, BURST_US = 1000 };
 
 /* ---- memory ---- */
 
@@ -67,11 +67,14 @@ static bool make_room(adapters *a, uint64_t bytes) {
     return true;
 }
 
+/* The loader's. What is larger than all memory for adapters never has room, and does not wait for it. */
 static bool take_now(void *arg, uint64_t bytes) {
     adapters *a = arg;
     pthread_mutex_lock(&a->lock);
     bool taken = make_room(a, bytes);
     pthread_mutex_unlock(&a->lock);
+    a->read_bytes += bytes;
+    a->read_waits = !taken && a->read_bytes <= a->options.host_memory;
     return taken;
 }
 
@@ -130,7 +133,7 @@ void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapte
 
 /* ---- moves ---- */
 
-/* After each move, until it would have ended at the given rate: one alone is never slowed. */
+/* A move takes at least as long as its bytes at the given rate, give or take BURST_US. */
 static void pace(adapters *a, uint64_t bytes) {
     uint64_t rate = a->options.bytes_per_second;
     if (!rate) rate = BYTES_PER_SECOND_DEFAULT;
@@ -141,7 +144,7 @@ static void pace(adapters *a, uint64_t bytes) {
 
 static void wait_for_pace(const adapters *a) {
     int64_t wait_us = a->next_move_us - clock_now_us();
-    if (wait_us <= 0 || !a->started) return;
+    if (wait_us <= BURST_US || !a->started) return;
     struct timespec pause = {.tv_sec = wait_us / 1000000, .tv_nsec = wait_us % 1000000 * 1000};
     nanosleep(&pause, NULL);
 }
@@ -196,8 +199,10 @@ static void do_read(adapters *a, adapter *ad) {
     pthread_mutex_unlock(&a->lock);
     if (!home) {
         wait_for_pace(a);
+        a->read_bytes = 0;
+        a->read_waits = false;
         esp_code code = loader_read(a, path, false, &image, &facts, &error);
-        if (code == ESP_EXHAUSTED && others_hold_memory(a)) {
+        if (code == ESP_EXHAUSTED && a->read_waits && others_hold_memory(a)) {
             read_again(a, ad);
             return;
         }
@@ -262,6 +267,7 @@ void adapter_free(adapters *a, adapter *ad) {
     while (*link != ad)
         link = &(*link)->next_version;
     *link = ad->next_version;
+    a->adapter_count--;
     image_close(ad->image);
     adapter_unpin(a, ad);
     pthread_mutex_unlock(&a->lock);

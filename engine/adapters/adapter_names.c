@@ -78,7 +78,6 @@ void names_remove(adapters *a, adapter *ad) {
     *link = ad->next_version;
     if (entry->current == ad) entry->current = NULL;
     ad->entry = NULL;
-    a->adapter_count--;
     names_settle(a, entry);
 }
 

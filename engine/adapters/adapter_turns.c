@@ -238,6 +238,16 @@ static sched_turn hold(void *arg, void *what, int64_t now_us) {
     return SCHED_LATER;
 }
 
+static void want_early(void *arg, void *what) {
+    adapters *a = arg;
+    adapter *ad = what;
+    bool never = atomic_load_explicit(&ad->ended, memory_order_relaxed) ||
+                 atomic_load_explicit(&ad->broken, memory_order_relaxed);
+    if (ad->turn != TURN_OUT || never) return;
+    want(a, ad);
+    ask_for_reads(a);
+}
+
 static void drop(void *arg, void *what) {
     (void)arg;
     adapter *ad = what;
@@ -279,6 +289,7 @@ sched_adapters adapters_for_scheduler(adapters *a) {
     return (sched_adapters){.arg = a,
                             .hold = hold,
                             .drop = drop,
+                            .want = want_early,
                             .shed = shed,
                             .frames = frames_of,
                             .pinned = pinned_frames};

@@ -140,7 +140,8 @@ struct adapters {
     pthread_cond_t changed; /* a load has ended, or memory was given back */
     adapter_entry *names[NAME_BUCKETS];
     adapter *unnamed; /* out of the names, on their way to be freed; through next_version */
-    uint32_t adapter_count, building;
+    uint32_t adapter_count; /* with the unnamed: the queues hold as many as there may be */
+    uint32_t building;
     _Atomic uint64_t host_bytes; /* grows under the lock */
     residency_level host_level;
 
@@ -151,6 +152,8 @@ struct adapters {
     pthread_t thread;
     bool started;
     int64_t next_move_us; /* the loader's: not before */
+    uint64_t read_bytes;  /* the loader's: what the image that it reads has asked for */
+    bool read_waits;      /* the loader's: that one found no room, and would have with nobody else */
     _Atomic uint64_t loads, evictions, failures;
     _Atomic uint32_t pinned_frames, leased_frames; /* the latter as the engine thread last said */
 
@@ -174,6 +177,26 @@ static inline bool adapter_is_leaving(const adapter *ad) {
 static inline uint32_t adapter_users(const adapter *ad) {
     return atomic_load_explicit(&ad->users, memory_order_acquire) & ~USERS_LEAVING;
 }
+
+void give_reference(adapter *ad); /* under the lock, of one that is not leaving */
+
+/* adapter_find.c */
+typedef struct name_ref {
+    char name[STORE_NAME_MAX + 1];
+    uint32_t version;                  /* 0: not said */
+    char digest[ADAPTER_DIGEST_CHARS]; /* "": not said; may be cut */
+} name_ref;
+esp_code ref_parse(const char *text, name_ref *out, esp_error *err);
+bool ref_is_bare(const name_ref *ref);                      /* the name alone */
+adapter *ref_known(const adapters *a, const name_ref *ref); /* under the lock; NULL: unknown here */
+bool names_are_blocked(const adapters *a, const char *name); /* under the lock: it was unloaded */
+/* Give a reference. loads: also on a name of the store that was unloaded. */
+esp_code find_reference(adapters *a, const char *text, adapter **out, esp_error *err);
+esp_code find_stored(adapters *a, const char *text, bool bare, bool loads, adapter **out,
+                     esp_error *err);
+
+/* adapter_list.c: under the lock. */
+void list_info(const adapter *ad, adapter_info *out);
 
 /* adapter_names.c; all under the lock. */
 adapter_entry *names_find(const adapters *a, const char *name);

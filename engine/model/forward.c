@@ -46,7 +46,7 @@ static void norm_in_place(model *m, uint32_t count, const void *weight, const vo
 /* A linear of a layer, with what adapters add to it. */
 static void linear(model *m, uint32_t layer, kern_linear op) {
     lora_segments lora = segments_of_layer(&m->segments, op.role, layer);
-    lora_segments next = segments_after(&m->segments, op.role, layer, m->spec.layers);
+    lora_segments next = segments_behind(&m->segments, op.role, layer, m->spec.layers);
     op.lora = lora.at;
     op.lora_count = lora.count;
     op.lora_next = next.at;

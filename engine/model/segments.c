@@ -9,15 +9,15 @@
 void segments_open(segments *s, uint32_t tokens_max, uint32_t rows_max) {
     s->tokens.at = mem_new(tokens_max, sizeof *s->tokens.at);
     s->rows.at = mem_new(rows_max, sizeof *s->rows.at);
-    s->made = mem_new(tokens_max > rows_max ? tokens_max : rows_max, sizeof *s->made);
-    s->made_next = mem_new(tokens_max, sizeof *s->made_next);
+    for (uint32_t i = 0; i < 2; i++)
+        s->made[i] = mem_new(tokens_max > rows_max ? tokens_max : rows_max, sizeof *s->made[i]);
 }
 
 void segments_close(segments *s) {
     free(s->tokens.at);
     free(s->rows.at);
-    free(s->made);
-    free(s->made_next);
+    free(s->made[0]);
+    free(s->made[1]);
 }
 
 /* ---- runs ---- */
@@ -62,9 +62,11 @@ static const kern_lora *update_of(const model_adapter *a, kern_role role, uint32
 }
 
 /* The updates of those runs that lie in [first, first + count). */
-static lora_segments make(kern_lora_segment *out, const adapter_runs *runs, kern_role role,
-                          uint32_t layer, uint32_t first, uint32_t count) {
+static lora_segments make(segments *s, const adapter_runs *runs, kern_role role, uint32_t layer,
+                          uint32_t first, uint32_t count) {
+    kern_lora_segment *at = s->made[s->turn];
     uint32_t made = 0;
+    s->turn ^= 1;
     for (uint32_t i = 0; i < runs->count; i++) {
         const adapter_run *run = &runs->at[i];
         const kern_lora *update = update_of(run->adapter, role, layer);
@@ -72,23 +74,21 @@ static lora_segments make(kern_lora_segment *out, const adapter_runs *runs, kern
         uint32_t end = run->first + run->count;
         if (end > first + count) end = first + count;
         if (update && begin < end)
-            out[made++] = (kern_lora_segment){begin - first, end - begin, update};
+            at[made++] = (kern_lora_segment){begin - first, end - begin, update};
     }
-    return (lora_segments){made ? out : NULL, made};
+    return (lora_segments){made ? at : NULL, made};
 }
 
 lora_segments segments_of_layer(segments *s, kern_role role, uint32_t layer) {
     ESP_ASSERT(role >= ROLE_QKV && role <= ROLE_DOWN);
-    return make(s->made, &s->tokens, role, layer, 0, UINT32_MAX);
+    return make(s, &s->tokens, role, layer, 0, UINT32_MAX);
 }
 
-lora_segments segments_after(segments *s, kern_role role, uint32_t layer, uint32_t layers) {
-    kern_role after = role == ROLE_DOWN ? ROLE_QKV : role + 1;
-    if (role == ROLE_DOWN) layer++;
-    if (layer == layers) return (lora_segments){NULL, 0};
-    return make(s->made_next, &s->tokens, after, layer, 0, UINT32_MAX);
+lora_segments segments_behind(segments *s, kern_role role, uint32_t layer, uint32_t layers) {
+    if (role != ROLE_DOWN) return segments_of_layer(s, role + 1, layer);
+    return layer + 1 < layers ? segments_of_layer(s, ROLE_QKV, layer + 1) : (lora_segments){0};
 }
 
 lora_segments segments_of_head(segments *s, uint32_t first, uint32_t count) {
-    return make(s->made, &s->rows, ROLE_HEAD, 0, first, count);
+    return make(s, &s->rows, ROLE_HEAD, 0, first, count);
 }

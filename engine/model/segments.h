@@ -23,7 +23,7 @@ typedef struct adapter_runs {
     uint32_t count;
 } adapter_runs;
 
-/* What a kern_linear takes; count 0 and at NULL: no adapter touches it. Valid until the next one is made. */
+/* What a kern_linear takes; count 0 and at NULL: no adapter touches it. Valid until two more are made. */
 typedef struct lora_segments {
     const kern_lora_segment *at;
     uint32_t count;
@@ -32,8 +32,8 @@ typedef struct lora_segments {
 typedef struct segments {
     adapter_runs tokens; /* of the batch's tokens */
     adapter_runs rows;   /* of its rows, the tokens whose logits are wanted */
-    kern_lora_segment *made;
-    kern_lora_segment *made_next; /* segments_after's */
+    kern_lora_segment *made[2]; /* taken in turn */
+    uint32_t turn;
 } segments;
 
 void segments_open(segments *s, uint32_t tokens_max, uint32_t rows_max);
@@ -45,9 +45,9 @@ void segments_plan(segments *s, const step_batch *batch, const model_adapter *co
 /* Of one of a layer's linears, ROLE_QKV to ROLE_DOWN, over all tokens. */
 lora_segments segments_of_layer(segments *s, kern_role role, uint32_t layer);
 
-/* Of the linear that comes after that one, in the next layer if need be; none after the last of `layers`. Valid
- * beside those of segments_of_layer. */
-lora_segments segments_after(segments *s, kern_role role, uint32_t layer, uint32_t layers);
+/* Of the linear behind that one in a model of so many layers; behind the last one comes the head, whose
+ * segments are not known yet: none. */
+lora_segments segments_behind(segments *s, kern_role role, uint32_t layer, uint32_t layers);
 
 /* Of the output matrix over rows [first, first + count), which are counted from 0. */
 lora_segments segments_of_head(segments *s, uint32_t first, uint32_t count);

@@ -253,7 +253,7 @@ static void note_norm(kern_device *dev, const kern_norm *op) {
     kern_ref.norm(dev, op);
 }
 static void note_linear(kern_device *dev, const kern_linear *op) {
-    note("linear", op->token_count, op->epilogue, op->role, op->lora_count);
+    note("linear", op->token_count, op->epilogue, op->role, op->lora_count + op->lora_next_count);
     kern_ref.linear(dev, op);
 }
 static void note_rope(kern_device *dev, const kern_rope_store *op) {
@@ -303,6 +303,12 @@ static void a_decode_step_with_adapters_allocates_nothing(void **state) {
     (void)state;
     engine *e = open_with((model_config){0}, ADAPTERS);
     request *all[REQUESTS];
+    for (int which = 0; which < ADAPTERS;
+         which++) { /* brought, so that nobody below waits for one */
+        request *r = make_request(e, 0, which);
+        run(e, r);
+        request_unref(r);
+    }
     for (uint32_t i = 0; i < REQUESTS; i++)
         tiny_submit(e, all[i] = make_request(e, i, adapter_of(i)));
     for (uint32_t i = 0; i < REQUESTS; i++)
@@ -421,6 +427,48 @@ static void a_request_ends_on_the_version_it_began_with(void **state) {
     engine_close(e);
 }
 
+/* How large an adapter of the store is, is known when it has been read: what then turns out too large for
+ * the cache is refused as it would have been at once. */
+static void a_request_too_large_beside_its_adapter_is_told_so(void **state) {
+    (void)state;
+    enum { CONTEXT = 512, PAGES = CONTEXT / KV_PAGE_TOKENS, ENOUGH = 8 << 20 };
+    char root[] = "/tmp/espalier-store-XXXXXX", clear[64];
+    adapter_store *store = NULL;
+    engine_stats stats;
+    esp_error err = {0};
+    assert_non_null(mkdtemp(root));
+    assert_int_equal(store_open(&store, &(store_options){.root = root, .create = true}, &err),
+                     ESP_OK);
+    store_import_options import = {.name = "a1"};
+    assert_int_equal(store_import(store, folders[1], &import, NULL, &err), ESP_OK);
+    store_close(store);
+    engine *e = open_with((model_config){.adapter_store = root, .kv_memory = ENOUGH}, 0);
+    engine_read_stats(e, &stats);
+    engine_close(e);
+    uint64_t page = ENOUGH / stats.pages_total;
+    model_config tight = {.adapter_store = root, .kv_memory = page * PAGES};
+    e = open_with(tight, 0);
+    request *r = make_request(e, 5, 1), *large = NULL;
+    request_options o = {.prompt = r->tokens,
+                         .prompt_count = r->prompt_count,
+                         .output_max = CONTEXT - r->prompt_count,
+                         .adapters = engine_adapters(e),
+                         .adapter = find(e, 1)};
+    assert_int_equal(request_new(&large, &o, VOCAB, &err), ESP_OK);
+    run(e, large);
+    assert_int_equal(large->finish, FINISH_ERROR);
+    assert_int_equal(large->error.code, ESP_INVALID);
+    assert_string_equal(large->error.field, "max_tokens");
+    assert_non_null(strstr(large->error.message, "a1@1"));
+    run(e, r);
+    assert_int_equal(r->finish, FINISH_LENGTH);
+    request_unref(large);
+    request_unref(r);
+    engine_close(e);
+    snprintf(clear, sizeof clear, "rm -r %s", root);
+    assert_int_equal(system(clear), 0);
+}
+
 /* ---- the logits of a prompt ---- */
 
 typedef struct row_kept {
@@ -471,6 +519,7 @@ int main(void) {
         cmocka_unit_test(a_request_that_never_ran_lets_its_adapter_go),
         cmocka_unit_test(unloading_ends_users_and_no_others),
         cmocka_unit_test(a_request_ends_on_the_version_it_began_with),
+        cmocka_unit_test(a_request_too_large_beside_its_adapter_is_told_so),
         cmocka_unit_test(logits_of_a_prompt_go_through_the_adapter),
     };
     return cmocka_run_group_tests(tests, make_files, drop_files);

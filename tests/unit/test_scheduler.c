@@ -11,6 +11,7 @@
  *   adapter NAME here|away|broken [frames=N]   (NAME is one letter; a submit's adapter=NAME must hold it.
  *   One that is here has its frames leased; away, they are returned)
  *   lease N: granted|refused
+ *   wanted [NAME]...   the adapters that are asked for ahead of their turn since the last such line
  *   state waiting=N running=N free=N
  *
  * PLAN lists, in the plan's order, NAME@FIRST+COUNT, with * when the row is wanted; then
@@ -46,6 +47,7 @@ typedef struct actor {
 /* An adapter of the story, by its letter. */
 typedef struct story_adapter {
     enum { AWAY, HERE, BROKEN } where;
+    bool wanted; /* ahead of its turn */
     uint32_t frame_count, holds;
     uint32_t frames[64];
 } story_adapter;
@@ -108,6 +110,11 @@ static void on_drop(void *arg, void *adapter) {
     a->holds--;
 }
 
+static void on_want(void *arg, void *adapter) {
+    (void)arg;
+    ((story_adapter *)adapter)->wanted = true;
+}
+
 static void send_away(story *t, story_adapter *a) {
     assert_int_equal(a->holds, 0);
     if (a->where == HERE) sched_return(t->s, a->frame_count, a->frames);
@@ -151,6 +158,16 @@ static void do_adapter(story *t, const char *line) {
     sched_retry(t->s, a);
 }
 
+static void do_wanted(story *t, const char *line) {
+    char seen[128] = "wanted";
+    for (int i = 0; i < 26; i++) {
+        size_t used = strlen(seen);
+        if (t->adapters[i].wanted) snprintf(seen + used, sizeof seen - used, " %c", 'a' + i);
+        t->adapters[i].wanted = false;
+    }
+    if (strcmp(seen, line) != 0) complain(t, line, seen);
+}
+
 static void do_lease(story *t, const char *line) {
     uint32_t count;
     char wanted[16];
@@ -176,6 +193,7 @@ static void do_open(story *t, const char *line) {
     sched_set_adapters(t->s, &(sched_adapters){.arg = t,
                                                .hold = on_hold,
                                                .drop = on_drop,
+                                               .want = on_want,
                                                .shed = on_shed,
                                                .frames = on_frames,
                                                .pinned = on_pinned});
@@ -308,6 +326,8 @@ static void do_line(story *t, const char *line) {
         do_state(t, line);
     else if (strcmp(word, "adapter") == 0)
         do_adapter(t, line);
+    else if (strcmp(word, "wanted") == 0)
+        do_wanted(t, line);
     else if (strcmp(word, "lease") == 0)
         do_lease(t, line);
     else

@@ -106,6 +106,23 @@ static void sequences_may_stand_in_any_order(void **state) {
     segments_close(&r.s);
 }
 
+/* Gate and up of a layer, then its down, then q, k and v of the next; both lists stand side by side. */
+static void the_linear_behind_is_known_while_one_runs(void **state) {
+    (void)state;
+    rig r;
+    plan(&r, 2, (uint32_t[]){4, 4}, (int32_t[]){0, 1});
+    lora_segments of = segments_of_layer(&r.s, ROLE_DOWN, 0);
+    lora_segments next = segments_behind(&r.s, ROLE_DOWN, 0, 2);
+    assert_int_equal(of.count, 0);
+    assert_segment(&next, 0, 0, 4, &qkv_1);
+    next = segments_behind(&r.s, ROLE_GATE_UP, 1, 2);
+    of = segments_of_layer(&r.s, ROLE_QKV, 0);
+    assert_segment(&next, 0, 4, 4, &down_of_other);
+    assert_segment(&of, 0, 0, 4, &qkv_0);
+    assert_null(segments_behind(&r.s, ROLE_DOWN, 1, 2).at);
+    segments_close(&r.s);
+}
+
 /* Logits come in pieces; of each piece rows are counted from its own first one. */
 static void the_head_gets_its_rows_segments(void **state) {
     (void)state;
@@ -128,6 +145,7 @@ int main(void) {
         cmocka_unit_test(neighbours_of_one_adapter_are_one_segment),
         cmocka_unit_test(what_no_adapter_touches_has_no_segments),
         cmocka_unit_test(sequences_may_stand_in_any_order),
+        cmocka_unit_test(the_linear_behind_is_known_while_one_runs),
         cmocka_unit_test(the_head_gets_its_rows_segments),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

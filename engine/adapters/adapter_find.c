@@ -1,0 +1,172 @@
+/* adapter_find.c - what "name", "name@3", "name@sha256:..." mean now, here and in the store. */
+// SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/adapters/adapters_inner.h"
+#include "engine/base/clock.h"
+
+/* ---- references as text ---- */
+
+static bool parse_version(const char *text, uint32_t *out) {
+    size_t digits = strspn(text, "0123456789");
+    if (digits == 0 || digits > 9 || text[digits]) return false;
+    *out = (uint32_t)strtoul(text, NULL, 10);
+    return *out > 0;
+}
+
+static bool parse_digest(const char *text, char out[ADAPTER_DIGEST_CHARS]) {
+    size_t prefix = strlen(ADAPTER_DIGEST_PREFIX);
+    if (strncmp(text, ADAPTER_DIGEST_PREFIX, prefix) != 0) return false;
+    size_t digits = strspn(text + prefix, "0123456789abcdef");
+    if (digits < STORE_PREFIX_MIN || digits > 2 * SHA256_BYTES || text[prefix + digits])
+        return false;
+    snprintf(out, ADAPTER_DIGEST_CHARS, "%s", text);
+    return true;
+}
+
+esp_code ref_parse(const char *ref, name_ref *out, esp_error *err) {
+    *out = (name_ref){0};
+    size_t length = strcspn(ref, "@");
+    esp_code code = store_check_name(ref, length, err);
+    if (code != ESP_OK) return code;
+    memcpy(out->name, ref, length);
+    const char *rest = ref + length;
+    if (!*rest || parse_version(rest + 1, &out->version) || parse_digest(rest + 1, out->digest))
+        return ESP_OK;
+    char shown[64];
+    esp_show(shown, sizeof shown, rest + 1, strlen(rest + 1));
+    return esp_fail_field(err, ESP_INVALID, "model",
+                          "adapter %s: \"%s\" is no version; name@3 or name@sha256:<%u digits or "
+                          "more> is",
+                          out->name, shown, (unsigned)STORE_PREFIX_MIN);
+}
+
+adapter *ref_known(const adapters *a, const name_ref *ref) {
+    const adapter_entry *entry = names_find(a, ref->name);
+    if (!entry) return NULL;
+    if (ref->version) return names_version(entry, ref->version);
+    if (*ref->digest) return names_digest(entry, ref->digest);
+    return entry->current;
+}
+
+bool ref_is_bare(const name_ref *ref) { return !ref->version && !*ref->digest; }
+
+/* ---- finding ---- */
+
+static esp_code broken_error(const adapter *ad, esp_error *err) {
+    esp_fail_field(err, ad->error.code, "model", "adapter %s: %s", ad->name, ad->error.message);
+    return ad->error.code;
+}
+
+/* Under the lock. One that could not be read is given another chance after a while. */
+static bool is_worn_out(const adapter *ad) {
+    return atomic_load_explicit(&ad->broken, memory_order_acquire) &&
+           clock_now_us() - ad->broken_us > BROKEN_FOR_US;
+}
+
+/* Under the lock: the listed version that a store's reference is, made when it is not known. */
+static esp_code list_stored(adapters *a, const store_ref *stored, adapter **out, esp_error *err) {
+    adapter_entry *entry = names_take(a, stored->name);
+    adapter *ad = names_digest(entry, stored->digest);
+    if (ad && ad->stored && is_worn_out(ad)) {
+        adapter_leave(a, ad);
+        ad = NULL;
+    }
+    *out = ad;
+    if (ad) return ESP_OK;
+    if (a->adapter_count == ADAPTERS_MAX) {
+        names_settle(a, entry);
+        return esp_fail(err, ESP_EXHAUSTED, "%u adapters are known, which is the most; unload some",
+                        a->adapter_count);
+    }
+    esp_code code = store_hold(a->options.store, stored->digest, err);
+    if (code != ESP_OK) {
+        names_settle(a, entry);
+        return code;
+    }
+    *out = names_add(a, entry, stored->version, stored->digest, stored->path);
+    (*out)->stored = true;
+    return ESP_OK;
+}
+
+bool names_are_blocked(const adapters *a, const char *name) {
+    const adapter_entry *entry = names_find(a, name);
+    return entry && entry->unloaded;
+}
+
+/* A reference on a name of the store; `loads`: also of one that was unloaded. */
+esp_code find_stored(adapters *a, const char *text, bool bare, bool loads, adapter **out,
+                     esp_error *err) {
+    store_ref stored;
+    esp_code code = store_resolve(a->options.store, text, &stored, err);
+    if (code != ESP_OK) return code;
+    pthread_mutex_lock(&a->lock);
+    if (!loads && names_are_blocked(a, stored.name))
+        code = names_unknown(a, text, err);
+    else
+        code = list_stored(a, &stored, out, err);
+    if (code == ESP_OK) {
+        (*out)->entry->unloaded = false;
+        if (bare) (*out)->entry->current = *out;
+        give_reference(*out);
+    }
+    pthread_mutex_unlock(&a->lock);
+    return code;
+}
+
+/* What is only known here comes before the store, whose names are looked up anew each time: another
+ * process may have moved an alias. */
+esp_code find_reference(adapters *a, const char *text, adapter **out, esp_error *err) {
+    name_ref ref;
+    *out = NULL;
+    esp_code code = ref_parse(text, &ref, err);
+    if (code != ESP_OK) return code;
+    pthread_mutex_lock(&a->lock);
+    adapter *ad = ref_known(a, &ref);
+    bool ours = ad && (!ad->stored || !a->options.store);
+    bool asks_store = !ours && a->options.store && !names_are_blocked(a, ref.name);
+    if (ours) {
+        give_reference(ad);
+        *out = ad;
+    } else if (!asks_store) {
+        code = names_unknown(a, text, err);
+    }
+    pthread_mutex_unlock(&a->lock);
+    if (!asks_store) return code;
+    code = find_stored(a, text, ref_is_bare(&ref), false, out, err);
+    if (code != ESP_NOT_FOUND) return code;
+    pthread_mutex_lock(&a->lock);
+    code = names_unknown(a, text, err);
+    pthread_mutex_unlock(&a->lock);
+    return code;
+}
+
+esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *err) {
+    esp_code code = find_reference(a, ref, out, err);
+    if (code != ESP_OK) return code;
+    if (atomic_load_explicit(&(*out)->broken, memory_order_acquire)) {
+        code = broken_error(*out, err);
+        adapter_release(a, *out);
+        *out = NULL;
+        return code;
+    }
+    atomic_fetch_add_explicit(&(*out)->requests, 1, memory_order_relaxed);
+    return ESP_OK;
+}
+
+const char *adapter_name(const adapter *ad) { return ad->name; }
+uint32_t adapter_version(const adapter *ad) { return ad->version; }
+const char *adapter_content(const adapter *ad) { return ad->digest; }
+
+void adapter_error(const adapter *ad, esp_error *err) {
+    if (atomic_load_explicit(&ad->ended, memory_order_acquire))
+        esp_fail_field(err, ESP_ABORTED, "model", "adapter %s@%u was unloaded", ad->name,
+                       ad->version);
+    else if (atomic_load_explicit(&ad->broken, memory_order_acquire))
+        broken_error(ad, err);
+    else
+        esp_fail_field(err, ESP_UNAVAILABLE, "model", "adapter %s@%u cannot be had now", ad->name,
+                       ad->version);
+}

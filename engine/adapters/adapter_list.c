@@ -1,0 +1,86 @@
+/* adapter_list.c - what is known of the adapters. */
+// SPDX-License-Identifier: Apache-2.0
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/adapters/adapters_inner.h"
+#include "engine/base/mem.h"
+
+/* ---- lists ---- */
+
+static adapter_state state_of(const adapter *ad) {
+    if (adapter_is_leaving(ad)) return ADAPTER_LEAVING;
+    if (atomic_load_explicit(&ad->broken, memory_order_acquire)) return ADAPTER_BROKEN;
+    return ad->read ? ADAPTER_READY : ADAPTER_LISTED;
+}
+
+static adapter_tier tier_of(const adapter *ad) {
+    if (atomic_load_explicit(&ad->on_device, memory_order_acquire)) return ADAPTER_DEVICE;
+    return ad->image && image_is_home(ad->image) ? ADAPTER_HOST : ADAPTER_DISK;
+}
+
+/* Under the lock. */
+void list_info(const adapter *ad, adapter_info *out) {
+    *out = (adapter_info){.version = ad->version,
+                          .state = state_of(ad),
+                          .tier = tier_of(ad),
+                          .current = ad->entry && ad->entry->current == ad,
+                          .pinned = atomic_load(&ad->pinned),
+                          .rank = ad->facts.rank,
+                          .bytes = ad->image ? image_bytes(ad->image) : ad->packed_bytes,
+                          .file_bytes = ad->facts.file_bytes,
+                          .parameters = ad->facts.parameters,
+                          .users = adapter_users(ad),
+                          .requests = atomic_load(&ad->requests),
+                          .loads = atomic_load(&ad->loads),
+                          .evictions = atomic_load(&ad->evictions),
+                          .last_use_us = atomic_load(&ad->last_use_us)};
+    memcpy(out->name, ad->name, sizeof out->name);
+    memcpy(out->digest, ad->digest, sizeof out->digest);
+    if (atomic_load_explicit(&ad->broken, memory_order_acquire)) out->error = ad->error;
+}
+
+void adapter_read_info(adapters *a, const adapter *ad, adapter_info *out) {
+    pthread_mutex_lock(&a->lock);
+    list_info(ad, out);
+    pthread_mutex_unlock(&a->lock);
+}
+
+static int by_name(const void *x, const void *y) {
+    const adapter_info *p = x, *q = y;
+    int names = strcmp(p->name, q->name);
+    return names ? names : (p->version > q->version) - (p->version < q->version);
+}
+
+void adapters_list(adapters *a, adapter_info **out, size_t *count) {
+    pthread_mutex_lock(&a->lock);
+    adapter_info *list = mem_new(a->adapter_count + 1, sizeof *list);
+    size_t filled = 0;
+    for (uint32_t i = 0; i < NAME_BUCKETS; i++)
+        for (const adapter_entry *e = a->names[i]; e; e = e->next)
+            for (const adapter *ad = e->versions; ad; ad = ad->next_version)
+                list_info(ad, &list[filled++]);
+    pthread_mutex_unlock(&a->lock);
+    qsort(list, filled, sizeof *list, by_name);
+    *out = list;
+    *count = filled;
+}
+
+void adapters_read_stats(adapters *a, adapters_stats *out) {
+    *out = (adapters_stats){.host_bytes = atomic_load(&a->host_bytes),
+                            .frames = atomic_load(&a->leased_frames),
+                            .loads = atomic_load(&a->loads),
+                            .evictions = atomic_load(&a->evictions),
+                            .failures = atomic_load(&a->failures)};
+    pthread_mutex_lock(&a->lock);
+    for (uint32_t i = 0; i < NAME_BUCKETS; i++)
+        for (const adapter_entry *e = a->names[i]; e; e = e->next)
+            for (const adapter *ad = e->versions; ad; ad = ad->next_version) {
+                adapter_tier tier = tier_of(ad);
+                out->listed++;
+                out->host += tier == ADAPTER_HOST;
+                out->device += tier == ADAPTER_DEVICE;
+                out->pinned += atomic_load(&ad->pinned);
+            }
+    pthread_mutex_unlock(&a->lock);
+}
