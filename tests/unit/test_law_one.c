@@ -100,7 +100,9 @@ static way draw_way(uint64_t *state) {
     way w = {.name = "at random", .max_seqs = 1 + draw(state, 64)};
     w.step_tokens = w.max_seqs + draw(state, 300);
     w.threads = threads[draw(state, 3)];
-    w.preempt_every = draw(state, 2) ? 3 + draw(state, 9) : 0;
+    /* Who is alone has time to compute its tokens anew, and one more. */
+    uint32_t anew = (PROMPT_MAX + LONG_OUTPUT) / w.step_tokens + 3;
+    w.preempt_every = draw(state, 2) ? anew + draw(state, 9) : 0;
     return w;
 }
 
