@@ -59,8 +59,11 @@ def speed(folder, options):
             base.append(engine_row(model, []))
             rows8.append(engine_row(model, eight))
             rows16.append(engine_row(model, sixteen))
+        unasked = os.path.join(folder, f"unasked{number}")
+        if options.unused:
+            make_store(unasked, model, 1, "8", "q,v")
         for _ in range(max(30, options.pairs) if options.unused else 0):
-            alone.append((engine_row(model, []), engine_row(model, [], "--adapter-store", os.path.join(folder, "none"))))
+            alone.append((engine_row(model, []), engine_row(model, [], "--adapter-store", unasked)))
         name = os.path.basename(model)[:18]
         yield ratio_row(f"{name}: decode, 8 adapters of rank 16", DECODE_BAR, rows8, base, "decode_tok_s")
         yield ratio_row(f"{name}: decode, 16 of ranks 8 to 64", MIXED_BAR, rows16, base, "decode_tok_s")
