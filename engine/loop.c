@@ -327,7 +327,8 @@ static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err
 
 /* ---- stage 5 ---- */
 
-/* Returns whether there is more to do at once. */
+/* Returns whether there is more to do at once. A plan that did nothing with those who live does nothing
+ * again before somebody posts: an adapter comes, or a request. */
 static bool publish(engine *e, const sched_plan *plan) {
     sched_stats stats;
     sched_read_stats(e->sched, &stats);
@@ -348,7 +349,8 @@ static bool publish(engine *e, const sched_plan *plan) {
         e->had_news = false;
         signal_wake(&e->news_signal);
     }
-    return plan->dropped_count > 0 || stats.running > 0 || stats.waiting > stats.parked;
+    bool lives = stats.running + stats.waiting > 0, did = plan->work_count + plan->preempted > 0;
+    return plan->dropped_count > 0 || (lives && did);
 }
 
 /* A device fault: everyone who lives is told, and nothing runs any more. */
