@@ -333,6 +333,8 @@ typedef struct kern_ops {
 
 extern const kern_ops kern_ref;
 extern const kern_ops kern_cpu;
+/* In no library of this folder: a program links esp_cuda, whose open may say what is missing. */
+extern const kern_ops kern_cuda;
 
 /* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
 bool kern_image_is_sane(const kern_image *image);
