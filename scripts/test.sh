@@ -57,7 +57,7 @@ main() {
         configuration=()
         shift
     fi
-    install_packages build fetch test
+    install_packages build server fetch test
     install_client
     fetch_encoder || say "tests of the real encoder will be skipped: not downloaded (see build/logs/fetch-encoder.log)"
     fetch_model || say "tests of the real model will be skipped: not downloaded (see build/logs/fetch-model.log)"
