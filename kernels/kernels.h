@@ -186,6 +186,7 @@ static inline kern_lora kern_lora_of(const kern_lora_desc *desc, size_t piece_ma
                                      void *const *pieces) {
     kern_lora lora = {.cols = desc->cols,
                       .part_count = desc->part_count,
+                      .part = {{0, 0, 0, false, false}},
                       .piece_max = piece_max,
                       .pieces = pieces};
     for (uint32_t i = 0; i < desc->part_count; i++) {
