@@ -56,7 +56,7 @@ def names_of(symbols):
     """symbol -> kernel's name without namespace, arguments and template arguments."""
     symbols = sorted(symbols)
     plain = subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True).stdout.splitlines()
-    return {symbol: re.sub(r"^(void |.*::)", "", re.split(r"[<(]", shown)[0]).split("::")[-1].strip()
+    return {symbol: re.split(r"[<(]", shown.replace("(anonymous namespace)::", ""))[0].split("::")[-1].split()[-1]
             for symbol, shown in zip(symbols, plain)}
 
 

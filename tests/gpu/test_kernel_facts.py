@@ -48,6 +48,10 @@ class Ptxas(unittest.TestCase):
         self.assertIn("stack 8; at most 0", ptxas_faults(REPORT.replace("    0 bytes stack", "    8 bytes stack", 1))[0])
         self.assertIn("spill 4; at most 0", ptxas_faults(REPORT.replace("0 bytes spill stores", "4 bytes spill stores", 1))[0])
 
+    def test_namespaces_and_template_arguments_are_no_part_of_a_name(self):
+        names = facts.names_of({"_ZN12_GLOBAL__N_18multiplyILi4EEEvPf", "_ZN3esp3addEPf", "plain"})
+        self.assertEqual(sorted(names.values()), ["add", "multiply", "plain"])
+
     def test_a_row_of_a_kernel_that_is_gone_is_told(self):
         made = facts.read_ptxas(REPORT)
         self.assertEqual(len(facts.stale(facts.read_limits(LIMITS), facts.names_of({m.symbol for m in made}))), 1)
