@@ -49,11 +49,11 @@ typedef struct cuda_batch {
     const uint32_t *rows;                                /* [R]; a padded row is 0 */
 } cuda_batch;
 
-/* One layer's view of the pages; a frame is [layers][K, V][kv_heads][...] (kernels.h), bf16. */
+/* One layer's view of the pages; what lies where in a frame: cuda_kv.h. */
 typedef struct cuda_kv_layer {
     void *arena;
     uint64_t frame_bytes;
-    uint64_t k_offset, v_offset; /* of the layer's K and V in a frame, in bytes */
+    uint64_t k_offset, v_offset; /* of the layer's K and V in a frame, in bytes: cuda_kv_offset */
     uint32_t kv_heads, head_dim;
     uint32_t group; /* which block tables */
 } cuda_kv_layer;
@@ -150,33 +150,41 @@ int cuda_rope_store(const cuda_rope_store_args *args, void *stream);
 
 /* ---- attention (cuda_attention.cu): as kern_attention ---- */
 
-/* The work of a step's attention, the same for all layers: made on the host once per step and copied with
- * the batch. Opaque bytes to everybody else; a replayed graph reads a new plan at the old address. */
-
-/* Bytes that the plan takes at most for a batch of so many tokens and sequences of at most
- * context_max tokens. */
-uint64_t cuda_attention_plan_max(uint32_t tokens, uint32_t seqs, uint32_t context_max);
-/* Writes it (host memory) from the host's batch; the bytes that are to be copied. */
-uint64_t cuda_attention_plan(const step_batch *batch, uint32_t heads_per_kv_hint, void *plan);
-/* Bytes of `work` for the same, and a model of so many heads. */
-uint64_t cuda_attention_workspace(uint32_t tokens, uint32_t seqs, uint32_t context_max,
-                                  uint32_t heads, uint32_t head_dim);
-
-typedef struct cuda_attention_args {
-    cuda_batch batch;
-    const float *qkv; /* [T, (heads + 2*kv_heads) * D] */
-    uint32_t heads;
-    float scale;
-    float softcap;
+/* What a plan depends on besides the batch: layers of one kind share theirs. */
+typedef struct cuda_attention_kind {
+    uint32_t heads, kv_heads, head_dim; /* of this rank; head_dim even, <= CUDA_HEAD_DIM_MAX */
     uint32_t window;
     bool bidirectional;
+    uint64_t
+        work_bytes; /* of `work`; with less of it fewer sequences are split, nothing else changes */
+} cuda_attention_kind;
+
+enum {
+    CUDA_HEAD_DIM_MAX = 256,
+    CUDA_ATTENTION_WORK_BYTES = 48
+                                << 20, /* enough to split 32 sequences of 8k tokens of 32 heads */
+};
+
+/* The work of a step's attention (cuda_attention_plan.h), made on the host once per step for each kind
+ * and copied with the batch. Plain bytes, aligned to 4; a replayed graph reads the next plan at the old
+ * address. Bytes that it takes at most for batches of so many tokens. */
+uint64_t cuda_attention_plan_max(const cuda_attention_kind *kind, uint32_t tokens);
+/* Writes it to host memory; the bytes that are to be copied. */
+uint64_t cuda_attention_plan_make(const cuda_attention_kind *kind, const step_batch *batch,
+                                  void *plan);
+
+typedef struct cuda_attention_args {
+    cuda_batch batch; /* only tables, seq_count and table_stride are read */
+    cuda_attention_kind kind;
+    const float *qkv; /* [T, (heads + 2*kv_heads) * D] */
+    float scale;
+    float softcap;
     cuda_kv_layer kv;
-    const void *plan;      /* device copy of the plan */
-    const void *host_plan; /* host: the same bytes, to size the grid; see context_max */
-    /* 0: the grid is this plan's. Else the launch is captured: its grid serves every plan of this many
-     * tokens and sequences of at most context_max tokens. */
-    uint32_t context_max;
-    void *work;
+    const void *plan; /* device copy of the plan */
+    /* host: the same bytes, to size the grid. NULL: the launch is captured; it then serves every plan of
+     * a batch in which no sequence has more than one token. */
+    const void *host_plan;
+    void *work;    /* kind.work_bytes */
     uint16_t *out; /* [T, heads * D] */
 } cuda_attention_args;
 
