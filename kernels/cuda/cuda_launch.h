@@ -192,25 +192,34 @@ int cuda_attention(const cuda_attention_args *args, void *stream);
 
 /* ---- adapters (cuda_lora.cu) ---- */
 
-/* The segments of one linear, as they are staged each step; the layout is cuda_lora's own. Written by
- * cuda_lora_table to host memory, at most cuda_lora_table_max bytes, then copied. */
-uint64_t cuda_lora_table_max(uint32_t tokens);
-/* Rows: of the linear's matrices. Returns the bytes written; a table of no segments is valid and does
- * nothing. */
-uint64_t cuda_lora_table(const kern_lora_segment *segments, uint32_t count, uint32_t tokens,
-                         const uint32_t *rows, uint32_t matrix_count, void *table);
+/* The segments of one linear, as they are staged each step: which tokens have which update (cuda_lora.h). The
+ * bytes of the table of so many tokens; and filling it, in host memory, from where it is copied to a multiple
+ * of 64 bytes. A table of no segments is valid and does nothing. Where the updates lie now is read then. */
+uint64_t cuda_lora_table_bytes(const kern_lora_segment *segments, uint32_t count, uint32_t tokens);
+void cuda_lora_table(const kern_lora_segment *segments, uint32_t count, uint32_t tokens,
+                     void *table);
+/* Whether some update has a magnitude: then the op needs cuda_lora_args.magnitude and lora_bias. */
+bool cuda_lora_has_magnitude(const kern_lora_segment *segments, uint32_t count);
+
+/* Bytes of `states`, for at most so many tokens and columns. */
+uint64_t cuda_lora_workspace(uint32_t tokens_max, uint32_t cols_max);
+/* Bytes of `whole`, for updates packed with piece_max: nearly always 0, then it may be NULL. */
+uint64_t cuda_lora_whole_bytes(uint32_t tokens, uint32_t rows_of_all, uint32_t rows_largest,
+                               uint64_t piece_max);
 
 typedef struct cuda_lora_args {
     const uint16_t *in; /* [T,K] bf16 */
     uint32_t token_count, cols;
     uint32_t matrix_count, rows[LINEAR_MATRICES_MAX];
-    const void *table; /* device copy */
-    const void
-        *host_table;  /* host: the same bytes, to size the grid; NULL: captured, any table fits */
-    float *states;    /* [T, LINEAR_MATRICES_MAX * LORA_RANK_MAX]: A x */
-    float *delta;     /* [T, rows of all] */
-    uint8_t *updated; /* [T], all written */
-    const float **magnitude, **lora_bias; /* [T, matrix_count], all written */
+    const void *table; /* device copy; its token_count is this one */
+    const void *host_table; /* host: the same bytes, to size the grid; NULL: captured, any table fits */
+    float *states;
+    float *delta;     /* [T, rows of all]: all of a token that has an update, nothing else is written */
+    uint8_t *updated; /* [T], all written: 1 where delta is */
+    /* [T, matrix_count], all written, NULL where there is none; or both NULL: no update has a magnitude. A
+     * bias without a magnitude is in delta already. */
+    const float **magnitude, **lora_bias;
+    float *whole; /* room for magnitudes and biases that no piece can hold in one; or NULL */
 } cuda_lora_args;
 
 int cuda_lora(const cuda_lora_args *args, void *stream);
