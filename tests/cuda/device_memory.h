@@ -1,41 +1,40 @@
-/* device_memory.h - device memory for tests of launchers: taken, filled, read back; a failure fails the
- * test. */
+/* device_memory.h - device memory in tests: the same on a device and on the emulated one, where it is checked
+ * byte for byte. */
 // SPDX-License-Identifier: Apache-2.0
-#ifndef ESPALIER_DEVICE_MEMORY_H
-#define ESPALIER_DEVICE_MEMORY_H
+#ifndef ESPALIER_TESTS_DEVICE_MEMORY_H
+#define ESPALIER_TESTS_DEVICE_MEMORY_H
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include <cmocka.h>
 #include <cuda_runtime_api.h>
 
-static inline void device_check(int error) {
-    if (error != cudaSuccess) fail_msg("%s", cudaGetErrorString((cudaError_t)error));
-}
-
-/* bytes of value `fill`; 0xff is NaN in every float. */
-static inline void *device_new(size_t bytes, int fill) {
+/* Filled with 0xff: NaN, -1. */
+static inline void *device_new(size_t bytes) {
     void *memory = NULL;
-    device_check(cudaMalloc(&memory, bytes ? bytes : 1));
-    device_check(cudaMemset(memory, fill, bytes));
+    assert_int_equal(cudaMalloc(&memory, bytes ? bytes : 1), cudaSuccess);
+    assert_int_equal(cudaMemset(memory, 0xff, bytes ? bytes : 1), cudaSuccess);
     return memory;
 }
 
-static inline void *device_put(const void *host, size_t bytes) {
-    void *memory = device_new(bytes, 0xff);
-    device_check(cudaMemcpy(memory, host, bytes, cudaMemcpyHostToDevice));
+static inline void *device_copy(const void *from, size_t bytes) {
+    void *memory = device_new(bytes);
+    if (bytes) assert_int_equal(cudaMemcpy(memory, from, bytes, cudaMemcpyHostToDevice), 0);
     return memory;
 }
 
-static inline void device_get(void *host, const void *memory, size_t bytes) {
-    device_check(cudaDeviceSynchronize());
-    device_check(cudaMemcpy(host, memory, bytes, cudaMemcpyDeviceToHost));
+static inline void device_read(void *to, const void *from, size_t bytes) {
+    assert_int_equal(cudaDeviceSynchronize(), cudaSuccess);
+    if (bytes) assert_int_equal(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), cudaSuccess);
 }
 
-static inline void device_free(const void *memory) { device_check(cudaFree((void *)memory)); }
+static inline void device_free(const void *memory) {
+    assert_int_equal(cudaFree((void *)memory), cudaSuccess);
+}
 
 #endif

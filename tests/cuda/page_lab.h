@@ -174,7 +174,7 @@ typedef struct page_device {
 } page_device;
 
 static inline float *device_floats(float *host, size_t count) {
-    float *memory = device_put(host, count * sizeof *host);
+    float *memory = device_copy(host, count * sizeof *host);
     free(host);
     return memory;
 }
@@ -191,7 +191,7 @@ static inline page_device page_device_new(const page_case *c, uint64_t work_byte
                               .work_bytes = work_bytes}};
     size_t frame = cuda_kv_frame_bytes(&d.shape), angles = (size_t)PAGE_LONGEST * c->rotary;
     assert_int_equal(frame % 64, 0);
-    d.kv = (cuda_kv_layer){.arena = device_new(frame * frame_count, 0xff),
+    d.kv = (cuda_kv_layer){.arena = device_new(frame * frame_count),
                            .frame_bytes = frame,
                            .k_offset = cuda_kv_offset(&d.shape, 1, 0),
                            .v_offset = cuda_kv_offset(&d.shape, 1, 1),
@@ -202,7 +202,7 @@ static inline page_device page_device_new(const page_case *c, uint64_t work_byte
     d.long_angles = device_floats(page_angles(c, 70000), angles);
     d.norms[0] = device_floats(lab_random(21, c->dim), c->dim);
     d.norms[1] = device_floats(lab_random(22, c->dim), c->dim);
-    d.work = device_new(work_bytes, 0xff);
+    d.work = device_new(work_bytes);
     return d;
 }
 
@@ -216,7 +216,7 @@ static inline void page_device_free(page_device *d) {
 }
 
 static inline uint32_t *device_words(const uint32_t *host, size_t count) {
-    return device_put(host, count * sizeof *host);
+    return device_copy(host, count * sizeof *host);
 }
 
 /* The arrays that rope_store and attention read. Table entries behind the window point to nowhere. */
@@ -236,7 +236,7 @@ static inline cuda_batch page_batch_put(const page_case *c, const lab_batch *bat
         .table_stride = b->table_stride,
         .positions = device_words(b->positions, b->token_count),
         .token_seq = device_words(b->token_seq, b->token_count),
-        .seq_long = device_put(seq_long, b->seq_count),
+        .seq_long = device_copy(seq_long, b->seq_count),
         .tables = device_words(b->tables, (size_t)b->group_count * b->seq_count * b->table_stride)};
 }
 
@@ -268,10 +268,10 @@ static inline void page_step(const page_case *c, const page_way *way, const page
     size_t width = c->heads * c->dim, qkv_count = (size_t)b->token_count * qkv_width(c);
     size_t out_count = b->token_count * width;
     float *host_qkv = page_qkv(c, batch), *host_out = malloc(out_count * sizeof *host_out);
-    float *qkv = device_put(host_qkv, qkv_count * sizeof *qkv);
+    float *qkv = device_copy(host_qkv, qkv_count * sizeof *qkv);
     cuda_batch staged = page_batch_put(c, batch);
     cuda_rope_store_args rope = page_rope(c, d, &staged, qkv);
-    device_check(cuda_rope_store(&rope, NULL));
+    assert_int_equal(cuda_rope_store(&rope, NULL), cudaSuccess);
     uint64_t plan_max = cuda_attention_plan_max(&d->kind, b->token_count);
     void *host_plan = malloc(plan_max);
     uint64_t plan_bytes = cuda_attention_plan_make(&d->kind, b, host_plan);
@@ -282,14 +282,14 @@ static inline void page_step(const page_case *c, const page_way *way, const page
                                      .scale = 1 / sqrtf((float)c->dim),
                                      .softcap = c->softcap,
                                      .kv = d->kv,
-                                     .plan = device_put(host_plan, plan_bytes),
+                                     .plan = device_copy(host_plan, plan_bytes),
                                      .host_plan = way->captured ? NULL : host_plan,
                                      .work = d->work,
-                                     .out = device_new(out_count * sizeof(uint16_t), 0xff)};
-    device_check(cuda_attention(&attention, NULL));
-    device_get(host_qkv, qkv, qkv_count * sizeof *qkv);
+                                     .out = device_new(out_count * sizeof(uint16_t))};
+    assert_int_equal(cuda_attention(&attention, NULL), cudaSuccess);
+    device_read(host_qkv, qkv, qkv_count * sizeof *qkv);
     uint16_t *halves = malloc(out_count * sizeof *halves);
-    device_get(halves, attention.out, out_count * sizeof *halves);
+    device_read(halves, attention.out, out_count * sizeof *halves);
     for (size_t i = 0; i < out_count; i++)
         host_out[i] = f32_of_bf16(halves[i]);
     page_collect(c, batch, host_out, host_qkv, result);
