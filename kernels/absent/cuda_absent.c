@@ -8,14 +8,19 @@
 #error "kernels/cuda/cuda.cmake says why there is no CUDA"
 #endif
 
-static esp_code absent_open(kern_device **out, const kern_options *options, esp_error *err) {
-    ESP_ASSERT(out && options);
-    *out = NULL;
+esp_code kern_cuda_probe(uint32_t index, esp_error *err) {
+    (void)index;
     return esp_fail_field(
         err, ESP_UNIMPLEMENTED, "--device",
         "--device cuda: this build has no CUDA backend, for %s; configure it with "
         "-DESPALIER_CUDA=ON where the CUDA toolkit is, or use --device cpu",
         CUDA_WHY_ABSENT);
+}
+
+static esp_code absent_open(kern_device **out, const kern_options *options, esp_error *err) {
+    ESP_ASSERT(out && options);
+    *out = NULL;
+    return kern_cuda_probe(options->index, err);
 }
 
 static void absent_close(kern_device *dev) { ESP_ASSERT(!dev); }
