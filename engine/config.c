@@ -16,8 +16,15 @@ static const flag_choice devices[] = {
     {.word = "cpu:avx2", .value = DEVICE_CPU, .also = LEVEL_AVX2},
     {.word = "cpu:avx512", .value = DEVICE_CPU, .also = LEVEL_AVX512},
     {.word = "cpu:amx", .value = DEVICE_CPU, .also = LEVEL_AMX},
-    {.word = "cuda", .later = true},
-    {.word = "cuda:", .later = true},
+    {.word = "cuda", .value = DEVICE_CUDA},
+    {.word = "cuda:0", .value = DEVICE_CUDA, .also = 0},
+    {.word = "cuda:1", .value = DEVICE_CUDA, .also = 1},
+    {.word = "cuda:2", .value = DEVICE_CUDA, .also = 2},
+    {.word = "cuda:3", .value = DEVICE_CUDA, .also = 3},
+    {.word = "cuda:4", .value = DEVICE_CUDA, .also = 4},
+    {.word = "cuda:5", .value = DEVICE_CUDA, .also = 5},
+    {.word = "cuda:6", .value = DEVICE_CUDA, .also = 6},
+    {.word = "cuda:7", .value = DEVICE_CUDA, .also = 7},
     {0},
 };
 
@@ -67,8 +74,8 @@ static const flag model_flags[] = {
      .choices = devices,
      .placeholder = "NAME",
      .help =
-         "auto, ref, cpu, cpu:avx2, cpu:avx512 or cpu:amx; ref is plain float32, slow and exact; "
-         "default auto: the best this machine has"},
+         "auto, ref, cpu, cpu:avx2, cpu:avx512, cpu:amx, cuda or cuda:N, its number; ref is plain "
+         "float32, slow and exact; default auto: the best this machine has"},
     {.name = "threads",
      .kind = FLAG_U32,
      MODEL_FIELD(threads),

@@ -24,14 +24,14 @@ enum {
     LIMIT_STEP_TOKENS_MAX = 65536,
 };
 
-typedef enum device_kind { DEVICE_AUTO, DEVICE_REF, DEVICE_CPU } device_kind;
+typedef enum device_kind { DEVICE_AUTO, DEVICE_REF, DEVICE_CPU, DEVICE_CUDA } device_kind;
 
 /* What every model command takes. Zero means the default. Strings are borrowed. */
 typedef struct model_config {
     const char *model_path; /* --model */
     const char *name;       /* --name; default: file name without .gguf */
-    device_kind device;     /* --device auto|ref|cpu[:avx2|:avx512|:amx] */
-    kern_level level;
+    device_kind device;     /* --device auto|ref|cpu[:avx2|:avx512|:amx]|cuda[:N] */
+    kern_level level;       /* cpu: its instructions; cuda: the device's number */
     esp_dtype kv_dtype; /* --kv-dtype bf16|f32; read only if kv_dtype_given, else bf16; ref: f32 */
     bool kv_dtype_given;
     kern_activations activations; /* --activations bf16|int8 */

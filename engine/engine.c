@@ -12,11 +12,13 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
+#include "engine/device.h"
 #include "engine/engine_parts.h"
 #include "engine/model/format/model_folder.h"
 #include "kernels/op_timer.h"
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
+enum { STEP_TOKENS_CUDA = 2048 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 /* Who lives though nothing can be done waits for an adapter, whose frames or whose own deadline come with
  * time alone. */
@@ -34,7 +36,8 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     bool step_tokens_given = c->step_tokens > 0;
     uint32_t input_max = spec->input_max ? spec->input_max : spec->context;
     if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
-    if (!c->step_tokens) c->step_tokens = STEP_TOKENS_DEFAULT;
+    if (!c->step_tokens)
+        c->step_tokens = c->device == DEVICE_CUDA ? STEP_TOKENS_CUDA : STEP_TOKENS_DEFAULT;
     if (spec_runs_whole(spec) && !step_tokens_given)
         c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
@@ -58,30 +61,13 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     return ESP_OK;
 }
 
-static esp_code resolve_device(engine *e, esp_error *err) {
-    model_config *c = &e->config;
-    if (c->device == DEVICE_AUTO)
-        c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
-    if (c->device == DEVICE_REF) {
-        if (c->kv_dtype_given && c->kv_dtype != DT_F32)
-            return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                                  "--kv-dtype %s: --device ref always keeps f32",
-                                  dtype_info(c->kv_dtype)->name);
-        c->kv_dtype = DT_F32;
-    } else if (!c->kv_dtype_given) {
-        c->kv_dtype = DT_BF16;
-    }
-    e->ops = c->device == DEVICE_REF ? &kern_ref : &kern_cpu;
-    if (c->ops) e->ops = c->ops;
-    return ESP_OK;
-}
-
 static esp_code open_device(engine *e, esp_error *err) {
-    esp_code code = resolve_device(e, err);
-    if (code == ESP_OK) code = pool_open(&e->pool, e->config.threads, err);
+    esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
+    e->ops = e->config.ops ? e->config.ops : device_ops(e->config.device);
     e->opened_with = (kern_options){.pool = e->pool,
-                                    .level = e->config.level,
+                                    .level = device_level(&e->config),
+                                    .index = device_index(&e->config),
                                     .kv_dtype = e->config.kv_dtype,
                                     .activations = e->config.activations,
                                     .tokens_max = e->config.step_tokens};
@@ -324,7 +310,8 @@ static esp_code open_model(engine *e, model_file *file,
                            void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
                            esp_error *err) {
     const model_spec *spec = model_file_spec(file);
-    esp_code code = resolve_limits(e, spec, err);
+    esp_code code = device_choose(&e->config, err);
+    if (code == ESP_OK) code = resolve_limits(e, spec, err);
     if (code == ESP_OK) code = open_text(e, file, err);
     if (code == ESP_OK) code = open_device(e, err);
     if (code != ESP_OK) return code;

@@ -152,8 +152,6 @@ static void planned_options_are_refused_as_such(void **state) {
     later("--model m --tp 2", "--tp");
     later("--model m --replicas 4", "--replicas");
     later("--model m --kv-dtype int8", "--kv-dtype");
-    later("--model m --device cuda", "--device");
-    later("--model m --device cuda:1", "--device");
     later("--model m --gpu-memory-utilization 0.9", "--gpu-memory-utilization");
 }
 
