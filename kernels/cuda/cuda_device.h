@@ -77,7 +77,7 @@ void *cuda_need(kern_device *dev, cuda_room *room, uint64_t bytes);
 void cuda_room_close(cuda_room *room);
 
 /* Linears over this matrix will need their workspace (cuda_linear_workspace); for pack and open_image. */
-void cuda_expect_matrix(kern_device *dev, uint32_t rows, uint32_t cols);
+void cuda_expect_matrix(kern_device *dev, const struct cuda_matrix_view *matrix);
 
 esp_code cuda_alloc(kern_device *dev, size_t bytes, void **out, esp_error *err);
 void cuda_release(kern_device *dev, void *memory, size_t bytes);
