@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/cuda_lora_host.h"
 
+#include <assert.h>
+
 static_assert((int)CUDA_LORA_PARTS == (int)LINEAR_MATRICES_MAX, "a part for each matrix");
 static_assert((int)CUDA_LORA_RANKS == (int)LINEAR_MATRICES_MAX * LORA_RANK_MAX, "ranks");
 static_assert(sizeof(cuda_lora_head) == 224 && sizeof(cuda_lora_part) == 64, "as the device reads");

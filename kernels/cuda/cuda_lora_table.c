@@ -3,6 +3,8 @@
 #include "kernels/cuda/cuda_launch.h"
 #include "kernels/cuda/cuda_lora_host.h"
 
+#include <assert.h>
+
 static_assert(sizeof(cuda_lora_table_head) == 64 && sizeof(cuda_lora_tile) == 32,
               "as the device reads");
 
