@@ -128,8 +128,8 @@ typedef struct cuda_linear_args {
 
 int cuda_linear(const cuda_linear_args *args, void *stream);
 
-/* Bytes of `work` for linears over one matrix shape and at most tokens_max tokens. */
-uint64_t cuda_linear_workspace(uint32_t rows, uint32_t cols, uint32_t tokens_max);
+/* Bytes of `work` for linears of at most tokens_max tokens over a matrix (host) and others of its shape; mostly 0. */
+uint64_t cuda_linear_workspace(const struct cuda_matrix_view *matrix, uint32_t tokens_max);
 
 /* ---- rope_store (cuda_rope_store.cu): as kern_rope_store ---- */
 
