@@ -16,7 +16,8 @@
 #include "engine/model/format/model_folder.h"
 #include "kernels/op_timer.h"
 
-enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
+enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
+enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 enum { IDLE_WAIT_US = 1000000 };
 #define ADAPTER_MEMORY_DEFAULT ((uint64_t)4 << 30)
@@ -32,7 +33,8 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     bool step_tokens_given = c->step_tokens > 0;
     uint32_t input_max = spec->input_max ? spec->input_max : spec->context;
     if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
-    if (!c->step_tokens) c->step_tokens = STEP_TOKENS_DEFAULT;
+    if (!c->step_tokens)
+        c->step_tokens = c->device == DEVICE_CUDA ? STEP_TOKENS_CUDA : STEP_TOKENS_DEFAULT;
     if (spec_runs_whole(spec) && !step_tokens_given)
         c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
@@ -56,10 +58,33 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     return ESP_OK;
 }
 
+/* --device auto: cuda where there is one that can do what was asked for, else what the processor can. */
+static device_kind best_device(const model_config *c) {
+    esp_error why = {0};
+    bool fits = !(c->kv_dtype_given && c->kv_dtype != DT_BF16) && c->activations == ACT_BF16;
+    bool cuda = fits && kern_cuda_count(&why) > 0;
+    if (cuda)
+        log_event(LOG_INFO, "device", "device=cuda:0");
+    else if (fits && why.code != ESP_UNIMPLEMENTED) /* a build with CUDA: say why it goes without */
+        log_event(LOG_INFO, "device", "device=cpu reason=\"%s\"", why.message);
+    if (cuda) return DEVICE_CUDA;
+    return kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
+}
+
+static const kern_ops *ops_of(device_kind device) {
+    switch (device) {
+    case DEVICE_REF:
+        return &kern_ref;
+    case DEVICE_CUDA:
+        return &kern_cuda;
+    default:
+        return &kern_cpu;
+    }
+}
+
 static esp_code resolve_device(engine *e, esp_error *err) {
     model_config *c = &e->config;
-    if (c->device == DEVICE_AUTO)
-        c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
+    if (c->device == DEVICE_AUTO) c->device = best_device(c);
     if (c->device == DEVICE_REF) {
         if (c->kv_dtype_given && c->kv_dtype != DT_F32)
             return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
@@ -69,20 +94,21 @@ static esp_code resolve_device(engine *e, esp_error *err) {
     } else if (!c->kv_dtype_given) {
         c->kv_dtype = DT_BF16;
     }
-    e->ops = c->device == DEVICE_REF ? &kern_ref : &kern_cpu;
+    e->ops = ops_of(c->device);
     if (c->ops) e->ops = c->ops;
     return ESP_OK;
 }
 
 static esp_code open_device(engine *e, esp_error *err) {
-    esp_code code = resolve_device(e, err);
-    if (code == ESP_OK) code = pool_open(&e->pool, e->config.threads, err);
+    esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
     e->opened_with = (kern_options){.pool = e->pool,
                                     .level = e->config.level,
                                     .kv_dtype = e->config.kv_dtype,
                                     .activations = e->config.activations,
-                                    .tokens_max = e->config.step_tokens};
+                                    .tokens_max = e->config.step_tokens,
+                                    .index = e->config.device_index,
+                                    .no_replay = e->config.no_replay};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
@@ -132,14 +158,25 @@ static uint64_t frames_wanted(const engine *e, uint32_t tokens, uint64_t frame_b
     return pages > room ? pages + room : 2 * room;
 }
 
-/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need, and
- * adapters). */
+/* What --gpu-memory-utilization leaves, now that weights and workspace are taken. */
+static uint64_t memory_left(const engine *e, const kern_memory *memory) {
+    float part = e->config.gpu_memory_utilization;
+    uint64_t ours = (uint64_t)((double)memory->total * (double)(part > 0 ? part : 0.9f));
+    uint64_t used = memory->total - memory->free;
+    return ours > used ? ours - used : 0;
+}
+
+/* --kv-memory; or what the device has left; or, in memory that is shared with others, min(25% of what is
+ * available, what max_seqs sequences of 2,048 tokens need, and adapters). */
 static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
+    kern_memory memory;
     if (c->kv_memory) return c->kv_memory;
+    e->ops->memory(e->dev, &memory);
+    if (!memory.shared) return memory_left(e, &memory);
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
     uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
-    uint64_t quarter = mem_available() / 4;
+    uint64_t quarter = memory.free / 4;
     return need < quarter ? need : quarter;
 }
 
@@ -150,6 +187,12 @@ static esp_code open_pages(engine *e, esp_error *err) {
     uint64_t useful = frames_wanted(e, e->config.max_context, frame);
     uint64_t fewest = 2ull * groups->count;
     if (pages > useful) pages = useful;
+    if (pages < fewest && !e->config.kv_memory && e->config.device == DEVICE_CUDA)
+        return esp_fail_field(err, ESP_EXHAUSTED, "--gpu-memory-utilization",
+                              "%llu bytes of the device's memory are left for keys and values, and "
+                              "at least %llu are needed; raise --gpu-memory-utilization, or lower "
+                              "--step-tokens",
+                              (unsigned long long)memory, (unsigned long long)(fewest * frame));
     if (pages < fewest)
         return esp_fail_field(err, ESP_INVALID, "--kv-memory",
                               "--kv-memory %llu: a page of this model takes %llu bytes and at "
@@ -322,7 +365,8 @@ static esp_code open_model(engine *e, model_file *file,
                            void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
                            esp_error *err) {
     const model_spec *spec = model_file_spec(file);
-    esp_code code = resolve_limits(e, spec, err);
+    esp_code code = resolve_device(e, err);
+    if (code == ESP_OK) code = resolve_limits(e, spec, err);
     if (code == ESP_OK) code = open_text(e, file, err);
     if (code == ESP_OK) code = open_device(e, err);
     if (code != ESP_OK) return code;

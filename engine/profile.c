@@ -14,8 +14,9 @@ void profile_print(const kern_ops *ops, const kern_device *dev, const esp_dtype 
 }
 
 esp_code profile_of_auto(char out[PROFILE_BYTES_MAX], esp_error *err) {
-    bool cpu = kern_cpu_best_level() != LEVEL_AUTO;
-    const kern_ops *ops = cpu ? &kern_cpu : &kern_ref;
+    esp_error why = {0};
+    bool cuda = kern_cuda_count(&why) > 0, cpu = cuda || kern_cpu_best_level() != LEVEL_AUTO;
+    const kern_ops *ops = cuda ? &kern_cuda : cpu ? &kern_cpu : &kern_ref;
     thread_pool *pool = NULL;
     kern_device *dev = NULL;
     esp_code code = pool_open(&pool, 1, err); /* the profile does not depend on the thread count */
