@@ -12,6 +12,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
+#include "engine/device.h"
 #include "engine/engine_parts.h"
 #include "engine/model/format/model_folder.h"
 #include "kernels/op_timer.h"
@@ -58,56 +59,16 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     return ESP_OK;
 }
 
-/* --device auto: cuda where there is one that can do what was asked for, else what the processor can. */
-static device_kind best_device(const model_config *c) {
-    esp_error why = {0};
-    bool fits = !(c->kv_dtype_given && c->kv_dtype != DT_BF16) && c->activations == ACT_BF16;
-    bool cuda = fits && kern_cuda_count(&why) > 0;
-    if (cuda)
-        log_event(LOG_INFO, "device", "device=cuda:0");
-    else if (fits && why.code != ESP_UNIMPLEMENTED) /* a build with CUDA: say why it goes without */
-        log_event(LOG_INFO, "device", "device=cpu reason=\"%s\"", why.message);
-    if (cuda) return DEVICE_CUDA;
-    return kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
-}
-
-static const kern_ops *ops_of(device_kind device) {
-    switch (device) {
-    case DEVICE_REF:
-        return &kern_ref;
-    case DEVICE_CUDA:
-        return &kern_cuda;
-    default:
-        return &kern_cpu;
-    }
-}
-
-static esp_code resolve_device(engine *e, esp_error *err) {
-    model_config *c = &e->config;
-    if (c->device == DEVICE_AUTO) c->device = best_device(c);
-    if (c->device == DEVICE_REF) {
-        if (c->kv_dtype_given && c->kv_dtype != DT_F32)
-            return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                                  "--kv-dtype %s: --device ref always keeps f32",
-                                  dtype_info(c->kv_dtype)->name);
-        c->kv_dtype = DT_F32;
-    } else if (!c->kv_dtype_given) {
-        c->kv_dtype = DT_BF16;
-    }
-    e->ops = ops_of(c->device);
-    if (c->ops) e->ops = c->ops;
-    return ESP_OK;
-}
-
 static esp_code open_device(engine *e, esp_error *err) {
     esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
+    e->ops = e->config.ops ? e->config.ops : device_ops(e->config.device);
     e->opened_with = (kern_options){.pool = e->pool,
-                                    .level = e->config.level,
+                                    .level = device_level(&e->config),
+                                    .index = device_index(&e->config),
                                     .kv_dtype = e->config.kv_dtype,
                                     .activations = e->config.activations,
                                     .tokens_max = e->config.step_tokens,
-                                    .index = e->config.device_index,
                                     .no_replay = e->config.no_replay};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
@@ -365,7 +326,7 @@ static esp_code open_model(engine *e, model_file *file,
                            void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
                            esp_error *err) {
     const model_spec *spec = model_file_spec(file);
-    esp_code code = resolve_device(e, err);
+    esp_code code = device_choose(&e->config, err);
     if (code == ESP_OK) code = resolve_limits(e, spec, err);
     if (code == ESP_OK) code = open_text(e, file, err);
     if (code == ESP_OK) code = open_device(e, err);

@@ -135,7 +135,7 @@ CU_DEV void many_finish(const linear_params &p, const linear_pair &pair, uint32_
 
 template <int format>
 __global__ void __launch_bounds__(LINEAR_THREADS, 1)
-linear_many(const __grid_constant__ linear_params p) {
+    linear_many(const __grid_constant__ linear_params p) {
     CU_DYN_SHARED(uint8_t, shared);
     using ring = many_ring<format>;
     const int warp = cu_warp_id(), own = warp % MANY_PAIRS;
@@ -170,8 +170,7 @@ linear_many(const __grid_constant__ linear_params p) {
         const int before = (slot == 0 ? ring::stages : slot) - 1, ahead = ring::stages - 1;
         if (c + ahead < p.chunks) fetch(c + ahead, shared + before * ring::stage_bytes);
         cu_cp_async_commit();
-        many_add<format>(shared + slot * ring::stage_bytes, own,
-                         side * MANY_WARP_TOKENS, acc);
+        many_add<format>(shared + slot * ring::stage_bytes, own, side * MANY_WARP_TOKENS, acc);
         slot = slot + 1 == ring::stages ? 0 : slot + 1;
     }
     cu_cp_async_wait<0>();

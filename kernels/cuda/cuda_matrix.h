@@ -17,7 +17,7 @@
  *   CODES_E4M3   likewise
  *   CODES_4      32 bits: nibble i + 4e is half e of a_i
  * Scales lie row after row; a row has them for each run of weights that share one (see cuda_scaling). All of
- * it is exact but for DT_F32 and DT_F16, which become bf16 (relative error up to 2^-9). An image is a head of
+ * it is exact but for DT_F32 and DT_F16, which become bf16 (relative error up to 2^-8). An image is a head of
  * 64 bytes (cuda_head), then the tiles.
  *
  * Owner   kernels/cuda/cuda_tiles.c fills tiles, cuda_pack.c brings them to the device. */
