@@ -59,5 +59,5 @@ kern_level device_level(const model_config *config) {
 }
 
 uint32_t device_index(const model_config *config) {
-    return config->device == DEVICE_CUDA ? (uint32_t)config->level : 0;
+    return config->device == DEVICE_CUDA ? config->device_index : 0;
 }
