@@ -17,14 +17,7 @@ static const flag_choice devices[] = {
     {.word = "cpu:avx512", .value = DEVICE_CPU, .also = LEVEL_AVX512},
     {.word = "cpu:amx", .value = DEVICE_CPU, .also = LEVEL_AMX},
     {.word = "cuda", .value = DEVICE_CUDA},
-    {.word = "cuda:0", .value = DEVICE_CUDA, .also = 0},
-    {.word = "cuda:1", .value = DEVICE_CUDA, .also = 1},
-    {.word = "cuda:2", .value = DEVICE_CUDA, .also = 2},
-    {.word = "cuda:3", .value = DEVICE_CUDA, .also = 3},
-    {.word = "cuda:4", .value = DEVICE_CUDA, .also = 4},
-    {.word = "cuda:5", .value = DEVICE_CUDA, .also = 5},
-    {.word = "cuda:6", .value = DEVICE_CUDA, .also = 6},
-    {.word = "cuda:7", .value = DEVICE_CUDA, .also = 7},
+    {.word = "cuda:", .value = DEVICE_CUDA},
     {0},
 };
 
@@ -71,11 +64,14 @@ static const flag model_flags[] = {
      .kind = FLAG_CHOICE,
      MODEL_FIELD(device),
      .also_offset = offsetof(model_config, level),
+     .number_offset = offsetof(model_config, device_index),
+     .most = LIMIT_DEVICES_MAX - 1,
      .choices = devices,
      .placeholder = "NAME",
      .help =
-         "auto, ref, cpu, cpu:avx2, cpu:avx512, cpu:amx, cuda or cuda:N, its number; ref is plain "
-         "float32, slow and exact; default auto: the best this machine has"},
+         "auto, ref, cpu, cpu:avx2, cpu:avx512, cpu:amx, cuda or cuda:N; ref is plain float32, "
+         "slow "
+         "and exact; default auto: cuda where there is a device, else the best the processor has"},
     {.name = "threads",
      .kind = FLAG_U32,
      MODEL_FIELD(threads),
@@ -95,7 +91,8 @@ static const flag model_flags[] = {
      MODEL_FIELD(kv_memory),
      .placeholder = "BYTES",
      .help = "memory for keys and values, as in 512M or 4G; default: what --max-seqs sequences of "
-             "2,048 tokens need, at most a quarter of the available memory"},
+             "2,048 tokens need, at most a quarter of the available memory; on cuda what "
+             "--gpu-memory-utilization leaves"},
     {.name = "max-seqs",
      .kind = FLAG_U32,
      MODEL_FIELD(max_seqs),
@@ -113,8 +110,8 @@ static const flag model_flags[] = {
      MODEL_FIELD(step_tokens),
      .most = LIMIT_STEP_TOKENS_MAX,
      .placeholder = "N",
-     .help = "most tokens computed in one step; default 512, or what the longest text of an "
-             "encoder has"},
+     .help = "most tokens computed in one step; default 512, on cuda 2,048, or what the longest "
+             "text of an encoder has"},
     {.name = "activations",
      .kind = FLAG_CHOICE,
      MODEL_FIELD(activations),
@@ -154,7 +151,15 @@ static const flag model_flags[] = {
      .placeholder = "BYTES",
      .help = "memory for packed adapters beside those in use, as in 512M or 4G; default: a tenth "
              "of what is available, at most 4G"},
-    {.name = "gpu-memory-utilization", .kind = FLAG_LATER, .placeholder = "F"},
+    {.name = "gpu-memory-utilization",
+     .kind = FLAG_F32,
+     MODEL_FIELD(gpu_memory_utilization),
+     .least = 0.01,
+     .most = 1,
+     .placeholder = "F",
+     .help =
+         "on cuda, the part of the device's memory that this process fills, keys and values with "
+         "what weights and workspace leave; default 0.9"},
 };
 const flag_table config_model_flags = {.title = "Model and device",
                                        .flags = model_flags,

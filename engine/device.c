@@ -9,14 +9,22 @@ static void choose_auto(model_config *c) {
     c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
     if (c->ops || c->activations == ACT_INT8 || (c->kv_dtype_given && c->kv_dtype != DT_BF16))
         return;
-    esp_code code = kern_cuda_probe(0, &why);
-    if (code == ESP_OK) {
+    if (kern_cuda_count(&why) > 0) {
         c->device = DEVICE_CUDA;
         log_event(LOG_INFO, "device_chosen", "device=cuda:0");
-    } else if (code != ESP_UNIMPLEMENTED) {
+    } else if (why.code != ESP_UNIMPLEMENTED) {
         log_event(LOG_INFO, "device_chosen", "device=%s reason=\"%s\"", device_ops(c->device)->name,
                   why.message);
     }
+}
+
+static esp_code check_cuda(const model_config *c, esp_error *err) {
+    uint32_t count = kern_cuda_count(err), index = device_index(c);
+    if (count == 0) return err ? err->code : ESP_UNAVAILABLE;
+    if (index < count) return ESP_OK;
+    return esp_fail_field(err, ESP_OUT_OF_RANGE, "--device",
+                          "--device cuda:%u: this machine has %u, the first of which is cuda:0",
+                          index, count);
 }
 
 static esp_code choose_kv_dtype(model_config *c, esp_error *err) {
@@ -37,7 +45,7 @@ esp_code device_choose(model_config *config, esp_error *err) {
     if (config->device == DEVICE_AUTO)
         choose_auto(config);
     else if (config->device == DEVICE_CUDA && !config->ops)
-        code = kern_cuda_probe(device_index(config), err);
+        code = check_cuda(config, err);
     return code ? code : choose_kv_dtype(config, err);
 }
 
@@ -51,5 +59,5 @@ kern_level device_level(const model_config *config) {
 }
 
 uint32_t device_index(const model_config *config) {
-    return config->device == DEVICE_CUDA ? (uint32_t)config->level : 0;
+    return config->device == DEVICE_CUDA ? config->device_index : 0;
 }

@@ -17,8 +17,8 @@
 #include "engine/model/format/model_folder.h"
 #include "kernels/op_timer.h"
 
-enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
-enum { STEP_TOKENS_CUDA = 2048 };
+enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
+enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 /* Who lives though nothing can be done waits for an adapter, whose frames or whose own deadline come with
  * time alone. */
@@ -70,7 +70,8 @@ static esp_code open_device(engine *e, esp_error *err) {
                                     .index = device_index(&e->config),
                                     .kv_dtype = e->config.kv_dtype,
                                     .activations = e->config.activations,
-                                    .tokens_max = e->config.step_tokens};
+                                    .tokens_max = e->config.step_tokens,
+                                    .no_replay = e->config.no_replay};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
@@ -120,14 +121,25 @@ static uint64_t frames_wanted(const engine *e, uint32_t tokens, uint64_t frame_b
     return pages > room ? pages + room : 2 * room;
 }
 
-/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need, and
- * adapters). */
+/* What --gpu-memory-utilization leaves, now that weights and workspace are taken. */
+static uint64_t memory_left(const engine *e, const kern_memory *memory) {
+    float part = e->config.gpu_memory_utilization;
+    uint64_t ours = (uint64_t)((double)memory->total * (double)(part > 0 ? part : 0.9f));
+    uint64_t used = memory->total - memory->free;
+    return ours > used ? ours - used : 0;
+}
+
+/* --kv-memory; or what the device has left; or, in memory that is shared with others, min(25% of what is
+ * available, what max_seqs sequences of 2,048 tokens need, and adapters). */
 static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
+    kern_memory memory;
     if (c->kv_memory) return c->kv_memory;
+    e->ops->memory(e->dev, &memory);
+    if (!memory.shared) return memory_left(e, &memory);
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
     uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
-    uint64_t quarter = mem_available() / 4;
+    uint64_t quarter = memory.free / 4;
     return need < quarter ? need : quarter;
 }
 
@@ -138,6 +150,12 @@ static esp_code open_pages(engine *e, esp_error *err) {
     uint64_t useful = frames_wanted(e, e->config.max_context, frame);
     uint64_t fewest = 2ull * groups->count;
     if (pages > useful) pages = useful;
+    if (pages < fewest && !e->config.kv_memory && e->config.device == DEVICE_CUDA)
+        return esp_fail_field(err, ESP_EXHAUSTED, "--gpu-memory-utilization",
+                              "%llu bytes of the device's memory are left for keys and values, and "
+                              "at least %llu are needed; raise --gpu-memory-utilization, or lower "
+                              "--step-tokens",
+                              (unsigned long long)memory, (unsigned long long)(fewest * frame));
     if (pages < fewest)
         return esp_fail_field(err, ESP_INVALID, "--kv-memory",
                               "--kv-memory %llu: a page of this model takes %llu bytes and at "

@@ -8,8 +8,7 @@
 #error "kernels/cuda/cuda.cmake says why there is no CUDA"
 #endif
 
-esp_code kern_cuda_probe(uint32_t index, esp_error *err) {
-    (void)index;
+static esp_code say_why(esp_error *err) {
     return esp_fail_field(
         err, ESP_UNIMPLEMENTED, "--device",
         "--device cuda: this build has no CUDA backend, for %s; configure it with "
@@ -17,10 +16,15 @@ esp_code kern_cuda_probe(uint32_t index, esp_error *err) {
         CUDA_WHY_ABSENT);
 }
 
+uint32_t kern_cuda_count(esp_error *why) {
+    (void)!say_why(why);
+    return 0;
+}
+
 static esp_code absent_open(kern_device **out, const kern_options *options, esp_error *err) {
     ESP_ASSERT(out && options);
     *out = NULL;
-    return kern_cuda_probe(options->index, err);
+    return say_why(err);
 }
 
 static void absent_close(kern_device *dev) { ESP_ASSERT(!dev); }
@@ -71,6 +75,14 @@ static esp_code absent_reserve(kern_device *dev, const kern_reserve *most, esp_e
     (void)dev, (void)most, (void)err;
     no_device();
 }
+static bool absent_step_begin(kern_device *dev, const kern_step *step) {
+    (void)dev, (void)step;
+    no_device();
+}
+static bool absent_step_end(kern_device *dev) {
+    (void)dev;
+    no_device();
+}
 static esp_code absent_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                             esp_error *err) {
     (void)dev, (void)desc, (void)out, (void)err;
@@ -105,14 +117,6 @@ static void absent_lora_pack(const kern_device *dev, const kern_lora_desc *desc,
 }
 static size_t absent_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
     (void)dev, (void)shape;
-    no_device();
-}
-static bool absent_step_begin(kern_device *dev, const kern_step *step) {
-    (void)dev, (void)step;
-    no_device();
-}
-static bool absent_step_end(kern_device *dev) {
-    (void)dev;
     no_device();
 }
 static void absent_embed(kern_device *dev, const kern_embed *op) {

@@ -91,7 +91,9 @@ CU_DEV void few_add(const uint8_t *slot,
 #pragma unroll
         for (int i = 0; i < n; i++) {
             const uint32_t b[4] = {x[i][4 * h], x[i][4 * h + 1], x[i][4 * h + 2], x[i][4 * h + 3]};
-            half.add(acc[i], b);
+            float sums[cu_format<format>::runs][2] = {};
+            if (cu_format<format>::offset) linear_sums<format>(b, sums);
+            half.add(acc[i], b, sums);
         }
     }
 }

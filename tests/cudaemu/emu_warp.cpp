@@ -78,8 +78,8 @@ template <class Source> static void shuffle(void **lanes, unsigned mask, Source 
 
 void shuffle_xor(void **lanes, unsigned mask) {
     shuffle(lanes, mask, [](const Exchange *e, int i) {
-        int j = i ^ e->operand;
-        return j > LANES - 1 || j / e->width > i / e->width ? i : j;
+        int segment = ~(e->width - 1), j = i ^ e->operand;
+        return j > LANES - 1 || (j & segment) > (i & segment) ? i : j;
     });
 }
 

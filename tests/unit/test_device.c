@@ -40,8 +40,8 @@ static void ref_keeps_float32_alone(void **state) {
 /* The word after the colon is a level of the CPU or a number of a device, never both. */
 static void a_level_is_the_cpus_and_a_number_the_devices(void **state) {
     (void)state;
-    model_config cpu = {.device = DEVICE_CPU, .level = LEVEL_AVX512};
-    model_config cuda = {.device = DEVICE_CUDA, .level = (kern_level)2};
+    model_config cpu = {.device = DEVICE_CPU, .level = LEVEL_AVX512, .device_index = 2};
+    model_config cuda = {.device = DEVICE_CUDA, .device_index = 2};
     assert_int_equal(device_level(&cpu), LEVEL_AVX512);
     assert_int_equal(device_index(&cpu), 0);
     assert_int_equal(device_level(&cuda), LEVEL_AUTO);
