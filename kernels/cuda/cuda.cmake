@@ -2,7 +2,7 @@
 #
 #   esp_cuda_absent   always: a kern_cuda whose open says what is missing
 #   esp_cuda_real     the backend, when nvcc works and kernels/cuda is whole
-#   esp_cuda          one of the two: what programs link
+#   esp_cuda          one of the two: what programs link; who links neither has the absent one through esp_engine
 #
 # No C++ is linked and no CUDA library is needed to start: cudart is static and finds the driver by itself.
 # ptxas' report of each .cu lies beside its object (*.ptxas.txt); tests/gpu reads it.
