@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
 #include "engine/model/lora/lora_file.h"
@@ -117,7 +116,7 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
     *facts = (adapter_facts){
         .rank = known->rank_max, .parameters = known->parameters, .file_bytes = known->bytes};
     memcpy(facts->digest, known->digest, sizeof facts->digest);
-    if (known->warning[0]) log_event(LOG_WARN, "adapter_base", "reason=\"%s\"", known->warning);
+    memcpy(facts->warning, known->warning, sizeof facts->warning);
     lora_scratch scratch = {0};
     code = check_facts(reader, known, err);
     for (uint32_t layer = 0; code == ESP_OK && layer < reader->options.base->spec.layers; layer++)

@@ -14,6 +14,7 @@ typedef struct adapter_facts {
     char digest[ADAPTER_DIGEST_CHARS]; /* "sha256:..." of its content */
     uint32_t rank;                     /* the largest */
     uint64_t parameters, file_bytes;
+    char warning[384]; /* for the log: its base may be another one; "" */
 } adapter_facts;
 
 typedef struct adapter_reader {

@@ -35,6 +35,7 @@ esp_code adapters_open(adapters **out, const adapters_options *options, esp_erro
     a->for_loader = queue_open(ADAPTERS_MAX);
     a->for_engine = queue_open(ADAPTERS_MAX);
     a->in = mem_new(ADAPTERS_MAX, sizeof *a->in);
+    a->homes = mem_new(ADAPTERS_MAX, sizeof *a->homes);
     a->reader = options->reader;
     if (!a->reader) {
         a->files = file_reader_open(&(file_reader_options){
@@ -82,6 +83,7 @@ void adapters_close(adapters *a) {
     queue_close(a->for_loader);
     queue_close(a->for_engine);
     free(a->in);
+    free(a->homes);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
     free(a);

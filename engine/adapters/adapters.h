@@ -117,6 +117,10 @@ ESP_CHECKED esp_code adapters_load(adapters *a, const char *name, const char *pa
 /* The same from the store: ref is "name", "name@3" or "name@sha256:...". */
 ESP_CHECKED esp_code adapters_load_stored(adapters *a, const char *ref, adapter_info *info,
                                           esp_error *err);
+/* The same under a name that need not be the store's, which then knows nothing of it; the blob stays on the
+ * disk as long as the adapter is known. */
+ESP_CHECKED esp_code adapters_load_stored_as(adapters *a, const char *name, const char *ref,
+                                             adapter_info *info, esp_error *err);
 
 /* Whether adapters_load would take the files at path, as it says; nothing gets a name. */
 ESP_CHECKED esp_code adapters_check(adapters *a, const char *path, esp_error *err);

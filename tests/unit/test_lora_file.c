@@ -103,7 +103,8 @@ static void a_config_that_is_not_computed_is_refused_by_its_key(void **state) {
         {{.key = "lora_alpha", .value = "-4"}, "lora_alpha is -4"},
         {{.key = "lora_alpha", .value = "NaN"}, "adapter_config.json"},
         {{.key = "lora_alpha", .value = "1e999"}, "adapter_config.json"},
-        {{.key = "lora_alpha", .value = "\"nan\""}, "lora_alpha"},
+        {{.key = "lora_alpha", .value = "\"nan\""},
+         "lora_alpha is \"nan\"; wanted a number above 0, 1e+06 at most"},
         {{.key = "lora_alpha", .value = "1e7"}, "lora_alpha is 10000000"},
         {{.key = "lora_alpha", .value = ""}, "lora_alpha is missing"},
         {{.key = "alpha_pattern", .value = "{\"q_proj\":0}"}, "alpha_pattern.q_proj is 0"},
@@ -233,6 +234,11 @@ static void facts_alone_are_checked_too(void **state) {
         {{.tensor = Q_A, .rows = 3, .cols = 64}, "has rank 3; its B has 2"},
         {{.tensor = Q_B, .poison = NAN}, "no finite number"},
         {{.tensor = Q_B, .rename = "base_model.model.x"}, "is no part of an adapter"},
+        {{.key = "bias",
+          .value = "\"all\"",
+          .more = LB_Q(3) ".base_layer.bias",
+          .more_cols = 64},
+         "tensors of layer 3, but none of layer 2"},
     };
     judge(cases, sizeof cases / sizeof *cases, NULL);
 }
