@@ -118,7 +118,8 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
     memcpy(facts->digest, known->digest, sizeof facts->digest);
     memcpy(facts->warning, known->warning, sizeof facts->warning);
     lora_scratch scratch = {0};
-    code = check_facts(reader, known, err);
+    code = lora_file_refuse_other(file, reader->options.allow_other_base, err);
+    if (code == ESP_OK) code = check_facts(reader, known, err);
     for (uint32_t layer = 0; code == ESP_OK && layer < reader->options.base->spec.layers; layer++)
         code = read_layer(file, layer, &scratch, image, err);
     if (code == ESP_OK) code = read_head(file, &scratch, image, err);

@@ -38,8 +38,11 @@ esp_code adapters_open(adapters **out, const adapters_options *options, esp_erro
     a->homes = mem_new(ADAPTERS_MAX, sizeof *a->homes);
     a->reader = options->reader;
     if (!a->reader) {
-        a->files = file_reader_open(&(file_reader_options){
-            .base = options->base, .ops = options->ops, .device = options->device});
+        a->files =
+            file_reader_open(&(file_reader_options){.base = options->base,
+                                                    .allow_other_base = options->allow_other_base,
+                                                    .ops = options->ops,
+                                                    .device = options->device});
         a->reader = file_reader_door(a->files);
     }
     esp_code code = options->by_hand ? ESP_OK : loader_start(a, err);

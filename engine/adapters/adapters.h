@@ -60,6 +60,7 @@ typedef struct adapters_options {
     kern_device *dev;
     kern_options device;    /* that dev was opened with */
     const checkpoint *base; /* the base's tensors; outlives the adapters */
+    bool allow_other_base;  /* --allow-other-base */
     /* The arena, and who leases its frames. scheduler NULL: none; packed memory is used as it is. */
     scheduler *sched;
     void *arena;
