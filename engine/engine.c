@@ -259,6 +259,7 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
                                              .dev = e->dev,
                                              .device = e->opened_with,
                                              .base = model_file_weights(e->file),
+                                             .allow_other_base = c->allow_other_base,
                                              .sched = e->sched,
                                              .arena = e->arena,
                                              .frame_bytes = e->arena_bytes / e->page_count,

@@ -646,6 +646,25 @@ def test_http_loads_under_another_name(control, server, stub, folders):
     assert answer(stub, "original", max_tokens=2).final.adapter == "original@1"
 
 
+def test_an_http_load_holds_its_blob_no_longer_than_it_is_served(control, server, stub, store, espalier, tmp_path):
+    """Removed from the store meanwhile, the files stay until the adapter is unloaded, and then go."""
+    info = upload(control, "lent", make(tmp_path / "lent", seed=900, rank=4, modules=QV, size=0.2))
+    wanted = answer(stub, "lent").ids
+    assert post(server, LOAD, {"lora_name": "borrowed", "lora_path": "lent"})[0] == 200
+    unload(control, "lent")
+    blob = os.path.join(store, "blobs", "sha256", info.digest.split(":")[1])
+    espalier("adapter", "remove", "lent", "--store", store)
+    assert os.path.isdir(blob)
+    assert answer(stub, "borrowed").ids == wanted
+    unload(control, "borrowed")
+
+    def swept():
+        espalier("adapter", "list", "--store", store)
+        return not os.path.exists(blob)
+
+    wait_for(swept, "the blob to go")
+
+
 @pytest.mark.parametrize("path,body,status", [
     (LOAD, {"lora_name": "x", "lora_path": "nobody"}, 404),
     (LOAD, {"lora_name": "x", "lora_path": "/etc/passwd"}, 400),
