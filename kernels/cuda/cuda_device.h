@@ -53,6 +53,7 @@ struct kern_device {
     cuda_room lora_states, lora_delta, lora_updated, lora_pointers, lora_whole;
     uint64_t linear_bytes; /* what `linear` has to have for the matrices that were packed */
     uint64_t lora_piece;   /* the least piece_max of the updates seen; 0: none were */
+    bool lora_magnitudes;  /* one of them had one */
 };
 
 /* ---- faults (cuda_memory.c) ---- */
