@@ -113,6 +113,24 @@ static void an_image_opens_as_the_same_matrix(void **state) {
     drop_matrices(&cuda, &ORDERED, &op);
 }
 
+/* So that linear lines the inputs up once. */
+static void equal_orders_are_one(void **state) {
+    (void)state;
+    linear_case c = {.dtype = {DT_G4, DT_Q8_0, DT_G4},
+                     .rows = {20, 20, 20},
+                     .matrices = 3,
+                     .cols = 128,
+                     .order = {5, 5, 6}};
+    for (uint32_t i = 0; i < 2; i++) { /* the list is empty again after the first */
+        kern_linear op = {0};
+        take_matrices(&cuda, &c, &op);
+        assert_non_null(op.matrix[0]->view.order);
+        assert_ptr_equal(op.matrix[0]->view.order, op.matrix[1]->view.order);
+        assert_ptr_not_equal(op.matrix[0]->view.order, op.matrix[2]->view.order);
+        drop_matrices(&cuda, &c, &op);
+    }
+}
+
 static void assert_refused(const kern_image *image) {
     kern_matrix *matrix;
     esp_error err = {0};
@@ -152,6 +170,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linears_are_near_ref),
         cmocka_unit_test(an_image_opens_as_the_same_matrix),
+        cmocka_unit_test(equal_orders_are_one),
         cmocka_unit_test(bytes_that_are_no_image_are_refused),
     };
     return cmocka_run_group_tests(tests, open_labs, close_labs);
