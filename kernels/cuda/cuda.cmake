@@ -110,8 +110,8 @@ if(NOT cuda_missing)
       set(cuda_missing "kernels/cuda/${name} is not in this source tree")
     endif()
   endforeach()
-  # The kernels of a tree that is not whole are compiled all the same.
-  add_custom_target(esp_cuda_kernels ALL DEPENDS ${cuda_objects})
+  # By itself: what nvcc makes of the kernels, also of a tree that is not whole.
+  add_custom_target(esp_cuda_kernels DEPENDS ${cuda_objects})
 endif()
 
 set(cuda_why "this program was linked without it")

@@ -53,6 +53,7 @@ struct kern_device {
     cuda_room lora_states, lora_delta, lora_updated, lora_pointers, lora_whole;
     uint64_t linear_bytes; /* what `linear` has to have for the matrices that were packed */
     uint64_t lora_piece;   /* the least piece_max of the updates seen; 0: none were */
+    bool lora_magnitudes;  /* one of them had one */
 };
 
 /* ---- faults (cuda_memory.c) ---- */
@@ -76,7 +77,7 @@ void *cuda_need(kern_device *dev, cuda_room *room, uint64_t bytes);
 void cuda_room_close(cuda_room *room);
 
 /* Linears over this matrix will need their workspace (cuda_linear_workspace); for pack and open_image. */
-void cuda_expect_matrix(kern_device *dev, uint32_t rows, uint32_t cols);
+void cuda_expect_matrix(kern_device *dev, const struct cuda_matrix_view *matrix);
 
 esp_code cuda_alloc(kern_device *dev, size_t bytes, void **out, esp_error *err);
 void cuda_release(kern_device *dev, void *memory, size_t bytes);

@@ -128,8 +128,8 @@ typedef struct cuda_linear_args {
 
 int cuda_linear(const cuda_linear_args *args, void *stream);
 
-/* Bytes of `work` for linears over one matrix shape and at most tokens_max tokens. */
-uint64_t cuda_linear_workspace(uint32_t rows, uint32_t cols, uint32_t tokens_max);
+/* Bytes of `work` for linears of at most tokens_max tokens over a matrix (host) and others of its shape; mostly 0. */
+uint64_t cuda_linear_workspace(const struct cuda_matrix_view *matrix, uint32_t tokens_max);
 
 /* ---- rope_store (cuda_rope_store.cu): as kern_rope_store ---- */
 
@@ -155,14 +155,12 @@ typedef struct cuda_attention_kind {
     uint32_t heads, kv_heads, head_dim; /* of this rank; head_dim even, <= CUDA_HEAD_DIM_MAX */
     uint32_t window;
     bool bidirectional;
-    uint64_t
-        work_bytes; /* of `work`; with less of it fewer sequences are split, nothing else changes */
+    uint64_t work_bytes; /* of `work`; with less of it fewer sequences are split, that is all */
 } cuda_attention_kind;
 
 enum {
     CUDA_HEAD_DIM_MAX = 256,
-    CUDA_ATTENTION_WORK_BYTES = 48
-                                << 20, /* enough to split 32 sequences of 8k tokens of 32 heads */
+    CUDA_ATTENTION_WORK_BYTES = 50331648, /* splits 32 sequences of 8k tokens of 32 heads */
 };
 
 /* The work of a step's attention (cuda_attention_plan.h), made on the host once per step for each kind

@@ -2,8 +2,9 @@
  *
  * A matrix is cut into tiles of 16 rows and 64 columns, both padded with weights of 0; a row of tiles lies
  * tile after tile along the columns, so that a warp which goes along its inputs reads one stream. A tile is
- * codes, then scales. Codes lie as mma.m16n8k16 wants its A operand, weights being A: lane l has its 128-bit
- * words at l, l + 32, ... With g = l / 4, t = l % 4
+ * codes, then scales. Codes lie as mma.m16n8k16 wants its A operand, weights being A: of each half of 32
+ * columns, which is two steps of 16, lane l has its bits in one word, the words of lanes 0..31 one after another.
+ * With g = l / 4, t = l % 4
  *   the lane's rows g and g + 8 of the operand are rows 2g and 2g + 1 of the tile, so that a thread's
  *   results are neighbours in memory;
  *   the lane's columns are neighbours too, so that inputs come 16 bytes at a time into a lane's registers:
@@ -11,12 +12,12 @@
  *     runs of 16       a step: lane t has 4t .. 4t+3
  *   each step's four columns are a0 (or a1) low and high half, then a2 (or a3) low and high half.
  * Of a step, a lane has
- *   CODES_BF16   128 bits: a0 a1 a2 a3, a step each word
+ *   CODES_BF16   128 bits, a0 a1 a2 a3; here each step has its own word
  *   CODES_8      64 bits: byte i % 2 + 2e of dword i / 2 is half e of a_i
  *   CODES_E4M3   likewise
  *   CODES_4      32 bits: nibble i + 4e is half e of a_i
  * Scales lie row after row; a row has them for each run of weights that share one (see cuda_scaling). All of
- * it is exact but for DT_F32 and DT_F16, which become bf16 (relative error up to 2^-9). An image is a head of
+ * it is exact but for DT_F32 and DT_F16, which become bf16 (relative error up to 2^-8). An image is a head of
  * 64 bytes (cuda_head), then the tiles.
  *
  * Owner   kernels/cuda/cuda_tiles.c fills tiles, cuda_pack.c brings them to the device. */
@@ -30,12 +31,18 @@
 #include "kernels/kernels.h"
 
 #ifdef __CUDACC__
-#define CUDA_BOTH static __host__ __device__ __forceinline__
+#define CUDA_BOTH static constexpr __host__ __device__ __forceinline__
+#elif defined(__cplusplus)
+#define CUDA_BOTH [[maybe_unused]] static constexpr
 #else
 #define CUDA_BOTH static inline
 #endif
 
-enum { CUDA_TILE_ROWS = 16, CUDA_TILE_COLS = 64, CUDA_HEAD_BYTES = 64, CUDA_WORD_BYTES = 16 };
+enum {
+    CUDA_TILE_ROWS = 16,
+    CUDA_TILE_COLS = 64,
+    CUDA_HEAD_BYTES = 64,
+};
 
 typedef enum cuda_codes {
     CODES_BF16, /* whole weights */
@@ -60,6 +67,7 @@ typedef enum cuda_scaling {
 #define CUDA_FORMATS(X)                                                                            \
     X(BF16, CODES_BF16, SCALING_NONE, 64)                                                          \
     X(C4_HALF, CODES_4, SCALING_HALF, 32)             /* Q4_0 */                                   \
+    X(C4_HALF_64, CODES_4, SCALING_HALF, 64)          /* G2 to G4, see cuda_tiles.h */             \
     X(C4_OFFSET, CODES_4, SCALING_HALF_OFFSET, 32)    /* Q4_1 */                                   \
     X(C4_LESS, CODES_4, SCALING_STEPS_LESS, 32)       /* Q4_K */                                   \
     X(C4_LESS_16, CODES_4, SCALING_STEPS_LESS, 16)    /* Q2_K */                                   \
@@ -162,7 +170,7 @@ CUDA_BOTH uint32_t cuda_code_at(cuda_codes codes, uint32_t run, uint32_t row, ui
     case CODES_BF16:
         return (step * 32 + lane) * 128 + i * 32 + e * 16;
     case CODES_4:
-        return lane * 128 + step * 32 + (i + 4 * e) * 4;
+        return (step / 2 * 32 + lane) * 64 + step % 2 * 32 + (i + 4 * e) * 4;
     default:
         return (step / 2 * 32 + lane) * 128 + (step % 2 * 2 + i / 2) * 32 + (i % 2 + 2 * e) * 8;
     }

@@ -10,12 +10,13 @@
 namespace cuemu {
 
 /* Small, so that a server that takes 90% of it does not hurt the machine that runs the tests. */
-static const size_t device_bytes = size_t{1} << 30;
+static const size_t device_bytes = size_t{256} << 20;
 enum { REGISTERS = 65536, PROCESSORS = 4, L2_BYTES = 4 << 20 };
 
 static struct {
     size_t used[DEVICES_MAX];
     bool peer[DEVICES_MAX][DEVICES_MAX];
+    cudaError_t error[DEVICES_MAX];
 } devices;
 
 static thread_local int chosen;
@@ -30,6 +31,9 @@ bool device_take(int device, size_t bytes) {
     return true;
 }
 void device_give(int device, size_t bytes) { devices.used[device] -= bytes; }
+
+cudaError_t device_error(int device) { return devices.error[device]; }
+void device_lose(int device, cudaError_t error) { devices.error[device] = error; }
 
 bool device_reaches(int device, int other) {
     return device == other || devices.peer[device][other];
@@ -200,3 +204,10 @@ cudaError_t cudaDeviceGetP2PAttribute(int *out, enum cudaDeviceP2PAttr which, in
 }
 
 void emu_set_devices(int count) { settings()->device_count = count; }
+
+void emu_reset(void) {
+    Locked lock;
+    for (cudaError_t &error : devices.error)
+        error = cudaSuccess;
+    failed(cudaSuccess);
+}
