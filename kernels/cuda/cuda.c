@@ -72,8 +72,8 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
 
 static void cuda_close(kern_device *dev) {
     if (!dev) return;
-    cuda_room *rooms[] = {&dev->attention,    &dev->linear,        &dev->lora_states,
-                          &dev->lora_delta,   &dev->lora_updated,  &dev->lora_pointers,
+    cuda_room *rooms[] = {&dev->attention,  &dev->linear,       &dev->lora_states,
+                          &dev->lora_delta, &dev->lora_updated, &dev->lora_pointers,
                           &dev->lora_whole};
     (void)cudaSetDevice(dev->index);
     if (dev->stream) (void)cudaStreamSynchronize(dev->stream);
