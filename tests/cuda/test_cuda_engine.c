@@ -18,9 +18,9 @@
 #include "tests/unit/tiny_engine.h"
 
 #ifdef ESPALIER_SANITIZED
-enum { REQUESTS = 6, OUTPUT = 6, PROMPT = 24 }; /* instrumented: slow */
+enum { REQUESTS = 5, OUTPUT = 6, PROMPT = 24 }; /* instrumented: slow */
 #else
-enum { REQUESTS = 11, OUTPUT = 10, PROMPT = 48 };
+enum { REQUESTS = 8, OUTPUT = 8, PROMPT = 40 };
 #endif
 enum { ADAPTERS = 3, PROMPT_IDS = 250, LEAST_IDS = 3, BASE = -1, CONTEXT = 128, STEPS_MAX = 10000 };
 
