@@ -5,11 +5,11 @@
  * Grid   (groups of 128 tokens, groups of four pairs of tiles) x 256 threads; a warp has one pair and 64 tokens.
  *        It goes through the segments of the columns one after the other: what cuda_linear_few.h gives to eight
  *        warps, added in the same order, so that a token's bits do not depend on which of the two it meets
- * Shared many_ring stages of 128 tokens' inputs and eight tiles; the inputs' sums over the runs of a stage where a
- *        format has offsets: each warp makes a quarter of those that its tokens need. A token's 128 bytes are eight words of 16,
- *        word i at i ^ many_swizzle(token): eight lanes that read 16 bytes each of two tokens, or sixteen that
- *        read 8 of four, meet different banks
- *        At the end the outputs take the ring's place, to leave in whole lines
+ * Shared many_ring stages of 128 tokens' inputs and eight tiles; where a format has offsets also the inputs' sums
+ *        over the runs of a stage, of which each warp makes a quarter of those that its tokens need. At the end
+ *        the outputs take the ring's place, to leave in whole lines.
+ *        A token's 128 bytes are eight words of 16, word i at i ^ many_swizzle(token): eight lanes that read 16
+ *        bytes each of two tokens, or sixteen that read 8 of four, meet different banks
  * Cost   a warp has two sums of each output in registers (the segment's, the total): 2 x 64 a thread */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CUDA_LINEAR_MANY_H
@@ -259,20 +259,12 @@ constexpr bool linear_is_rare(int format) {
 /* All shapes of a format; for the files that have one kind of codes each. */
 template <int format>
 int linear_launch(const linear_params &p, linear_shape shape, cudaStream_t stream) {
-    if constexpr (linear_is_rare(format)) {
-        if (shape != LINEAR_128) return linear_few_launch<format, 4>(p, stream);
-        return linear_many_launch<format>(p, stream);
+    if (shape == LINEAR_128) return linear_many_launch<format>(p, stream);
+    if constexpr (!linear_is_rare(format)) {
+        if (shape == LINEAR_8) return linear_few_launch<format, 1>(p, stream);
+        if (shape == LINEAR_16) return linear_few_launch<format, 2>(p, stream);
     }
-    switch (shape) {
-    case LINEAR_8:
-        return linear_few_launch<format, 1>(p, stream);
-    case LINEAR_16:
-        return linear_few_launch<format, 2>(p, stream);
-    case LINEAR_32:
-        return linear_few_launch<format, 4>(p, stream);
-    default:
-        return linear_many_launch<format>(p, stream);
-    }
+    return linear_few_launch<format, 4>(p, stream);
 }
 
 #endif
