@@ -79,6 +79,7 @@ static void cuda_close(kern_device *dev) {
     if (dev->stream) (void)cudaStreamSynchronize(dev->stream);
     replay_close(dev);
     step_close(dev);
+    cuda_stage_close(dev);
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++)
         cuda_room_close(rooms[i]);
     if (dev->copies) (void)cudaStreamDestroy(dev->copies);

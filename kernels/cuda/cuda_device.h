@@ -51,6 +51,7 @@ struct kern_device {
     /* Workspaces, each of one op at a time. */
     cuda_room attention, linear;
     cuda_room lora_states, lora_delta, lora_updated, lora_pointers, lora_whole;
+    struct cuda_stage *stage;  /* for what is packed; NULL until then (cuda_stage.c) */
     struct cuda_order *orders; /* of packed matrices, each once (cuda_order.c) */
     uint64_t linear_bytes; /* what `linear` has to have for the matrices that were packed */
     uint64_t lora_piece;   /* the least piece_max of the updates seen; 0: none were */
@@ -101,6 +102,12 @@ esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix 
 void cuda_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cuda_matrix_bytes(const kern_matrix *matrix);
 const struct cuda_matrix_view *cuda_view_of(const kern_matrix *matrix);
+
+/* Pinned memory for so many bytes, which cuda_stage_send then copies to the device, without waiting; the owner
+ * thread. NULL: there is none, or a fault. */
+void *cuda_stage_next(kern_device *dev, uint64_t bytes);
+void cuda_stage_send(kern_device *dev, void *to, uint64_t bytes);
+void cuda_stage_close(kern_device *dev);
 
 /* The order that these inputs are, taken into the list if it is new; for pack and open_image. */
 esp_code cuda_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols,

@@ -172,6 +172,7 @@ template <int n>
 CU_DEV void few_finish(const linear_params &p, const linear_pair &pair, const float *sums) {
     const uint32_t first = blockIdx.x * 8 * n, segments = cu_ceil(p.chunks, p.segment);
     const int rows = p.gated ? 8 : 16; /* pairs of rows */
+#pragma unroll 1
     for (int e = threadIdx.x; e < rows * 8 * n; e += LINEAR_THREADS) {
         const int row = e % rows * 2, token = e / rows;
         const float2 y = few_total<n>(sums, segments, token, row);

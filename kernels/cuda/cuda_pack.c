@@ -1,8 +1,8 @@
 /* cuda_pack.c - matrices of a CUDA device: packed on the host slice by slice, kept on the device.
  *
- * A slice is filled by the pool and then copied, so that the host never holds a large matrix twice. The image
- * that a file keeps is the device's bytes; they come back to the host when they are first asked for, and stay
- * until the matrix is closed. */
+ * A slice is filled by the pool while the one before it is copied (cuda_stage.c), so that the host never holds
+ * a large matrix twice. The image that a file keeps is the device's bytes; they come back to the host when they
+ * are first asked for, and stay until the matrix is closed. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_tiles.h"
 
-enum { SLICE_BYTES = 64 << 20 };
+enum { SLICE_BYTES = (16 << 20) - CUDA_HEAD_BYTES };
 
 /* A matrix with its device memory, whose bytes are yet to come. */
 static esp_code matrix_new(kern_device *dev, esp_dtype dtype, const cuda_matrix_view *shape,
@@ -40,26 +40,33 @@ static uint32_t slice_tile_rows(const cuda_matrix_view *shape, uint32_t tile_row
     return fit == 0 ? 1 : fit < tile_rows ? (uint32_t)fit : tile_rows;
 }
 
-/* Head and tiles to the device. */
+/* Head and tiles to the device; a slice is filled while the one before it travels. */
 static esp_code send_tiles(kern_device *dev, const kern_matrix_desc *desc,
                            const kern_matrix *matrix, esp_error *err) {
     const cuda_matrix_view *view = &matrix->view;
-    uint8_t head[CUDA_HEAD_BYTES] = {0};
-    memcpy(head, &(cuda_head){.format = view->format}, sizeof(cuda_head));
-    cuda_upload(dev, matrix->memory, head, sizeof head);
     uint32_t tile_rows = (view->rows - 1) / CUDA_TILE_ROWS + 1;
     uint32_t step = slice_tile_rows(view, tile_rows);
     size_t line = (size_t)view->chunks * view->tile_bytes;
-    uint8_t *slice = mem_map(step * line);
-    if (!slice)
-        return esp_fail(err, ESP_EXHAUSTED, "cuda: no memory to pack a matrix of %u x %u",
-                        view->rows, view->cols);
+    uint8_t *to = matrix->memory;
     for (uint32_t first = 0; first < tile_rows; first += step) {
         uint32_t count = tile_rows - first < step ? tile_rows - first : step;
-        cuda_tiles_fill(desc, view, first, count, slice, dev->pool);
-        cuda_upload(dev, matrix->memory + CUDA_HEAD_BYTES + first * line, slice, count * line);
+        uint8_t *slice = cuda_stage_next(dev, CUDA_HEAD_BYTES + step * line), *tiles = slice;
+        if (!slice) {
+            esp_code code = cuda_tell_fault(dev, err);
+            return code != ESP_OK ? code
+                                  : esp_fail(err, ESP_EXHAUSTED,
+                                             "cuda: no pinned memory to pack a matrix of %u x %u",
+                                             view->rows, view->cols);
+        }
+        if (first == 0) {
+            memset(slice, 0, CUDA_HEAD_BYTES);
+            memcpy(slice, &(cuda_head){.format = view->format}, sizeof(cuda_head));
+            tiles += CUDA_HEAD_BYTES;
+        }
+        cuda_tiles_fill(desc, view, first, count, tiles, dev->pool);
+        cuda_stage_send(dev, to, (uint64_t)(tiles - slice) + count * line);
+        to += tiles - slice + (ptrdiff_t)(count * line);
     }
-    mem_unmap(slice, step * line);
     return ESP_OK;
 }
 

@@ -113,6 +113,13 @@ static void an_image_opens_as_the_same_matrix(void **state) {
     drop_matrices(&cuda, &ORDERED, &op);
 }
 
+/* 20 MB of tiles are two slices, of which the first has the head. */
+static void a_matrix_of_several_slices_is_whole(void **state) {
+    (void)state;
+    linear_case c = {.dtype = {DT_BF16}, .rows = {5008}, .matrices = 1, .cols = 2048, .tokens = 1};
+    assert_near_ref(&c);
+}
+
 /* So that linear lines the inputs up once. */
 static void equal_orders_are_one(void **state) {
     (void)state;
@@ -170,6 +177,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linears_are_near_ref),
         cmocka_unit_test(an_image_opens_as_the_same_matrix),
+        cmocka_unit_test(a_matrix_of_several_slices_is_whole),
         cmocka_unit_test(equal_orders_are_one),
         cmocka_unit_test(bytes_that_are_no_image_are_refused),
     };
