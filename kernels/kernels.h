@@ -386,6 +386,9 @@ extern const kern_ops kern_ref;
 extern const kern_ops kern_cpu;
 /* In no library of this folder: a program links esp_cuda, whose open may say what is missing. */
 extern const kern_ops kern_cuda;
+/* CUDA devices that can be opened here; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where
+ * the build has no CUDA at all. */
+uint32_t kern_cuda_count(esp_error *why);
 
 /* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
 bool kern_image_is_sane(const kern_image *image);

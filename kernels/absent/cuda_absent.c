@@ -8,14 +8,23 @@
 #error "kernels/cuda/cuda.cmake says why there is no CUDA"
 #endif
 
-static esp_code absent_open(kern_device **out, const kern_options *options, esp_error *err) {
-    ESP_ASSERT(out && options);
-    *out = NULL;
+static esp_code say_why(esp_error *err) {
     return esp_fail_field(
         err, ESP_UNIMPLEMENTED, "--device",
         "--device cuda: this build has no CUDA backend, for %s; configure it with "
         "-DESPALIER_CUDA=ON where the CUDA toolkit is, or use --device cpu",
         CUDA_WHY_ABSENT);
+}
+
+uint32_t kern_cuda_count(esp_error *why) {
+    (void)!say_why(why);
+    return 0;
+}
+
+static esp_code absent_open(kern_device **out, const kern_options *options, esp_error *err) {
+    ESP_ASSERT(out && options);
+    *out = NULL;
+    return say_why(err);
 }
 
 static void absent_close(kern_device *dev) { ESP_ASSERT(!dev); }
@@ -44,6 +53,34 @@ static void absent_release(kern_device *dev, void *memory, size_t bytes) {
 }
 static void absent_copy(kern_device *dev, void *to, const void *from, size_t bytes) {
     (void)dev, (void)to, (void)from, (void)bytes;
+    no_device();
+}
+static const void *absent_view(kern_device *dev, const void *from, size_t bytes, void *room) {
+    (void)dev, (void)from, (void)bytes, (void)room;
+    no_device();
+}
+static void *absent_host_take(const kern_device *dev, size_t bytes) {
+    (void)dev, (void)bytes;
+    no_device();
+}
+static void absent_host_give(const kern_device *dev, void *memory, size_t bytes) {
+    (void)dev, (void)memory, (void)bytes;
+    no_device();
+}
+static void absent_memory(const kern_device *dev, kern_memory *out) {
+    (void)dev, (void)out;
+    no_device();
+}
+static esp_code absent_reserve(kern_device *dev, const kern_reserve *most, esp_error *err) {
+    (void)dev, (void)most, (void)err;
+    no_device();
+}
+static bool absent_step_begin(kern_device *dev, const kern_step *step) {
+    (void)dev, (void)step;
+    no_device();
+}
+static bool absent_step_end(kern_device *dev) {
+    (void)dev;
     no_device();
 }
 static esp_code absent_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
@@ -122,6 +159,12 @@ const kern_ops kern_cuda = {
     .release = absent_release,
     .upload = absent_copy,
     .download = absent_copy,
+    .view = absent_view,
+    .host_take = absent_host_take,
+    .host_give = absent_host_give,
+    .upload_beside = absent_copy,
+    .memory = absent_memory,
+    .reserve = absent_reserve,
     .pack = absent_pack,
     .image = absent_image,
     .open_image = absent_open_image,
@@ -130,6 +173,8 @@ const kern_ops kern_cuda = {
     .lora_pieces = absent_lora_pieces,
     .lora_pack = absent_lora_pack,
     .frame_bytes = absent_frame_bytes,
+    .step_begin = absent_step_begin,
+    .step_end = absent_step_end,
     .embed = absent_embed,
     .norm = absent_norm,
     .linear = absent_linear,

@@ -57,7 +57,7 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
 /* The instructions that the kernels were compiled to and their matrix units differ from capability to
  * capability, and with them the last bits. */
 static esp_code name_profile(kern_device *dev, esp_error *err) {
-    cudaDeviceProp properties;
+    struct cudaDeviceProp properties; /* C: the toolkit has no typedef of it */
     if (!CUDA_OK(dev, cudaGetDeviceProperties(&properties, dev->index)))
         return cuda_tell_fault(dev, err);
     int capability = 10 * properties.major + properties.minor;
@@ -72,8 +72,8 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
 
 static void cuda_close(kern_device *dev) {
     if (!dev) return;
-    cuda_room *rooms[] = {&dev->attention,    &dev->linear,        &dev->lora_states,
-                          &dev->lora_delta,   &dev->lora_updated,  &dev->lora_pointers,
+    cuda_room *rooms[] = {&dev->attention,  &dev->linear,       &dev->lora_states,
+                          &dev->lora_delta, &dev->lora_updated, &dev->lora_pointers,
                           &dev->lora_whole};
     (void)cudaSetDevice(dev->index);
     if (dev->stream) (void)cudaStreamSynchronize(dev->stream);

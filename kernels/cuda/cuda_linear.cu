@@ -10,7 +10,7 @@
  * Cost   N*K weights read once for up to 32 tokens, in multiples of that beyond; 2*T*N*K operations. Codes are
  *        multiplied as whole numbers, at 1 to 2 instructions a weight and lane
  * Error  codes: |gpu - ref| <= 2^-18 * sum |w x|, the rounding of the sums alone. F32 and F16 are rounded to bf16:
- *        2^-9 * sum |w x|; tests/cuda/test_cuda_linear.c
+ *        2^-8 * sum |w x|; tests/cuda/test_cuda_linear.c
  *
  * Law 1  The columns are cut into at most eight segments, a function of K alone; a segment is summed as
  *        cuda_fragments.h says, from 0, the segments' sums are added in order. Neither shape nor grid has a
@@ -28,8 +28,8 @@ enum {
 
 /* out[t,c] = in[t, order[c]], zeros beyond; order NULL: in its own. */
 static __global__ void __launch_bounds__(GATHER_THREADS)
-linear_gather(const uint16_t *in, const uint32_t *order, uint32_t cols, uint32_t stride,
-              uint16_t *out) {
+    linear_gather(const uint16_t *in, const uint32_t *order, uint32_t cols, uint32_t stride,
+                  uint16_t *out) {
     in += static_cast<size_t>(blockIdx.x) * cols;
     out += static_cast<size_t>(blockIdx.x) * stride;
     for (uint32_t c = threadIdx.x; c < stride; c += GATHER_THREADS)
@@ -42,9 +42,7 @@ static uint32_t padded_cols(const cuda_matrix_view &matrix) {
     return matrix.chunks * CUDA_TILE_COLS;
 }
 
-static bool needs_gather(const cuda_matrix_view &matrix) {
-    return matrix.order || matrix.cols % 8;
-}
+static bool needs_gather(const cuda_matrix_view &matrix) { return matrix.order || matrix.cols % 8; }
 
 static uint64_t gathered_bytes(const cuda_matrix_view &matrix, uint32_t tokens) {
     const uint64_t bytes = static_cast<uint64_t>(tokens) * padded_cols(matrix) * sizeof(uint16_t);
@@ -64,8 +62,8 @@ static uint32_t same_inputs(const cuda_linear_args *args, uint32_t i) {
     return j;
 }
 
-static cudaError_t set_inputs(const cuda_linear_args *args, linear_part (&parts)[LINEAR_MATRICES_MAX],
-                              cudaStream_t stream) {
+static cudaError_t set_inputs(const cuda_linear_args *args,
+                              linear_part (&parts)[LINEAR_MATRICES_MAX], cudaStream_t stream) {
     cudaError_t code = cudaSuccess;
     for (uint32_t i = 0; i < args->matrix_count && code == cudaSuccess; i++) {
         const cuda_matrix_view &matrix = *args->matrix[i];
@@ -75,8 +73,8 @@ static cudaError_t set_inputs(const cuda_linear_args *args, linear_part (&parts)
             parts[i].in_stride = parts[i].in_cols = matrix.cols;
             continue;
         }
-        uint16_t *out = reinterpret_cast<uint16_t *>(static_cast<uint8_t *>(args->work) +
-                                                     same * gathered_bytes(matrix, args->token_count));
+        uint16_t *out = reinterpret_cast<uint16_t *>(
+            static_cast<uint8_t *>(args->work) + same * gathered_bytes(matrix, args->token_count));
         parts[i].in = out;
         parts[i].in_stride = parts[i].in_cols = stride;
         if (same == i)

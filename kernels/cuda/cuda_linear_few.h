@@ -13,7 +13,10 @@
 
 #include "kernels/cuda/cuda_linear_run.h"
 
-enum { FEW_TOKEN_STRIDE = 36 /* floats of a token's sums of 32 rows: lanes t and t + 1 meet other banks */ };
+enum {
+    FEW_TOKEN_STRIDE =
+        36 /* floats of a token's sums of 32 rows: lanes t and t + 1 meet other banks */
+};
 
 /* How tiles go through a ring. */
 template <int format, int tiles> struct few_ring {
@@ -75,8 +78,9 @@ CU_DEV void few_fetch(const uint8_t *const (&from)[tiles], uint32_t stage, uint8
 }
 
 template <int format, int tiles, int n>
-CU_DEV void few_add(const uint8_t *slot, const uint32_t (&x)[n][few_ring<format, tiles>::halves * 4],
-                    int lane, float (&acc)[n][tiles][4]) {
+CU_DEV void few_add(const uint8_t *slot,
+                    const uint32_t (&x)[n][few_ring<format, tiles>::halves * 4], int lane,
+                    float (&acc)[n][tiles][4]) {
     using ring = few_ring<format, tiles>;
 #pragma unroll
     for (int h = 0; h < ring::halves; h++) {
@@ -87,7 +91,9 @@ CU_DEV void few_add(const uint8_t *slot, const uint32_t (&x)[n][few_ring<format,
 #pragma unroll
         for (int i = 0; i < n; i++) {
             const uint32_t b[4] = {x[i][4 * h], x[i][4 * h + 1], x[i][4 * h + 2], x[i][4 * h + 3]};
-            half.add(acc[i], b);
+            float sums[cu_format<format>::runs][2] = {};
+            if (cu_format<format>::offset) linear_sums<format>(b, sums);
+            half.add(acc[i], b, sums);
         }
     }
 }
@@ -111,8 +117,8 @@ CU_DEV void few_run(const linear_part &part, uint32_t token_count, uint32_t toke
         cu_cp_async_commit();
     }
     if (begin < end)
-        few_inputs<format, n, ring::halves>(part, token_count, token + lane / 4,
-                                            begin * ring::cols, t, next);
+        few_inputs<format, n, ring::halves>(part, token_count, token + lane / 4, begin * ring::cols,
+                                            t, next);
     for (uint32_t c = begin; c < end; c++) {
         const uint32_t slot = (c - begin) % ring::stages, ahead = c + ring::stages - 1;
 #pragma unroll
@@ -126,9 +132,8 @@ CU_DEV void few_run(const linear_part &part, uint32_t token_count, uint32_t toke
         cu_cp_async_wait<ring::stages - 2>();
         __syncwarp(); /* all lanes' copies are here; all are done with the slot before this one */
         if (ahead < end)
-            few_fetch<format, tiles>(from, ahead,
-                                     slots + (ahead - begin) % ring::stages * stage_bytes, lane,
-                                     once);
+            few_fetch<format, tiles>(
+                from, ahead, slots + (ahead - begin) % ring::stages * stage_bytes, lane, once);
         cu_cp_async_commit();
         few_add<format, tiles, n>(slots + slot * stage_bytes, x, lane, acc);
     }
@@ -152,8 +157,7 @@ CU_DEV void few_keep(float *sums, int segment, int first_tile, const float (&acc
 }
 
 /* The sum of all segments, in order, of rows row and row + 1 (of 32) and a token of the block. */
-template <int n>
-CU_DEV float2 few_total(const float *sums, uint32_t segments, int token, int row) {
+template <int n> CU_DEV float2 few_total(const float *sums, uint32_t segments, int token, int row) {
     float2 total = make_float2(0, 0);
     for (uint32_t s = 0; s < segments; s++) {
         const float2 one = *reinterpret_cast<const float2 *>(
@@ -181,9 +185,13 @@ CU_DEV void few_finish(const linear_params &p, const linear_pair &pair, const fl
     }
 }
 
+/* Blocks in a multiprocessor at once: left to itself ptxas aims at more than shared memory has room for, and
+ * spills. */
+constexpr int few_blocks(int n) { return n == 1 ? 3 : n == 2 ? 2 : 1; }
+
 template <int format, int n>
-__global__ void __launch_bounds__(LINEAR_THREADS)
-linear_few(const __grid_constant__ linear_params p) {
+__global__ void __launch_bounds__(LINEAR_THREADS, few_blocks(n))
+    linear_few(const __grid_constant__ linear_params p) {
     CU_DYN_SHARED(uint8_t, shared);
     using f = cu_format<format>;
     const int warp = cu_warp_id();

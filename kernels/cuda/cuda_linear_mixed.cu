@@ -23,7 +23,7 @@ CU_DEV void mixed_run(const linear_params &p, const linear_part &part, uint32_t 
 }
 
 static __global__ void __launch_bounds__(LINEAR_THREADS)
-linear_mixed(const __grid_constant__ linear_params p) {
+    linear_mixed(const __grid_constant__ linear_params p) {
     CU_DYN_SHARED(uint8_t, shared);
     const int warp = cu_warp_id();
     const linear_pair pair = linear_pair_of(p, blockIdx.y, 1);

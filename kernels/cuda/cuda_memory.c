@@ -130,8 +130,8 @@ void cuda_room_close(cuda_room *room) {
     *room = (cuda_room){0};
 }
 
-void cuda_expect_matrix(kern_device *dev, uint32_t rows, uint32_t cols) {
-    uint64_t bytes = cuda_linear_workspace(rows, cols, dev->tokens_max);
+void cuda_expect_matrix(kern_device *dev, const struct cuda_matrix_view *matrix) {
+    uint64_t bytes = cuda_linear_workspace(matrix, dev->tokens_max);
     if (bytes > dev->linear_bytes) dev->linear_bytes = bytes;
 }
 

@@ -31,8 +31,8 @@ template <int format> CU_DEV float cu_weight_of(const uint8_t *tile, uint32_t ro
 /* Of row `row` and column `col` in the matrix's own order: it meets input matrix.order[col]. Straight from
  * memory: neighbours of a column are not neighbours there. */
 CU_DEV float cu_weight(const cuda_matrix_view &matrix, uint32_t row, uint32_t col) {
-    const size_t tile = static_cast<size_t>(row / CUDA_TILE_ROWS) * matrix.chunks +
-                        col / CUDA_TILE_COLS;
+    const size_t tile =
+        static_cast<size_t>(row / CUDA_TILE_ROWS) * matrix.chunks + col / CUDA_TILE_COLS;
     const uint8_t *at = matrix.tiles + tile * matrix.tile_bytes;
     switch (matrix.format) {
 #define CU_WEIGHT_CASE(name, codes, scaling, run)                                                  \

@@ -30,13 +30,15 @@ enum {
 
 enum class Wait : uint8_t { ready, block, warp, done };
 
-/* Where in a kernel's source something was called. */
+/* Where in a kernel's source something was called: as a parameter's default, the caller's line. */
 struct Place {
     const char *file;
     int line;
+    static constexpr Place here(const char *file = __builtin_FILE(), int line = __builtin_LINE()) {
+        return Place{file, line};
+    }
 };
-#define EMU_HERE                                                                                   \
-    ::cuemu::Place { __builtin_FILE(), __builtin_LINE() }
+#define EMU_HERE ::cuemu::Place::here()
 
 /* One cp.async: `bytes` at `to`, of which the first `from_bytes` come from `from`, the rest is 0. */
 struct AsyncCopy {

@@ -9,13 +9,12 @@
 
 namespace cuemu {
 
-/* Small, so that a server that takes 90% of it does not hurt the machine that runs the tests. */
-static const size_t device_bytes = size_t{1} << 30;
 enum { REGISTERS = 65536, PROCESSORS = 4, L2_BYTES = 4 << 20 };
 
 static struct {
     size_t used[DEVICES_MAX];
     bool peer[DEVICES_MAX][DEVICES_MAX];
+    cudaError_t error[DEVICES_MAX];
 } devices;
 
 static thread_local int chosen;
@@ -25,11 +24,14 @@ bool device_valid(int device) { return device >= 0 && device < settings()->devic
 int current_device() { return chosen; }
 
 bool device_take(int device, size_t bytes) {
-    if (bytes > device_bytes - devices.used[device]) return false;
+    if (bytes > settings()->memory_bytes - devices.used[device]) return false;
     devices.used[device] += bytes;
     return true;
 }
 void device_give(int device, size_t bytes) { devices.used[device] -= bytes; }
+
+cudaError_t device_error(int device) { return devices.error[device]; }
+void device_lose(int device, cudaError_t error) { devices.error[device] = error; }
 
 bool device_reaches(int device, int other) {
     return device == other || devices.peer[device][other];
@@ -39,7 +41,7 @@ static void describe(cudaDeviceProp *out, int device) {
     int sm = settings()->sm;
     *out = cudaDeviceProp{};
     snprintf(out->name, sizeof out->name, "Emulated sm_%d", sm);
-    out->totalGlobalMem = device_bytes;
+    out->totalGlobalMem = settings()->memory_bytes;
     out->sharedMemPerBlock = 48 * 1024;
     out->sharedMemPerBlockOptin = shared_bytes_max();
     out->reservedSharedMemPerBlock = 1024;
@@ -162,8 +164,8 @@ cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     Locked lock;
     if (device_none()) return failed(cudaErrorNoDevice);
-    *free_bytes = device_bytes - devices.used[chosen];
-    *total_bytes = device_bytes;
+    *free_bytes = settings()->memory_bytes - devices.used[chosen];
+    *total_bytes = settings()->memory_bytes;
     return cudaSuccess;
 }
 
@@ -200,3 +202,10 @@ cudaError_t cudaDeviceGetP2PAttribute(int *out, enum cudaDeviceP2PAttr which, in
 }
 
 void emu_set_devices(int count) { settings()->device_count = count; }
+
+void emu_reset(void) {
+    Locked lock;
+    for (cudaError_t &error : devices.error)
+        error = cudaSuccess;
+    failed(cudaSuccess);
+}

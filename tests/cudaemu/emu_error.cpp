@@ -1,6 +1,6 @@
 /* emu_error.cpp - errors' names, and each thread's last one. */
 // SPDX-License-Identifier: Apache-2.0
-#include <cstring>
+#include <cstdio>
 
 #include "emu_runtime.h"
 
@@ -70,6 +70,11 @@ thread_local cudaError_t last;
 } // namespace
 
 namespace cuemu {
+
+cudaError_t refused(cudaError_t error, const char *why) {
+    fprintf(stderr, "cudaemu: %s: %s\n", cudaGetErrorName(error), why);
+    return failed(error);
+}
 
 cudaError_t failed(cudaError_t error) {
     if (error != cudaSuccess && error != cudaErrorNotReady) last = error;

@@ -3,6 +3,7 @@
 #ifndef EMU_LAUNCH_H
 #define EMU_LAUNCH_H
 
+#include <initializer_list>
 #include <tuple>
 #include <type_traits>
 
@@ -18,8 +19,19 @@ struct LaunchShape {
     size_t shared_bytes;
 };
 
-/* Checks the shape as the runtime does and puts the kernel on the stream; takes the kernel. */
-cudaError_t launch_kernel(Kernel *kernel, const LaunchShape &shape, cudaStream_t stream);
+/* An argument's value if it is a pointer; null if not. */
+template <class T> inline const void *pointer_in(const T &argument) {
+    if constexpr (std::is_pointer<T>::value)
+        return reinterpret_cast<const void *>(argument);
+    else
+        return nullptr;
+}
+
+/* Checks the shape as the runtime does and puts the kernel on the stream; takes the kernel. Each of
+ * `pointers` (arguments; null: none or not a pointer) must be memory that the device reaches when the
+ * kernel runs. */
+cudaError_t launch_kernel(Kernel *kernel, const LaunchShape &shape, cudaStream_t stream,
+                          std::initializer_list<const void *> pointers);
 
 /* Arguments are copied when launched; each thread gets copies of its own, as on the device. */
 template <class Function, class... Arguments> struct BoundKernel final : Kernel {
@@ -34,7 +46,7 @@ cudaError_t launch(const char *name, dim3 grid, dim3 block, size_t shared_bytes,
                    cudaStream_t stream, Function *function, Arguments... arguments) {
     LaunchShape shape = {name, reinterpret_cast<const void *>(function), grid, block, shared_bytes};
     auto *kernel = new BoundKernel<Function, Arguments...>(function, arguments...);
-    return launch_kernel(kernel, shape, stream);
+    return launch_kernel(kernel, shape, stream, {pointer_in(arguments)...});
 }
 
 } // namespace cuemu

@@ -9,6 +9,8 @@
 
 #include "emu_device.h"
 #include "emu_runtime.h"
+#include "emu_sanitizers.h"
+#include "emu_stream.h"
 
 namespace cuemu {
 
@@ -25,9 +27,28 @@ const Allocation *allocation_of(const void *at, size_t bytes) {
     return p + bytes <= a.at + a.bytes ? &a : nullptr;
 }
 
+/* Large ones stay open: closing them would take longer than what runs in between. */
+static bool closable(const Allocation &a) { return a.device >= 0 && a.bytes <= size_t{8} << 20; }
+
+void memory_open() {
+#ifdef EMU_ASAN
+    for (auto &entry : books())
+        if (closable(entry.second)) memory_allow(entry.second.at, entry.second.bytes);
+#endif
+}
+
+void memory_close() {
+#ifdef EMU_ASAN
+    for (auto &entry : books())
+        if (closable(entry.second)) memory_forbid(entry.second.at, entry.second.bytes);
+#endif
+}
+
 static void enter(void *at, size_t bytes, int device, bool registered) {
     char *p = static_cast<char *>(at);
-    books()[p] = Allocation{p, bytes, device, registered};
+    Allocation a = {p, bytes, device, registered};
+    books()[p] = a;
+    if (closable(a)) memory_forbid(a.at, a.bytes);
 }
 
 /* New memory of a device (or of the host, -1), all ones. */
@@ -44,12 +65,19 @@ static cudaError_t allocate(void **out, size_t bytes, int device) {
     return cudaSuccess;
 }
 
+static cudaError_t may_allocate() {
+    if (device_none()) return failed(cudaErrorNoDevice);
+    cudaError_t error = device_error(current_device());
+    return error != cudaSuccess ? failed(error) : capture_forbids();
+}
+
 /* Frees what begins at `memory`, a device's or the host's as asked. */
 static cudaError_t release(void *memory, bool host) {
     auto it = books().find(static_cast<char *>(memory));
     if (it == books().end() || it->second.registered || (it->second.device < 0) != host)
         return failed(cudaErrorInvalidValue);
     if (!host) device_give(it->second.device, it->second.bytes);
+    memory_allow(it->second.at, it->second.bytes);
     books().erase(it);
     free(memory);
     return cudaSuccess;
@@ -61,14 +89,14 @@ using namespace cuemu;
 
 cudaError_t cudaMalloc(void **out, size_t bytes) {
     Locked lock;
-    if (device_none()) return failed(cudaErrorNoDevice);
-    return allocate(out, bytes, current_device());
+    cudaError_t error = may_allocate();
+    return error != cudaSuccess ? error : allocate(out, bytes, current_device());
 }
 
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
     Locked lock;
-    if (device_none()) return failed(cudaErrorNoDevice);
-    return allocate(out, bytes, -1);
+    cudaError_t error = may_allocate();
+    return error != cudaSuccess ? error : allocate(out, bytes, -1);
 }
 
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
@@ -79,7 +107,8 @@ cudaError_t cudaFree(void *memory) {
     if (!memory) return cudaSuccess;
     cudaDeviceSynchronize(); /* as the device does: nothing uses it any more */
     Locked lock;
-    return release(memory, false);
+    cudaError_t error = capture_forbids();
+    return error != cudaSuccess ? error : release(memory, false);
 }
 
 cudaError_t cudaFreeHost(void *memory) {

@@ -1,4 +1,4 @@
-/* emu_runtime.h - what the runtime's sources share: its lock, errors, memory's books. */
+/* emu_runtime.h - what the runtime's sources share: the lock, errors, memory's books. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef EMU_RUNTIME_H
 #define EMU_RUNTIME_H
@@ -23,8 +23,8 @@ struct Locked {
 /* Notes an error as the calling thread's last one and returns it. */
 cudaError_t failed(cudaError_t error);
 
-/* The calling thread's device. */
-int current_device();
+/* Same, after saying on stderr what was wrong: a caller's mistake, which a device would not explain. */
+cudaError_t refused(cudaError_t error, const char *why);
 
 /* One allocation, or registered host memory. */
 struct Allocation {
@@ -33,8 +33,12 @@ struct Allocation {
     int device; /* -1: host */
     bool registered;
 };
-/* The allocation that holds all of [at, at + bytes), or null. */
+/* The allocation that holds all of [at, at + bytes), or null; bytes may be 0. */
 const Allocation *allocation_of(const void *at, size_t bytes);
+
+/* Under AddressSanitizer device memory is closed to the host; operations run between these two. */
+void memory_open();
+void memory_close();
 
 } // namespace cuemu
 

@@ -78,8 +78,8 @@ template <class Source> static void shuffle(void **lanes, unsigned mask, Source 
 
 void shuffle_xor(void **lanes, unsigned mask) {
     shuffle(lanes, mask, [](const Exchange *e, int i) {
-        int j = i ^ e->operand;
-        return j > LANES - 1 || j / e->width > i / e->width ? i : j;
+        int segment = ~(e->width - 1), j = i ^ e->operand;
+        return j > LANES - 1 || (j & segment) > (i & segment) ? i : j;
     });
 }
 
@@ -119,5 +119,45 @@ void vote_match(void **lanes, unsigned mask) {
         if (mask >> i & 1)
             lane_of(lanes, i)->result = lanes_with(lanes, mask, lane_of(lanes, i)->value);
 }
+
+template <Reduce op, class T> static T reduce_two(T a, T b) {
+    switch (op) {
+    case Reduce::add:
+        return static_cast<T>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
+    case Reduce::min:
+        return b < a ? b : a;
+    case Reduce::max:
+        return b > a ? b : a;
+    case Reduce::bit_and:
+        return a & b;
+    case Reduce::bit_or:
+        return a | b;
+    default:
+        return a ^ b;
+    }
+}
+
+template <Reduce op, class T> void reduce_lanes(void **lanes, unsigned mask) {
+    T all{};
+    bool first = true;
+    for (int i = 0; i < LANES; i++) {
+        if (!(mask >> i & 1)) continue;
+        T value = static_cast<T>(lane_of(lanes, i)->value);
+        all = first ? value : reduce_two<op, T>(all, value);
+        first = false;
+    }
+    for (int i = 0; i < LANES; i++)
+        if (mask >> i & 1) lane_of(lanes, i)->result = static_cast<uint32_t>(all);
+}
+
+template void reduce_lanes<Reduce::add, unsigned>(void **, unsigned);
+template void reduce_lanes<Reduce::add, int>(void **, unsigned);
+template void reduce_lanes<Reduce::min, unsigned>(void **, unsigned);
+template void reduce_lanes<Reduce::min, int>(void **, unsigned);
+template void reduce_lanes<Reduce::max, unsigned>(void **, unsigned);
+template void reduce_lanes<Reduce::max, int>(void **, unsigned);
+template void reduce_lanes<Reduce::bit_and, unsigned>(void **, unsigned);
+template void reduce_lanes<Reduce::bit_or, unsigned>(void **, unsigned);
+template void reduce_lanes<Reduce::bit_xor, unsigned>(void **, unsigned);
 
 } // namespace cuemu

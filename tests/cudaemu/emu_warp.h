@@ -43,35 +43,7 @@ inline T exchange(Complete complete, unsigned mask, T value, int operand, int wi
 
 enum class Reduce { add, min, max, bit_and, bit_or, bit_xor };
 
-template <Reduce op, class T> inline T reduce_two(T a, T b) {
-    switch (op) {
-    case Reduce::add:
-        return static_cast<T>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
-    case Reduce::min:
-        return b < a ? b : a;
-    case Reduce::max:
-        return b > a ? b : a;
-    case Reduce::bit_and:
-        return a & b;
-    case Reduce::bit_or:
-        return a | b;
-    default:
-        return a ^ b;
-    }
-}
-
-template <Reduce op, class T> void reduce_lanes(void **lanes, unsigned mask) {
-    T all{};
-    bool first = true;
-    for (int i = 0; i < LANES; i++) {
-        if (!(mask >> i & 1)) continue;
-        T value = static_cast<T>(static_cast<Exchange *>(lanes[i])->value);
-        all = first ? value : reduce_two<op, T>(all, value);
-        first = false;
-    }
-    for (int i = 0; i < LANES; i++)
-        if (mask >> i & 1) static_cast<Exchange *>(lanes[i])->result = static_cast<uint32_t>(all);
-}
+template <Reduce op, class T> void reduce_lanes(void **lanes, unsigned mask);
 
 } // namespace cuemu
 

@@ -22,6 +22,10 @@ static void open_says_what_is_missing_and_which_flag_mends_it(void **state) {
     assert_non_null(strstr(err.message, "--device cpu"));
     assert_non_null(strstr(err.message, "no CUDA backend, for "));
     kern_cuda.close(dev);
+    esp_error why = {0};
+    assert_int_equal(kern_cuda_count(&why), 0);
+    assert_int_equal(why.code, ESP_UNIMPLEMENTED);
+    assert_string_equal(why.message, err.message);
 }
 
 /* The table is as long as the others: no entry may be NULL. */
