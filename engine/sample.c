@@ -308,10 +308,7 @@ esp_code sample_pick(sample_scratch *scratch, const sample_policy *policy,
     memset(out, 0, sizeof *out);
     int32_t likeliest = sample_argmax(logits, scratch->vocab);
     if (likeliest < 0)
-        return esp_fail(err, ESP_INTERNAL,
-                        "the model gave no finite logit at position %u; the weights are damaged or "
-                        "this build computes them wrongly",
-                        position);
+        return esp_fail(err, ESP_INTERNAL, SAMPLE_NOTHING_FINITE, position);
     const float *scores = adjusted_scores(scratch, policy, history, logits);
     out->id = scores == logits ? likeliest : sample_argmax(scores, scratch->vocab);
     if (policy->temperature > 0)

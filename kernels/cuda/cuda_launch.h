@@ -258,10 +258,9 @@ typedef struct cuda_sample_row {
     float repetition_penalty, presence_penalty, frequency_penalty;
     uint32_t position; /* of the token that is picked */
     uint64_t seed;
-    const int32_t *history; /* prompt, then output, ids of the vocabulary; read for penalties only */
+    const int32_t *history; /* prompt, then output; read for penalties only */
     uint32_t prompt_count, history_count;
-    const int32_t *bias_ids; /* [bias_count], or NULL */
-    const float *bias;
+    const sample_bias *bias; /* [bias_count] */
     uint32_t bias_count;
     uint32_t top_logprobs; /* 0..CUDA_SAMPLE_TOP */
     const uint32_t *mask;  /* [(vocab + 31) / 32] bits of ids that may be picked; NULL: all */

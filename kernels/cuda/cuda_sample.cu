@@ -101,9 +101,9 @@ CU_DEV void copy_allowed(const sample_job &job, const cuda_sample_row &p, uint32
 /* An id may be there twice: all its biases are one thread's, in their order. */
 CU_DEV void add_biases(const cuda_sample_row &p, float *scores) {
     for (uint32_t i = 0; i < p.bias_count; i++) {
-        const uint32_t id = (uint32_t)p.bias_ids[i];
+        const uint32_t id = (uint32_t)p.bias[i].id;
         if (id % ORDER_THREADS != threadIdx.x || !sample_is_finite(scores[id])) continue;
-        scores[id] = clamped(__fadd_rn(scores[id], p.bias[i]));
+        scores[id] = clamped(__fadd_rn(scores[id], p.bias[i].bias));
     }
     __syncthreads();
 }
