@@ -72,15 +72,18 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
 
 static void cuda_close(kern_device *dev) {
     if (!dev) return;
-    cuda_room *rooms[] = {&dev->attention,  &dev->linear,       &dev->lora_states,
-                          &dev->lora_delta, &dev->lora_updated, &dev->lora_pointers,
-                          &dev->lora_whole};
+    cuda_room *rooms[] = {&dev->attention,   &dev->linear,       &dev->lora_states,
+                          &dev->lora_delta,  &dev->lora_updated, &dev->lora_pointers,
+                          &dev->lora_whole,  &dev->sample_work,  &dev->sample_rows,
+                          &dev->sample_picks};
     (void)cudaSetDevice(dev->index);
     if (dev->stream) (void)cudaStreamSynchronize(dev->stream);
     replay_close(dev);
     step_close(dev);
+    cuda_stage_close(dev);
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++)
         cuda_room_close(rooms[i]);
+    cuda_sample_close(dev);
     if (dev->copies) (void)cudaStreamDestroy(dev->copies);
     if (dev->stream) (void)cudaStreamDestroy(dev->stream);
     free(dev);
@@ -170,5 +173,6 @@ const kern_ops kern_cuda = {
     .rope_store = cuda_run_rope_store,
     .attention = cuda_run_attention,
     .pool_states = cuda_run_pool_states,
+    .sample = cuda_run_sample,
     .sync = cuda_sync,
 };

@@ -172,6 +172,7 @@ template <int n>
 CU_DEV void few_finish(const linear_params &p, const linear_pair &pair, const float *sums) {
     const uint32_t first = blockIdx.x * 8 * n, segments = cu_ceil(p.chunks, p.segment);
     const int rows = p.gated ? 8 : 16; /* pairs of rows */
+#pragma unroll 1
     for (int e = threadIdx.x; e < rows * 8 * n; e += LINEAR_THREADS) {
         const int row = e % rows * 2, token = e / rows;
         const float2 y = few_total<n>(sums, segments, token, row);
@@ -185,8 +186,12 @@ CU_DEV void few_finish(const linear_params &p, const linear_pair &pair, const fl
     }
 }
 
+/* Blocks in a multiprocessor at once: left to itself ptxas aims at more than shared memory has room for, and
+ * spills. */
+constexpr int few_blocks(int n) { return n == 1 ? 3 : n == 2 ? 2 : 1; }
+
 template <int format, int n>
-__global__ void __launch_bounds__(LINEAR_THREADS)
+__global__ void __launch_bounds__(LINEAR_THREADS, few_blocks(n))
     linear_few(const __grid_constant__ linear_params p) {
     CU_DYN_SHARED(uint8_t, shared);
     using f = cu_format<format>;

@@ -5,10 +5,11 @@
  * Grid   (groups of 128 tokens, groups of four pairs of tiles) x 256 threads; a warp has one pair and 64 tokens.
  *        It goes through the segments of the columns one after the other: what cuda_linear_few.h gives to eight
  *        warps, added in the same order, so that a token's bits do not depend on which of the two it meets
- * Shared many_ring stages of 128 tokens' inputs and eight tiles; the inputs' sums over the runs of a stage where a
- *        format has offsets: each warp makes a quarter of those that its tokens need. A token's 128 bytes are eight words of 16,
- *        word i at i ^ many_swizzle(token): eight lanes that read 16 bytes each of two tokens, or sixteen that
- *        read 8 of four, meet different banks
+ * Shared many_ring stages of 128 tokens' inputs and eight tiles; where a format has offsets also the inputs' sums
+ *        over the runs of a stage, of which each warp makes a quarter of those that its tokens need. At the end
+ *        the outputs take the ring's place, to leave in whole lines.
+ *        A token's 128 bytes are eight words of 16, word i at i ^ many_swizzle(token): eight lanes that read 16
+ *        bytes each of two tokens, or sixteen that read 8 of four, meet different banks
  * Cost   a warp has two sums of each output in registers (the segment's, the total): 2 x 64 a thread */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CUDA_LINEAR_MANY_H
@@ -23,6 +24,8 @@ enum {
     MANY_EIGHTS = MANY_WARP_TOKENS / 8,
     MANY_ROW_BYTES = CUDA_TILE_COLS * 2,
     MANY_INPUT_BYTES = MANY_TOKENS * MANY_ROW_BYTES,
+    MANY_TOKEN_STRIDE =
+        MANY_PAIRS * 32 + 4, /* floats of a token's totals: lanes meet other banks */
 };
 
 template <int format> struct many_ring {
@@ -32,6 +35,7 @@ template <int format> struct many_ring {
     static constexpr int run_count = 2 * cu_format<format>::runs; /* of a stage */
     static constexpr int sum_bytes = cu_format<format>::offset ? run_count * MANY_TOKENS * 4 : 0;
     static constexpr int bytes = stages * stage_bytes + sum_bytes;
+    static_assert(bytes >= MANY_TOKENS * MANY_TOKEN_STRIDE * 4, "the outputs take its place");
 };
 
 /* Bits 0 and 1 of a token's number as bits 2 and 1. */
@@ -147,25 +151,36 @@ CU_DEV void many_close_segment(float (&acc)[MANY_EIGHTS][2][4], float (&total)[M
             }
 }
 
-CU_DEV void many_finish(const linear_params &p, const linear_pair &pair, uint32_t token,
-                        const float (&y)[MANY_EIGHTS][2][4]) {
+/* A warp's totals to shared memory, [token of the block][row of the block]. */
+CU_DEV void many_keep(float *sums, int pair, int token, const float (&y)[MANY_EIGHTS][2][4]) {
     const int g = cu_lane() / 4, t = cu_lane() % 4;
+    sums += (token + 2 * t) * MANY_TOKEN_STRIDE + pair * 32 + 2 * g;
 #pragma unroll
     for (int i = 0; i < MANY_EIGHTS; i++)
 #pragma unroll
-        for (int odd = 0; odd < 2; odd++) {
-            const uint32_t at = token + 8 * i + 2 * t + odd;
-            if (p.gated) {
-                const float gate[2] = {y[i][0][odd], y[i][0][odd + 2]};
-                const float up[2] = {y[i][1][odd], y[i][1][odd + 2]};
-                linear_finish_gated(p, at, pair.tile[0] * 16 + 2 * g, gate, up);
-                continue;
-            }
+        for (int m = 0; m < 2; m++)
 #pragma unroll
-            for (int m = 0; m < 2; m++)
-                linear_finish(p, pair.part[0], at, pair.tile[m] * 16 + 2 * g, y[i][m][odd],
-                              y[i][m][odd + 2]);
+            for (int odd = 0; odd < 2; odd++)
+                *reinterpret_cast<float2 *>(sums + (8 * i + odd) * MANY_TOKEN_STRIDE + m * 16) =
+                    make_float2(y[i][m][odd], y[i][m][odd + 2]);
+}
+
+/* All outputs of the block; first: its first pair of tiles. */
+CU_DEV void many_finish(const linear_params &p, const linear_pair &first, const float *sums) {
+    const uint32_t row0 = first.tile[0] * CUDA_TILE_ROWS, token0 = blockIdx.x * MANY_TOKENS;
+    const int rows = p.gated ? 8 * MANY_PAIRS : 16 * MANY_PAIRS; /* pairs of rows */
+#pragma unroll 1
+    for (int e = threadIdx.x; e < rows * MANY_TOKENS; e += LINEAR_THREADS) {
+        const int row = e % rows * 2, token = e / rows;
+        const float *at = sums + token * MANY_TOKEN_STRIDE;
+        if (p.gated) {
+            at += row / 16 * 32 + row % 16;
+            const float gate[2] = {at[0], at[1]}, up[2] = {at[16], at[17]};
+            linear_finish_gated(p, token0 + token, row0 + row, gate, up);
+        } else {
+            linear_finish(p, first.part[0], token0 + token, row0 + row, at[row], at[row + 1]);
         }
+    }
 }
 
 template <int format>
@@ -216,7 +231,11 @@ __global__ void __launch_bounds__(LINEAR_THREADS, 1)
     }
     cu_cp_async_wait<0>();
     many_close_segment(acc, total);
-    many_finish(p, pair, first + side * MANY_WARP_TOKENS, total);
+    __syncthreads(); /* the ring is done with */
+    float *outputs = reinterpret_cast<float *>(shared);
+    many_keep(outputs, own, side * MANY_WARP_TOKENS, total);
+    __syncthreads();
+    many_finish(p, linear_pair_of(p, blockIdx.y * MANY_PAIRS, MANY_PAIRS), outputs);
 }
 
 template <int format> int linear_many_launch(const linear_params &p, cudaStream_t stream) {
@@ -240,20 +259,12 @@ constexpr bool linear_is_rare(int format) {
 /* All shapes of a format; for the files that have one kind of codes each. */
 template <int format>
 int linear_launch(const linear_params &p, linear_shape shape, cudaStream_t stream) {
-    if constexpr (linear_is_rare(format)) {
-        if (shape != LINEAR_128) return linear_few_launch<format, 4>(p, stream);
-        return linear_many_launch<format>(p, stream);
+    if (shape == LINEAR_128) return linear_many_launch<format>(p, stream);
+    if constexpr (!linear_is_rare(format)) {
+        if (shape == LINEAR_8) return linear_few_launch<format, 1>(p, stream);
+        if (shape == LINEAR_16) return linear_few_launch<format, 2>(p, stream);
     }
-    switch (shape) {
-    case LINEAR_8:
-        return linear_few_launch<format, 1>(p, stream);
-    case LINEAR_16:
-        return linear_few_launch<format, 2>(p, stream);
-    case LINEAR_32:
-        return linear_few_launch<format, 4>(p, stream);
-    default:
-        return linear_many_launch<format>(p, stream);
-    }
+    return linear_few_launch<format, 4>(p, stream);
 }
 
 #endif

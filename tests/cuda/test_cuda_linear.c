@@ -378,6 +378,20 @@ static void bits_are_the_same_after_every_epilogue(void **state) {
     }
 }
 
+static void bits_are_the_same_where_gate_and_up_differ(void **state) {
+    (void)state;
+    linear_try try = {.shape = {{DT_Q4_K, 35, 256, 5, 0}, {DT_Q6_K, 35, 256, 6, 0}},
+                      .matrices = 2,
+                      .tokens = 70,
+                      .epilogue = EPI_SILU_MUL};
+    linear_set s = set_up(&try);
+    float *all = outputs(&s, 0, 70, NULL);
+    for (uint32_t count = 1; count <= 33; count += 8)
+        assert_rows_alike(&s, all, 20, count);
+    free(all);
+    tear_down(&s);
+}
+
 /* --- adapters ----------------------------------------------------------------------------------- */
 
 /* Every third token has a delta, every sixth of them a magnitude for the first matrix and a bias for the
@@ -458,6 +472,7 @@ int main(void) {
         cmocka_unit_test(bits_are_the_same_for_every_token_count),
         cmocka_unit_test(bits_are_the_same_in_every_format),
         cmocka_unit_test(bits_are_the_same_after_every_epilogue),
+        cmocka_unit_test(bits_are_the_same_where_gate_and_up_differ),
         cmocka_unit_test(updates_touch_their_tokens_alone),
         cmocka_unit_test(no_tokens_are_no_work),
     };
