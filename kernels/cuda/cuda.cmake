@@ -78,7 +78,8 @@ function(espalier_cuda_object source)
   add_custom_command(OUTPUT ${object}
     BYPRODUCTS ${object}.ptxas.txt
     COMMAND ${CMAKE_SOURCE_DIR}/kernels/cuda/ptxas_report.sh ${object}.ptxas.txt ${CMAKE_C_COMPILER_LAUNCHER}
-      ${ESPALIER_NVCC} ${cuda_flags} -Xptxas=-v -I${CMAKE_SOURCE_DIR} -MD -MF ${object}.d
+      ${ESPALIER_NVCC} ${cuda_flags} -Xptxas=-v -I${CMAKE_SOURCE_DIR}
+      -I${CMAKE_SOURCE_DIR}/kernels/cuda -MD -MF ${object}.d
       -c ${source} -o ${object}
     DEPENDS ${source} ${CMAKE_SOURCE_DIR}/kernels/cuda/ptxas_report.sh
     DEPFILE ${object}.d
