@@ -43,7 +43,7 @@ static void auto_is_the_cpu_for_types_that_only_the_cpu_has(void **state) {
 
 static void a_number_that_is_not_there_is_refused_with_how_many_are(void **state) {
     (void)state;
-    model_config c = {.device = DEVICE_CUDA, .level = (kern_level)2};
+    model_config c = {.device = DEVICE_CUDA, .device_index = 2};
     esp_error err = {0};
     emu_set_devices(2);
     assert_int_equal(device_choose(&c, &err), ESP_OUT_OF_RANGE);
