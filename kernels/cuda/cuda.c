@@ -57,7 +57,7 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
 /* The instructions that the kernels were compiled to and their matrix units differ from capability to
  * capability, and with them the last bits. */
 static esp_code name_profile(kern_device *dev, esp_error *err) {
-    cudaDeviceProp properties;
+    struct cudaDeviceProp properties; /* C: the toolkit has no typedef of it */
     if (!CUDA_OK(dev, cudaGetDeviceProperties(&properties, dev->index)))
         return cuda_tell_fault(dev, err);
     int capability = 10 * properties.major + properties.minor;

@@ -11,11 +11,19 @@ set(ESPALIER_CUDA AUTO CACHE STRING "the CUDA backend: AUTO (where nvcc works), 
 set_property(CACHE ESPALIER_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(ESPALIER_CUDA_ARCHS "80;86;89;90" CACHE STRING "compute capabilities; the last one's PTX goes along")
 
-# Without all of these a program would not link.
-set(cuda_wanted cuda.c cuda_pack.c cuda_linear.cu cuda_attention.cu cuda_rope_store.cu cuda_page_copy.cu
-  cuda_norm.cu cuda_embed.cu cuda_pool_states.cu cuda_lora.cu cuda_sample.cu)
 file(GLOB cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB cuda_hosts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
+
+# What a program links against; without all of it none would.
+set(cuda_wanted cuda.c cuda_pack.c cuda_linear.cu cuda_attention.cu cuda_rope_store.cu cuda_norm.cu cuda_embed.cu
+  cuda_pool_states.cu cuda_lora.cu)
+set(cuda_whole TRUE)
+foreach(name IN LISTS cuda_wanted)
+  if(NOT EXISTS ${CMAKE_SOURCE_DIR}/kernels/cuda/${name})
+    set(cuda_whole FALSE)
+    set(cuda_lacks "kernels/cuda/${name} is not in this source tree")
+  endif()
+endforeach()
 
 find_program(ESPALIER_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda /opt/cuda
   PATH_SUFFIXES bin DOC "NVIDIA's compiler")
@@ -105,11 +113,9 @@ if(NOT cuda_missing)
   foreach(source IN LISTS cuda_kernels)
     espalier_cuda_object(${source})
   endforeach()
-  foreach(name IN LISTS cuda_wanted)
-    if(NOT EXISTS ${CMAKE_SOURCE_DIR}/kernels/cuda/${name})
-      set(cuda_missing "kernels/cuda/${name} is not in this source tree")
-    endif()
-  endforeach()
+  if(NOT cuda_whole)
+    set(cuda_missing "${cuda_lacks}")
+  endif()
   # By itself: what nvcc makes of the kernels, also of a tree that is not whole.
   add_custom_target(esp_cuda_kernels DEPENDS ${cuda_objects})
 endif()

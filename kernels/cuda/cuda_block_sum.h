@@ -10,8 +10,9 @@ enum { BLOCK_WARPS_MAX = 32 };
 /* In every thread. warps: shared memory, [BLOCK_WARPS_MAX]; it may be used again at once. */
 CU_DEV float cu_block_sum(float value, float *warps) {
     const float mine = cu_warp_sum(value);
+    const int warp = cu_warp_id();
     __syncthreads();
-    if (cu_lane() == 0) warps[cu_warp_id()] = mine;
+    if (cu_lane() == 0) warps[warp] = mine;
     __syncthreads();
     float sum = 0;
     for (int w = 0; w < static_cast<int>(blockDim.x / 32); w++)

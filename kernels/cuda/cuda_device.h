@@ -55,6 +55,7 @@ struct kern_device {
     cuda_room sample_work, sample_rows, sample_picks;
     void *sample_host; /* pinned: rows on their way there, then what was picked */
     uint64_t sample_host_bytes;
+    struct cuda_order *orders; /* of packed matrices, each once (cuda_order.c) */
     uint64_t linear_bytes; /* what `linear` has to have for the matrices that were packed */
     uint64_t lora_piece;   /* the least piece_max of the updates seen; 0: none were */
     bool lora_magnitudes;  /* one of them had one */
@@ -104,6 +105,11 @@ esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix 
 void cuda_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cuda_matrix_bytes(const kern_matrix *matrix);
 const struct cuda_matrix_view *cuda_view_of(const kern_matrix *matrix);
+
+/* The order that these inputs are, taken into the list if it is new; for pack and open_image. */
+esp_code cuda_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols,
+                         struct cuda_order **out, esp_error *err);
+void cuda_order_drop(kern_device *dev, struct cuda_order *order); /* NULL is fine */
 
 /* ---- sampling (cuda_sample_host.c) ---- */
 

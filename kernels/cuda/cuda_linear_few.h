@@ -91,7 +91,9 @@ CU_DEV void few_add(const uint8_t *slot,
 #pragma unroll
         for (int i = 0; i < n; i++) {
             const uint32_t b[4] = {x[i][4 * h], x[i][4 * h + 1], x[i][4 * h + 2], x[i][4 * h + 3]};
-            half.add(acc[i], b);
+            float sums[cu_format<format>::runs][2] = {};
+            if (cu_format<format>::offset) linear_sums<format>(b, sums);
+            half.add(acc[i], b, sums);
         }
     }
 }
@@ -183,8 +185,12 @@ CU_DEV void few_finish(const linear_params &p, const linear_pair &pair, const fl
     }
 }
 
+/* Blocks in a multiprocessor at once: left to itself ptxas aims at more than shared memory has room for, and
+ * spills. */
+constexpr int few_blocks(int n) { return n == 1 ? 3 : n == 2 ? 2 : 1; }
+
 template <int format, int n>
-__global__ void __launch_bounds__(LINEAR_THREADS)
+__global__ void __launch_bounds__(LINEAR_THREADS, few_blocks(n))
     linear_few(const __grid_constant__ linear_params p) {
     CU_DYN_SHARED(uint8_t, shared);
     using f = cu_format<format>;

@@ -5,7 +5,8 @@
  * Grid   (groups of 128 tokens, groups of four pairs of tiles) x 256 threads; a warp has one pair and 64 tokens.
  *        It goes through the segments of the columns one after the other: what cuda_linear_few.h gives to eight
  *        warps, added in the same order, so that a token's bits do not depend on which of the two it meets
- * Shared many_ring stages of 128 tokens' inputs and eight tiles. A token's 128 bytes are eight words of 16,
+ * Shared many_ring stages of 128 tokens' inputs and eight tiles; the inputs' sums over the runs of a stage where a
+ *        format has offsets: each warp makes a quarter of those that its tokens need. A token's 128 bytes are eight words of 16,
  *        word i at i ^ many_swizzle(token): eight lanes that read 16 bytes each of two tokens, or sixteen that
  *        read 8 of four, meet different banks
  * Cost   a warp has two sums of each output in registers (the segment's, the total): 2 x 64 a thread */
@@ -28,7 +29,9 @@ template <int format> struct many_ring {
     static constexpr int tile_bytes = cu_format<format>::tile_bytes;
     static constexpr int stage_bytes = MANY_INPUT_BYTES + 2 * MANY_PAIRS * tile_bytes;
     static constexpr int stages = cuda_code_bits(cu_format<format>::codes) == 4 ? 4 : 3;
-    static constexpr int bytes = stages * stage_bytes;
+    static constexpr int run_count = 2 * cu_format<format>::runs; /* of a stage */
+    static constexpr int sum_bytes = cu_format<format>::offset ? run_count * MANY_TOKENS * 4 : 0;
+    static constexpr int bytes = stages * stage_bytes + sum_bytes;
 };
 
 /* Bits 0 and 1 of a token's number as bits 2 and 1. */
@@ -80,22 +83,54 @@ CU_DEV void many_inputs(const uint8_t *inputs, int token, int half, int lane, ui
     }
 }
 
+/* The sums of a quarter of a warp's tokens, [run of the stage][token of the block]. */
+template <int format>
+CU_DEV void many_sum(const uint8_t *stage, int quarter, int token, float *sums) {
+    constexpr int runs = cu_format<format>::runs, eights = MANY_EIGHTS / MANY_PAIRS;
+    const int lane = cu_lane();
+#pragma unroll
+    for (int i = 0; i < eights; i++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const int first = token + 8 * (quarter * eights + i);
+            uint32_t x[4];
+            float sum[runs][2];
+            many_inputs<format>(stage, first, h, lane, x);
+            linear_sums<format>(x, sum);
+#pragma unroll
+            for (int r = 0; r < runs; r++)
+                if (lane < 4) /* the other lanes have the same */
+                    *reinterpret_cast<float2 *>(sums + (h * runs + r) * MANY_TOKENS + first +
+                                                2 * lane) = make_float2(sum[r][0], sum[r][1]);
+        }
+}
+
 /* One stage: a warp's pair of tiles against its tokens. */
 template <int format>
-CU_DEV void many_add(const uint8_t *stage, int pair, int token, float (&acc)[MANY_EIGHTS][2][4]) {
+CU_DEV void many_add(const uint8_t *stage, const float *sums, int pair, int token,
+                     float (&acc)[MANY_EIGHTS][2][4]) {
+    constexpr int runs = cu_format<format>::runs, tile_bytes = many_ring<format>::tile_bytes;
     const int lane = cu_lane();
-    const uint8_t *tiles = stage + MANY_INPUT_BYTES + pair * 2 * many_ring<format>::tile_bytes;
-#pragma unroll 1
+    const uint8_t *tiles = stage + MANY_INPUT_BYTES + pair * 2 * tile_bytes;
+    sums += token + 2 * (lane % 4);
+#pragma unroll 1 /* both halves at once would not fit into registers */
     for (int h = 0; h < 2; h++) {
         linear_half<format, 2> half;
 #pragma unroll
         for (int m = 0; m < 2; m++)
-            half.load(m, tiles + m * many_ring<format>::tile_bytes, h, lane);
+            half.load(m, tiles + m * tile_bytes, h, lane);
 #pragma unroll
         for (int i = 0; i < MANY_EIGHTS; i++) {
             uint32_t x[4];
+            float sum[runs][2] = {};
             many_inputs<format>(stage, token + 8 * i, h, lane, x);
-            half.add(acc[i], x);
+#pragma unroll
+            for (int r = 0; cu_format<format>::offset && r < runs; r++) {
+                const float2 v =
+                    *reinterpret_cast<const float2 *>(sums + (h * runs + r) * MANY_TOKENS + 8 * i);
+                sum[r][0] = v.x, sum[r][1] = v.y;
+            }
+            half.add(acc[i], x, sum);
         }
     }
 }
@@ -158,6 +193,7 @@ __global__ void __launch_bounds__(LINEAR_THREADS, 1)
         if (static_cast<uint32_t>(s) < p.chunks) fetch(s, shared + s * ring::stage_bytes);
         cu_cp_async_commit();
     }
+    float *sums = reinterpret_cast<float *>(shared + ring::stages * ring::stage_bytes);
     int slot = 0;
     uint32_t border = p.segment;
     for (uint32_t c = 0; c < p.chunks; c++) {
@@ -170,7 +206,12 @@ __global__ void __launch_bounds__(LINEAR_THREADS, 1)
         const int before = (slot == 0 ? ring::stages : slot) - 1, ahead = ring::stages - 1;
         if (c + ahead < p.chunks) fetch(c + ahead, shared + before * ring::stage_bytes);
         cu_cp_async_commit();
-        many_add<format>(shared + slot * ring::stage_bytes, own, side * MANY_WARP_TOKENS, acc);
+        const uint8_t *stage = shared + slot * ring::stage_bytes;
+        if (cu_format<format>::offset) {
+            many_sum<format>(stage, own, side * MANY_WARP_TOKENS, sums);
+            __syncthreads();
+        }
+        many_add<format>(stage, sums, own, side * MANY_WARP_TOKENS, acc);
         slot = slot + 1 == ring::stages ? 0 : slot + 1;
     }
     cu_cp_async_wait<0>();
@@ -190,9 +231,19 @@ template <int format> int linear_many_launch(const linear_params &p, cudaStream_
     return CU_LAUNCH((linear_many<format>), grid, dim3(LINEAR_THREADS), bytes, stream, p);
 }
 
+/* Formats that few have: their few tokens are always 32. */
+constexpr bool linear_is_rare(int format) {
+    return format == CUDA_C4_LESS_16 || format == CUDA_C4_STEPS_16 ||
+           format == CUDA_C4_FLOAT_ZERO || format == CUDA_C8_OFFSET || format == CUDA_C8_FLOAT_ZERO;
+}
+
 /* All shapes of a format; for the files that have one kind of codes each. */
 template <int format>
 int linear_launch(const linear_params &p, linear_shape shape, cudaStream_t stream) {
+    if constexpr (linear_is_rare(format)) {
+        if (shape != LINEAR_128) return linear_few_launch<format, 4>(p, stream);
+        return linear_many_launch<format>(p, stream);
+    }
     switch (shape) {
     case LINEAR_8:
         return linear_few_launch<format, 1>(p, stream);

@@ -103,17 +103,26 @@ typedef struct cuda_matrix_view {
     uint32_t format;     /* cuda_format */
 } cuda_matrix_view;
 
+#ifndef __cplusplus
+/* An order of inputs, shared by the matrices that have it: linear tells by the pointer that they do. */
+typedef struct cuda_order {
+    struct cuda_order *next;
+    uint32_t users, cols;
+    uint32_t *there;   /* device */
+    uint32_t inputs[]; /* [cols] host */
+} cuda_order;
+
 /* Of this backend; the host's side. */
 struct kern_matrix {
     esp_dtype dtype; /* as it was packed from */
     cuda_matrix_view view;
-    uint8_t *memory;       /* device: head and tiles */
-    uint64_t bytes;        /* of them */
-    uint32_t *order;       /* host: view.order's [cols], or NULL */
-    uint32_t *order_there; /* device: the same */
+    uint8_t *memory;          /* device: head and tiles */
+    uint64_t bytes;           /* of them */
+    struct cuda_order *order; /* that view.order is of, or NULL */
     kern_device *dev;
     uint8_t *image; /* host: the memory's bytes, once kern_ops.image was called */
 };
+#endif
 
 /* The first bytes of an image, zero to CUDA_HEAD_BYTES. */
 typedef struct cuda_head {

@@ -16,14 +16,15 @@ static void launched(kern_device *dev, int code, const char *call, int line) {
 
 #define LAUNCH(dev, op, args) launched(dev, op(args, (dev)->stream), #op, __LINE__)
 
-/* Outside of steps nobody has made it this thread's device yet. */
-static void begin(kern_device *dev) {
+/* Outside of steps nobody has made it this thread's device yet. bytes: of the host's arrays. */
+static void begin(kern_device *dev, uint64_t bytes) {
     if (!dev->step->batch) cuda_use(dev);
+    step_make_room(dev, bytes);
 }
 
 void cuda_run_embed(kern_device *dev, const kern_embed *op) {
-    begin(dev);
     size_t bytes = op->token_count * sizeof(uint32_t);
+    begin(dev, 2 * bytes);
     cuda_embed_args args = {
         .table = &op->table->view,
         .ids = step_array(dev, op->ids, bytes),
@@ -39,7 +40,7 @@ void cuda_run_embed(kern_device *dev, const kern_embed *op) {
 
 void cuda_run_norm(kern_device *dev, const kern_norm *op) {
     ESP_ASSERT(!(op->residual && (op->bias || op->kept)) && !(op->kept && op->rows));
-    begin(dev);
+    begin(dev, op->rows ? op->count * sizeof(uint32_t) : 0);
     cuda_norm_args args = {
         .in = op->in,
         .rows = step_array(dev, op->rows, op->count * sizeof(uint32_t)),
@@ -97,12 +98,10 @@ static bool take_rooms(kern_device *dev, cuda_lora_args *a) {
     uint32_t largest;
     uint64_t rows = rows_of_all(a, &largest), tokens = a->token_count;
     uint64_t pointers = tokens * a->matrix_count;
-    uint64_t whole =
-        dev->lora_piece
-            ? cuda_lora_whole_bytes(a->token_count, (uint32_t)rows, largest, dev->lora_piece)
-            : 0;
-    a->states =
-        cuda_need(dev, &dev->lora_states, cuda_lora_workspace(dev->tokens_max, a->cols));
+    uint64_t whole = dev->lora_piece ? cuda_lora_whole_bytes(a->token_count, (uint32_t)rows,
+                                                             largest, dev->lora_piece)
+                                     : 0;
+    a->states = cuda_need(dev, &dev->lora_states, cuda_lora_workspace(dev->tokens_max, a->cols));
     a->delta = cuda_need(dev, &dev->lora_delta, tokens * rows * sizeof(float));
     a->updated = cuda_need(dev, &dev->lora_updated, dev->tokens_max);
     if (dev->lora_magnitudes) {
@@ -140,7 +139,7 @@ static bool run_updates(kern_device *dev, const kern_linear *op, cuda_linear_arg
 void cuda_run_linear(kern_device *dev, const kern_linear *op) {
     check_linear(dev, op);
     if (op->token_count == 0) return;
-    begin(dev);
+    begin(dev, cuda_lora_table_bytes(op->lora, op->lora_count, op->token_count));
     cuda_linear_args args = {.in = op->in,
                              .token_count = step_count(dev, op->token_count),
                              .matrix_count = op->matrix_count,
@@ -177,8 +176,8 @@ void cuda_run_rope_store(kern_device *dev, const kern_rope_store *op) {
     check_layer(&op->kv, op->batch);
     ESP_ASSERT(op->rotary % 2 == 0 && op->rotary <= op->kv.shape->head_dim);
     ESP_ASSERT(!op->q_norm == !op->k_norm);
-    begin(dev);
-    const cuda_batch *batch = step_batch_of(dev, op->batch);
+    begin(dev, 0);
+    const cuda_batch *batch = step_batch_of(dev, op->batch, 0);
     cuda_rope_store_args args = {
         .batch = *batch,
         .qkv = op->qkv,
@@ -205,15 +204,15 @@ static void check_attention(const kern_attention *op) {
 
 void cuda_run_attention(kern_device *dev, const kern_attention *op) {
     check_attention(op);
-    begin(dev);
+    begin(dev, 0);
     const cuda_attention_kind kind = {.heads = op->heads,
                                       .kv_heads = op->kv.shape->kv_heads,
                                       .head_dim = op->kv.shape->head_dim,
                                       .window = op->window,
                                       .bidirectional = op->bidirectional,
                                       .work_bytes = CUDA_ATTENTION_WORK_BYTES};
-    step_expect_plan(dev, &kind, op->batch->token_count);
-    const cuda_batch *batch = step_batch_of(dev, op->batch);
+    uint64_t plan_bytes = cuda_attention_plan_max(&kind, op->batch->token_count);
+    const cuda_batch *batch = step_batch_of(dev, op->batch, plan_bytes);
     cuda_attention_args args = {.batch = *batch,
                                 .kind = kind,
                                 .qkv = op->qkv,
@@ -229,8 +228,8 @@ void cuda_run_attention(kern_device *dev, const kern_attention *op) {
 
 void cuda_run_pool_states(kern_device *dev, const kern_pool_states *op) {
     ESP_ASSERT(op->pooling != POOL_NONE);
-    begin(dev);
-    const cuda_batch *batch = step_batch_of(dev, op->batch);
+    begin(dev, 0);
+    const cuda_batch *batch = step_batch_of(dev, op->batch, 0);
     cuda_pool_states_args args = {.batch = *batch,
                                   .in = op->in,
                                   .width = op->width,

@@ -13,31 +13,26 @@
 
 enum { SLICE_BYTES = 64 << 20 };
 
-/* A matrix with its device memory, whose bytes are yet to come; NULL with an error. */
-static kern_matrix *matrix_new(kern_device *dev, esp_dtype dtype, const cuda_matrix_view *shape,
-                               uint64_t bytes, const uint32_t *order, esp_error *err,
-                               esp_code *code) {
+/* A matrix with its device memory, whose bytes are yet to come. */
+static esp_code matrix_new(kern_device *dev, esp_dtype dtype, const cuda_matrix_view *shape,
+                           uint64_t bytes, const uint32_t *order, kern_matrix **out,
+                           esp_error *err) {
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
-    size_t order_bytes = shape->cols * sizeof *order;
     *matrix = (kern_matrix){.dtype = dtype, .view = *shape, .bytes = bytes, .dev = dev};
-    void *memory = NULL, *order_there = NULL;
-    *code = cuda_alloc(dev, bytes, &memory, err);
-    if (*code == ESP_OK && order) *code = cuda_alloc(dev, order_bytes, &order_there, err);
+    void *memory = NULL;
+    esp_code code = cuda_alloc(dev, bytes, &memory, err);
     matrix->memory = memory;
-    matrix->order_there = order_there;
-    if (*code != ESP_OK) {
+    if (code == ESP_OK && order)
+        code = cuda_order_take(dev, order, shape->cols, &matrix->order, err);
+    if (code != ESP_OK) {
         cuda_matrix_close(dev, matrix);
-        return NULL;
+        return code;
     }
     matrix->view.tiles = matrix->memory + CUDA_HEAD_BYTES;
-    matrix->view.order = matrix->order_there;
-    if (order) {
-        matrix->order = mem_new(shape->cols, sizeof *order);
-        memcpy(matrix->order, order, order_bytes);
-        cuda_upload(dev, matrix->order_there, order, order_bytes);
-    }
+    matrix->view.order = order ? matrix->order->there : NULL;
     cuda_expect_matrix(dev, &matrix->view);
-    return matrix;
+    *out = matrix;
+    return ESP_OK;
 }
 
 static uint32_t slice_tile_rows(const cuda_matrix_view *shape, uint32_t tile_rows) {
@@ -74,16 +69,14 @@ esp_code cuda_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix *
     ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
     cuda_matrix_view shape;
     uint64_t bytes;
-    esp_code code;
     *out = NULL;
-    for (uint32_t c = 0; desc->order && c < desc->cols; c++)
-        ESP_ASSERT(desc->order[c] < desc->cols);
     if (!cuda_tiles_shape(cuda_tiles_format(desc, dev->pool), desc->rows, desc->cols, &shape,
                           &bytes))
         return esp_fail(err, ESP_EXHAUSTED, "cuda: no memory for a %s matrix of %u x %u",
                         info->name, desc->rows, desc->cols);
-    kern_matrix *matrix = matrix_new(dev, desc->dtype, &shape, bytes, desc->order, err, &code);
-    if (!matrix) return code;
+    kern_matrix *matrix;
+    esp_code code = matrix_new(dev, desc->dtype, &shape, bytes, desc->order, &matrix, err);
+    if (code != ESP_OK) return code;
     code = send_tiles(dev, desc, matrix, err);
     if (code != ESP_OK) {
         cuda_matrix_close(dev, matrix);
@@ -103,7 +96,7 @@ void cuda_image(const kern_matrix *matrix, kern_image *out) {
     *out = (kern_image){.dtype = own->dtype,
                         .rows = own->view.rows,
                         .cols = own->view.cols,
-                        .order = own->order,
+                        .order = own->order ? own->order->inputs : NULL,
                         .bytes = own->image,
                         .count = own->bytes};
 }
@@ -113,7 +106,6 @@ esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix 
     cuda_head head;
     cuda_matrix_view shape;
     uint64_t bytes;
-    esp_code code;
     *out = NULL;
     bool good = kern_image_is_sane(image) && image->count >= CUDA_HEAD_BYTES;
     if (good) memcpy(&head, image->bytes, sizeof head);
@@ -122,19 +114,16 @@ esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix 
         bytes != image->count)
         return esp_fail(err, ESP_INVALID, "cuda: %llu bytes are no packed matrix of %u x %u",
                         (unsigned long long)image->count, image->rows, image->cols);
-    kern_matrix *matrix = matrix_new(dev, image->dtype, &shape, bytes, image->order, err, &code);
-    if (!matrix) return code;
-    cuda_upload(dev, matrix->memory, image->bytes, bytes);
-    *out = matrix;
-    return ESP_OK;
+    esp_code code = matrix_new(dev, image->dtype, &shape, bytes, image->order, out, err);
+    if (code == ESP_OK) cuda_upload(dev, (*out)->memory, image->bytes, bytes);
+    return code;
 }
 
 void cuda_matrix_close(kern_device *dev, kern_matrix *matrix) {
     if (!matrix) return;
     cuda_release(dev, matrix->memory, matrix->bytes);
-    cuda_release(dev, matrix->order_there, matrix->view.cols * sizeof *matrix->order);
+    cuda_order_drop(dev, matrix->order);
     if (matrix->image) mem_unmap(matrix->image, matrix->bytes);
-    free(matrix->order);
     free(matrix);
 }
 

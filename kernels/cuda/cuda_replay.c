@@ -19,12 +19,12 @@ typedef struct replay_graph {
 } replay_graph;
 
 typedef struct cuda_replay {
-    uint32_t size_max;                     /* sequences; 0: nothing is remembered */
-    uint32_t groups, stride;               /* of the batches */
-    replay_graph graphs[REPLAY_SIZES][2];  /* without and with adapters */
-    replay_graph *now;                     /* the step's; NULL: it is none of them */
-    bool again;                            /* the step is called a second time, as it is */
-    bool launched;                         /* it is on its way already */
+    uint32_t size_max;                    /* sequences; 0: nothing is remembered */
+    uint32_t groups, stride;              /* of the batches */
+    replay_graph graphs[REPLAY_SIZES][2]; /* without and with adapters */
+    replay_graph *now;                    /* the step's; NULL: it is none of them */
+    bool again;                           /* the step is called a second time, as it is */
+    bool launched;                        /* it is on its way already */
     uint64_t bytes, count;
 } cuda_replay;
 

@@ -38,6 +38,7 @@ void step_open(kern_device *dev) {
     cuda_step *s = dev->step = mem_new(1, sizeof *s);
     for (uint32_t i = 0; i < 2; i++)
         (void)CUDA_OK(dev, cudaEventCreateWithFlags(&s->done[i], cudaEventDisableTiming));
+    (void)grow(dev, STEP_AREA_BYTES);
 }
 
 void step_close(kern_device *dev) {
@@ -206,21 +207,22 @@ static void put_plans(cuda_step *s, const step_batch *batch, uint64_t from, uint
     for (uint32_t i = 0; i < s->plan_count; i++) {
         step_plan *plan = &s->plans[i];
         plan->offset = take(&s->area, cuda_attention_plan_max(&plan->kind, tokens));
-        s->plan_end = plan->offset + cuda_attention_plan_make(&plan->kind, batch,
-                                                              s->host[s->turn] + plan->offset);
+        s->plan_end = plan->offset +
+                      cuda_attention_plan_make(&plan->kind, batch, s->host[s->turn] + plan->offset);
     }
     s->used = s->area;
 }
 
 static bool waits(step_mode mode) { return mode == STEP_CAPTURED || mode == STEP_WALKED; }
 
-void step_stage(kern_device *dev, const step_batch *batch, uint32_t padded, step_mode mode) {
+/* area_bytes: at least so many behind it. */
+static void stage(kern_device *dev, const step_batch *batch, uint32_t padded, step_mode mode,
+                  uint64_t area_bytes) {
     cuda_step *s = dev->step;
     const step_shape n = shape_of(batch, padded);
     const step_layout l = lay_out(&n);
     turn(dev);
-    uint64_t area = s->area_bytes > STEP_AREA_BYTES ? s->area_bytes : STEP_AREA_BYTES;
-    if (!grow(dev, l.end + plan_bytes(s, n.tokens) + area)) return;
+    if (!grow(dev, l.end + plan_bytes(s, n.tokens) + area_bytes)) return;
     put_batch(s, &l, batch, &n);
     if (padded) put_padding(s, &l, batch, padded);
     put_plans(s, batch, l.end, n.tokens);
@@ -232,6 +234,10 @@ void step_stage(kern_device *dev, const step_batch *batch, uint32_t padded, step
     s->unfit = false;
     s->slots = 0;
     if (!waits(mode)) copy_range(dev, 0, s->plan_end);
+}
+
+void step_stage(kern_device *dev, const step_batch *batch, uint32_t padded, step_mode mode) {
+    stage(dev, batch, padded, mode, STEP_AREA_BYTES);
 }
 
 void step_send(kern_device *dev) { copy_range(dev, 0, dev->step->used); }
@@ -261,28 +267,31 @@ uint32_t step_count(kern_device *dev, uint32_t count) {
     return s->padded;
 }
 
-const cuda_batch *step_batch_of(kern_device *dev, const step_batch *batch) {
+const cuda_batch *step_batch_of(kern_device *dev, const step_batch *batch, uint64_t bytes) {
     cuda_step *s = dev->step;
     if (s->batch != batch) {
         ESP_ASSERT(!s->batch); /* a step has one batch */
-        step_stage(dev, batch, 0, STEP_CALLED);
+        stage(dev, batch, 0, STEP_CALLED, bytes + STEP_AREA_BYTES);
         s->batch = NULL;
     }
+    step_make_room(dev, bytes);
     return &s->view;
 }
 
-/* Host memory of the area for so many bytes; NULL when there is none, and none can be had. */
-static void *take_area(kern_device *dev, uint64_t bytes, uint64_t *offset) {
+void step_make_room(kern_device *dev, uint64_t bytes) {
     cuda_step *s = dev->step;
-    if (s->mode != STEP_CALLED && s->used + bytes > s->bytes) return NULL;
-    if (s->used + bytes > s->bytes) { /* from its beginning, once the device has read it */
-        if (!CUDA_OK(dev, cudaStreamSynchronize(dev->stream))) return NULL;
-        s->used = s->area;
-    }
-    if (s->used + bytes > s->bytes) {
-        ESP_ASSERT(!s->batch); /* a step's arrays fit what was reserved */
-        if (!grow(dev, s->used + 2 * bytes)) return NULL;
-    }
+    bytes += STEP_ARRAYS_MAX * STEP_ALIGNMENT;
+    if (s->mode != STEP_CALLED || s->used + bytes <= s->bytes || !cuda_is_well(dev)) return;
+    (void)CUDA_OK(dev, cudaStreamSynchronize(dev->stream)); /* what lies there was read */
+    s->used = s->area;
+    if (s->used + bytes <= s->bytes) return;
+    ESP_ASSERT(!s->batch); /* a step's arrays fit what was reserved */
+    (void)grow(dev, s->used + bytes);
+}
+
+/* Host memory of the area for so many bytes; NULL when there is none left. */
+static void *take_area(cuda_step *s, uint64_t bytes, uint64_t *offset) {
+    if (s->used + bytes > s->bytes) return NULL;
     *offset = take(&s->used, bytes);
     if (s->used > s->bytes) s->used = s->bytes;
     return s->host[s->turn] + *offset;
@@ -312,7 +321,7 @@ const void *step_array(kern_device *dev, const void *host, uint64_t bytes) {
     const void *there = host ? in_batch(s, host) : NULL;
     if (there || !host || !cuda_is_well(dev)) return there;
     uint64_t offset;
-    void *room = s->padded ? NULL : take_area(dev, bytes, &offset);
+    void *room = s->padded ? NULL : take_area(s, bytes, &offset);
     s->unfit |= !room;
     if (!room) return NULL;
     memcpy(room, host, bytes);
@@ -331,7 +340,8 @@ static const void *plan_now(kern_device *dev, const cuda_attention_kind *kind,
                             const step_batch *batch, const void **host) {
     cuda_step *s = dev->step;
     uint64_t offset;
-    void *room = take_area(dev, cuda_attention_plan_max(kind, s->view.token_count), &offset);
+    void *room = take_area(s, cuda_attention_plan_max(kind, s->view.token_count), &offset);
+    s->unfit |= !room;
     if (!room) return NULL;
     copy_range(dev, offset, cuda_attention_plan_make(kind, batch, room));
     *host = s->padded ? NULL : room;
@@ -341,12 +351,6 @@ static const void *plan_now(kern_device *dev, const cuda_attention_kind *kind,
         replay_forget(dev); /* the area will begin elsewhere */
     }
     return s->there + offset;
-}
-
-void step_expect_plan(kern_device *dev, const cuda_attention_kind *kind, uint32_t tokens) {
-    cuda_step *s = dev->step;
-    uint64_t bytes = cuda_attention_plan_max(kind, tokens) + STEP_ALIGNMENT;
-    if (!s->batch && bytes > s->area_bytes) s->area_bytes = bytes;
 }
 
 const void *step_plan_of(kern_device *dev, const cuda_attention_kind *kind, const step_batch *batch,
@@ -362,10 +366,10 @@ const void *step_plan_of(kern_device *dev, const cuda_attention_kind *kind, cons
 }
 
 /* Of a padded step, every table has as much room: a word and a tile for each token, and pointers to four
- * pieces of its update. */
+ * pieces of its update, and for 64 more. */
 static uint64_t slot_bytes(uint32_t tokens) {
     uint64_t bytes = 0;
-    (void)take(&bytes, 128 + (uint64_t)tokens * (4 + 32 + 4 * 8));
+    (void)take(&bytes, 128 + 64 * 8 + (uint64_t)tokens * (4 + 32 + 4 * 8));
     return bytes;
 }
 
@@ -375,7 +379,8 @@ const void *step_table(kern_device *dev, const kern_lora_segment *segments, uint
     uint64_t bytes = cuda_lora_table_bytes(segments, count, tokens), offset;
     uint64_t room_bytes = s->padded ? slot_bytes(tokens) : bytes;
     *host = NULL;
-    void *room = bytes <= room_bytes && cuda_is_well(dev) ? take_area(dev, room_bytes, &offset) : NULL;
+    bool fits = bytes <= room_bytes && cuda_is_well(dev);
+    void *room = fits ? take_area(s, room_bytes, &offset) : NULL;
     s->unfit |= !room;
     if (!room) return NULL;
     s->slots++;

@@ -15,9 +15,10 @@
 #include "kernels/cuda/cuda_device.h"
 
 enum {
-    STEP_KINDS_MAX = 4,            /* of attention in one model: with and without a window */
-    STEP_AREA_BYTES = 4 << 20,     /* at least */
+    STEP_KINDS_MAX = 4,        /* of attention in one model: with and without a window */
+    STEP_AREA_BYTES = 4 << 20, /* at least */
     STEP_ALIGNMENT = 256,
+    STEP_ARRAYS_MAX = 4, /* of one op */
 };
 
 /* How the ops of a step are taken. */
@@ -35,7 +36,7 @@ typedef struct step_plan {
 } step_plan;
 
 typedef struct cuda_step {
-    uint8_t *host[2]; /* pinned, `bytes` each */
+    uint8_t *host[2];    /* pinned, `bytes` each */
     cudaEvent_t done[2]; /* the device has read it */
     uint32_t turn;
     uint8_t *there; /* device */
@@ -43,16 +44,15 @@ typedef struct cuda_step {
 
     const step_batch *batch; /* the one that is staged; NULL outside of steps */
     step_mode mode;
-    bool adapters;       /* kern_step.adapters; the next three of steps that are padded: */
-    bool unfit;          /* something in it cannot be captured */
-    uint32_t count;      /* of its tokens, when it is padded .. */
-    uint32_t padded;     /* .. to as many; else 0 */
+    bool adapters;   /* kern_step.adapters; the next three of steps that are padded: */
+    bool unfit;      /* something in it cannot be captured */
+    uint32_t count;  /* of its tokens, when it is padded .. */
+    uint32_t padded; /* .. to as many; else 0 */
     cuda_batch view;
     step_plan plans[STEP_KINDS_MAX];
     uint32_t plan_count;
     uint64_t plan_end;   /* what is staged before the area, .. */
     uint64_t area, used; /* .. where that begins, and what is used of all */
-    uint64_t area_bytes; /* that it has at least */
     uint32_t slots;      /* tables of adapters so far, in a padded step */
 } cuda_step;
 
@@ -69,13 +69,13 @@ void step_send(kern_device *dev);
 /* The step is over. */
 void step_leave(kern_device *dev);
 
-/* The batch of an op, on the device; staged alone when no step is open. */
-const cuda_batch *step_batch_of(kern_device *dev, const step_batch *batch);
+/* The batch of an op, on the device; staged alone when no step is open. bytes: as step_make_room. */
+const cuda_batch *step_batch_of(kern_device *dev, const step_batch *batch, uint64_t bytes);
+/* An op begins that will stage arrays of so many bytes together: none then takes another's place. */
+void step_make_room(kern_device *dev, uint64_t bytes);
 /* A host array of an op, on the device: part of the batch, or copied now. NULL for NULL, and after
  * faults. */
 const void *step_array(kern_device *dev, const void *host, uint64_t bytes);
-/* Before step_batch_of: the op will ask for such a plan. */
-void step_expect_plan(kern_device *dev, const cuda_attention_kind *kind, uint32_t tokens);
 /* The plan of attention of this kind; *host is where it was made, NULL in padded steps. */
 const void *step_plan_of(kern_device *dev, const cuda_attention_kind *kind, const step_batch *batch,
                          const void **host);
