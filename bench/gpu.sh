@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # gpu.sh - what the CUDA backend reaches on this machine's device, beside its bars and beside PyTorch where that is.
 #
-#   bench/gpu.sh [--programs FOLDER] [--cold-start FOLDER] [PART...]    parts of bench_gpu; all by default
+#   bench/gpu.sh [--programs FOLDER] [--cold-start FOLDER] [--no-torch] [PART...]    parts of bench_gpu; all by default
 #
 # Builds as tests/gpu/run.sh does (or takes FOLDER's programs), runs bench_gpu, bench/gpu/torch_rows.py where python3
 # can import torch, and with --cold-start (a folder on a disk with 20 GB) an 8B checkpoint from the page cache to its
@@ -13,6 +13,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/../scripts/gpu_lib.sh"
 
 COLD=
+TORCH=true
 PARTS=()
 
 usage() { sed -n '2,/^# SPDX/{/^# SPDX/d;s/^# \{0,1\}//;p}' "$0"; }
@@ -25,6 +26,7 @@ parse_flags() {
             if [ "$1" = --cold-start ]; then COLD="$2"; else PROGRAMS="$(cd "$2" && pwd)" || exit 1; fi
             shift
             ;;
+        --no-torch) TORCH=false ;;
         -h | --help)
             usage
             exit 0
@@ -60,13 +62,13 @@ main() {
     if [ -n "$COLD" ]; then
         cold_start >>"$rows" || fail "the cold start failed"
     fi
-    if python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
+    if $TORCH && python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>/dev/null; then
         say "measuring PyTorch"
         python3 "$ROOT/bench/gpu/torch_rows.py" >>"$rows" || say "PyTorch: not measured, see above"
     else
-        say "PyTorch: not measured, python3 cannot import torch with CUDA"
+        say "PyTorch: not measured (--no-torch, or python3 cannot import torch with CUDA)"
     fi
-    python3 "$ROOT/bench/gpu/report.py" --results "$ROOT/bench/results" "$rows"
+    python3 "$ROOT/bench/gpu/report.py" --results "$RESULTS" "$rows"
 }
 
 main "$@"

@@ -9,7 +9,8 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 GPU_BUILD="$ROOT/build/gpu"
-PROGRAMS="${ESPALIER_GPU_PROGRAMS:-}"
+PROGRAMS=
+RESULTS="${ESPALIER_GPU_RESULTS:-$ROOT/bench/results}"
 
 say() { printf '== %s\n' "$*" >&2; }
 

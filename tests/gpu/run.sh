@@ -5,7 +5,7 @@
 #   tests/gpu/run.sh --pack FOLDER                     builds for all architectures, fills FOLDER, runs nothing
 #
 # NAME: only tests whose name has it. Exit 0: all passed; 1: some failed; 77: there is no device. Results go to
-# bench/results/tests-<device>-<date>.json. What is needed: scripts/gpu_lib.sh.
+# bench/results/tests-<device>-<date>.json (ESPALIER_GPU_RESULTS: another folder). What is needed: scripts/gpu_lib.sh.
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
 # shellcheck source=scripts/gpu_lib.sh
@@ -82,14 +82,14 @@ run_all() {
 
 write_results() {
     local out
-    out="$ROOT/bench/results/tests-$(echo "$DEVICE_NAME" | tr ' A-Z/' '-a-z-')-$(date +%F).json"
+    out="$RESULTS/tests-$(echo "$DEVICE_NAME" | tr ' A-Z/' '-a-z-')-$(date +%F).json"
     mkdir -p "$(dirname "$out")"
     {
         printf '{"device":%s,"commit":"%s","rows":[\n' "$DEVICE" "$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)"
         (IFS=$'\n'; echo "$*") | sed '$!s/$/,/'
         printf ']}\n'
     } >"$out"
-    say "results: ${out#"$ROOT"/}"
+    say "results: ${out#"$ROOT/"}"
 }
 
 main() {
