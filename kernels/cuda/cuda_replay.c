@@ -147,8 +147,8 @@ static uint64_t free_bytes(kern_device *dev) {
 /* What was recorded becomes a graph that can be launched; false: it could not. */
 static bool make_exec(kern_device *dev, replay_graph *g, bool wanted) {
     cudaGraph_t graph = NULL;
-    uint64_t before = free_bytes(dev);
     bool ended = cudaStreamEndCapture(dev->stream, &graph) == cudaSuccess && graph;
+    uint64_t before = free_bytes(dev);
     bool made = ended && wanted && cudaGraphInstantiate(&g->exec, graph, 0) == cudaSuccess;
     if (graph) (void)cudaGraphDestroy(graph);
     if (!made) {
