@@ -190,17 +190,17 @@ def load(folder, options):
 
 # ---- loads and unloads without end ----
 
-class Traffic:
+class Traffic(check.Threads):
     """Clients that know what each name must answer; a name that is unloaded just then may be refused."""
 
     def __init__(self, served, names, may_go):
         from calls import generate
+        super().__init__(6)
         self.generate, self.served, self.may_go = generate, served, set(may_go)
-        self.stop, self.asked, self.wrong, self.failed = threading.Event(), 0, 0, 0
+        self.asked, self.wrong, self.failed = 0, 0, 0
         with served.server.channel() as channel:
             stub = served.server.stub(channel)
             self.wanted = {name: self.answer(stub, name) for name in names}
-        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(6)]
 
     def answer(self, stub, name):
         return self.generate(stub, model=name, ids=[1000, 2000, 3000, 4000], max_tokens=8, ignore_eos=True).ids
@@ -218,16 +218,6 @@ class Traffic:
                 except grpc.RpcError as error:
                     going = name in self.may_go and error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED)
                     self.failed += not going
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
 
 
 def cycles(folder, options):

@@ -52,12 +52,30 @@ def start_to_serving(folder):
            median <= START_BAR_S)
 
 
-class Load:
+class Threads:
+    """run(0), run(1), ... at once while the block runs; each returns when self.stop is set."""
+
+    def __init__(self, count):
+        self.stop = threading.Event()
+        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(count)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+
+class Load(Threads):
     """Streams that keep the engine full while the block runs: mixed prompts, each followed by another."""
 
     def __init__(self, server):
-        self.server, self.stop = server, threading.Event()
-        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(LOAD_STREAMS)]
+        super().__init__(LOAD_STREAMS)
+        self.server = server
 
     def run(self, number):
         from calls import request
@@ -72,14 +90,8 @@ class Load:
                         return
 
     def __enter__(self):
-        for thread in self.threads:
-            thread.start()
+        super().__enter__()
         time.sleep(3)
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
 
 
 def ask_health(address):

@@ -30,12 +30,12 @@ DRIFT_BAR = 0.01
 """Of the mean, over the whole run: a slope is flat when its interval reaches zero or lies within this."""
 
 
-class Clients:
+class Clients(check.Threads):
     """Streams that never pause while the block runs; what fails is counted."""
 
     def __init__(self, server, streams):
-        self.server, self.stop, self.failed = server, threading.Event(), 0
-        self.threads = [threading.Thread(target=self.run, args=(i,), daemon=True) for i in range(streams)]
+        super().__init__(streams)
+        self.server, self.failed = server, 0
 
     def run(self, number):
         from calls import request
@@ -56,16 +56,6 @@ class Clients:
                     return
         except grpc.RpcError:
             self.failed += not self.stop.is_set()
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        for thread in self.threads:
-            thread.join()
 
 
 def resident_bytes(pid):

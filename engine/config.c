@@ -145,6 +145,10 @@ static const flag model_flags[] = {
      MODEL_FIELD(adapter_store),
      .placeholder = "DIR",
      .help = "adapters imported by espalier adapter, found by name when they are asked for"},
+    {.name = "allow-other-base",
+     .kind = FLAG_SWITCH,
+     MODEL_FIELD(allow_other_base),
+     .help = "take adapters, too, that were trained on a model of another name than this one's"},
     {.name = "adapter-memory",
      .kind = FLAG_BYTES,
      MODEL_FIELD(adapter_memory),
@@ -207,8 +211,9 @@ static const flag serve_flags[] = {
      .kind = FLAG_TEXT,
      SERVE_FIELD(control),
      .placeholder = "HOST:PORT",
-     .help = "gRPC listener of the Control service, which loads, lists and unloads adapters; default: "
-             "none"},
+     .help =
+         "gRPC listener of the Control service, which loads, lists and unloads adapters; default: "
+         "none"},
     {.name = "control-token-file",
      .kind = FLAG_TEXT,
      SERVE_FIELD(control_token_file),

@@ -48,11 +48,12 @@ typedef struct model_config {
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512, cuda: 2,048 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
-    flag_list adapters;         /* --adapter: "DIR" or "NAME=DIR" each */
-    const char *adapter_store;  /* --adapter-store DIR; NULL: none */
-    uint64_t adapter_memory;    /* --adapter-memory; 0: min(10% of available, 4 GiB) */
-    bool serves;          /* lives on behind its start, as `serve` does */
-    bool keep_pages;      /* tests and benches: pages behind a window are not freed */
+    flag_list adapters;   /* --adapter: "DIR" or "NAME=DIR" each */
+    const char *adapter_store; /* --adapter-store DIR; NULL: none */
+    bool allow_other_base; /* --allow-other-base: an adapter of another base's name is taken, too */
+    uint64_t adapter_memory;   /* --adapter-memory; 0: min(10% of available, 4 GiB) */
+    bool serves;               /* lives on behind its start, as `serve` does */
+    bool keep_pages;           /* tests and benches: pages behind a window are not freed */
     struct op_timer *op_timer; /* benches: times every op (kernels/op_timer.h); NULL: none */
     bool digest;               /* the model's digest is computed while it opens: engine_digest */
     const kern_ops *ops;       /* tests: a table instead of the device's; NULL: the device's */
@@ -70,7 +71,7 @@ typedef struct serve_config {
     const char *control;            /* --control: listener of the Control service; NULL: none */
     const char *control_token_file; /* its tokens; also those of --http-adapters */
     bool http_adapters;             /* --http serves the two routes that load and unload adapters */
-    bool insecure;                              /* allow a non-loopback address without TLS */
+    bool insecure;                  /* allow a non-loopback address without TLS */
     uint32_t grace_seconds;     /* --grace, default 30: how long streams may finish on SIGTERM */
     uint32_t slow_reader_bytes; /* --slow-reader-bytes, default 256 KiB unsent before a cut */
 } serve_config;

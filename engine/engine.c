@@ -20,7 +20,9 @@
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
 enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
-enum { IDLE_WAIT_US = 1000000 };
+/* Who lives though nothing can be done waits for an adapter, whose frames or whose own deadline come with
+ * time alone. */
+enum { IDLE_WAIT_US = 1000000, LIVE_WAIT_US = 20000 };
 #define ADAPTER_MEMORY_DEFAULT ((uint64_t)4 << 30)
 #define ADAPTER_ROOM_BYTES ((uint64_t)512 << 20) /* of the arena, without --adapter-memory */
 
@@ -257,6 +259,7 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
                                              .dev = e->dev,
                                              .device = e->opened_with,
                                              .base = model_file_weights(e->file),
+                                             .allow_other_base = c->allow_other_base,
                                              .sched = e->sched,
                                              .arena = e->arena,
                                              .frame_bytes = e->arena_bytes / e->page_count,
@@ -556,7 +559,7 @@ signal_word *engine_news_signal(engine *e) {
 
 void engine_step_or_wait(engine *e) {
     uint32_t seen = signal_seen(&e->inbox_signal);
-    if (!engine_step(e) && e->live) signal_wait(&e->inbox_signal, seen, IDLE_WAIT_US);
+    if (!engine_step(e) && e->live) signal_wait(&e->inbox_signal, seen, LIVE_WAIT_US);
 }
 
 static void *run(void *arg) {
@@ -564,7 +567,8 @@ static void *run(void *arg) {
     pool_settle(e->pool);
     while (!atomic_load_explicit(&e->stopping, memory_order_acquire)) {
         uint32_t seen = signal_seen(&e->inbox_signal);
-        if (!engine_step(e)) signal_wait(&e->inbox_signal, seen, IDLE_WAIT_US);
+        if (!engine_step(e))
+            signal_wait(&e->inbox_signal, seen, e->live ? LIVE_WAIT_US : IDLE_WAIT_US);
     }
     return NULL;
 }

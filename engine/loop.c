@@ -242,12 +242,11 @@ static void keep_token(engine *e, request *r, const sample_result *result, int64
     atomic_store_explicit(&r->published, r->output_count, memory_order_release);
 }
 
-static void ask_for_token(sample_row *row, const request *r, const float *logits) {
+static void ask_for_token(sample_row *row, const request *r) {
     row->policy = &r->policy;
     row->history = (sample_history){.tokens = r->tokens,
                                     .prompt_count = r->prompt_count,
                                     .count = r->prompt_count + r->output_count};
-    row->logits = logits;
     row->digest = r->row_digests ? &r->row_digests[r->output_count] : NULL;
 }
 
@@ -309,18 +308,28 @@ static esp_code collect_embeddings(engine *e, const sched_plan *plan, esp_error 
     return ESP_OK;
 }
 
+/* Tokens of rows first .. first + count, by the device or here. */
+static esp_code pick_tokens(engine *e, const sched_plan *plan, uint32_t first, uint32_t count,
+                            esp_error *err) {
+    sample_row *rows = sample_rows_at(e->sampling);
+    const float *logits;
+    for (uint32_t i = 0; i < count; i++)
+        ask_for_token(&rows[i], plan->work[e->row_work[first + i]].owner);
+    esp_code code = model_tokens(e->model, first, count, rows, &logits, err);
+    if (code != ESP_OK || !logits) return code;
+    for (uint32_t i = 0; i < count; i++)
+        rows[i].logits = logits + (size_t)i * e->model_vocab;
+    sample_rows_pick(e->sampling, count);
+    return ESP_OK;
+}
+
 static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err) {
     uint32_t rows = e->batch.row_count;
-    sample_row *picked = sample_rows_at(e->sampling);
+    const sample_row *picked = sample_rows_at(e->sampling);
     for (uint32_t first = 0; first < rows; first += MODEL_LOGITS_ROWS) {
         uint32_t count = rows - first < MODEL_LOGITS_ROWS ? rows - first : MODEL_LOGITS_ROWS;
-        const float *logits;
-        esp_code code = model_logits(e->model, first, count, &logits, err);
+        esp_code code = pick_tokens(e, plan, first, count, err);
         if (code != ESP_OK) return code;
-        for (uint32_t i = 0; i < count; i++)
-            ask_for_token(&picked[i], plan->work[e->row_work[first + i]].owner,
-                          logits + (size_t)i * e->model_vocab);
-        sample_rows_pick(e->sampling, count);
         int64_t now_us = clock_now_us();
         for (uint32_t i = 0; i < count; i++)
             collect_row(e, &plan->work[e->row_work[first + i]], &picked[i], now_us);
@@ -330,7 +339,8 @@ static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err
 
 /* ---- stage 5 ---- */
 
-/* Returns whether there is more to do at once. */
+/* Returns whether there is more to do at once. A plan that did nothing with those who live does nothing
+ * again before somebody posts: an adapter comes, or a request. */
 static bool publish(engine *e, const sched_plan *plan) {
     sched_stats stats;
     sched_read_stats(e->sched, &stats);
@@ -351,7 +361,8 @@ static bool publish(engine *e, const sched_plan *plan) {
         e->had_news = false;
         signal_wake(&e->news_signal);
     }
-    return plan->dropped_count > 0 || stats.running > 0 || stats.waiting > stats.parked;
+    bool lives = stats.running + stats.waiting > 0, did = plan->work_count + plan->preempted > 0;
+    return plan->dropped_count > 0 || (lives && did);
 }
 
 /* A device fault: everyone who lives is told, and nothing runs any more. */

@@ -23,6 +23,7 @@
 
 #include "engine/base/batch.h"
 #include "engine/base/quant.h"
+#include "engine/base/sampling.h"
 #include "engine/base/status.h"
 
 struct thread_pool;
@@ -69,6 +70,7 @@ typedef struct kern_reserve {
      * inputs; 0: no step has adapters. */
     uint64_t lora_outputs;
     uint32_t lora_cols;
+    uint32_t logit_rows, vocab; /* of kern_sample; 0: none comes */
 } kern_reserve;
 
 /* One forward pass. */
@@ -311,6 +313,13 @@ typedef struct kern_pool_states {
     void *out; /* [batch->row_count, width] F32 */
 } kern_pool_states;
 
+/* A token for each row of logits: what engine/sample.h's sample_pick says, to the last bit of the id. */
+typedef struct kern_sample {
+    const void *logits; /* [row_count, vocab] F32 */
+    uint32_t row_count, vocab;
+    sample_row *rows; /* [row_count] host; `logits` of a row is not read */
+} kern_sample;
+
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu" */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
@@ -377,6 +386,9 @@ typedef struct kern_ops {
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
     void (*attention)(kern_device *dev, const kern_attention *op);
     void (*pool_states)(kern_device *dev, const kern_pool_states *op);
+    /* Picks and waits, not within a step; false: the device leaves that to the host, which has the logits or
+     * has to have a digest of them. */
+    bool (*sample)(kern_device *dev, const kern_sample *op);
 
     /* Waits for all ops; the first device fault since open, for ever after. */
     ESP_CHECKED esp_code (*sync)(kern_device *dev, esp_error *err);

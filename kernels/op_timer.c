@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 33 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 34 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -118,6 +118,9 @@ static void timed_pool_states(kern_device *dev, const kern_pool_states *op) {
 
 static void pass_close(kern_device *dev) {
     if (dev) dev->real->close(dev->inner);
+}
+static bool pass_sample(kern_device *dev, const kern_sample *op) {
+    return dev->real->sample(dev->inner, op);
 }
 static const char *pass_profile(const kern_device *dev) { return dev->real->profile(dev->inner); }
 static const char *pass_layout(const kern_device *dev) { return dev->real->layout(dev->inner); }
@@ -229,6 +232,7 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .rope_store = timed_rope_store,
         .attention = timed_attention,
         .pool_states = timed_pool_states,
+        .sample = pass_sample,
         .sync = pass_sync,
     };
     *ops = &t->ops;

@@ -51,7 +51,7 @@ build_all() {
         # Once configured, ninja itself calls cmake again when it must.
         if ! grep -qs '^ESPALIER_TESTS:BOOL=ON' "$ROOT/build/$preset/CMakeCache.txt" ||
             [ ! -f "$ROOT/build/$preset/build.ninja" ]; then
-            configure_preset "$preset" -DESPALIER_TESTS=ON
+            configure_preset "$preset" -DESPALIER_TESTS=ON -DESPALIER_CUDA=AUTO
         fi
         build_preset "$preset"
     done

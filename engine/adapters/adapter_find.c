@@ -74,6 +74,8 @@ static adapter *begin_again(adapters *a, adapter *ad) {
     adapter_leave(a, ad);
     adapter *again = names_add(a, entry, ad->version, ad->digest, ad->path);
     if (current) entry->current = again;
+    again->holds_blob =
+        ad->holds_blob && store_hold(a->options.store, ad->digest, NULL) == ESP_OK;
     return again;
 }
 

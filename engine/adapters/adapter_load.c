@@ -67,23 +67,39 @@ static esp_code take_content(adapters *a, adapter_entry *entry, const char *path
     return ESP_OK;
 }
 
+/* blob: the digest of the store's blob that lies there, held, and from now on the adapter's to let go; or
+ * NULL. *keeps: it does. */
+static esp_code load_path(adapters *a, const char *name, const char *path, const char *blob,
+                          bool *keeps, adapter_info *info, esp_error *err) {
+    adapter_entry *entry = begin_load(a, name);
+    adapter_image *image = NULL;
+    adapter_facts facts = {0};
+    adapter *ad = NULL;
+    esp_code code = loader_read(a, path, true, &image, &facts, err);
+    if (code == ESP_OK && blob && strcmp(facts.digest, blob) != 0) {
+        image_close(image);
+        code = esp_fail(err, ESP_DATA_LOSS,
+                        "adapter %s: its files in the store are not what their digest says", name);
+    }
+    if (code == ESP_OK) loader_warn(name, &facts);
+    pthread_mutex_lock(&a->lock);
+    if (code == ESP_OK) code = take_content(a, entry, path, image, &facts, &ad, err);
+    if (code == ESP_OK && info) list_info(ad, info);
+    *keeps = code == ESP_OK && blob && !ad->stored && !ad->holds_blob;
+    if (*keeps) ad->holds_blob = true;
+    end_load(a, entry);
+    pthread_mutex_unlock(&a->lock);
+    return code;
+}
+
 esp_code adapters_load(adapters *a, const char *name, const char *path, adapter_info *info,
                        esp_error *err) {
     esp_code code = store_check_name(name, strlen(name), err);
     if (code != ESP_OK) return code;
     char whole[PATH_MAX];
+    bool keeps;
     if (!realpath(path, whole)) snprintf(whole, sizeof whole, "%s", path);
-    adapter_entry *entry = begin_load(a, name);
-    adapter_image *image = NULL;
-    adapter_facts facts = {0};
-    adapter *ad = NULL;
-    code = loader_read(a, whole, true, &image, &facts, err);
-    pthread_mutex_lock(&a->lock);
-    if (code == ESP_OK) code = take_content(a, entry, whole, image, &facts, &ad, err);
-    if (code == ESP_OK && info) list_info(ad, info);
-    end_load(a, entry);
-    pthread_mutex_unlock(&a->lock);
-    return code;
+    return load_path(a, name, whole, NULL, &keeps, info, err);
 }
 
 esp_code adapters_check(adapters *a, const char *path, esp_error *err) {
@@ -104,6 +120,8 @@ static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     adapter_image *image = NULL;
     adapter_facts facts = {0};
     esp_code code = loader_read(a, ad->path, true, &image, &facts, err);
+    if (code != ESP_OK) adapter_name_blob(ad, err);
+    if (code == ESP_OK) loader_warn(ad->name, &facts);
     pthread_mutex_lock(&a->lock);
     if (code == ESP_OK && strcmp(facts.digest, ad->digest) != 0)
         code = esp_fail(err, ESP_DATA_LOSS,
@@ -118,15 +136,44 @@ static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     return code;
 }
 
+static esp_code check_store(const adapters *a, const char *text, name_ref *ref, esp_error *err) {
+    esp_code code = ref_parse(text, ref, err);
+    if (code != ESP_OK || a->options.store) return code;
+    return esp_fail_field(err, ESP_PRECONDITION, "--adapter-store",
+                          "adapter %s: there is no store to load from; give --adapter-store",
+                          ref->name);
+}
+
+static esp_code load_held(adapters *a, const char *name, const store_ref *from, adapter_info *info,
+                          esp_error *err) {
+    bool keeps = false;
+    char shown[STORE_NAME_MAX + 16];
+    esp_code code = store_hold(a->options.store, from->digest, err);
+    if (code != ESP_OK) return code;
+    code = load_path(a, name, from->path, from->digest, &keeps, info, err);
+    if (!keeps) store_let_go(a->options.store, from->digest);
+    snprintf(shown, sizeof shown, "%s@%u", from->name, from->version);
+    if (code != ESP_OK && err) esp_rename(err, from->digest + strlen(ADAPTER_DIGEST_PREFIX), shown);
+    return code;
+}
+
+esp_code adapters_load_stored_as(adapters *a, const char *name, const char *text,
+                                 adapter_info *info, esp_error *err) {
+    name_ref ref;
+    store_ref stored;
+    esp_code code = store_check_name(name, strlen(name), err);
+    if (code == ESP_OK) code = check_store(a, text, &ref, err);
+    if (code != ESP_OK) return code;
+    if (!strcmp(ref.name, name)) return adapters_load_stored(a, text, info, err);
+    code = store_resolve(a->options.store, text, &stored, err);
+    return code == ESP_OK ? load_held(a, name, &stored, info, err) : code;
+}
+
 esp_code adapters_load_stored(adapters *a, const char *text, adapter_info *info, esp_error *err) {
     name_ref ref;
     adapter *ad = NULL;
-    esp_code code = ref_parse(text, &ref, err);
+    esp_code code = check_store(a, text, &ref, err);
     if (code != ESP_OK) return code;
-    if (!a->options.store)
-        return esp_fail_field(err, ESP_PRECONDITION, "--adapter-store",
-                              "adapter %s: there is no store to load from; give --adapter-store",
-                              ref.name);
     code = find_stored(a, text, ref_is_bare(&ref), true, &ad, err);
     if (code != ESP_OK) return code;
     code = read_listed(a, ad, err);

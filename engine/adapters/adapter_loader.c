@@ -30,16 +30,6 @@ static bool can_drop(const adapter *ad) {
     return image_frame_count(ad->image) > 0 || !atomic_load(&ad->on_device);
 }
 
-static adapter *least_worth_keeping(const adapters *a) {
-    adapter *least = NULL;
-    for (uint32_t i = 0; i < NAME_BUCKETS; i++)
-        for (const adapter_entry *e = a->names[i]; e; e = e->next)
-            for (adapter *ad = e->versions; ad; ad = ad->next_version)
-                if (can_drop(ad) && (!least || ad->host_use.value < least->host_use.value))
-                    least = ad;
-    return least;
-}
-
 static void give(void *arg, uint64_t bytes) {
     adapters *a = arg;
     atomic_fetch_sub(&a->host_bytes, bytes);
@@ -48,6 +38,7 @@ static void give(void *arg, uint64_t bytes) {
 
 /* Under the lock. What is on the device keeps its tables. */
 static void drop_image(adapters *a, adapter *ad) {
+    homes_leave(a, ad);
     residency_leave(&a->host_level, &ad->host_use);
     if (atomic_load_explicit(&ad->on_device, memory_order_acquire)) {
         image_drop(ad->image);
@@ -59,7 +50,7 @@ static void drop_image(adapters *a, adapter *ad) {
 
 static bool make_room(adapters *a, uint64_t bytes) {
     while (atomic_load(&a->host_bytes) + bytes > a->options.host_memory) {
-        adapter *least = a->in_place ? NULL : least_worth_keeping(a);
+        adapter *least = a->in_place ? NULL : homes_least(a, can_drop);
         if (!least) return false;
         drop_image(a, least);
     }
@@ -114,6 +105,11 @@ esp_code loader_read(adapters *a, const char *path, bool patient, adapter_image 
     return code;
 }
 
+void loader_warn(const char *name, const adapter_facts *facts) {
+    if (facts->warning[0])
+        log_event(LOG_WARN, "adapter_base", "adapter=\"%s\" reason=\"%s\"", name, facts->warning);
+}
+
 void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapter_facts *facts) {
     if (ad->image && image_is_home(ad->image)) {
         image_close(image);
@@ -128,7 +124,13 @@ void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapte
     ad->packed_bytes = image_bytes(image);
     if (!ad->frames) ad->frames = mem_new(image_frame_count(image) + 1, sizeof *ad->frames);
     atomic_store_explicit(&ad->frame_count, image_frame_count(image), memory_order_release);
-    residency_note(&a->host_level, &ad->host_use, RESIDENCY_FROM_DISK, image_bytes(image));
+    homes_note(a, ad);
+}
+
+/* Under the lock. */
+static void set_busy(adapters *a, adapter *ad, bool busy) {
+    a->busy_count += (uint32_t)busy - (uint32_t)ad->busy;
+    ad->busy = busy;
 }
 
 /* ---- moves ---- */
@@ -149,6 +151,13 @@ static void wait_for_pace(const adapters *a) {
     nanosleep(&pause, NULL);
 }
 
+void adapter_name_blob(const adapter *ad, esp_error *err) {
+    char shown[STORE_NAME_MAX + 16];
+    if (!err) return;
+    snprintf(shown, sizeof shown, "%s@%u", ad->name, ad->version);
+    esp_rename(err, ad->digest + strlen(ADAPTER_DIGEST_PREFIX), shown);
+}
+
 static void fail_read(adapters *a, adapter *ad, const esp_error *why) {
     ad->error = *why;
     ad->error.code =
@@ -164,11 +173,7 @@ static void fail_read(adapters *a, adapter *ad, const esp_error *why) {
 /* Room may come when those have ended that hold it now. */
 static bool others_hold_memory(adapters *a) {
     pthread_mutex_lock(&a->lock);
-    bool others = a->building > 0 || a->unnamed;
-    for (uint32_t i = 0; i < NAME_BUCKETS && !others; i++)
-        for (const adapter_entry *e = a->names[i]; e && !others; e = e->next)
-            for (const adapter *ad = e->versions; ad; ad = ad->next_version)
-                others |= ad->busy;
+    bool others = a->building > 0 || a->unnamed || a->busy_count > 0;
     pthread_mutex_unlock(&a->lock);
     return others;
 }
@@ -193,10 +198,9 @@ static void do_read(adapters *a, adapter *ad) {
     char path[PATH_MAX];
     pthread_mutex_lock(&a->lock);
     snprintf(path, sizeof path, "%s", ad->path);
-    bool home = ad->image && image_is_home(ad->image);
-    ad->busy = home;
-    if (home)
-        residency_note(&a->host_level, &ad->host_use, RESIDENCY_FROM_DISK, image_bytes(ad->image));
+    bool home = ad->image && image_is_home(ad->image), first = !ad->read;
+    set_busy(a, ad, home);
+    if (home) homes_note(a, ad);
     pthread_mutex_unlock(&a->lock);
     if (!home) {
         wait_for_pace(a);
@@ -208,16 +212,18 @@ static void do_read(adapters *a, adapter *ad) {
             return;
         }
         bool same = code == ESP_OK && check_same(ad, &facts, &error) == ESP_OK;
+        if (same && first) loader_warn(ad->name, &facts);
         pthread_mutex_lock(&a->lock);
         if (same) {
             pace(a, image_bytes(image));
             loader_install(a, ad, image, &facts);
-            ad->busy = true;
+            set_busy(a, ad, true);
         } else {
             image_close(image);
         }
         pthread_mutex_unlock(&a->lock);
         if (!same) {
+            adapter_name_blob(ad, &error);
             fail_read(a, ad, &error);
             return;
         }
@@ -237,7 +243,7 @@ static void do_copy(adapters *a, adapter *ad) {
     }
     image_point_at(ad->image, a->options.arena, ad->frames);
     pthread_mutex_lock(&a->lock);
-    ad->busy = false;
+    set_busy(a, ad, false);
     pthread_cond_broadcast(&a->changed);
     pthread_mutex_unlock(&a->lock);
     post_engine(a, ad, FOR_ENGINE_COPIED);
@@ -245,7 +251,7 @@ static void do_copy(adapters *a, adapter *ad) {
 
 static void do_out(adapters *a, adapter *ad) {
     pthread_mutex_lock(&a->lock);
-    ad->busy = false;
+    set_busy(a, ad, false);
     if (ad->image && !image_is_home(ad->image)) {
         image_close(ad->image);
         ad->image = NULL;
@@ -270,10 +276,12 @@ void adapter_free(adapters *a, adapter *ad) {
         link = &(*link)->next_version;
     *link = ad->next_version;
     a->adapter_count--;
+    set_busy(a, ad, false);
+    homes_leave(a, ad);
     image_close(ad->image);
     adapter_unpin(a, ad);
     pthread_mutex_unlock(&a->lock);
-    if (ad->stored) store_let_go(a->options.store, ad->digest);
+    if (ad->stored || ad->holds_blob) store_let_go(a->options.store, ad->digest);
     free(ad->path);
     free(ad->frames);
     free(ad);

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
 #include "engine/model/lora/lora_file.h"
@@ -117,9 +116,10 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
     *facts = (adapter_facts){
         .rank = known->rank_max, .parameters = known->parameters, .file_bytes = known->bytes};
     memcpy(facts->digest, known->digest, sizeof facts->digest);
-    if (known->warning[0]) log_event(LOG_WARN, "adapter_base", "reason=\"%s\"", known->warning);
+    memcpy(facts->warning, known->warning, sizeof facts->warning);
     lora_scratch scratch = {0};
-    code = check_facts(reader, known, err);
+    code = lora_file_refuse_other(file, reader->options.allow_other_base, err);
+    if (code == ESP_OK) code = check_facts(reader, known, err);
     for (uint32_t layer = 0; code == ESP_OK && layer < reader->options.base->spec.layers; layer++)
         code = read_layer(file, layer, &scratch, image, err);
     if (code == ESP_OK) code = read_head(file, &scratch, image, err);

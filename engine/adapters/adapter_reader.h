@@ -14,6 +14,7 @@ typedef struct adapter_facts {
     char digest[ADAPTER_DIGEST_CHARS]; /* "sha256:..." of its content */
     uint32_t rank;                     /* the largest */
     uint64_t parameters, file_bytes;
+    char warning[480]; /* for the log: its base may be another one; "" */
 } adapter_facts;
 
 typedef struct adapter_reader {
@@ -29,6 +30,7 @@ typedef struct adapter_reader {
 typedef struct file_reader file_reader;
 typedef struct file_reader_options {
     const checkpoint *base; /* outlives the reader */
+    bool allow_other_base;
     const kern_ops *ops;
     /* As the device was opened whose ops will run; the reader opens one of its own for whole matrices,
      * with a pool of one thread, when the first adapter brings some. */

@@ -35,10 +35,14 @@ esp_code adapters_open(adapters **out, const adapters_options *options, esp_erro
     a->for_loader = queue_open(ADAPTERS_MAX);
     a->for_engine = queue_open(ADAPTERS_MAX);
     a->in = mem_new(ADAPTERS_MAX, sizeof *a->in);
+    a->homes = mem_new(ADAPTERS_MAX, sizeof *a->homes);
     a->reader = options->reader;
     if (!a->reader) {
-        a->files = file_reader_open(&(file_reader_options){
-            .base = options->base, .ops = options->ops, .device = options->device});
+        a->files =
+            file_reader_open(&(file_reader_options){.base = options->base,
+                                                    .allow_other_base = options->allow_other_base,
+                                                    .ops = options->ops,
+                                                    .device = options->device});
         a->reader = file_reader_door(a->files);
     }
     esp_code code = options->by_hand ? ESP_OK : loader_start(a, err);
@@ -82,6 +86,7 @@ void adapters_close(adapters *a) {
     queue_close(a->for_loader);
     queue_close(a->for_engine);
     free(a->in);
+    free(a->homes);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
     free(a);

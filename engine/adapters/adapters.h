@@ -60,6 +60,7 @@ typedef struct adapters_options {
     kern_device *dev;
     kern_options device;    /* that dev was opened with */
     const checkpoint *base; /* the base's tensors; outlives the adapters */
+    bool allow_other_base;  /* --allow-other-base */
     /* The arena, and who leases its frames. scheduler NULL: none; packed memory is used as it is. */
     scheduler *sched;
     void *arena;
@@ -117,6 +118,10 @@ ESP_CHECKED esp_code adapters_load(adapters *a, const char *name, const char *pa
 /* The same from the store: ref is "name", "name@3" or "name@sha256:...". */
 ESP_CHECKED esp_code adapters_load_stored(adapters *a, const char *ref, adapter_info *info,
                                           esp_error *err);
+/* The same under a name that need not be the store's, which then knows nothing of it; the blob stays on the
+ * disk as long as the adapter is known. */
+ESP_CHECKED esp_code adapters_load_stored_as(adapters *a, const char *name, const char *ref,
+                                             adapter_info *info, esp_error *err);
 
 /* Whether adapters_load would take the files at path, as it says; nothing gets a name. */
 ESP_CHECKED esp_code adapters_check(adapters *a, const char *path, esp_error *err);

@@ -76,6 +76,7 @@ struct adapter {
     uint32_t version;
     char *path;  /* of its files; under the lock */
     bool stored; /* in the store, whose blob is held */
+    bool holds_blob; /* read from the store under a name of its own: holds its blob all the same */
 
     /* Any thread. */
     _Atomic uint32_t users; /* references that find gave, and USERS_LEAVING: no more are given */
@@ -96,6 +97,8 @@ struct adapter {
     bool read;             /* it was, at least once */
     uint64_t packed_bytes; /* once read */
     residency_use host_use;
+    uint64_t home_used; /* count of uses of all when it was used last */
+    uint32_t home_at; /* place in adapters.homes, from 1; 0: it has no memory of its own */
 
     /* Written before `broken` is set. */
     esp_error error;
@@ -141,7 +144,10 @@ struct adapters {
     adapter_entry *names[NAME_BUCKETS];
     adapter *unnamed;       /* out of the names, on their way to be freed; through next_version */
     uint32_t adapter_count; /* with the unnamed: the queues hold as many as there may be */
-    uint32_t building;
+    uint32_t building, busy_count;
+    adapter **homes; /* [home_count] with memory of their own: a heap by worth (adapter_homes.c) */
+    uint32_t home_count;
+    uint64_t homes_used;
     _Atomic uint64_t host_bytes; /* grows under the lock */
     residency_level host_level;
 
@@ -195,6 +201,13 @@ esp_code find_reference(adapters *a, const char *text, adapter **out, esp_error 
 esp_code find_stored(adapters *a, const char *text, bool bare, bool loads, adapter **out,
                      esp_error *err);
 
+/* adapter_homes.c; all under the lock. */
+/* Its memory, new or not, is used: it is worth more. */
+void homes_note(adapters *a, adapter *ad);
+void homes_leave(adapters *a, adapter *ad); /* one that is not there stays out */
+/* The least worth keeping of those that may go; NULL: none may. */
+adapter *homes_least(const adapters *a, bool (*may_go)(const adapter *));
+
 /* adapter_list.c: under the lock. */
 void list_info(const adapter *ad, adapter_info *out);
 
@@ -214,12 +227,16 @@ esp_code names_unknown(const adapters *a, const char *ref, esp_error *err);
 /* Reads the files at path into a new image. patient: waits a while for memory that others have. */
 esp_code loader_read(adapters *a, const char *path, bool patient, adapter_image **out,
                      adapter_facts *facts, esp_error *err);
+/* What a reader should know of an adapter that was taken all the same, to the log. */
+void loader_warn(const char *name, const adapter_facts *facts);
 /* Under the lock: the image is the adapter's, unless it has one already. */
 void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapter_facts *facts);
 bool loader_turn(adapters *a); /* one post; false: none waited. The thread's loop, and a test's */
 esp_code loader_start(adapters *a, esp_error *err);
 void loader_stop(adapters *a);
 void adapter_free(adapters *a, adapter *ad); /* one of the unnamed */
+/* A sentence about the files of a blob calls them as their reader does: "name@version". */
+void adapter_name_blob(const adapter *ad, esp_error *err);
 
 /* adapter_turns.c */
 void turns_let_go(adapters *a, adapter *ad); /* at the end: its frames go back */

@@ -235,9 +235,11 @@ static esp_code check_content(store_stage *stage, esp_error *err) {
                          gguf ? "/" ADAPTER_GGUF_FILE : "");
     if (bytes >= (int)sizeof path)
         return esp_fail(err, ESP_INVALID, "the adapter store's path is too long");
-    esp_code code = store_read_facts(path, &stage->manifest, err);
-    if (code == ESP_OK && stage->options.check)
-        code = stage->options.check(stage->options.check_arg, path, err);
+    /* The base first: what is beyond it looks like a hole to who does not know it. */
+    esp_code code = ESP_OK;
+    if (stage->options.check) code = stage->options.check(stage->options.check_arg, path, err);
+    if (code == ESP_OK) code = store_read_facts(path, &stage->manifest, err);
+    if (code != ESP_OK && err) esp_rename(err, stage->id, stage->name);
     return code;
 }
 

@@ -8,7 +8,7 @@
 
 typedef struct options {
     const char *path, *name, *base, *digest;
-    bool keep_alias, json;
+    bool keep_alias, json, allow_other_base;
     store_place store;
 } options;
 
@@ -27,6 +27,10 @@ static const flag own_flags[] = {
      .help = "the model it was trained for, a GGUF file or a folder: every tensor is held against "
              "it; without this option only what needs no base is checked, and the rest when it is "
              "loaded"},
+    {.name = "allow-other-base",
+     .kind = FLAG_SWITCH,
+     .offset = offsetof(options, allow_other_base),
+     .help = "import it although it was trained on a model of another name than --base"},
     {.name = "digest",
      .kind = FLAG_TEXT,
      .offset = offsetof(options, digest),
@@ -59,9 +63,16 @@ static const flag_command command = {
 };
 
 /* Against the base, as a server would. */
+typedef struct against {
+    const model_file *base;
+    bool allow_other;
+} against;
+
 static esp_code check_against(void *arg, const char *path, esp_error *err) {
     lora_file *file;
-    esp_code code = lora_file_open(&file, path, model_file_weights(arg), err);
+    const against *a = arg;
+    esp_code code = lora_file_open(&file, path, model_file_weights(a->base), err);
+    if (code == ESP_OK) code = lora_file_refuse_other(file, a->allow_other, err);
     if (code == ESP_OK && lora_file_facts(file)->warning[0])
         fprintf(stderr, "espalier adapter: %s\n", lora_file_facts(file)->warning);
     lora_file_close(file);
@@ -87,11 +98,12 @@ static esp_code print_imported(adapter_store *store, const store_ref *ref, bool 
 
 static esp_code import(const options *o, model_file *base, adapter_store *store, esp_error *err) {
     store_ref ref;
+    against how_checked = {base, o->allow_other_base};
     store_import_options how = {.name = o->name,
                                 .digest = o->digest,
                                 .keep_alias = o->keep_alias,
                                 .check = base ? check_against : NULL,
-                                .check_arg = base};
+                                .check_arg = &how_checked};
     esp_code code = store_import(store, o->path, &how, &ref, err);
     return code == ESP_OK ? print_imported(store, &ref, o->json, err) : code;
 }

@@ -8,6 +8,7 @@
 
 typedef struct options {
     const char *model, *adapter, *out;
+    bool allow_other_base;
 } options;
 
 static const flag own_flags[] = {
@@ -29,6 +30,10 @@ static const flag own_flags[] = {
      .placeholder = "DIR",
      .required = true,
      .help = "the folder to make; nothing may lie there yet"},
+    {.name = "allow-other-base",
+     .kind = FLAG_SWITCH,
+     .offset = offsetof(options, allow_other_base),
+     .help = "merge it although it was trained on a model of another name"},
 };
 static const flag_table own_table = {
     .title = "Merge", .flags = own_flags, .count = sizeof own_flags / sizeof *own_flags};
@@ -76,6 +81,7 @@ esp_code adapter_merge(int argc, char **argv, esp_error *err) {
     lora_file *lora = NULL;
     code = model_file_open(&base, o.model, err);
     if (code == ESP_OK) code = lora_file_open(&lora, o.adapter, model_file_weights(base), err);
+    if (code == ESP_OK) code = lora_file_refuse_other(lora, o.allow_other_base, err);
     if (code == ESP_OK) code = merge(&o, base, lora, err);
     lora_file_close(lora);
     model_file_close(base);

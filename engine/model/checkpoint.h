@@ -17,7 +17,8 @@
 #include "kernels/kernels.h"
 
 typedef struct checkpoint {
-    const char *name; /* of the file or folder, for error sentences */
+    const char *name;  /* of the file or folder, for error sentences */
+    char recorded[96]; /* what its metadata call it, printable: general.name, _name_or_path; "" */
     const model_family *family;
     const char *const *tensor_names; /* [TENSOR_ROLE_COUNT] of this format: see model_family */
     bool centred_norms;              /* 1 must be added to norm weights (Gemma outside GGUF) */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/base/file.h"
+#include "engine/model/family/hf_keys.h"
 #include "engine/model/family/sentence_files.h"
 #include "engine/model/format/json_bytes.h"
 
@@ -78,9 +79,17 @@ static esp_code read_quantization(quant_config *out, const model_folder *folder,
                           : read_own_file(out, folder, err);
 }
 
+static const char *recorded_name(const hf_config *config) {
+    const char *name = "";
+    hf_section root = hf_config_root(config);
+    return hf_may_text(&root, "_name_or_path", &name, NULL) == ESP_OK ? name : "";
+}
+
 esp_code checkpoint_read_folder(checkpoint *out, const model_folder *folder,
                                 const hf_config *config, esp_error *err) {
+    const char *recorded = recorded_name(config);
     out->name = model_folder_name(folder);
+    esp_show(out->recorded, sizeof out->recorded, recorded, strlen(recorded));
     out->mapped = true;
     esp_code code = family_find_config(config, &out->family, err);
     if (code) return code;

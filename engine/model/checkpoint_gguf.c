@@ -19,9 +19,18 @@ static esp_code read_divisors(const checkpoint *c, tensor_role role, float *out,
     return code;
 }
 
+/* A name of another type is no reason to refuse a model. */
+static void read_name(checkpoint *out, const gguf_file *file) {
+    bool found;
+    model_text name = {"", 0};
+    if (gguf_get_text(file, "general.name", &found, &name, NULL) == ESP_OK)
+        esp_show(out->recorded, sizeof out->recorded, name.at, name.bytes);
+}
+
 esp_code checkpoint_read_gguf(checkpoint *out, const gguf_file *file, esp_error *err) {
     out->name = gguf_name(file);
     out->mapped = gguf_is_mapped(file);
+    read_name(out, file);
     esp_code code = family_find(file, &out->family, err);
     if (code) return code;
     out->tensor_names = out->family->tensor_names;

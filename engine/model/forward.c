@@ -314,15 +314,34 @@ static void logits_by(model *m, const kern_matrix *output, uint32_t first, uint3
                                     .out = (char *)m->logits + to * out_bytes});
 }
 
-esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
-                      esp_error *err) {
+/* Of rows [first, first + count), each by its own output matrix. */
+static void make_logits(model *m, uint32_t first, uint32_t count) {
     ESP_ASSERT(m->output && count <= MODEL_LOGITS_ROWS && first + count <= m->options.rows_max);
     const kern_matrix *output;
     for (uint32_t at = first, end; at < first + count; at = end) {
         end = piece_end(m, &m->segments.rows, output_of, at, first + count, &output);
         logits_by(m, output, at, end - at, at - first);
     }
+}
+
+static esp_code view_logits(model *m, uint32_t count, const float **logits, esp_error *err) {
     size_t bytes = (size_t)count * m->spec.vocab * sizeof(float);
     *logits = m->options.ops->view(m->options.dev, m->logits, bytes, m->seen);
     return m->options.ops->sync(m->options.dev, err);
+}
+
+esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
+                      esp_error *err) {
+    make_logits(m, first, count);
+    return view_logits(m, count, logits, err);
+}
+
+esp_code model_tokens(model *m, uint32_t first, uint32_t count, sample_row *rows,
+                      const float **logits, esp_error *err) {
+    kern_sample op = {
+        .logits = m->logits, .row_count = count, .vocab = m->spec.vocab, .rows = rows};
+    make_logits(m, first, count);
+    *logits = NULL;
+    if (m->options.ops->sample(m->options.dev, &op)) return m->options.ops->sync(m->options.dev, err);
+    return view_logits(m, count, logits, err);
 }

@@ -129,6 +129,11 @@ ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch,
 ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
                                   esp_error *err);
 
+/* The same rows' tokens, where the device picks: rows[i] has row first + i's, and *logits is NULL. Else *logits is as
+ * model_logits gives it, and it is the caller who picks. */
+ESP_CHECKED esp_code model_tokens(model *m, uint32_t first, uint32_t count, sample_row *rows,
+                                  const float **logits, esp_error *err);
+
 /* The vectors of the batch last run, by a model whose spec says how to pool: row i of the batch's rows,
  * *rows [row_count, hidden] float32 in host memory of the model's, valid until the next call. */
 ESP_CHECKED esp_code model_pooled(model *m, const float **rows, esp_error *err);

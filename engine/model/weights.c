@@ -347,6 +347,7 @@ static esp_code reserve(model *m, esp_error *err) {
         .lora_cols = (uint32_t)most(most(s->hidden, q_width), s->intermediate),
     };
     if (o->no_adapters) at_most.lora_outputs = 0;
+    if (m->logits) at_most.logit_rows = MODEL_LOGITS_ROWS, at_most.vocab = s->vocab;
     m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : logits) * sizeof(float);
     m->seen = o->ops->host_take(o->dev, m->seen_bytes);
     if (!m->seen)

@@ -17,9 +17,10 @@ enum {
 };
 static const char other[] = "other";
 
-/* A number that something else counts since an adapter is known, as one that never falls here. */
+/* A number that something else counts since an adapter is known, as one that never falls here. late: the
+ * name took another's place, and what it had before is in "other". */
 typedef struct followed {
-    bool seen;
+    bool seen, late;
     uint64_t last, sum;
 } followed;
 
@@ -130,8 +131,9 @@ static uint32_t least_shown(const adapter_metrics *m) {
 }
 
 /* Begins a name's series, with the traffic it had. */
-static uint32_t show(adapter_metrics *m, uint32_t index, const char *name, uint64_t weight) {
-    m->at[index] = (sums){.weight = weight};
+static uint32_t show(adapter_metrics *m, uint32_t index, const char *name, uint64_t weight,
+                     bool late) {
+    m->at[index] = (sums){.weight = weight, .loads.late = late, .evictions.late = late};
     snprintf(m->at[index].name, sizeof m->at[index].name, "%s", name);
     return index;
 }
@@ -141,7 +143,7 @@ static uint32_t place_of(adapter_metrics *m, const char *name, uint64_t weight) 
     if (!strcmp(name, other)) return OTHER;
     uint32_t i = find_shown(m, name);
     if (i != OTHER) return i;
-    if (m->shown < ADAPTER_METRICS_SHOWN) return show(m, m->shown++, name, 0);
+    if (m->shown < ADAPTER_METRICS_SHOWN) return show(m, m->shown++, name, 0, false);
     tracked *t = track(m, name);
     if (!t) return OTHER;
     uint32_t least = least_shown(m);
@@ -154,7 +156,7 @@ static uint32_t place_of(adapter_metrics *m, const char *name, uint64_t weight) 
     t->weight = 0;
     tracked *loser = track(m, m->at[least].name);
     if (loser) loser->weight = m->at[least].weight;
-    return show(m, least, name, had);
+    return show(m, least, name, had, true);
 }
 
 /* ---- counting ---- */
@@ -193,40 +195,50 @@ void adapter_metrics_count(adapter_metrics *m, const request *r, int64_t now_us)
 
 /* ---- the page ---- */
 
-/* now: the other's count at this moment, which begins again at 0 when the adapter was unloaded. What it had
- * when it was first seen is not counted. */
-static void follow(followed *f, uint64_t now) {
-    if (f->seen) f->sum += now >= f->last ? now - f->last : now;
+/* now: the other's count at this moment, which begins again at 0 when the adapter was unloaded. uncounted:
+ * of all names together, what no series has yet: of that a name has what came before it was seen. */
+static void follow(followed *f, uint64_t now, uint64_t *uncounted) {
+    uint64_t more = now >= f->last ? now - f->last : now;
+    if (!f->seen && f->late) more = 0;
+    if (!f->seen && more > *uncounted) more = *uncounted;
+    *uncounted -= more < *uncounted ? more : *uncounted;
+    f->sum += more;
     f->seen = true;
     f->last = now;
 }
 
-/* Of the rest of all: what all have more than the shown ones. */
-static void follow_rest(followed *f, uint64_t all, const adapter_metrics *m, size_t offset) {
-    uint64_t shown = 0;
-    for (uint32_t i = 0; i < m->shown; i++) {
-        followed one;
-        memcpy(&one, (const char *)&m->at[i] + offset, sizeof one);
-        shown += one.sum;
-    }
-    uint64_t rest = all > shown ? all - shown : 0;
-    if (rest > f->sum) f->sum = rest;
+static followed *followed_at(sums *s, size_t offset) {
+    return (followed *)(void *)((char *)s + offset);
+}
+
+/* The names that were seen before come first: what they have more is theirs. */
+static void follow_all(adapter_metrics *m, size_t offset, const uint64_t *now, uint64_t all) {
+    followed *rest = followed_at(&m->at[OTHER], offset);
+    uint64_t counted = rest->sum;
+    for (uint32_t i = 0; i < m->shown; i++)
+        counted += followed_at(&m->at[i], offset)->sum;
+    uint64_t uncounted = all > counted ? all - counted : 0;
+    for (int seen = 1; seen >= 0; seen--)
+        for (uint32_t i = 0; i < m->shown; i++) {
+            followed *f = followed_at(&m->at[i], offset);
+            if (f->seen == seen && now[i] != f->last) follow(f, now[i], &uncounted);
+        }
+    for (uint32_t i = 0; i < m->shown; i++)
+        followed_at(&m->at[i], offset)->seen = true;
+    rest->sum += uncounted;
 }
 
 static void follow_moves(adapter_metrics *m, const adapter_info *infos, size_t count,
                          const adapters_stats *stats) {
-    for (uint32_t i = 0; i < m->shown; i++) {
-        uint64_t loads = 0, evictions = 0;
+    uint64_t loads[ADAPTER_METRICS_SHOWN] = {0}, evictions[ADAPTER_METRICS_SHOWN] = {0};
+    for (uint32_t i = 0; i < m->shown; i++)
         for (size_t k = 0; k < count; k++) {
             if (strcmp(infos[k].name, m->at[i].name) != 0) continue;
-            loads += infos[k].loads;
-            evictions += infos[k].evictions;
+            loads[i] += infos[k].loads;
+            evictions[i] += infos[k].evictions;
         }
-        follow(&m->at[i].loads, loads);
-        follow(&m->at[i].evictions, evictions);
-    }
-    follow_rest(&m->at[OTHER].loads, stats->loads, m, offsetof(sums, loads));
-    follow_rest(&m->at[OTHER].evictions, stats->evictions, m, offsetof(sums, evictions));
+    follow_all(m, offsetof(sums, loads), loads, stats->loads);
+    follow_all(m, offsetof(sums, evictions), evictions, stats->evictions);
 }
 
 /* The shown names, then "other". */

@@ -113,19 +113,11 @@ static esp_code check_load(const adapter_routes *r, const adapter_ask *ask, esp_
                                "this server has no store; start it with --adapter-store DIR");
 }
 
-/* Under a name that need not be the store's; the blob stays while this process lives. */
 static esp_code load(const adapter_routes *r, const adapter_ask *ask, esp_error *err) {
-    store_ref ref;
     esp_code code = check_load(r, ask, err);
-    if (code == ESP_OK) code = store_resolve(r->store, ask->reference, &ref, err);
-    if (code != ESP_OK) return code;
-    if (!strcmp(ref.name, ask->name))
-        return adapters_load_stored(r->adapters, ask->reference, NULL, err);
-    code = store_hold(r->store, ref.digest, err);
-    if (code != ESP_OK) return code;
-    code = adapters_load(r->adapters, ask->name, ref.path, NULL, err);
-    if (code != ESP_OK) store_let_go(r->store, ref.digest);
-    return code;
+    return code == ESP_OK
+               ? adapters_load_stored_as(r->adapters, ask->name, ask->reference, NULL, err)
+               : code;
 }
 
 void adapter_routes_post(const adapter_routes *r, const http_post *in, http_answer *out) {

@@ -1,6 +1,7 @@
 /* control.c - espalier.v1.Control: the handlers. LoadAdapter is in control_load.c. */
 // SPDX-License-Identifier: Apache-2.0
 #include <assert.h>
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,8 +112,9 @@ static esp_code read_token(page_token *out, const char *token, esp_error *err) {
     size_t bytes = at ? (size_t)(at - token) : 0;
     *out = (page_token){0};
     if (!*token) return ESP_OK;
-    unsigned long version = at ? strtoul(at + 1, &end, 10) : 0;
-    if (!at || bytes > STORE_NAME_MAX || *end || !version || version > UINT32_MAX)
+    /* strtoul would take a sign and spaces too. */
+    unsigned long version = at && isdigit((unsigned char)at[1]) ? strtoul(at + 1, &end, 10) : 0;
+    if (bytes > STORE_NAME_MAX || !version || *end || version > UINT32_MAX)
         return esp_fail_field(err, ESP_INVALID, "page_token",
                               "page_token: it is none that ListAdapters gave");
     memcpy(out->name, token, bytes);

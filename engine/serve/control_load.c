@@ -27,15 +27,16 @@ typedef struct upload {
 
 /* ---- from the store ---- */
 
-/* name: whose alias may have moved there just now, so that its bare name is looked up anew; or NULL. */
+/* name: whose alias moves there now that it is served; or NULL. */
 static esp_code load(control *c, const char *reference, const char *name, adapter_info *info,
                      esp_error *err) {
     esp_code code = adapters_load_stored(c->adapters, reference, info, err);
-    if (code == ESP_OK && name) {
-        (void)!adapters_load_stored(c->adapters, name, NULL, NULL);
-        (void)!control_find(c, reference, info);
-    }
-    return code;
+    if (code != ESP_OK || !name) return code;
+    code = adapters_set_alias(c->adapters, name, info->version, err);
+    if (code != ESP_OK) return code;
+    (void)!adapters_load_stored(c->adapters, name, NULL, NULL); /* also where it was unloaded */
+    (void)!control_find(c, reference, info);
+    return ESP_OK;
 }
 
 static void answer_load(control *c, rpc_call *call, const char *reference, const char *name) {
@@ -128,8 +129,12 @@ static esp_code begin_upload(control *c, upload *u, const Espalier__V1__AdapterU
         u->file[i].bytes = in->files[i]->bytes;
         strcpy(u->file[i].name, in->files[i]->name);
     }
-    store_import_options options = {
-        .name = u->name, .digest = u->digest, .check = fits_base, .check_arg = c};
+    /* What was served under the name is meant by it until the new one is loaded. */
+    store_import_options options = {.name = u->name,
+                                    .digest = u->digest,
+                                    .keep_alias = true,
+                                    .check = fits_base,
+                                    .check_arg = c};
     code = store_stage_begin(c->store, &options, &u->stage, err);
     return code == ESP_OK ? begin_files(u, err) : code;
 }

@@ -38,6 +38,25 @@ static void on_control_reflection(void *arg, rpc_call *call, const ProtobufCMess
 
 enum { HEALTH_CALLS_MAX = 256, HEALTH_REQUEST_BYTES_MAX = 4096 };
 
+/* What both listeners have: health, and reflection over their own services; v1alpha is the same messages
+ * under the older name. */
+#define SHARED_METHODS(reflect)                                                                    \
+    {.path = "/grpc.health.v1.Health/Check",                                                       \
+     .access = RPC_ACCESS_ANYONE,                                                                  \
+     .request = &grpc__health__v1__health_check_request__descriptor,                               \
+     .on_request = on_check,                                                                       \
+     .vital = true,                                                                                \
+     .calls_max = HEALTH_CALLS_MAX,                                                                \
+     .request_bytes_max = HEALTH_REQUEST_BYTES_MAX},                                               \
+        REFLECTION("v1", reflect), REFLECTION("v1alpha", reflect)
+#define REFLECTION(release, reflect)                                                               \
+    {                                                                                              \
+        .path = "/grpc.reflection." release ".ServerReflection/ServerReflectionInfo",              \
+        .access = RPC_ACCESS_TOKEN,                                                                \
+        .request = &grpc__reflection__v1__server_reflection_request__descriptor,                   \
+        .on_request = reflect, .many_requests = true                                               \
+    }
+
 const rpc_method serve_methods[] = {
     {.path = "/espalier.v1.Inference/Generate",
      .access = RPC_ACCESS_TOKEN,
@@ -68,30 +87,13 @@ const rpc_method serve_methods[] = {
      .on_request = inference_list_models,
      .on_worker = true,
      .bulk = true},
-    {.path = "/grpc.health.v1.Health/Check",
-     .access = RPC_ACCESS_ANYONE,
-     .request = &grpc__health__v1__health_check_request__descriptor,
-     .on_request = on_check,
-     .vital = true,
-     .calls_max = HEALTH_CALLS_MAX,
-     .request_bytes_max = HEALTH_REQUEST_BYTES_MAX},
     {.path = "/grpc.health.v1.Health/Watch",
      .access = RPC_ACCESS_ANYONE,
      .request = &grpc__health__v1__health_check_request__descriptor,
      .on_request = on_watch,
      .calls_max = HEALTH_CALLS_MAX,
      .request_bytes_max = HEALTH_REQUEST_BYTES_MAX},
-    {.path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-     .access = RPC_ACCESS_TOKEN,
-     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
-     .on_request = on_reflection,
-     .many_requests = true},
-    /* The same messages under the older name. */
-    {.path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-     .access = RPC_ACCESS_TOKEN,
-     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
-     .on_request = on_reflection,
-     .many_requests = true},
+    SHARED_METHODS(on_reflection),
 };
 const uint32_t serve_method_count = sizeof serve_methods / sizeof *serve_methods;
 
@@ -123,22 +125,6 @@ const rpc_method control_methods[] = {
      .request = &espalier__v1__pin_request__descriptor,
      .on_request = on_pin,
      .on_worker = true},
-    {.path = "/grpc.health.v1.Health/Check",
-     .access = RPC_ACCESS_ANYONE,
-     .request = &grpc__health__v1__health_check_request__descriptor,
-     .on_request = on_check,
-     .vital = true,
-     .calls_max = HEALTH_CALLS_MAX,
-     .request_bytes_max = HEALTH_REQUEST_BYTES_MAX},
-    {.path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-     .access = RPC_ACCESS_TOKEN,
-     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
-     .on_request = on_control_reflection,
-     .many_requests = true},
-    {.path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-     .access = RPC_ACCESS_TOKEN,
-     .request = &grpc__reflection__v1__server_reflection_request__descriptor,
-     .on_request = on_control_reflection,
-     .many_requests = true},
+    SHARED_METHODS(on_control_reflection),
 };
 const uint32_t control_method_count = sizeof control_methods / sizeof *control_methods;

@@ -143,6 +143,10 @@ static void absent_pool_states(kern_device *dev, const kern_pool_states *op) {
     (void)dev, (void)op;
     no_device();
 }
+static bool absent_sample(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    no_device();
+}
 static esp_code absent_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     no_device();
@@ -181,5 +185,6 @@ const kern_ops kern_cuda = {
     .rope_store = absent_rope_store,
     .attention = absent_attention,
     .pool_states = absent_pool_states,
+    .sample = absent_sample,
     .sync = absent_sync,
 };

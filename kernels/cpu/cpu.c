@@ -231,6 +231,12 @@ static void cpu_attention(kern_device *dev, const kern_attention *op) {
     dev->level->attention(dev, op);
 }
 
+/* Logits are in the host's memory. */
+static bool cpu_sample(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    return false;
+}
+
 static esp_code cpu_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     return ESP_OK;
@@ -269,5 +275,6 @@ const kern_ops kern_cpu = {
     .rope_store = cpu_rope_store,
     .attention = cpu_attention,
     .pool_states = cpu_pool_states,
+    .sample = cpu_sample,
     .sync = cpu_sync,
 };

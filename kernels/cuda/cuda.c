@@ -57,7 +57,7 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
 /* The instructions that the kernels were compiled to and their matrix units differ from capability to
  * capability, and with them the last bits. */
 static esp_code name_profile(kern_device *dev, esp_error *err) {
-    cudaDeviceProp properties;
+    struct cudaDeviceProp properties; /* C: the toolkit has no typedef of it */
     if (!CUDA_OK(dev, cudaGetDeviceProperties(&properties, dev->index)))
         return cuda_tell_fault(dev, err);
     int capability = 10 * properties.major + properties.minor;
@@ -72,9 +72,10 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
 
 static void cuda_close(kern_device *dev) {
     if (!dev) return;
-    cuda_room *rooms[] = {&dev->attention,  &dev->linear,       &dev->lora_states,
-                          &dev->lora_delta, &dev->lora_updated, &dev->lora_pointers,
-                          &dev->lora_whole};
+    cuda_room *rooms[] = {&dev->attention,   &dev->linear,       &dev->lora_states,
+                          &dev->lora_delta,  &dev->lora_updated, &dev->lora_pointers,
+                          &dev->lora_whole,  &dev->sample_work,  &dev->sample_rows,
+                          &dev->sample_picks};
     (void)cudaSetDevice(dev->index);
     if (dev->stream) (void)cudaStreamSynchronize(dev->stream);
     replay_close(dev);
@@ -82,6 +83,7 @@ static void cuda_close(kern_device *dev) {
     cuda_stage_close(dev);
     for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++)
         cuda_room_close(rooms[i]);
+    cuda_sample_close(dev);
     if (dev->copies) (void)cudaStreamDestroy(dev->copies);
     if (dev->stream) (void)cudaStreamDestroy(dev->stream);
     free(dev);
@@ -171,5 +173,6 @@ const kern_ops kern_cuda = {
     .rope_store = cuda_run_rope_store,
     .attention = cuda_run_attention,
     .pool_states = cuda_run_pool_states,
+    .sample = cuda_run_sample,
     .sync = cuda_sync,
 };

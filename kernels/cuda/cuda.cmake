@@ -1,8 +1,8 @@
 # cuda.cmake - the CUDA backend: kernels/cuda through nvcc where there is one, else the table that says why not.
 #
 #   esp_cuda_absent   always: a kern_cuda whose open says what is missing
-#   esp_cuda_real     the backend, when nvcc works and kernels/cuda is whole
-#   esp_cuda          one of the two: what programs link
+#   esp_cuda_real     the backend, when nvcc works
+#   esp_cuda          one of the two: what programs link; who links neither has the absent one through esp_engine
 #
 # No C++ is linked and no CUDA library is needed to start: cudart is static and finds the driver by itself.
 # ptxas' report of each .cu lies beside its object (*.ptxas.txt); tests/gpu reads it.
@@ -11,9 +11,6 @@ set(ESPALIER_CUDA AUTO CACHE STRING "the CUDA backend: AUTO (where nvcc works), 
 set_property(CACHE ESPALIER_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(ESPALIER_CUDA_ARCHS "80;86;89;90" CACHE STRING "compute capabilities; the last one's PTX goes along")
 
-# Without all of these a program would not link.
-set(cuda_wanted cuda.c cuda_pack.c cuda_linear.cu cuda_attention.cu cuda_rope_store.cu cuda_page_copy.cu
-  cuda_norm.cu cuda_embed.cu cuda_pool_states.cu cuda_lora.cu cuda_sample.cu)
 file(GLOB cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB cuda_hosts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
 
@@ -74,19 +71,15 @@ function(espalier_cuda_missing)
   set(cuda_missing "${missing}" PARENT_SCOPE)
 endfunction()
 
-# One object of a .cu; ccache knows nvcc. Cores beyond what ninja keeps busy compile its architectures side by side.
+# One object of a .cu; ccache knows nvcc. Ninja runs them side by side.
 function(espalier_cuda_object source)
-  cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
-  set(threads "")
-  if(cores GREATER 4)
-    set(threads -t 4)
-  endif()
   get_filename_component(name ${source} NAME_WE)
   set(object ${CMAKE_BINARY_DIR}/cuda/${name}.o)
   add_custom_command(OUTPUT ${object}
     BYPRODUCTS ${object}.ptxas.txt
     COMMAND ${CMAKE_SOURCE_DIR}/kernels/cuda/ptxas_report.sh ${object}.ptxas.txt ${CMAKE_C_COMPILER_LAUNCHER}
-      ${ESPALIER_NVCC} ${threads} ${cuda_flags} -Xptxas=-v -I${CMAKE_SOURCE_DIR} -MD -MF ${object}.d
+      ${ESPALIER_NVCC} ${cuda_flags} -Xptxas=-v -I${CMAKE_SOURCE_DIR}
+      -I${CMAKE_SOURCE_DIR}/kernels/cuda -MD -MF ${object}.d
       -c ${source} -o ${object}
     DEPENDS ${source} ${CMAKE_SOURCE_DIR}/kernels/cuda/ptxas_report.sh
     DEPFILE ${object}.d
@@ -105,12 +98,7 @@ if(NOT cuda_missing)
   foreach(source IN LISTS cuda_kernels)
     espalier_cuda_object(${source})
   endforeach()
-  foreach(name IN LISTS cuda_wanted)
-    if(NOT EXISTS ${CMAKE_SOURCE_DIR}/kernels/cuda/${name})
-      set(cuda_missing "kernels/cuda/${name} is not in this source tree")
-    endif()
-  endforeach()
-  # By itself: what nvcc makes of the kernels, also of a tree that is not whole.
+  # By itself: what nvcc makes of the kernels.
   add_custom_target(esp_cuda_kernels DEPENDS ${cuda_objects})
 endif()
 

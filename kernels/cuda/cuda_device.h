@@ -4,6 +4,7 @@
  *   cuda_memory.c buffers, copies, workspaces, faults
  *   cuda_step.c   what a step's ops read: the batch and other host arrays, staged in device memory
  *   cuda_replay.c steps that are remembered as graphs
+ *   cuda_sample_host.c kernels.h's sample: policies there, tokens back
  *   cuda_ops.c    an op of kernels.h -> a launcher of cuda_launch.h
  *
  * Streams  `stream` has all ops and all copies of the owner thread, in order; `copies` those of
@@ -53,6 +54,9 @@ struct kern_device {
     cuda_room lora_states, lora_delta, lora_updated, lora_pointers, lora_whole;
     struct cuda_stage *stage;  /* for what is packed; NULL until then (cuda_stage.c) */
     struct cuda_order *orders; /* of packed matrices, each once (cuda_order.c) */
+    cuda_room sample_work, sample_rows, sample_picks;
+    void *sample_host; /* pinned: rows on their way there, then what was picked */
+    uint64_t sample_host_bytes;
     uint64_t linear_bytes; /* what `linear` has to have for the matrices that were packed */
     uint64_t lora_piece;   /* the least piece_max of the updates seen; 0: none were */
     bool lora_magnitudes;  /* one of them had one */
@@ -113,6 +117,13 @@ void cuda_stage_close(kern_device *dev);
 esp_code cuda_order_take(kern_device *dev, const uint32_t *inputs, uint32_t cols,
                          struct cuda_order **out, esp_error *err);
 void cuda_order_drop(kern_device *dev, struct cuda_order *order); /* NULL is fine */
+
+/* ---- sampling (cuda_sample_host.c) ---- */
+
+bool cuda_run_sample(kern_device *dev, const kern_sample *op);
+/* Room for so many rows, with lists that are not long. */
+void cuda_reserve_sample(kern_device *dev, uint32_t rows, uint32_t vocab);
+void cuda_sample_close(kern_device *dev);
 
 /* ---- ops (cuda_ops.c) ---- */
 

@@ -246,9 +246,11 @@ typedef struct cuda_page_gather_args {
 
 int cuda_page_gather(const cuda_page_gather_args *args, void *stream);
 
-/* ---- sample (cuda_sample.cu): its owner's block; the policy's order is engine/sample.h's ---- */
+/* ---- sample (cuda_sample.cu): one token out of each row, the one that engine/sample.c picks ---- */
 
-/* One row's policy, as sample_policy with what the device needs of it. */
+enum { CUDA_SAMPLE_TOP = 20 };
+
+/* One row's policy: sample_policy (engine/sample.h), checked, with its lists in device memory. All zero: greedy. */
 typedef struct cuda_sample_row {
     float temperature; /* 0: greedy */
     uint32_t top_k;    /* 0: off */
@@ -256,25 +258,24 @@ typedef struct cuda_sample_row {
     float repetition_penalty, presence_penalty, frequency_penalty;
     uint32_t position; /* of the token that is picked */
     uint64_t seed;
-    const int32_t *history; /* prompt, then output; or NULL */
+    const int32_t *history; /* prompt, then output; read for penalties only */
     uint32_t prompt_count, history_count;
-    const int32_t *bias_ids; /* or NULL */
-    const float *bias;
+    const sample_bias *bias; /* [bias_count] */
     uint32_t bias_count;
-    const uint32_t *mask; /* [(vocab + 31) / 32] bits of allowed ids; NULL: all */
-    uint32_t top_logprobs;
+    uint32_t top_logprobs; /* 0..CUDA_SAMPLE_TOP */
+    const uint32_t *mask;  /* [(vocab + 31) / 32] bits of ids that may be picked; NULL: all */
     bool logprobs;
 } cuda_sample_row;
 
 typedef struct cuda_sample_args {
-    const float *logits; /* [R,V] */
+    const float *logits; /* [R,V]; read only */
     uint32_t row_count, vocab;
     const cuda_sample_row *row; /* [R] */
-    void *work;
-    int32_t *ids;        /* [R]; -1: no finite logit */
-    float *logprob;      /* [R] */
-    int32_t *top_ids;    /* [R, 20] */
-    float *top_logprobs; /* [R, 20] */
+    void *work;                 /* cuda_sample_workspace bytes, whatever they hold */
+    int32_t *ids;               /* [R]; -1: no finite logit that may be picked */
+    float *logprob;             /* [R] of the one picked, in the logits as they are; 0 unless wanted */
+    int32_t *top_ids;           /* [R,CUDA_SAMPLE_TOP] best first; -1 behind the last */
+    float *top_logprobs;        /* [R,CUDA_SAMPLE_TOP] */
 } cuda_sample_args;
 
 int cuda_sample(const cuda_sample_args *args, void *stream);

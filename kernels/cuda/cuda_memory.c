@@ -55,7 +55,7 @@ void cuda_release(kern_device *dev, void *memory, size_t bytes) {
     (void)bytes;
     if (!memory) return;
     cuda_use(dev);
-    (void)CUDA_OK(dev, cudaStreamSynchronize(dev->stream));
+    replay_forget(dev); /* which waits, too: a graph may know the memory */
     (void)CUDA_OK(dev, cudaFree(memory));
 }
 
@@ -148,6 +148,7 @@ esp_code cuda_reserve(kern_device *dev, const kern_reserve *most, esp_error *err
     cuda_need(dev, &dev->linear, dev->linear_bytes);
     cuda_need(dev, &dev->attention, CUDA_ATTENTION_WORK_BYTES);
     if (most->lora_outputs) reserve_lora(dev, most);
+    if (most->logit_rows) cuda_reserve_sample(dev, most->logit_rows, most->vocab);
     step_reserve(dev, most);
     replay_reserve(dev, most);
     if (dev->fault.code == cudaErrorMemoryAllocation)

@@ -198,6 +198,12 @@ static size_t ref_frame_bytes(const kern_device *dev, const kern_kv_shape *shape
            sizeof(float);
 }
 
+/* Logits are in the host's memory. */
+static bool ref_sample(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    return false;
+}
+
 static esp_code ref_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     return ESP_OK;
@@ -236,5 +242,6 @@ const kern_ops kern_ref = {
     .rope_store = ref_rope_store,
     .attention = ref_attention,
     .pool_states = ref_pool_states,
+    .sample = ref_sample,
     .sync = ref_sync,
 };

@@ -36,8 +36,9 @@ typedef struct page_result {
 typedef struct page_way {
     uint64_t seed;       /* of the number of tokens of each step */
     uint32_t step_max;   /* at most so many of each sequence; 0: all at once */
+    uint32_t singly;     /* so many of a sequence's last tokens one by one */
     uint64_t work_bytes; /* of attention */
-    bool captured;       /* grids of captured launches, which only decodes have */
+    bool captured; /* steps of one token of each sequence have the grids of captured launches */
 } page_way;
 
 static inline size_t page_row(const page_case *c, uint32_t seq, uint32_t position) {
@@ -262,6 +263,10 @@ static inline cuda_rope_store_args page_rope(const page_case *c, const page_devi
                                   .kv = d->kv};
 }
 
+static inline bool is_decode(const step_batch *batch) {
+    return batch->token_count == batch->seq_count;
+}
+
 static inline void page_step(const page_case *c, const page_way *way, const page_device *d,
                              const lab_batch *batch, page_result *result) {
     const step_batch *b = &batch->b;
@@ -283,7 +288,7 @@ static inline void page_step(const page_case *c, const page_way *way, const page
                                      .softcap = c->softcap,
                                      .kv = d->kv,
                                      .plan = device_copy(host_plan, plan_bytes),
-                                     .host_plan = way->captured ? NULL : host_plan,
+                                     .host_plan = way->captured && is_decode(b) ? NULL : host_plan,
                                      .work = d->work,
                                      .out = device_new(out_count * sizeof(uint16_t))};
     assert_int_equal(cuda_attention(&attention, NULL), cudaSuccess);
@@ -306,6 +311,8 @@ static inline void page_step(const page_case *c, const page_way *way, const page
 /* How many tokens a sequence has in a step: sometimes none. */
 static inline uint32_t page_tokens(const page_way *way, uint32_t step, uint32_t seq,
                                    uint32_t left) {
+    if (left <= way->singly) return left > 0;
+    left -= way->singly;
     if (way->step_max == 0) return left;
     uint32_t tokens = way->step_max;
     if (way->seed)

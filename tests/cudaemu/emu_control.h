@@ -3,6 +3,7 @@
  *   CUEMU_SEED=n             order of threads and blocks; 0 (default): first come, first served
  *   CUEMU_SM=80|86|89|90     architecture: limits of shared memory, what properties say
  *   CUEMU_DEVICES=n          emulated devices, 1 by default
+ *   CUEMU_MEMORY=MiB         of each device, 256 by default
  *   CUEMU_STREAMS=lazy       operations run only when something waits for them; default: at once
  *   CUEMU_INTERBLOCK=1       ThreadSanitizer also looks for races between blocks of a grid
  *   CUEMU_TRAP=1             a fault ends the launch with an error, not the process */

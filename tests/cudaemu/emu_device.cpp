@@ -9,8 +9,6 @@
 
 namespace cuemu {
 
-/* Small, so that a server that takes 90% of it does not hurt the machine that runs the tests. */
-static const size_t device_bytes = size_t{256} << 20;
 enum { REGISTERS = 65536, PROCESSORS = 4, L2_BYTES = 4 << 20 };
 
 static struct {
@@ -26,7 +24,7 @@ bool device_valid(int device) { return device >= 0 && device < settings()->devic
 int current_device() { return chosen; }
 
 bool device_take(int device, size_t bytes) {
-    if (bytes > device_bytes - devices.used[device]) return false;
+    if (bytes > settings()->memory_bytes - devices.used[device]) return false;
     devices.used[device] += bytes;
     return true;
 }
@@ -43,7 +41,7 @@ static void describe(cudaDeviceProp *out, int device) {
     int sm = settings()->sm;
     *out = cudaDeviceProp{};
     snprintf(out->name, sizeof out->name, "Emulated sm_%d", sm);
-    out->totalGlobalMem = device_bytes;
+    out->totalGlobalMem = settings()->memory_bytes;
     out->sharedMemPerBlock = 48 * 1024;
     out->sharedMemPerBlockOptin = shared_bytes_max();
     out->reservedSharedMemPerBlock = 1024;
@@ -166,8 +164,8 @@ cudaError_t cudaSetDeviceFlags(unsigned) { return cudaSuccess; }
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     Locked lock;
     if (device_none()) return failed(cudaErrorNoDevice);
-    *free_bytes = device_bytes - devices.used[chosen];
-    *total_bytes = device_bytes;
+    *free_bytes = settings()->memory_bytes - devices.used[chosen];
+    *total_bytes = settings()->memory_bytes;
     return cudaSuccess;
 }
 

@@ -53,34 +53,47 @@ template void matrix_distribute<1, true>(void **, unsigned);
 template void matrix_distribute<2, true>(void **, unsigned);
 template void matrix_distribute<4, true>(void **, unsigned);
 
-/* A[16][per word * 8] and B's columns out of the lanes' registers: register i of A is row g + 8 (i % 2),
- * columns (4 (i / 2) + t) * n onwards, n values a word; register i of B is column g, rows likewise. */
+/* A [16][8n] and B [8n][8] out of the lanes' registers, n values a word: register i of A is row
+ * g + 8 (i % 2), columns from (4 (i / 2) + t) n; register i of B is column g, rows from (4i + t) n. */
 template <class T, int n, T (*value)(uint32_t word, int which)>
-static void gather(void **lanes, T (&a)[16][8 * n], T (&b)[8][8 * n]) {
+static void gather(void **lanes, T (&a)[16][8 * n], T (&b)[8 * n][8]) {
     for (int l = 0; l < LANES; l++) {
         const MatrixProduct *m = static_cast<const MatrixProduct *>(lanes[l]);
         int g = l / 4, t = l % 4;
-        for (int i = 0; i < 4; i++)
-            for (int k = 0; k < n; k++)
+        for (int k = 0; k < n; k++) {
+            for (int i = 0; i < 4; i++)
                 a[g + 8 * (i % 2)][(4 * (i / 2) + t) * n + k] = value(m->a[i], k);
-        for (int i = 0; i < 2; i++)
-            for (int k = 0; k < n; k++)
-                b[g][(4 * i + t) * n + k] = value(m->b[i], k);
+            for (int i = 0; i < 2; i++)
+                b[(4 * i + t) * n + k][g] = value(m->b[i], k);
+        }
     }
 }
 
+/* Four columns of one row of A B; each is summed in the order of k. */
+template <class T, int depth>
+static void multiply_row(const T *row, const T (&b)[depth][8], int column, T *sums) {
+    typedef T Four __attribute__((vector_size(4 * sizeof(T))));
+    Four all = {};
+    for (int k = 0; k < depth; k++) {
+        Four four;
+        memcpy(&four, b[k] + column, sizeof four);
+        all += row[k] * four;
+    }
+    memcpy(sums + column, &all, sizeof all);
+}
+
 /* Accumulator i of a lane is row g + 8 (i / 2), column 2t + i % 2. */
-template <class T, class Sum, int depth>
-static void multiply(void **lanes, const T (&a)[16][depth], const T (&b)[8][depth]) {
+template <class T, int depth>
+static void multiply(void **lanes, const T (&a)[16][depth], const T (&b)[depth][8]) {
+    T sums[16][8];
+    for (int row = 0; row < 16; row++)
+        for (int column = 0; column < 8; column += 4)
+            multiply_row<T, depth>(a[row], b, column, sums[row]);
     for (int l = 0; l < LANES; l++) {
         const MatrixProduct *m = static_cast<const MatrixProduct *>(lanes[l]);
-        for (int i = 0; i < 4; i++) {
-            const T *row = a[l / 4 + 8 * (i / 2)], *column = b[2 * (l % 4) + i % 2];
-            Sum sum = 0;
-            for (int k = 0; k < depth; k++)
-                sum += static_cast<Sum>(row[k]) * column[k];
-            static_cast<Sum *>(m->d)[i] = static_cast<const Sum *>(m->c)[i] + sum;
-        }
+        const T *c = static_cast<const T *>(m->c);
+        for (int i = 0; i < 4; i++)
+            static_cast<T *>(m->d)[i] = c[i] + sums[l / 4 + 8 * (i / 2)][2 * (l % 4) + i % 2];
     }
 }
 
@@ -90,26 +103,19 @@ static float bf16_value(uint32_t word, int which) {
 static float f16_value(uint32_t word, int which) {
     return __half2float(__half{static_cast<uint16_t>(word >> (16 * which))});
 }
-static int8_t s8_value(uint32_t word, int which) {
-    return static_cast<int8_t>(word >> (8 * which));
+/* Unsigned, for sums that wrap. */
+static uint32_t s8_value(uint32_t word, int which) {
+    return static_cast<uint32_t>(static_cast<int8_t>(word >> (8 * which)));
 }
 
-void product_bf16(void **lanes, unsigned) {
-    float a[16][16], b[8][16];
-    gather<float, 2, bf16_value>(lanes, a, b);
-    multiply<float, float, 16>(lanes, a, b);
+template <class T, int n, T (*value)(uint32_t word, int which)> static void product(void **lanes) {
+    T a[16][8 * n], b[8 * n][8];
+    gather<T, n, value>(lanes, a, b);
+    multiply<T, 8 * n>(lanes, a, b);
 }
 
-void product_f16(void **lanes, unsigned) {
-    float a[16][16], b[8][16];
-    gather<float, 2, f16_value>(lanes, a, b);
-    multiply<float, float, 16>(lanes, a, b);
-}
-
-void product_s8(void **lanes, unsigned) {
-    int8_t a[16][32], b[8][32];
-    gather<int8_t, 4, s8_value>(lanes, a, b);
-    multiply<int8_t, int32_t, 32>(lanes, a, b);
-}
+void product_bf16(void **lanes, unsigned) { product<float, 2, bf16_value>(lanes); }
+void product_f16(void **lanes, unsigned) { product<float, 2, f16_value>(lanes); }
+void product_s8(void **lanes, unsigned) { product<uint32_t, 4, s8_value>(lanes); }
 
 } // namespace cuemu

@@ -1,7 +1,9 @@
 /* emu_queue.cpp - the streams of all devices, and what runs next. */
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
+#include <cstdio>
 #include <mutex>
 #include <vector>
 
@@ -57,9 +59,14 @@ Stream *stream_of(cudaStream_t handle, cudaError_t *error) {
 
 void streams_changed() { queues().changed.notify_all(); }
 
+/* Who waits for long waits for ever, as a rule: a rank that never comes. */
 void streams_sleep() {
     std::unique_lock<std::mutex> lock(mutex, std::adopt_lock);
-    queues().changed.wait(lock);
+    if (queues().changed.wait_for(lock, std::chrono::seconds(30)) == std::cv_status::timeout)
+        fprintf(stderr,
+                "cudaemu: device %d of this thread: nothing has moved for 30 s; is a rank of "
+                "an exchange missing?\n",
+                current_device());
     lock.release();
 }
 

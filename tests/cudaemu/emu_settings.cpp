@@ -27,6 +27,7 @@ static Settings from_environment() {
     s.streams = streams && strcmp(streams, "lazy") == 0 ? EMU_STREAMS_LAZY : EMU_STREAMS_EAGER;
     s.sm = static_cast<int>(number("CUEMU_SM", 80));
     s.device_count = static_cast<int>(number("CUEMU_DEVICES", 1));
+    s.memory_bytes = static_cast<size_t>(number("CUEMU_MEMORY", 256)) << 20;
     seed(static_cast<uint64_t>(number("CUEMU_SEED", 0)));
     return s;
 }

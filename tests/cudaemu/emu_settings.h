@@ -14,6 +14,7 @@ struct Settings {
     bool trap, interblock;
     emu_streams streams;
     int sm, device_count;
+    size_t memory_bytes; /* of each device */
 };
 Settings *settings();
 void seed(uint64_t value);

@@ -82,9 +82,15 @@ def start_server(binary, model, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(start_server):
-    """A plain server for the whole module; it must live, empty, when the module is done."""
-    server = start_server()
+def server_flags():
+    """What a module's server is started with besides the model; a module may say otherwise."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def server(start_server, server_flags):
+    """One server for the whole module; it must live, empty, when the module is done."""
+    server = start_server(*server_flags)
     yield server
     assert server.process.poll() is None, "the server died:\n" + server.log()
     server.wait_until_empty()

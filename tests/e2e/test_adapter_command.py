@@ -230,3 +230,14 @@ def test_a_killed_import_leaves_nothing(adapter, binary, source, tmp_path):
         versions = json.loads(adapter("show", "a", "--verify", "--json").stdout)["versions"]
         assert entries(tmp_path / "store" / "stage") == entries(tmp_path / "store" / "unsure") == []
         assert len(entries(tmp_path / "store" / "blobs" / "sha256")) == len(versions)
+
+
+def test_an_adapter_of_another_base_is_refused_by_its_name(adapter, source, espalier, model):
+    """Its shapes fit, but both files say what they are, and it is not the same."""
+    folder = source(base_model_name_or_path="Qwen/Qwen2.5-0.5B")
+    refused = sentence(adapter("import", folder, "--name", "other", "--base", model, code=DATA))
+    assert "trained on Qwen/Qwen2.5-0.5B" in refused and "--allow-other-base" in refused
+    ask = ("generate", "--model", model, "--adapter", f"other={folder}", "--prompt", "Hi", "--max-tokens", 2)
+    assert "trained on Qwen/Qwen2.5-0.5B" in espalier(*ask, code=DATA).stderr
+    assert espalier(*ask, "--allow-other-base").stdout
+    adapter("import", folder, "--name", "other", "--base", model, "--allow-other-base")

@@ -33,18 +33,8 @@ def digest(folder):
 
 
 @pytest.fixture(scope="module")
-def server(start_server, folders):
-    server = start_server(*(f"--adapter={name}={folder}" for name, folder in folders.items()))
-    yield server
-    assert server.process.poll() is None, "the server died:\n" + server.log()
-    server.wait_until_empty()
-    assert server.stop() == 0, server.log()
-
-
-@pytest.fixture(scope="module")
-def stub(server):
-    with server.channel() as channel:
-        yield server.stub(channel)
+def server_flags(folders):
+    return [f"--adapter={name}={folder}" for name, folder in folders.items()]
 
 
 @pytest.mark.smoke

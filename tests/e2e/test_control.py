@@ -44,18 +44,8 @@ def control_at():
 
 
 @pytest.fixture(scope="module")
-def server(start_server, store, control_at):
-    server = start_server("--adapter-store", store, "--control", control_at, "--http-adapters")
-    yield server
-    assert server.process.poll() is None, "the server died:\n" + server.log()
-    server.wait_until_empty()
-    assert server.stop() == 0, server.log()
-
-
-@pytest.fixture(scope="module")
-def stub(server):
-    with server.channel() as channel:
-        yield server.stub(channel)
+def server_flags(store, control_at):
+    return ["--adapter-store", store, "--control", control_at, "--http-adapters"]
 
 
 @pytest.fixture(scope="module")
@@ -534,7 +524,8 @@ def test_an_upload_larger_than_the_disk_is_refused_at_once(control, refused, siz
 
 def test_pages_that_are_none_are_refused(control, refused):
     for bad in (dict(page_size=1001), dict(page_token="x"), dict(page_token="x@"), dict(page_token="x@y"),
-                dict(page_token="x" * 300 + "@1"), dict(page_token="x@99999999999")):
+                dict(page_token="x" * 300 + "@1"), dict(page_token="x@99999999999"),
+                dict(page_token="x@+5"), dict(page_token="x@ 5"), dict(page_token="x@-5")):
         refused(lambda b=bad: control.ListAdapters(cb.ListAdaptersRequest(**b), timeout=60), CODE.INVALID_ARGUMENT)
 
 
@@ -653,6 +644,25 @@ def test_http_loads_under_another_name(control, server, stub, folders):
     assert answer(stub, "borrowed").ids == answer(stub, "original").ids
     assert post(server, UNLOAD, {"lora_name": "borrowed"})[0] == 200
     assert answer(stub, "original", max_tokens=2).final.adapter == "original@1"
+
+
+def test_an_http_load_holds_its_blob_no_longer_than_it_is_served(control, server, stub, store, espalier, tmp_path):
+    """Removed from the store meanwhile, the files stay until the adapter is unloaded, and then go."""
+    info = upload(control, "lent", make(tmp_path / "lent", seed=900, rank=4, modules=QV, size=0.2))
+    wanted = answer(stub, "lent").ids
+    assert post(server, LOAD, {"lora_name": "borrowed", "lora_path": "lent"})[0] == 200
+    unload(control, "lent")
+    blob = os.path.join(store, "blobs", "sha256", info.digest.split(":")[1])
+    espalier("adapter", "remove", "lent", "--store", store)
+    assert os.path.isdir(blob)
+    assert answer(stub, "borrowed").ids == wanted
+    unload(control, "borrowed")
+
+    def swept():
+        espalier("adapter", "list", "--store", store)
+        return not os.path.exists(blob)
+
+    wait_for(swept, "the blob to go")
 
 
 @pytest.mark.parametrize("path,body,status", [

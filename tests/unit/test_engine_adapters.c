@@ -326,6 +326,52 @@ static void a_decode_step_with_adapters_allocates_nothing(void **state) {
     engine_close(e);
 }
 
+/* ---- waiting ---- */
+
+/* Nobody goes past a preempted sequence, so that nothing runs while its adapter is brought again: the
+ * loop sleeps until then. */
+static void the_loop_sleeps_while_a_preempted_one_waits_for_its_adapter(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){0}, 2);
+    request *ours = make_request(e, 1, 0), *behind = make_request(e, 4, BASE);
+    tiny_submit(e, ours);
+    while (ours->published < 2)
+        engine_step_or_wait(e);
+    sched_adapters how = adapters_for_scheduler(engine_adapters(e));
+    assert_true(engine_preempt_newest(e));
+    assert_true(how.shed(how.arg, SHED_WANTED, NULL));
+    tiny_submit(e, behind);
+    assert_false(engine_step(e));
+    assert_int_equal(ours->published, 2);
+    while (!atomic_load(&ours->done) || !atomic_load(&behind->done))
+        engine_step_or_wait(e);
+    assert_int_equal(ours->finish, FINISH_LENGTH);
+    assert_int_equal(behind->finish, FINISH_LENGTH);
+    request_unref(ours);
+    request_unref(behind);
+    engine_close(e);
+}
+
+/* What has ended may have had the frames for which an adapter waits: the loop looks before it sleeps. */
+static void the_loop_goes_on_after_an_end_though_all_others_wait_for_adapters(void **state) {
+    (void)state;
+    engine *e = open_with((model_config){0}, 1);
+    request *ends = make_request(e, 4, BASE), *waits = make_request(e, 1, 0);
+    tiny_submit(e, ends);
+    while (ends->published < OUTPUT - 1)
+        engine_step_or_wait(e);
+    tiny_submit(e, waits);
+    assert_true(engine_step(e));
+    assert_true(atomic_load(&ends->done));
+    assert_int_equal(waits->published, 0);
+    while (!atomic_load(&waits->done))
+        engine_step_or_wait(e);
+    assert_int_equal(waits->finish, FINISH_LENGTH);
+    request_unref(ends);
+    request_unref(waits);
+    engine_close(e);
+}
+
 /* ---- ends ---- */
 
 static void an_adapter_is_let_go_when_its_request_ends(void **state) {
@@ -515,6 +561,8 @@ int main(void) {
         cmocka_unit_test(each_adapter_gives_an_answer_of_its_own),
         cmocka_unit_test(a_batch_of_the_base_calls_what_it_calls_without_adapters),
         cmocka_unit_test(a_decode_step_with_adapters_allocates_nothing),
+        cmocka_unit_test(the_loop_sleeps_while_a_preempted_one_waits_for_its_adapter),
+        cmocka_unit_test(the_loop_goes_on_after_an_end_though_all_others_wait_for_adapters),
         cmocka_unit_test(an_adapter_is_let_go_when_its_request_ends),
         cmocka_unit_test(a_request_that_never_ran_lets_its_adapter_go),
         cmocka_unit_test(unloading_ends_users_and_no_others),

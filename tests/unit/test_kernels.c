@@ -309,7 +309,6 @@ static void linear_row_is_the_same_in_any_company(void **state) {
         }
 }
 
-/* A step that computes no row, such as one where no logits are wanted, touches nothing. */
 /* The same where the AMX level changes its way: scales are read in legs of 32 blocks, inputs kept for
  * ranges of 40, two B tiles from 17 tokens on, chunks of 512; whole tiles are finished in registers. */
 static void linear_row_is_the_same_in_long_rows(void **state) {
@@ -352,6 +351,7 @@ static void linear_row_is_the_same_in_long_rows(void **state) {
     }
 }
 
+/* A step that computes no row, such as one where no logits are wanted, touches nothing. */
 static void linear_of_no_tokens_does_nothing(void **state) {
     (void)state;
     const kern_ops *all[] = {&kern_ref, &kern_cpu};

@@ -103,7 +103,8 @@ static void a_config_that_is_not_computed_is_refused_by_its_key(void **state) {
         {{.key = "lora_alpha", .value = "-4"}, "lora_alpha is -4"},
         {{.key = "lora_alpha", .value = "NaN"}, "adapter_config.json"},
         {{.key = "lora_alpha", .value = "1e999"}, "adapter_config.json"},
-        {{.key = "lora_alpha", .value = "\"nan\""}, "lora_alpha"},
+        {{.key = "lora_alpha", .value = "\"nan\""},
+         "lora_alpha is \"nan\"; wanted a number above 0, 1e+06 at most"},
         {{.key = "lora_alpha", .value = "1e7"}, "lora_alpha is 10000000"},
         {{.key = "lora_alpha", .value = ""}, "lora_alpha is missing"},
         {{.key = "alpha_pattern", .value = "{\"q_proj\":0}"}, "alpha_pattern.q_proj is 0"},
@@ -233,6 +234,8 @@ static void facts_alone_are_checked_too(void **state) {
         {{.tensor = Q_A, .rows = 3, .cols = 64}, "has rank 3; its B has 2"},
         {{.tensor = Q_B, .poison = NAN}, "no finite number"},
         {{.tensor = Q_B, .rename = "base_model.model.x"}, "is no part of an adapter"},
+        {{.key = "bias", .value = "\"all\"", .more = LB_Q(3) ".base_layer.bias", .more_cols = 64},
+         "tensors of layer 3, but none of layer 2"},
     };
     judge(cases, sizeof cases / sizeof *cases, NULL);
 }
@@ -410,7 +413,30 @@ static void a_base_of_another_name_is_worth_a_warning(void **state) {
                                            model_file_weights(llama), NULL),
                      ESP_OK);
     assert_non_null(strstr(lora_file_facts(other)->warning, "was trained on org/Other-1B"));
+    assert_int_equal(lora_file_refuse_other(other, false, NULL), ESP_OK);
     lora_file_close(other);
+    lb_free(&bytes);
+}
+
+/* The base records that it is a Llama 3, and the adapter, of the same shapes, was trained on something else. */
+static void a_base_that_records_another_name_is_refused_unless_allowed(void **state) {
+    (void)state;
+    const lora_fault fault = {.key = "base_model_name_or_path", .value = "\"org/Qwen2.5-1B\""};
+    lora_bytes bytes = lb_build(&fault);
+    lora_file *file = NULL;
+    esp_error err = {0};
+    assert_int_equal(lora_file_open_memory(&file, bytes.config, strlen(bytes.config),
+                                           bytes.tensors.at, bytes.tensors.count,
+                                           model_file_weights(llama_gguf), NULL),
+                     ESP_OK);
+    assert_true(lora_file_facts(file)->other_base);
+    assert_int_equal(lora_file_refuse_other(file, false, &err), ESP_INVALID);
+    assert_string_equal(err.field, "--allow-other-base");
+    assert_non_null(strstr(err.message,
+                           "trained on org/Qwen2.5-1B, and the base llama3.gguf says that "
+                           "it is tiny llama3"));
+    assert_int_equal(lora_file_refuse_other(file, true, NULL), ESP_OK);
+    lora_file_close(file);
     lb_free(&bytes);
 }
 
@@ -570,6 +596,7 @@ int main(void) {
         cmocka_unit_test(facts_say_what_an_adapter_is),
         cmocka_unit_test(a_digest_is_of_the_content),
         cmocka_unit_test(a_base_of_another_name_is_worth_a_warning),
+        cmocka_unit_test(a_base_that_records_another_name_is_refused_unless_allowed),
         cmocka_unit_test(a_score_head_has_labels),
         cmocka_unit_test(added_tokens_make_both_tables_longer),
         cmocka_unit_test(copies_of_the_base_are_not_kept),

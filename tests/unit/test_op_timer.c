@@ -141,6 +141,10 @@ static void fake_attention(kern_device *dev, const kern_attention *op) {
 static void fake_pool_states(kern_device *dev, const kern_pool_states *op) {
     remember(dev, "pool_states", op);
 }
+static bool fake_sample(kern_device *dev, const kern_sample *op) {
+    remember(dev, "sample", op);
+    return true;
+}
 static esp_code fake_sync(kern_device *dev, esp_error *err) {
     (void)err;
     remember(dev, "sync", NULL);
@@ -178,6 +182,7 @@ static const kern_ops fake = {
     .rope_store = fake_rope_store,
     .attention = fake_attention,
     .pool_states = fake_pool_states,
+    .sample = fake_sample,
     .sync = fake_sync,
 };
 
@@ -293,6 +298,9 @@ static void each_op_is_passed_on_and_counted_under_its_kind(void **state) {
     assert_called("attention", &attention);
     w.ops->pool_states(w.dev, &pool);
     assert_called("pool_states", &pool);
+    kern_sample sample = {.row_count = 1, .vocab = 32};
+    assert_true(w.ops->sample(w.dev, &sample));
+    assert_called("sample", &sample);
     for (kern_role role = ROLE_NONE; role <= ROLE_HEAD; role++) {
         kern_linear linear = {
             .matrix = {matrix}, .matrix_count = 1, .token_count = 1, .role = role};

@@ -132,8 +132,24 @@ static void shown_text_is_printable_and_fits(void **state) {
     assert_string_equal(out, "");
 }
 
+/* A sentence that is known by the place of its file is told by the name of it. */
+static void an_error_is_told_by_another_name(void **state) {
+    (void)state;
+    esp_error err = {0};
+    esp_fail_field(&err, ESP_INVALID, "file", "8c1f: tensor x of 8c1f is wrong");
+    err.retry_ms = 7;
+    esp_rename(&err, "8c1f", "tone@2");
+    assert_string_equal(err.message, "tone@2: tensor x of 8c1f is wrong");
+    assert_string_equal(err.field, "file");
+    assert_int_equal(err.retry_ms, 7);
+    esp_rename(&err, "absent", "y");
+    esp_rename(&err, "", "y");
+    assert_string_equal(err.message, "tone@2: tensor x of 8c1f is wrong");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_error_is_told_by_another_name),
         cmocka_unit_test(shown_text_is_printable_and_fits),
         cmocka_unit_test(a_failure_replaces_the_one_before),
         cmocka_unit_test(an_error_may_quote_itself),

@@ -1,11 +1,11 @@
 /* lora_check.c - an adapter's updates against its base: shapes, tables, biases, and which of the
  * two was trained for the other. */
 // SPDX-License-Identifier: Apache-2.0
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/model/lora/lora_base_name.h"
 #include "engine/model/lora/lora_inner.h"
 
 bool lora_rows_interleaved(const lora_file *file) {
@@ -30,27 +30,35 @@ static esp_code check_architecture(const lora_file *file, esp_error *err) {
                     file->name, seen, file->base->name, wanted);
 }
 
-/* Letters and digits alone, small. */
-static void squeeze(char *out, size_t room, const char *text) {
-    size_t used = 0;
-    for (; *text && used + 1 < room; text++)
-        if (isalnum((unsigned char)*text)) out[used++] = (char)tolower((unsigned char)*text);
-    out[used] = 0;
-}
-
-/* A file or folder of the base is usually called as the base was when the adapter was trained, and
- * the quantisation behind it; but its name is the operator's to choose. */
+/* A file or folder of the base is usually called as the base was when the adapter was trained, and the
+ * quantisation behind it; but its name is the operator's to choose, and what it records of itself may be its
+ * parent's name. So another name is a warning, and only what can be no name of this base is another base. */
 static void compare_names(lora_file *file) {
     lora_facts *facts = &file->facts;
-    char recorded[128], seen[128], shown[96];
-    const char *slash = strrchr(facts->base_name, '/');
-    squeeze(recorded, sizeof recorded, slash ? slash + 1 : facts->base_name);
-    squeeze(seen, sizeof seen, file->base->name);
-    if (!recorded[0] || strstr(seen, recorded)) return;
-    esp_show(shown, sizeof shown, facts->base_name, strlen(facts->base_name));
-    snprintf(facts->warning, sizeof facts->warning,
-             "%s: the adapter was trained on %s; %.95s fits its shapes, but its name is another",
-             file->name, shown, file->base->name);
+    const char *trained = facts->base_name, *name = file->base->name;
+    const char *recorded = file->base->recorded;
+    char shown[96];
+    if (base_names_agree(trained, name) || base_names_agree(trained, recorded)) return;
+    facts->other_base = base_names_compare(trained, recorded) == NAMES_DIFFER &&
+                        base_names_compare(trained, name) != NAMES_ALIKE;
+    esp_show(shown, sizeof shown, trained, strlen(trained));
+    if (facts->other_base)
+        snprintf(
+            facts->warning, sizeof facts->warning,
+            "%s: the adapter was trained on %s, and the base %.95s says that it is %.95s: another "
+            "one",
+            file->name, shown, name, recorded);
+    else
+        snprintf(
+            facts->warning, sizeof facts->warning,
+            "%s: the adapter was trained on %s; %.95s fits its shapes, but its name is another",
+            file->name, shown, name);
+}
+
+esp_code lora_file_refuse_other(const lora_file *file, bool allowed, esp_error *err) {
+    if (!file->facts.other_base || allowed) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "--allow-other-base",
+                          "%s; --allow-other-base takes it all the same", file->facts.warning);
 }
 
 /* ---- shapes ---- */

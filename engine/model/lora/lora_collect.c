@@ -239,6 +239,21 @@ static esp_code check_wanted(const lora_file *file, const char *module, const lo
                     file->name, json_show(module).text);
 }
 
+/* A layer without any tensor, and the base not at hand: who is to blame may be a tensor behind it. */
+static bool is_hole(const lora_file *file, uint32_t layer) {
+    bool hole = !file->base;
+    for (lora_site site = SITE_Q; site < SITE_LAYER_COUNT; site++)
+        hole = hole && !lora_at(file, layer, site)->module.bytes;
+    return hole;
+}
+
+static esp_code blame_hole(const lora_file *file, uint32_t layer, esp_error *err) {
+    return esp_fail(err, ESP_INVALID,
+                    "%s: there are tensors of layer %u, but none of layer %u, which the config targets "
+                    "too; the adapter is incomplete, or layer %u is none of its base's",
+                    file->name, file->layers - 1, layer, file->layers - 1);
+}
+
 static esp_code check_layers(const lora_file *file, esp_error *err) {
     bool kinds[SITE_LAYER_COUNT];
     model_text prefix = find_prefix(file);
@@ -251,6 +266,7 @@ static esp_code check_layers(const lora_file *file, esp_error *err) {
             snprintf(module, sizeof module, "%.*slayers.%u.%s.%s", (int)prefix.bytes, prefix.at,
                      layer, attention ? "self_attn" : "mlp", lora_site_name(site));
             if (kinds[site]) code = check_wanted(file, module, lora_at(file, layer, site), err);
+            if (code && is_hole(file, layer)) code = blame_hole(file, layer, err);
         }
     return code;
 }

@@ -103,9 +103,11 @@ static esp_code check_kind(const hf_section *root, esp_error *err) {
 
 static esp_code read_alpha(const hf_section *section, const char *key, double *out,
                            esp_error *err) {
-    esp_code code = hf_need_real(section, key, -HUGE_VAL, HUGE_VAL, out, err);
-    if (code || (*out > 0 && *out <= ALPHA_MAX)) return code;
-    return esp_fail(err, ESP_INVALID, "%s: %s%s is %s; wanted more than 0 and %g at most",
+    const json_t *value = json_object_get(section->object, key);
+    if (!hf_has(section, key)) return hf_need_real(section, key, 0, ALPHA_MAX, out, err);
+    *out = json_number_value(value); /* 0 of what is none */
+    if (*out > 0 && *out <= ALPHA_MAX) return ESP_OK;
+    return esp_fail(err, ESP_INVALID, "%s: %s%s is %s; wanted a number above 0, %g at most",
                     section->file, section->path, json_show(key).text, hf_show(section, key).text,
                     ALPHA_MAX);
 }

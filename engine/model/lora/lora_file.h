@@ -63,7 +63,8 @@ typedef struct lora_facts {
     const char *const *label_names;   /* [whole_rows[LORA_SCORE]], or NULL: it names none */
     /* Where its base's recorded name is no part of the name of the base at hand: a sentence for the
      * log. "": none */
-    char warning[384];
+    char warning[480];
+    bool other_base; /* ... and what the base records of itself can be no name of the same model */
 } lora_facts;
 
 typedef struct lora_file lora_file;
@@ -77,6 +78,8 @@ ESP_CHECKED esp_code lora_file_open(lora_file **out, const char *path, const che
 ESP_CHECKED esp_code lora_file_open_memory(lora_file **out, const void *config, size_t config_bytes,
                                            const void *tensors, size_t tensor_bytes,
                                            const checkpoint *base, esp_error *err);
+/* ESP_INVALID for one of another base, by what both record, unless that is allowed (--allow-other-base). */
+ESP_CHECKED esp_code lora_file_refuse_other(const lora_file *file, bool allowed, esp_error *err);
 void lora_file_close(lora_file *file);
 const lora_facts *lora_file_facts(const lora_file *file);
 /* The facts as a JSON object (malloc'd; the caller frees). */
