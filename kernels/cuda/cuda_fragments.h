@@ -39,15 +39,18 @@ CUDA_FORMATS(CU_FORMAT)
 
 /* ---- codes */
 
+/* (a & b) | c in one instruction: as operators, two constants make it two. */
+CU_DEV uint32_t cu_pick(uint32_t a, uint32_t b, uint32_t c) { return cu_lop3<0xea>(a, b, c); }
+
 CU_DEV uint32_t cu_code_pair_4(uint32_t word, int i, uint32_t zero) {
     const uint32_t one = 0x3f803f80u;
-    return cu_fma_bf16x2((word >> 4 * i & 0x000f000fu) | 0x43004300u, one, zero);
+    return cu_fma_bf16x2(cu_pick(word >> 4 * i, 0x000f000fu, 0x43004300u), one, zero);
 }
 
 CU_DEV uint32_t cu_code_pair_8(uint32_t word, int i) {
     const uint32_t minus_one = 0xbf80bf80u, x = word >> 8 * i;
-    const uint32_t low = (x & 0x007f007fu) | 0x43004300u, sign = (x & 0x00800080u) | 0x43004300u;
-    return cu_fma_bf16x2(sign, minus_one, low);
+    const uint32_t low = cu_pick(x, 0x007f007fu, 0x43004300u);
+    return cu_fma_bf16x2(cu_pick(x, 0x00800080u, 0x43004300u), minus_one, low);
 }
 
 CU_DEV uint32_t cu_code_pair_e4m3(uint32_t word, int i) {

@@ -1,11 +1,11 @@
 /* cuda_linear_few.h - a linear for few tokens: every warp a segment of the columns.
  *
  * In     weights in tiles, streamed once through a ring of each warp's own; inputs [T,K] bf16 straight from
- *        memory (they are in L1 or L2) into registers, one tile ahead
+ *        memory (they are in L1 or L2) into registers
  * Out    [T, N] f32 or bf16
  * Grid   (groups of 8 * n tokens, pairs of tiles) x 256 threads; warp w sums segment w of the columns, then
  *        the segments' sums are added in order
- * Shared a ring of linear_few_stages stages for each warp; the sums of the segments take its place at the end
+ * Shared a ring of few_ring::stages stages for each warp; the sums of the segments take its place at the end
  * Cost   the weights' bytes: no barrier until the end, 32 to 64 KiB in flight in each multiprocessor */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CUDA_LINEAR_FEW_H
@@ -33,47 +33,41 @@ constexpr int few_sum_bytes(int n) {
     return LINEAR_SEGMENTS * 8 * n * FEW_TOKEN_STRIDE * static_cast<int>(sizeof(float));
 }
 
-/* A lane's inputs of `halves` halves. */
+/* A lane's inputs of a stage, from column col on; rows: of its tokens. Beyond the last column it reads others,
+ * which meet weights of 0. */
 template <int format, int n, int halves>
-CU_DEV void few_inputs(const linear_part &part, uint32_t token_count, uint32_t token, uint32_t col,
-                       int t, uint32_t (&x)[n][halves * 4]) {
+CU_DEV void few_inputs(const uint16_t *const (&rows)[n], uint32_t cols, uint32_t col, int t,
+                       uint32_t (&x)[n][halves * 4]) {
 #pragma unroll
-    for (int i = 0; i < n; i++)
+    for (int h = 0; h < halves; h++) {
+        const uint32_t at0 = col + 32 * h + linear_input_at<format>(t, 0);
+        const uint32_t at1 = col + 32 * h + linear_input_at<format>(t, 1);
 #pragma unroll
-        for (int h = 0; h < halves; h++) {
-            const uint32_t at0 = col + 32 * h + linear_input_at<format>(t, 0);
-            const uint32_t at1 = col + 32 * h + linear_input_at<format>(t, 1);
-            const bool live = token + 8 * i < token_count;
-            const uint16_t *row =
-                part.in + static_cast<size_t>(live ? token + 8 * i : 0) * part.in_stride;
-            if (cu_format<format>::run == 16) {
-                uint2 v = make_uint2(0, 0), w = v;
-                if (live && at0 < part.in_cols) v = *reinterpret_cast<const uint2 *>(row + at0);
-                if (live && at1 < part.in_cols) w = *reinterpret_cast<const uint2 *>(row + at1);
+        for (int i = 0; i < n; i++)
+            if constexpr (cu_format<format>::run == 16) {
+                const uint2 v = *reinterpret_cast<const uint2 *>(rows[i] + min(at0, cols - 4));
+                const uint2 w = *reinterpret_cast<const uint2 *>(rows[i] + min(at1, cols - 4));
                 x[i][4 * h] = v.x, x[i][4 * h + 1] = v.y;
                 x[i][4 * h + 2] = w.x, x[i][4 * h + 3] = w.y;
             } else {
-                uint4 v = cu_zero16();
-                if (live && at0 < part.in_cols) v = cu_load16(row + at0);
+                const uint4 v = cu_load16(rows[i] + min(at0, cols - 8));
                 x[i][4 * h] = v.x, x[i][4 * h + 1] = v.y;
                 x[i][4 * h + 2] = v.z, x[i][4 * h + 3] = v.w;
             }
-        }
+    }
 }
 
-/* One stage of the ring. */
+/* A lane's share of a stage to `to`; from: of each row of tiles, what comes next. */
 template <int format, int tiles>
-CU_DEV void few_fetch(const uint8_t *const (&from)[tiles], uint32_t stage, uint8_t *to, int lane,
-                      uint64_t once) {
-    using ring = few_ring<format, tiles>;
+CU_DEV void few_fetch(const uint8_t *(&from)[tiles], uint8_t *to, int lane, uint64_t once) {
+    constexpr int bytes = few_ring<format, tiles>::tile_bytes;
 #pragma unroll
     for (int m = 0; m < tiles; m++) {
-        const uint8_t *tile = from[m] + static_cast<size_t>(stage) * ring::tile_bytes;
 #pragma unroll
-        for (int at = 0; at < ring::tile_bytes; at += 512)
-            if (at + 512 <= ring::tile_bytes || at + lane * 16 < ring::tile_bytes)
-                cu_cp_async16_policy(to + m * ring::tile_bytes + at + lane * 16,
-                                     tile + at + lane * 16, true, once);
+        for (int at = 0; at < bytes; at += 512)
+            if (at + 512 <= bytes || at + lane * 16 < bytes)
+                cu_cp_async16_policy(to + m * bytes + at, from[m] + at, true, once);
+        from[m] += bytes;
     }
 }
 
@@ -98,44 +92,45 @@ CU_DEV void few_add(const uint8_t *slot,
     }
 }
 
-/* A warp's sums over the tiles [begin, end) of the columns; `begin` may be `end`. from: the rows of tiles. */
+/* A warp's sums over the tiles [begin, end) of the columns; `begin` may be `end`. tile: the rows of tiles; token:
+ * the first of the block's. Tokens beyond the last are the last one again, and not stored. */
 template <int format, int tiles, int n>
 CU_DEV void few_run(const linear_part &part, uint32_t token_count, uint32_t token,
-                    const uint8_t *const (&from)[tiles], uint32_t begin, uint32_t end,
+                    const uint8_t *const (&tile)[tiles], uint32_t begin, uint32_t end,
                     uint8_t *slots, float (&acc)[n][tiles][4]) {
     using ring = few_ring<format, tiles>;
-    constexpr int stage_bytes = tiles * ring::tile_bytes;
-    const int lane = cu_lane(), t = lane % 4;
+    constexpr int stage_bytes = tiles * ring::tile_bytes, last = (ring::stages - 1) * stage_bytes;
+    const int lane = cu_lane();
     const uint64_t once = cu_evict_first();
-    uint32_t x[n][ring::halves * 4], next[n][ring::halves * 4];
+    const uint8_t *from[tiles];
+    const uint16_t *rows[n];
     begin *= 2 / ring::halves;
     end *= 2 / ring::halves;
 #pragma unroll
+    for (int m = 0; m < tiles; m++)
+        from[m] = tile[m] + static_cast<size_t>(begin) * ring::tile_bytes + lane * 16;
+#pragma unroll
+    for (int i = 0; i < n; i++)
+        rows[i] = part.in + static_cast<size_t>(min(token + lane / 4 + 8 * i, token_count - 1)) *
+                                part.in_stride;
+    uint8_t *to = slots + lane * 16;
+#pragma unroll
     for (int s = 0; s < ring::stages - 1; s++) {
-        if (begin + s < end)
-            few_fetch<format, tiles>(from, begin + s, slots + s * stage_bytes, lane, once);
+        if (begin + s < end) few_fetch<format, tiles>(from, to + s * stage_bytes, lane, once);
         cu_cp_async_commit();
     }
-    if (begin < end)
-        few_inputs<format, n, ring::halves>(part, token_count, token + lane / 4, begin * ring::cols,
-                                            t, next);
+    const uint32_t cols = part.in_cols;
+    int slot = 0, ahead = last;
     for (uint32_t c = begin; c < end; c++) {
-        const uint32_t slot = (c - begin) % ring::stages, ahead = c + ring::stages - 1;
-#pragma unroll
-        for (int i = 0; i < n; i++)
-#pragma unroll
-            for (int j = 0; j < ring::halves * 4; j++)
-                x[i][j] = next[i][j];
-        if (c + 1 < end)
-            few_inputs<format, n, ring::halves>(part, token_count, token + lane / 4,
-                                                (c + 1) * ring::cols, t, next);
+        uint32_t x[n][ring::halves * 4];
+        few_inputs<format, n, ring::halves>(rows, cols, c * ring::cols, lane % 4, x);
         cu_cp_async_wait<ring::stages - 2>();
         __syncwarp(); /* all lanes' copies are here; all are done with the slot before this one */
-        if (ahead < end)
-            few_fetch<format, tiles>(
-                from, ahead, slots + (ahead - begin) % ring::stages * stage_bytes, lane, once);
+        if (c + ring::stages - 1 < end) few_fetch<format, tiles>(from, to + ahead, lane, once);
         cu_cp_async_commit();
-        few_add<format, tiles, n>(slots + slot * stage_bytes, x, lane, acc);
+        few_add<format, tiles, n>(slots + slot, x, lane, acc);
+        ahead = slot;
+        slot = slot == last ? 0 : slot + stage_bytes;
     }
     cu_cp_async_wait<0>();
 }
