@@ -45,6 +45,7 @@ CU_DEV float norm_factor(const cuda_rope_store_args &a, const float *at) {
     float sum = 0.0f;
     for (uint32_t i = (uint32_t)cu_lane(); i < a.kv.head_dim; i += 32)
         sum = fmaf(at[i], at[i], sum);
+    __syncwarp(); /* all has been read; from here on lanes write */
     return rsqrtf(cu_warp_sum(sum) / (float)a.kv.head_dim + a.norm_eps);
 }
 
