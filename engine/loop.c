@@ -281,7 +281,7 @@ static bool all_finite(const float *values, uint32_t count) {
     return true;
 }
 
-/* The text's vector, and the end of its request. */
+/* The text's vector, be it its labels' logits, and the end of its request. */
 static void collect_embedding(engine *e, const sched_work *work, const float *row, int64_t now_us) {
     request *r = work->owner;
     esp_error error = {0};
@@ -289,11 +289,12 @@ static void collect_embedding(engine *e, const sched_work *work, const float *ro
     r->first_token_us = r->last_token_us = now_us;
     sched_finish(e->sched, now_us, work->seq);
     if (!all_finite(row, r->embedding_width)) {
-        esp_fail(&error, ESP_INTERNAL, "the embedding of this input is not finite");
+        esp_fail(&error, ESP_INTERNAL, "the %s of this input %s not finite",
+                 r->classifies ? "scores" : "embedding", r->classifies ? "are" : "is");
         engine_end_request(e, r, FINISH_ERROR, &error);
         return;
     }
-    count_up(&e->counters.embeddings, 1);
+    if (!r->classifies) count_up(&e->counters.embeddings, 1);
     engine_end_request(e, r, FINISH_STOP, NULL);
 }
 
@@ -306,6 +307,22 @@ static void collect_embeddings(engine *e, const sched_plan *plan) {
         collect_embedding(e, &plan->work[e->row_work[i]], rows + (size_t)i * width, now_us);
 }
 
+/* A row of a classifier: its labels' logits, which is no row to pick a token from. That an adapter is one is
+ * not known before it is read, so that some ask it for tokens. */
+static bool collect_scores(engine *e, const sched_work *work, const float *row, int64_t now_us) {
+    request *r = work->owner;
+    esp_error error = {0};
+    if (!r->adapter || !adapter_label_count(r->adapter)) return false;
+    if (r->classifies) {
+        collect_embedding(e, work, row, now_us);
+        return true;
+    }
+    sched_finish(e->sched, now_us, work->seq);
+    engine_refuse_classifier(r, &error);
+    engine_end_request(e, r, FINISH_ERROR, &error);
+    return true;
+}
+
 static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err) {
     uint32_t rows = e->batch.row_count;
     sample_row *picked = sample_rows_at(e->sampling);
@@ -314,13 +331,20 @@ static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err
         const float *logits;
         esp_code code = model_logits(e->model, first, count, &logits, err);
         if (code != ESP_OK) return code;
-        for (uint32_t i = 0; i < count; i++)
-            ask_for_token(&picked[i], plan->work[e->row_work[first + i]].owner,
-                          logits + (size_t)i * e->model_vocab);
-        sample_rows_pick(e->sampling, count);
+        const sched_work *asked[MODEL_LOGITS_ROWS];
+        uint32_t asked_count = 0;
         int64_t now_us = clock_now_us();
-        for (uint32_t i = 0; i < count; i++)
-            collect_row(e, &plan->work[e->row_work[first + i]], &picked[i], now_us);
+        for (uint32_t i = 0; i < count; i++) {
+            const sched_work *work = &plan->work[e->row_work[first + i]];
+            const float *row = logits + (size_t)i * e->model_vocab;
+            if (collect_scores(e, work, row, now_us)) continue;
+            ask_for_token(&picked[asked_count], work->owner, row);
+            asked[asked_count++] = work;
+        }
+        sample_rows_pick(e->sampling, asked_count);
+        now_us = clock_now_us();
+        for (uint32_t i = 0; i < asked_count; i++)
+            collect_row(e, asked[i], &picked[i], now_us);
     }
     return ESP_OK;
 }
