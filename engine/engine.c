@@ -439,7 +439,20 @@ void engine_close(engine *e) {
 
 /* ---- what other threads call ---- */
 
+esp_code engine_refuse_classifier(const request *r, esp_error *err) {
+    return esp_fail_field(
+        err, ESP_PRECONDITION, "model",
+        "model: adapter \"%s\" classifies texts and generates none; use Classify, "
+        "or espalier classify",
+        r->by.name);
+}
+
 static esp_code check_kind(const engine *e, const request *r, esp_error *err) {
+    if (r->classifies) {
+        ESP_ASSERT(r->adapter && r->embedding_width == adapter_label_count(r->adapter));
+        return ESP_OK;
+    }
+    if (r->adapter && adapter_label_count(r->adapter)) return engine_refuse_classifier(r, err);
     if (engine_embeds(e) == (r->embedding_width > 0)) return ESP_OK;
     if (engine_embeds(e))
         return esp_fail_field(err, ESP_PRECONDITION, "model",
@@ -455,7 +468,7 @@ static esp_code check_kind(const engine *e, const request *r, esp_error *err) {
 /* The scheduler judges the rest of an input to embed: it has no output to leave room for. */
 static esp_code check_input(const engine *e, const request *r, esp_error *err) {
     uint32_t width = model_get_spec(e->model)->hidden;
-    ESP_ASSERT(r->embedding_width == width);
+    ESP_ASSERT(r->classifies || r->embedding_width == width);
     if (r->prompt_count > e->config.max_context)
         return esp_fail_field(err, ESP_INVALID, "inputs",
                               "inputs: %u tokens; at most %u are taken (--max-context)",

@@ -45,9 +45,9 @@ struct engine {
     kern_device *dev;
     kern_options opened_with;
     model *model;
-    adapters *adapters;       /* NULL: none are taken */
-    adapter_store *store;     /* of --adapter-store; or NULL */
-    model_file *file;         /* whose tensors adapters are held against; NULL without them */
+    adapters *adapters;   /* NULL: none are taken */
+    adapter_store *store; /* of --adapter-store; or NULL */
+    model_file *file;     /* whose tensors adapters are held against; NULL without them */
     tokenizer *tok;
     chat_template *template;
     esp_error template_why;
@@ -62,10 +62,10 @@ struct engine {
     step_batch batch;
     adapter_order order;                 /* of its sequences */
     const model_adapter **step_adapters; /* [seqs] what batch.seq_adapter indexes */
-    uint32_t *row_work;    /* [rows] index in the plan of each row */
-    request *live;         /* list through live_next */
-    bool broken;           /* a device fault: nothing runs any more */
-    bool had_news;         /* someone has something new since the last wake */
+    uint32_t *row_work;                  /* [rows] index in the plan of each row */
+    request *live;                       /* list through live_next */
+    bool broken;                         /* a device fault: nothing runs any more */
+    bool had_news;                       /* someone has something new since the last wake */
     esp_error fault;
     int64_t last_end_us, end_gap_ms; /* pace of ended requests, for the retry hint */
 
@@ -89,5 +89,8 @@ void engine_end_request(engine *e, request *r, finish_reason reason, const esp_e
 
 /* Ends every request that goes through an adapter. The engine thread, outside of a plan. */
 void engine_end_users(engine *e, const adapter *ad, const esp_error *why);
+
+/* A request that wants tokens of an adapter that gives scores; returns ESP_PRECONDITION. */
+esp_code engine_refuse_classifier(const request *r, esp_error *err);
 
 #endif

@@ -280,7 +280,7 @@ static bool all_finite(const float *values, uint32_t count) {
     return true;
 }
 
-/* The text's vector, and the end of its request. */
+/* The text's vector, be it its labels' logits, and the end of its request. */
 static void collect_embedding(engine *e, const sched_work *work, const float *row, int64_t now_us) {
     request *r = work->owner;
     esp_error error = {0};
@@ -288,11 +288,12 @@ static void collect_embedding(engine *e, const sched_work *work, const float *ro
     r->first_token_us = r->last_token_us = now_us;
     sched_finish(e->sched, now_us, work->seq);
     if (!all_finite(row, r->embedding_width)) {
-        esp_fail(&error, ESP_INTERNAL, "the embedding of this input is not finite");
+        esp_fail(&error, ESP_INTERNAL, "the %s of this input %s not finite",
+                 r->classifies ? "scores" : "embedding", r->classifies ? "are" : "is");
         engine_end_request(e, r, FINISH_ERROR, &error);
         return;
     }
-    count_up(&e->counters.embeddings, 1);
+    if (!r->classifies) count_up(&e->counters.embeddings, 1);
     engine_end_request(e, r, FINISH_STOP, NULL);
 }
 
@@ -308,13 +309,13 @@ static esp_code collect_embeddings(engine *e, const sched_plan *plan, esp_error 
     return ESP_OK;
 }
 
-/* Tokens of rows first .. first + count, by the device or here. */
-static esp_code pick_tokens(engine *e, const sched_plan *plan, uint32_t first, uint32_t count,
-                            esp_error *err) {
+/* A token for each of these, by the device or here. */
+static esp_code pick_tokens(engine *e, uint32_t first, const sched_work *const *works,
+                            uint32_t count, esp_error *err) {
     sample_row *rows = sample_rows_at(e->sampling);
     const float *logits;
     for (uint32_t i = 0; i < count; i++)
-        ask_for_token(&rows[i], plan->work[e->row_work[first + i]].owner);
+        ask_for_token(&rows[i], works[i]->owner);
     esp_code code = model_tokens(e->model, first, count, rows, &logits, err);
     if (code != ESP_OK || !logits) return code;
     for (uint32_t i = 0; i < count; i++)
@@ -323,16 +324,73 @@ static esp_code pick_tokens(engine *e, const sched_plan *plan, uint32_t first, u
     return ESP_OK;
 }
 
+static bool is_classifier(const request *r) {
+    return r->adapter && adapter_label_count(r->adapter);
+}
+
+/* A row of a classifier: its labels' logits, which is no row to pick a token from. That an adapter is one is
+ * not known before it is read, so that some ask it for tokens. */
+static void collect_scores(engine *e, const sched_work *work, const float *row, int64_t now_us) {
+    request *r = work->owner;
+    esp_error error = {0};
+    if (r->classifies) {
+        collect_embedding(e, work, row, now_us);
+        return;
+    }
+    sched_finish(e->sched, now_us, work->seq);
+    engine_refuse_classifier(r, &error);
+    engine_end_request(e, r, FINISH_ERROR, &error);
+}
+
+/* The same where some rows are classifiers', which end here; the works that want a token stay, *count of them. */
+static esp_code pick_beside_scores(engine *e, uint32_t first, const sched_work **works,
+                                   uint32_t *count, esp_error *err) {
+    sample_row *rows = sample_rows_at(e->sampling);
+    const float *logits;
+    uint32_t all = *count, asked = 0;
+    esp_code code = model_logits(e->model, first, all, &logits, err);
+    if (code != ESP_OK) return code;
+    int64_t now_us = clock_now_us();
+    for (uint32_t i = 0; i < all; i++) {
+        const float *row = logits + (size_t)i * e->model_vocab;
+        if (is_classifier(works[i]->owner)) {
+            collect_scores(e, works[i], row, now_us);
+            continue;
+        }
+        ask_for_token(&rows[asked], works[i]->owner);
+        rows[asked].logits = row;
+        works[asked++] = works[i];
+    }
+    *count = asked;
+    sample_rows_pick(e->sampling, asked);
+    return ESP_OK;
+}
+
+/* At most MODEL_LOGITS_ROWS rows, from `first` on. */
+static esp_code collect_some(engine *e, const sched_plan *plan, uint32_t first, uint32_t count,
+                             esp_error *err) {
+    const sample_row *picked = sample_rows_at(e->sampling);
+    const sched_work *works[MODEL_LOGITS_ROWS];
+    bool scores = false;
+    for (uint32_t i = 0; i < count; i++) {
+        works[i] = &plan->work[e->row_work[first + i]];
+        scores |= is_classifier(works[i]->owner);
+    }
+    esp_code code = scores ? pick_beside_scores(e, first, works, &count, err)
+                           : pick_tokens(e, first, works, count, err);
+    if (code != ESP_OK) return code;
+    int64_t now_us = clock_now_us();
+    for (uint32_t i = 0; i < count; i++)
+        collect_row(e, works[i], &picked[i], now_us);
+    return ESP_OK;
+}
+
 static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err) {
     uint32_t rows = e->batch.row_count;
-    const sample_row *picked = sample_rows_at(e->sampling);
     for (uint32_t first = 0; first < rows; first += MODEL_LOGITS_ROWS) {
         uint32_t count = rows - first < MODEL_LOGITS_ROWS ? rows - first : MODEL_LOGITS_ROWS;
-        esp_code code = pick_tokens(e, plan, first, count, err);
+        esp_code code = collect_some(e, plan, first, count, err);
         if (code != ESP_OK) return code;
-        int64_t now_us = clock_now_us();
-        for (uint32_t i = 0; i < count; i++)
-            collect_row(e, &plan->work[e->row_work[first + i]], &picked[i], now_us);
     }
     return ESP_OK;
 }

@@ -23,6 +23,7 @@ static const struct {
     {"generate", command_generate, "answer one prompt without a server"},
     {"logits", command_logits, "write the logits of every position of a prompt to a .npy file"},
     {"embed", command_embed, "one text to one vector"},
+    {"classify", command_classify, "one text to the scores of an adapter's labels"},
     {"tokenize", command_tokenize, "text to token ids"},
     {"detokenize", command_detokenize, "token ids to text"},
     {"render", command_render, "chat messages to prompt text, through the model's template"},

@@ -104,6 +104,11 @@ static esp_code hold(prompt *p, esp_error *err) {
         signal_wait(&e->inbox_signal, seen, WAIT_US);
     }
     p->through = adapter_resident(p->ad);
+    if (p->through->score)
+        return esp_fail_field(err, ESP_PRECONDITION, "--adapter",
+                              "--adapter: %s is a classifier, and has no logits of tokens; use "
+                              "espalier classify",
+                              adapter_name(p->ad));
     return ESP_OK;
 }
 

@@ -60,6 +60,7 @@ static void copy_input(request *r, const request_options *o) {
     r->prompt_count = o->prompt_count;
     r->output_max = o->output_max;
     r->embedding_width = o->embedding_width;
+    r->classifies = o->classifies;
     if (o->embedding_width) r->embedding = mem_new(o->embedding_width, sizeof *r->embedding);
     r->tokens = mem_new((size_t)o->prompt_count + o->output_max, sizeof *r->tokens);
     memcpy(r->tokens, o->prompt, o->prompt_count * sizeof *r->tokens);

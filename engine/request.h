@@ -38,7 +38,7 @@ typedef enum finish_reason {
     FINISH_LENGTH,    /* output_max reached */
     FINISH_CANCELLED, /* the client went away or cancelled */
     FINISH_DEADLINE,
-    FINISH_ERROR,     /* error says why */
+    FINISH_ERROR, /* error says why */
 } finish_reason;
 
 /* "stop", "length", "cancelled", "deadline", "error" */
@@ -63,15 +63,16 @@ typedef struct request_options {
     uint32_t output_max;   /* >= 1; an embedding: 0 */
     sample_policy policy;  /* bias is copied */
     bool ignore_eos;
-    uint32_t stop_count; /* <= SAMPLE_STOP_MAX */
+    uint32_t stop_count;  /* <= SAMPLE_STOP_MAX */
     const tok_text *stop; /* each 1..SAMPLE_STOP_BYTES_MAX bytes */
     int32_t priority;
-    int64_t deadline_us; /* monotonic; 0 = none */
-    void *user;          /* the submitter's, never followed by the engine */
+    int64_t deadline_us;      /* monotonic; 0 = none */
+    void *user;               /* the submitter's, never followed by the engine */
     uint32_t embedding_width; /* > 0: one vector of so many floats is wanted instead of tokens */
-    adapters *adapters;       /* of the engine; with an adapter */
-    adapter *adapter;         /* adapters_find's; NULL: the base */
-    bool row_digests;         /* the digest of each token's logits is kept (record.h) */
+    bool classifies;    /* the vector is the logits of the adapter's labels, as many as it has */
+    adapters *adapters; /* of the engine; with an adapter */
+    adapter *adapter;   /* adapters_find's; NULL: the base */
+    bool row_digests;   /* the digest of each token's logits is kept (record.h) */
 } request_options;
 
 typedef struct request {
@@ -81,6 +82,7 @@ typedef struct request {
     /* Input, constant after request_new. */
     uint32_t prompt_count, output_max;
     uint32_t embedding_width; /* 0: it generates */
+    bool classifies;
     sample_policy policy;
     sample_bias *bias;
     bool ignore_eos;
@@ -90,12 +92,12 @@ typedef struct request {
     request_adapter by;
 
     /* Output: tokens[prompt_count + i] is output token i, i < published. */
-    int32_t *tokens;          /* [prompt_count + output_max] prompt first */
-    float *logprobs;          /* [output_max] or NULL */
-    sample_logprob *top;      /* [output_max][policy.top_logprobs] or NULL */
-    float *embedding;         /* [embedding_width] once done, unless it failed; or NULL */
+    int32_t *tokens;     /* [prompt_count + output_max] prompt first */
+    float *logprobs;     /* [output_max] or NULL */
+    sample_logprob *top; /* [output_max][policy.top_logprobs] or NULL */
+    float *embedding;    /* [embedding_width] once done, unless it failed; or NULL */
     uint32_t itl_count[HISTOGRAM_BUCKETS]; /* times between its tokens; final once done */
-    uint64_t *row_digests;    /* [output_max] or NULL: XXH3 of the logits each token came from */
+    uint64_t *row_digests; /* [output_max] or NULL: XXH3 of the logits each token came from */
     _Atomic uint32_t published;
     _Atomic bool done; /* set last */
 
@@ -106,7 +108,7 @@ typedef struct request {
 
     /* Times, monotonic us; 0 = not yet. */
     int64_t submitted_us, /* arrival, if the submitter set it; else engine_submit's time */
-         scheduled_us, first_token_us, last_token_us, done_us;
+        scheduled_us, first_token_us, last_token_us, done_us;
 
     /* Let go by the engine thread when the request ends, or with a request that was never submitted. */
     adapters *adapters;

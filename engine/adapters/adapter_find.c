@@ -74,8 +74,7 @@ static adapter *begin_again(adapters *a, adapter *ad) {
     adapter_leave(a, ad);
     adapter *again = names_add(a, entry, ad->version, ad->digest, ad->path);
     if (current) entry->current = again;
-    again->holds_blob =
-        ad->holds_blob && store_hold(a->options.store, ad->digest, NULL) == ESP_OK;
+    again->holds_blob = ad->holds_blob && store_hold(a->options.store, ad->digest, NULL) == ESP_OK;
     return again;
 }
 
@@ -178,6 +177,10 @@ esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *e
 const char *adapter_name(const adapter *ad) { return ad->name; }
 uint32_t adapter_version(const adapter *ad) { return ad->version; }
 const char *adapter_content(const adapter *ad) { return ad->digest; }
+const char *const *adapter_labels(const adapter *ad) { return ad->label_names; }
+uint32_t adapter_label_count(const adapter *ad) {
+    return atomic_load_explicit(&ad->label_count, memory_order_acquire);
+}
 
 void adapter_error(const adapter *ad, esp_error *err) {
     if (atomic_load_explicit(&ad->ended, memory_order_acquire))

@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/adapters/adapter_image.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/base/mem.h"
 
@@ -39,6 +41,7 @@ struct adapter_image {
     const kern_lora **tables[MODEL_ADAPTER_LINEARS]; /* [layers], or NULL */
     kern_matrix *whole[IMAGE_WHOLES];
     image_closer closer; /* of all of them */
+    image_labels labels;
     uint64_t bytes, whole_bytes;
     model_adapter view;
 };
@@ -74,6 +77,7 @@ void image_close(adapter_image *image) {
     for (uint32_t i = 0; i < IMAGE_WHOLES; i++)
         if (image->whole[i]) image->closer.close(image->closer.arg, image->whole[i]);
     give(image, image->whole_bytes);
+    free(image->labels.names);
     for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
         free(image->tables[i]);
     free(image->frames);
@@ -162,6 +166,30 @@ esp_code image_add(adapter_image *image, kern_role role, uint32_t layer, const k
     return ESP_OK;
 }
 
+/* A name that is none, "0", "1", ...: what callers see has one for each label. */
+static size_t name_bytes(const char *const *names, uint32_t i) {
+    return names ? strlen(names[i]) + 1 : 11;
+}
+
+void image_set_labels(adapter_image *image, uint32_t count, const char *const *names) {
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += sizeof(char *) + name_bytes(names, i);
+    const char **out = mem_new(bytes, 1);
+    char *text = (char *)(out + count);
+    for (uint32_t i = 0; i < count; i++) {
+        out[i] = text;
+        text += names ? sprintf(text, "%s", names[i]) + 1 : sprintf(text, "%u", i) + 1;
+    }
+    image->labels = (image_labels){count, out};
+}
+
+image_labels image_take_labels(adapter_image *image) {
+    image_labels labels = image->labels;
+    image->labels = (image_labels){0};
+    return labels;
+}
+
 esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
                          image_closer closer, esp_error *err) {
     ESP_ASSERT(!image->whole[which]);
@@ -195,6 +223,7 @@ void image_finish(adapter_image *image) {
         image->view.linears[i] = image->tables[i];
     image->view.embedding = image->whole[IMAGE_EMBEDDING];
     image->view.output = image->whole[IMAGE_OUTPUT];
+    image->view.score = image->whole[IMAGE_SCORE];
 }
 
 /* ---- reading and moving ---- */

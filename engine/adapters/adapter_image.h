@@ -37,7 +37,7 @@ void image_close(adapter_image *image);
  * nothing adds nothing. ESP_EXHAUSTED: no room for it, as `take` or frames_max says. */
 ESP_CHECKED esp_code image_add(adapter_image *image, kern_role role, uint32_t layer,
                                const kern_lora_desc *desc, esp_error *err);
-typedef enum image_whole { IMAGE_EMBEDDING, IMAGE_OUTPUT, IMAGE_WHOLES } image_whole;
+typedef enum image_whole { IMAGE_EMBEDDING, IMAGE_OUTPUT, IMAGE_SCORE, IMAGE_WHOLES } image_whole;
 /* How a whole matrix is closed one day, by any thread. */
 typedef struct image_closer {
     void (*close)(void *arg, kern_matrix *matrix);
@@ -46,6 +46,14 @@ typedef struct image_closer {
 /* Takes the matrix over. ESP_EXHAUSTED: then it is closed already. */
 ESP_CHECKED esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
                                      image_closer closer, esp_error *err);
+/* Labels of a score head, copied; names NULL: they go by their numbers, "0", "1", ... */
+typedef struct image_labels {
+    uint32_t count;
+    const char **names; /* [count], one block of memory */
+} image_labels;
+void image_set_labels(adapter_image *image, uint32_t count, const char *const *names);
+/* Gives them away; the caller frees names. */
+image_labels image_take_labels(adapter_image *image);
 /* Nothing is added any more: makes the tables, over the image's own memory. */
 void image_finish(adapter_image *image);
 

@@ -136,6 +136,8 @@ static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     return code;
 }
 
+esp_code adapters_read(adapters *a, adapter *ad, esp_error *err) { return read_listed(a, ad, err); }
+
 static esp_code check_store(const adapters *a, const char *text, name_ref *ref, esp_error *err) {
     esp_code code = ref_parse(text, ref, err);
     if (code != ESP_OK || a->options.store) return code;

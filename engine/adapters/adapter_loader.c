@@ -110,6 +110,12 @@ void loader_warn(const char *name, const adapter_facts *facts) {
         log_event(LOG_WARN, "adapter_base", "adapter=\"%s\" reason=\"%s\"", name, facts->warning);
 }
 
+static void take_labels(adapter *ad, adapter_image *image) {
+    image_labels labels = image_take_labels(image);
+    ad->label_names = labels.names;
+    atomic_store_explicit(&ad->label_count, labels.count, memory_order_release);
+}
+
 void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapter_facts *facts) {
     if (ad->image && image_is_home(ad->image)) {
         image_close(image);
@@ -120,6 +126,7 @@ void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapte
                ad->frame_count == image_frame_count(image)); /* one content, one image */
     ad->image = image;
     ad->facts = *facts;
+    if (!ad->read) take_labels(ad, image);
     ad->read = true;
     ad->packed_bytes = image_bytes(image);
     if (!ad->frames) ad->frames = mem_new(image_frame_count(image) + 1, sizeof *ad->frames);
@@ -284,6 +291,7 @@ void adapter_free(adapters *a, adapter *ad) {
     if (ad->stored || ad->holds_blob) store_let_go(a->options.store, ad->digest);
     free(ad->path);
     free(ad->frames);
+    free(ad->label_names);
     free(ad);
 }
 

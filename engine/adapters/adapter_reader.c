@@ -60,7 +60,8 @@ static esp_code read_wholes(file_reader *reader, const lora_file *file, lora_scr
     const struct {
         lora_whole from;
         image_whole to;
-    } wholes[] = {{LORA_EMBEDDING, IMAGE_EMBEDDING}, {LORA_OUTPUT, IMAGE_OUTPUT}};
+    } wholes[] = {
+        {LORA_EMBEDDING, IMAGE_EMBEDDING}, {LORA_OUTPUT, IMAGE_OUTPUT}, {LORA_SCORE, IMAGE_SCORE}};
     const lora_facts *facts = lora_file_facts(file);
     esp_code code = ESP_OK;
     for (size_t i = 0; i < sizeof wholes / sizeof *wholes && code == ESP_OK; i++) {
@@ -101,13 +102,30 @@ static esp_code read_head(const lora_file *file, lora_scratch *scratch, adapter_
     return code == ESP_OK && touched ? image_add(image, ROLE_HEAD, 0, &desc, err) : code;
 }
 
-/* What a text generator cannot serve. */
+/* Its logits take a row of those of the vocabulary. */
+static esp_code check_score(const file_reader *reader, const lora_facts *facts, esp_error *err) {
+    const model_spec *spec = &reader->options.base->spec;
+    uint32_t labels = facts->whole_rows[LORA_SCORE];
+    if (labels && spec->pooling != POOLING_NONE)
+        return esp_fail(err, ESP_UNIMPLEMENTED,
+                        "%s: it is a classifier, and its base embeds; wanted a base that generates",
+                        facts->name);
+    if (labels && strcmp(facts->task, "SEQ_CLS") != 0)
+        return esp_fail(err, ESP_UNIMPLEMENTED,
+                        "%s: it has a score head, and its task_type is \"%s\"; wanted \"SEQ_CLS\", "
+                        "which classifies whole texts",
+                        facts->name, facts->task);
+    if (labels <= spec->vocab) return ESP_OK;
+    return esp_fail(err, ESP_UNIMPLEMENTED,
+                    "%s: it has %u labels; wanted no more than the base has tokens, %u",
+                    facts->name, labels, spec->vocab);
+}
+
+/* What is read and not served. */
 static esp_code check_facts(const file_reader *reader, const lora_facts *facts, esp_error *err) {
     uint32_t vocab = reader->options.base->spec.vocab;
-    if (facts->whole_rows[LORA_SCORE])
-        return esp_fail(err, ESP_UNIMPLEMENTED,
-                        "%s: it is a sequence classifier of %u labels, which are not served",
-                        facts->name, facts->whole_rows[LORA_SCORE]);
+    esp_code code = check_score(reader, facts, err);
+    if (code != ESP_OK) return code;
     for (uint32_t i = LORA_EMBEDDING; i <= LORA_OUTPUT; i++)
         if (facts->whole_rows[i] && facts->whole_rows[i] != vocab)
             return esp_fail(err, ESP_UNIMPLEMENTED,
@@ -135,6 +153,8 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
         code = read_layer(file, layer, &scratch, image, err);
     if (code == ESP_OK) code = read_head(file, &scratch, image, err);
     if (code == ESP_OK) code = read_wholes(reader, file, &scratch, image, err);
+    if (code == ESP_OK && known->whole_rows[LORA_SCORE])
+        image_set_labels(image, known->whole_rows[LORA_SCORE], known->label_names);
     if (code == ESP_OK) image_finish(image);
     lora_scratch_free(&scratch);
     lora_file_close(file);

@@ -148,6 +148,14 @@ const char *adapter_name(const adapter *ad);
 uint32_t adapter_version(const adapter *ad);
 const char *adapter_content(const adapter *ad); /* "sha256:...", the digest of its content */
 
+/* Labels of a classifier: its requests want as many scores instead of tokens. 0: it is none, or was not read
+ * yet (adapters_read). */
+uint32_t adapter_label_count(const adapter *ad);
+/* [label_count] names, or numbers where it names none; constant while a reference is held. */
+const char *const *adapter_labels(const adapter *ad);
+/* One that is only listed is read now: then all is known of it. Blocks: not for the engine thread. */
+ESP_CHECKED esp_code adapters_read(adapters *a, adapter *ad, esp_error *err);
+
 /* Pinned: stays on the device once there, and is moved there now. ESP_EXHAUSTED when pinned ones would hold
  * more than a quarter of the frames. */
 ESP_CHECKED esp_code adapters_pin(adapters *a, const char *ref, bool pinned, esp_error *err);

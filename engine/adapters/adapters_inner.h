@@ -74,8 +74,8 @@ struct adapter {
     adapters *owner;
     char name[STORE_NAME_MAX + 1], digest[ADAPTER_DIGEST_CHARS];
     uint32_t version;
-    char *path;  /* of its files; under the lock */
-    bool stored; /* in the store, whose blob is held */
+    char *path;      /* of its files; under the lock */
+    bool stored;     /* in the store, whose blob is held */
     bool holds_blob; /* read from the store under a name of its own: holds its blob all the same */
 
     /* Any thread. */
@@ -86,7 +86,9 @@ struct adapter {
     _Atomic uint32_t frame_count;            /* that it takes; 0: not known yet */
     _Atomic uint64_t requests, loads, evictions;
     _Atomic int64_t last_use_us;
-    _Atomic bool on_device; /* from the lease on */
+    _Atomic bool on_device;       /* from the lease on */
+    _Atomic uint32_t label_count; /* of a classifier, once read */
+    const char **label_names;     /* written before label_count */
 
     /* Under the lock. */
     struct adapter_entry *entry; /* NULL: out of the names */
@@ -98,7 +100,7 @@ struct adapter {
     uint64_t packed_bytes; /* once read */
     residency_use host_use;
     uint64_t home_used; /* count of uses of all when it was used last */
-    uint32_t home_at; /* place in adapters.homes, from 1; 0: it has no memory of its own */
+    uint32_t home_at;   /* place in adapters.homes, from 1; 0: it has no memory of its own */
 
     /* Written before `broken` is set. */
     esp_error error;

@@ -26,6 +26,7 @@ esp_code command_health(int argc, char **argv, esp_error *err);
 esp_code command_generate(int argc, char **argv, esp_error *err);
 esp_code command_logits(int argc, char **argv, esp_error *err);
 esp_code command_embed(int argc, char **argv, esp_error *err);
+esp_code command_classify(int argc, char **argv, esp_error *err);
 esp_code command_tokenize(int argc, char **argv, esp_error *err);
 esp_code command_detokenize(int argc, char **argv, esp_error *err);
 esp_code command_render(int argc, char **argv, esp_error *err);

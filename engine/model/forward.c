@@ -15,7 +15,7 @@
  * A model that embeds ends in one vector for each text, pooled from x (a decoder's normed).
  *
  * An adapter's low-rank updates ride on the linears of its own tokens (segments.h); an embedding or output
- * matrix that it brings whole stands in for the base's on these tokens.
+ * matrix that it brings whole stands in for the base's on these tokens, and so does a classifier's score head.
  * Only sequence and shapes live here; all arithmetic is the backend's. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/weights.h"
@@ -189,6 +189,7 @@ static const kern_matrix *embedding_of(const model *m, const model_adapter *a) {
 }
 
 static const kern_matrix *output_of(const model *m, const model_adapter *a) {
+    if (a && a->score) return a->score;
     return a && a->output ? a->output : m->output;
 }
 
@@ -314,13 +315,40 @@ static void logits_by(model *m, const kern_matrix *output, uint32_t first, uint3
                                     .out = (char *)m->logits + to * out_bytes});
 }
 
+/* Each row alone: they lie as far apart as those of the vocabulary. */
+static void scores_by(model *m, const kern_matrix *score, uint32_t first, uint32_t count,
+                      uint32_t to) {
+    const kern_ops *ops = m->options.ops;
+    kern_device *dev = m->options.dev;
+    size_t in_bytes = m->spec.hidden * ops->element_bytes(dev, KIND_ACT);
+    size_t out_bytes = m->spec.vocab * ops->element_bytes(dev, KIND_F32);
+    for (uint32_t i = 0; i < count; i++)
+        ops->linear(dev, &(kern_linear){.in = (const char *)m->picked + (first + i) * in_bytes,
+                                        .token_count = 1,
+                                        .matrix = {score},
+                                        .matrix_count = 1,
+                                        .epilogue = EPI_STORE,
+                                        .role = ROLE_HEAD,
+                                        .out = (char *)m->logits + (to + i) * out_bytes});
+}
+
+/* Whose row it is; NULL: the base's. */
+static const model_adapter *adapter_of_row(const model *m, uint32_t row) {
+    const adapter_runs *runs = &m->segments.rows;
+    for (uint32_t i = 0; i < runs->count; i++)
+        if (row >= runs->at[i].first && row - runs->at[i].first < runs->at[i].count)
+            return runs->at[i].adapter;
+    return NULL;
+}
+
 /* Of rows [first, first + count), each by its own output matrix. */
 static void make_logits(model *m, uint32_t first, uint32_t count) {
     ESP_ASSERT(m->output && count <= MODEL_LOGITS_ROWS && first + count <= m->options.rows_max);
     const kern_matrix *output;
     for (uint32_t at = first, end; at < first + count; at = end) {
         end = piece_end(m, &m->segments.rows, output_of, at, first + count, &output);
-        logits_by(m, output, at, end - at, at - first);
+        const model_adapter *a = adapter_of_row(m, at);
+        (a && a->score ? scores_by : logits_by)(m, output, at, end - at, at - first);
     }
 }
 

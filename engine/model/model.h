@@ -112,6 +112,8 @@ typedef struct model_adapter {
     const kern_lora *head; /* the update of the output matrix, or NULL */
     /* [V,H] instead of the base's own, or NULL; output also where the base's is its embedding. */
     const kern_matrix *embedding, *output;
+    /* [labels,H] of a classifier: its rows have the labels' logits instead of the vocabulary's; or NULL. */
+    const kern_matrix *score;
 } model_adapter;
 
 /* Most rows whose logits are computed at once; bounds the logits buffer. */
@@ -125,7 +127,8 @@ ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch,
                                    esp_error *err);
 
 /* Logits of rows [first, first + count) of the batch last run, count <= MODEL_LOGITS_ROWS:
- * [count, vocab] float32 in host memory of the model's, valid until the next call. */
+ * [count, vocab] float32 in host memory of the model's, valid until the next call. A row of a sequence
+ * whose adapter has a score head begins with the labels' logits; the rest of it means nothing. */
 ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
                                   esp_error *err);
 

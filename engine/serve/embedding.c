@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "engine/class_scores.h"
 #include "engine/embed_text.h"
 #include "engine/serve/generate_input.h"
 
@@ -16,6 +17,7 @@ typedef struct embedding_call {
     rpc_call *call; /* held */
     _Atomic uint32_t references;
 
+    adapter *classifier;  /* held: whose labels are scored; NULL: vectors are wanted */
     pthread_mutex_t lock; /* everything below */
     bool closed, finished;
     uint32_t count;     /* inputs */
@@ -46,6 +48,7 @@ static void release(embedding_call *c) {
     for (uint32_t i = 0; i < c->count; i++)
         request_unref(c->requests[i]);
     free(c->requests);
+    adapter_release(engine_adapters(generations_engine(c->all)), c->classifier);
     rpc_call_release(c->call);
     pthread_mutex_destroy(&c->lock);
     generations_leave(c->all);
@@ -81,6 +84,44 @@ static void send_vectors(const embedding_call *c) {
     free(list);
 }
 
+static void fill_classification(Espalier__V1__Classification *out, const request *r,
+                                float *scores) {
+    espalier__v1__classification__init(out);
+    out->label = class_scores(r->embedding, r->embedding_width, scores);
+    out->n_logits = out->n_scores = r->embedding_width;
+    out->logits = r->embedding;
+    out->scores = scores;
+    out->tokens = r->prompt_count;
+}
+
+static void send_scores(const embedding_call *c) {
+    const engine *e = generations_engine(c->all);
+    Espalier__V1__ClassifyResponse answer = ESPALIER__V1__CLASSIFY_RESPONSE__INIT;
+    Espalier__V1__Usage usage = ESPALIER__V1__USAGE__INIT;
+    uint32_t labels = adapter_label_count(c->classifier);
+    Espalier__V1__Classification *list = mem_new(c->count, sizeof *list);
+    float *scores = mem_new((size_t)c->count * labels, sizeof *scores);
+    answer.results = mem_new(c->count, sizeof *answer.results);
+    answer.n_results = c->count;
+    for (uint32_t i = 0; i < c->count; i++) {
+        fill_classification(&list[i], c->requests[i], scores + (size_t)i * labels);
+        answer.results[i] = &list[i];
+        usage.prompt_tokens += c->requests[i]->prompt_count;
+    }
+    answer.n_labels = labels;
+    answer.labels = (char **)(uintptr_t)adapter_labels(c->classifier);
+    answer.usage = &usage;
+    answer.numeric_profile = (char *)(uintptr_t)engine_profile(e);
+    answer.model = (char *)(uintptr_t)engine_name(e);
+    char label[REQUEST_ADAPTER_LABEL_BYTES];
+    answer.adapter = (char *)(uintptr_t)request_adapter_label(&c->requests[0]->by, label);
+    answer.adapter_digest = c->requests[0]->by.digest;
+    rpc_finish(c->call, &answer.base, NULL);
+    free(answer.results);
+    free(scores);
+    free(list);
+}
+
 /* All requests are done: their vectors, or what befell the first that has none. */
 static void finish(embedding_call *c) {
     c->finished = true;
@@ -91,7 +132,7 @@ static void finish(embedding_call *c) {
         rpc_finish(c->call, NULL, &error);
         return;
     }
-    send_vectors(c);
+    (c->classifier ? send_scores : send_vectors)(c);
 }
 
 /* ---- events ---- */
@@ -128,8 +169,7 @@ void embedding_take_news(request *r) {
 
 /* ---- the inputs ---- */
 
-static esp_code check_count(const engine *e, size_t count, esp_error *err) {
-    size_t row_bytes = (size_t)engine_spec(e)->hidden * sizeof(float);
+static esp_code check_count(size_t row_bytes, size_t count, esp_error *err) {
     size_t most = EMBED_ANSWER_BYTES_MAX / row_bytes;
     if (most > EMBED_INPUTS_MAX) most = EMBED_INPUTS_MAX;
     if (count >= 1 && count <= most) return ESP_OK;
@@ -139,16 +179,21 @@ static esp_code check_count(const engine *e, size_t count, esp_error *err) {
                           count, most, row_bytes);
 }
 
+static esp_code check_priority(const Espalier__V1__EmbedRequest *in, esp_error *err) {
+    if (in->priority >= -PRIORITY_MAX && in->priority <= PRIORITY_MAX) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "priority", "priority: %d; wanted %d to %d",
+                          in->priority, -PRIORITY_MAX, PRIORITY_MAX);
+}
+
 static esp_code check_request(const engine *e, const Espalier__V1__EmbedRequest *in,
                               esp_error *err) {
     if (!engine_embeds(e))
         return esp_fail_field(err, ESP_PRECONDITION, "model",
                               "model: \"%.100s\" generates text and embeds none; use Generate",
                               engine_name(e));
-    if (in->priority < -PRIORITY_MAX || in->priority > PRIORITY_MAX)
-        return esp_fail_field(err, ESP_INVALID, "priority", "priority: %d; wanted %d to %d",
-                              in->priority, -PRIORITY_MAX, PRIORITY_MAX);
-    return check_count(e, in->n_inputs, err);
+    esp_code code = check_priority(in, err);
+    if (code != ESP_OK) return code;
+    return check_count((size_t)engine_spec(e)->hidden * sizeof(float), in->n_inputs, err);
 }
 
 static esp_code copy_ids(const engine *e, const Espalier__V1__TokenIds *in, const char *field,
@@ -183,6 +228,19 @@ static esp_code read_input(const engine *e, const Espalier__V1__EmbedRequest *in
                              &options, out, err);
 }
 
+/* Every input's request has a reference of its own on the version that the call found. */
+static esp_code find_classifier(const embedding_call *c, adapter **out, esp_error *err) {
+    char label[REQUEST_ADAPTER_LABEL_BYTES];
+    snprintf(label, sizeof label, "%s@%u", adapter_name(c->classifier),
+             adapter_version(c->classifier));
+    esp_code code = adapters_find(engine_adapters(generations_engine(c->all)), label, out, err);
+    if (code != ESP_OK || adapter_label_count(*out) == adapter_label_count(c->classifier))
+        return code;
+    adapter_release(engine_adapters(generations_engine(c->all)), *out); /* loaded anew meanwhile */
+    *out = NULL;
+    return esp_fail_field(err, ESP_ABORTED, "model", "adapter %s was replaced; try again", label);
+}
+
 /* The version that the first input got is that of all others. */
 static esp_code find_adapter(const embedding_call *c, const Espalier__V1__EmbedRequest *in,
                              uint32_t index, adapter **out, esp_error *err) {
@@ -190,6 +248,7 @@ static esp_code find_adapter(const embedding_call *c, const Espalier__V1__EmbedR
     served_model here = {.name = engine_name(e), .adapters = engine_adapters(e)};
     char label[REQUEST_ADAPTER_LABEL_BYTES];
     const char *asked = in->model;
+    if (c->classifier) return find_classifier(c, out, err);
     if (index > 0) asked = request_adapter_label(&c->requests[0]->by, label);
     return find_model(&here, asked, out, err);
 }
@@ -207,7 +266,9 @@ static esp_code make_request(embedding_call *c, const Espalier__V1__EmbedRequest
                              .prompt_count = ids.count,
                              .adapters = engine_adapters(e),
                              .adapter = through,
-                             .embedding_width = engine_spec(e)->hidden,
+                             .embedding_width = c->classifier ? adapter_label_count(c->classifier)
+                                                              : engine_spec(e)->hidden,
+                             .classifies = c->classifier != NULL,
                              .priority = in->priority,
                              .deadline_us = rpc_call_deadline_us(c->call),
                              .user = c};
@@ -258,13 +319,12 @@ static void give_up(embedding_call *c, const esp_error *error) {
     if (tell) rpc_finish(c->call, NULL, error);
 }
 
-void embedding_start(generations *all, rpc_call *call, const Espalier__V1__EmbedRequest *in) {
+/* classifier: a reference that the call takes over, or NULL. */
+static void start(generations *all, rpc_call *call, const Espalier__V1__EmbedRequest *in,
+                  adapter *classifier) {
     esp_error error = {0};
-    if (check_request(generations_engine(all), in, &error) != ESP_OK) {
-        rpc_finish(call, NULL, &error);
-        return;
-    }
     embedding_call *c = make(all, call, (uint32_t)in->n_inputs);
+    c->classifier = classifier;
     hold(c); /* the call's, until RPC_CLOSED */
     if (!rpc_call_attach(call, on_event, c)) {
         release(c);
@@ -273,4 +333,55 @@ void embedding_start(generations *all, rpc_call *call, const Espalier__V1__Embed
     }
     if (submit_all(c, in, &error) != ESP_OK) give_up(c, &error);
     release(c);
+}
+
+void embedding_start(generations *all, rpc_call *call, const Espalier__V1__EmbedRequest *in) {
+    esp_error error = {0};
+    if (check_request(generations_engine(all), in, &error) == ESP_OK)
+        start(all, call, in, NULL);
+    else
+        rpc_finish(call, NULL, &error);
+}
+
+/* ---- classifiers ---- */
+
+static esp_code check_classifier(const adapter *ad, const Espalier__V1__EmbedRequest *in,
+                                 esp_error *err) {
+    uint32_t labels = ad ? adapter_label_count(ad) : 0;
+    if (labels == 0)
+        return esp_fail_field(err, ESP_PRECONDITION, "model",
+                              "model: \"%.100s\" has no score head and classifies nothing; wanted "
+                              "an adapter that was trained as SEQ_CLS",
+                              in->model);
+    esp_code code = check_priority(in, err);
+    return code == ESP_OK ? check_count((size_t)labels * 2 * sizeof(float), in->n_inputs, err)
+                          : code;
+}
+
+/* Read now where it is only a name of the store: how many labels it has is not known before. */
+static esp_code open_classifier(const engine *e, const Espalier__V1__EmbedRequest *in,
+                                adapter **out, esp_error *err) {
+    served_model here = {.name = engine_name(e), .adapters = engine_adapters(e)};
+    esp_code code = find_model(&here, in->model, out, err);
+    if (code == ESP_OK && *out) code = adapters_read(engine_adapters(e), *out, err);
+    return code == ESP_OK ? check_classifier(*out, in, err) : code;
+}
+
+void classification_start(generations *all, rpc_call *call,
+                          const Espalier__V1__ClassifyRequest *in) {
+    const engine *e = generations_engine(all);
+    Espalier__V1__EmbedRequest same = ESPALIER__V1__EMBED_REQUEST__INIT;
+    adapter *classifier = NULL;
+    esp_error error = {0};
+    same.model = in->model;
+    same.n_inputs = in->n_inputs;
+    same.inputs = in->inputs;
+    same.truncate = in->truncate;
+    same.priority = in->priority;
+    if (open_classifier(e, &same, &classifier, &error) == ESP_OK) {
+        start(all, call, &same, classifier);
+        return;
+    }
+    adapter_release(engine_adapters(e), classifier);
+    rpc_finish(call, NULL, &error);
 }

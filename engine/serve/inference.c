@@ -31,6 +31,10 @@ void inference_embed(void *arg, rpc_call *call, const ProtobufCMessage *message)
     embedding_start(((serve *)arg)->generations, call, (const void *)message);
 }
 
+void inference_classify(void *arg, rpc_call *call, const ProtobufCMessage *message) {
+    classification_start(((serve *)arg)->generations, call, (const void *)message);
+}
+
 void inference_tokenize(void *arg, rpc_call *call, const ProtobufCMessage *message) {
     const serve *s = arg;
     const Espalier__V1__TokenizeRequest *in = (const void *)message;

@@ -51,6 +51,7 @@ void control_listener_add_routes(serve *s, http_source *source);
 /* inference.c */
 void inference_generate(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_embed(void *arg, rpc_call *call, const ProtobufCMessage *message);
+void inference_classify(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_tokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
 void inference_detokenize(void *arg, rpc_call *call, const ProtobufCMessage *message);
 /* list_models.c */

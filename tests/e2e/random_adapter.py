@@ -25,8 +25,9 @@ def safetensors(tensors):
     return len(text).to_bytes(8, "little") + text + b"".join(a.tobytes() for a in tensors.values())
 
 
-def make(folder, seed, rank=8, modules=ALL, size=0.02):
-    """Writes the adapter; size: of an update's weights beside 1 / sqrt(inputs), so that answers change."""
+def make(folder, seed, rank=8, modules=ALL, size=0.02, labels=None):
+    """Writes the adapter; size: of an update's weights beside 1 / sqrt(inputs), so that answers change. labels: names of
+    those of a classifier."""
     rng, tensors = np.random.default_rng(seed), {}
     for layer in range(LAYERS):
         for module in modules:
@@ -37,6 +38,11 @@ def make(folder, seed, rank=8, modules=ALL, size=0.02):
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "bias": "none",
               "target_modules": [module.split(".")[1] for module in modules]}
     os.makedirs(folder)
+    if labels:
+        tensors["base_model.model.score.weight"] = rng.standard_normal((len(labels), HIDDEN), np.float32) / np.sqrt(HIDDEN)
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "score"]}
+        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as file:
+            json.dump({"id2label": dict(enumerate(labels))}, file)
     with open(os.path.join(folder, "adapter_config.json"), "w", encoding="utf-8") as file:
         json.dump(config, file)
     with open(os.path.join(folder, "adapter_model.safetensors"), "wb") as file:

@@ -12,7 +12,7 @@ import pytest
 from gguf_edit import BOOL, F32, I32, TEXT, U32, rewrite
 
 USAGE, DATA, NO_INPUT, UNAVAILABLE = 64, 65, 66, 69
-COMMANDS = ["serve", "chat", "health", "generate", "logits", "embed", "tokenize", "detokenize", "render", "inspect", "bench", "adapter"]
+COMMANDS = ["serve", "chat", "health", "generate", "logits", "embed", "classify", "tokenize", "detokenize", "render", "inspect", "bench", "adapter"]
 
 
 def one_sentence(done):

@@ -7,6 +7,7 @@ tests/unit/test_lora_vectors.c reads both.
     <case>.gguf    the same adapter in the form of the reference's converter
     cases.jsonl    which adapter goes onto which bases, prompt, rows
     logits.f32     their rows, float32
+    scores.json    what the classifier llama-score gives for some prompts
 
 Updates are large, so that a wrong factor, row or matrix shows: the script fails where the base alone
 would come near.
@@ -242,12 +243,20 @@ def make_split(writer):
 def make_score():
     """A classifier: its labels' logits come from the hidden state of the last token."""
     name, ids = "llama-score", base.prompt(901, 24)
+    torch.manual_seed(901)  # of the new head
     made = base_model("llama3", tf.AutoModelForSequenceClassification, num_labels=3)
     config = peft.LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=4, target_modules=["q_proj"])
     model = peft.get_peft_model(made, config).eval()
     randomise(model, 901)
     save(model, HERE / name, torch.float32)
     (HERE / name / "config.json").write_text(json.dumps({"id2label": {"0": "bill", "1": "complaint", "2": "other"}}) + "\n")
+    cases = []
+    for count in (1, 2, 7, 24):
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[:count]], dtype=torch.long)).logits[0].float()
+        cases.append({"ids": [int(i) for i in ids[:count]], "logits": [float(v) for v in logits],
+                      "scores": [float(v) for v in logits.softmax(0)]})
+    (HERE / "scores.json").write_text(json.dumps(cases) + "\n")
 
 
 def make_added(writer):
