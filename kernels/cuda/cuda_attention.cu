@@ -513,6 +513,7 @@ template <class S> __global__ void __launch_bounds__(S::threads, 1) attend(const
 CU_DEV void merge_pair(const View &v, const attention_item &merge, size_t first, uint32_t column,
                        uint16_t *out) {
     float top = -INFINITY, weight = 0.0f, x = 0.0f, y = 0.0f;
+#pragma unroll 8 /* what is loaded depends on nothing */
     for (uint32_t chunk = 0; chunk < merge.keys; chunk++) {
         size_t row = first + (size_t)chunk * merge.rows;
         float2 part = v.partial_tops[row];
@@ -527,19 +528,20 @@ CU_DEV void merge_pair(const View &v, const attention_item &merge, size_t first,
     *reinterpret_cast<uint32_t *>(out + column) = cu_pack_bf16(x * inverse, y * inverse);
 }
 
-constexpr int MERGE_WARPS = 4;
+constexpr int MERGE_WARPS = 8, MERGE_DIMS = 64; /* of a row, by a warp at a time */
 
-__global__ void __launch_bounds__(32 * MERGE_WARPS, 8) merge_rows(const View v) {
+__global__ void __launch_bounds__(32 * MERGE_WARPS, 4) merge_rows(const View v) {
     const attention_item *merges = reinterpret_cast<const attention_item *>(v.plan + 1) +
                                    v.plan->narrow_count + v.plan->wide_count;
-    const uint32_t kv_head = blockIdx.x, lane = (uint32_t)cu_lane();
+    const uint32_t kv_head = blockIdx.x, parts = (v.dim + MERGE_DIMS - 1) / MERGE_DIMS;
     for (uint32_t i = blockIdx.y; i < v.plan->merge_count; i += gridDim.y) {
         const attention_item merge = merges[i];
-        for (uint32_t row = threadIdx.x / 32; row < merge.rows; row += MERGE_WARPS) {
-            size_t first = (size_t)kv_head * v.partial_rows + merge.partial + row;
-            uint16_t *out = v.out + row_offset(v, merge, kv_head, row, v.heads);
-            for (uint32_t column = 2 * lane; column < v.dim; column += 64)
-                merge_pair(v, merge, first, column, out);
+        for (uint32_t at = threadIdx.x / 32; at < merge.rows * parts; at += MERGE_WARPS) {
+            const uint32_t row = at / parts;
+            const uint32_t column = at % parts * MERGE_DIMS + 2 * (uint32_t)cu_lane();
+            if (column < v.dim)
+                merge_pair(v, merge, (size_t)kv_head * v.partial_rows + merge.partial + row, column,
+                           v.out + row_offset(v, merge, kv_head, row, v.heads));
         }
     }
 }
@@ -592,16 +594,31 @@ View view_of(const cuda_attention_args &a) {
     view.kv_heads = kind.kv_heads;
     view.group = kind.heads / kind.kv_heads;
     view.dim = kind.head_dim;
-    view.window = (int)kind.window;
+    view.window = (int)min(kind.window, 0x7fffffffu);
     view.bidirectional = kind.bidirectional;
     view.q_scale = a.softcap > 0 ? 2 * LOG2_E * a.scale / a.softcap : LOG2_E * a.scale;
     view.cap = a.softcap * LOG2_E;
     return view;
 }
 
-constexpr uint32_t GRID_Y_MAX = 65535;
-/* Blocks of a captured launch, for each kv head: they share the items of whatever plan they find. */
-constexpr uint32_t CAPTURED_BLOCKS = 256;
+/* Blocks of each kernel, for each kv head. */
+struct Grid {
+    uint32_t narrow, wide, merges;
+};
+
+constexpr uint32_t GRID_Y_MAX = 65535, CAPTURED_MAX = 256;
+
+Grid grid_of(const cuda_attention_plan &plan) {
+    return Grid{min(plan.narrow_count, GRID_Y_MAX), min(plan.wide_count, GRID_Y_MAX),
+                min(plan.merge_count, GRID_Y_MAX)};
+}
+
+/* They share the items of whatever plan they find; more of them than items are little work. */
+Grid captured_grid(uint32_t group, uint32_t seq_count) {
+    const uint32_t items = min(48 + 16 * seq_count, CAPTURED_MAX);
+    const bool narrow = group <= ATTENTION_NARROW_MAX;
+    return Grid{narrow ? items : 0, narrow ? 0 : items, min(2 * seq_count, CAPTURED_MAX)};
+}
 
 } // namespace
 
@@ -613,11 +630,9 @@ extern "C" int cuda_attention(const cuda_attention_args *args, void *stream) {
     const View view = view_of(*args);
     const cudaStream_t at = static_cast<cudaStream_t>(stream);
     const auto *plan = static_cast<const cuda_attention_plan *>(args->host_plan);
-    bool narrow_rows = view.group <= ATTENTION_NARROW_MAX;
-    uint32_t narrow = plan ? min(plan->narrow_count, GRID_Y_MAX) : narrow_rows * CAPTURED_BLOCKS;
-    uint32_t wide = plan ? min(plan->wide_count, GRID_Y_MAX) : !narrow_rows * CAPTURED_BLOCKS;
-    uint32_t merges = plan ? min(plan->merge_count, GRID_Y_MAX) : CAPTURED_BLOCKS;
-    cudaError_t error = launch_tiles(view, narrow, wide, at);
-    if (error != cudaSuccess || merges == 0) return error;
-    return CU_LAUNCH(merge_rows, dim3(kind.kv_heads, merges), dim3(32 * MERGE_WARPS), 0, at, view);
+    const Grid grid = plan ? grid_of(*plan) : captured_grid(view.group, args->batch.seq_count);
+    cudaError_t error = launch_tiles(view, grid.narrow, grid.wide, at);
+    if (error != cudaSuccess || grid.merges == 0) return error;
+    return CU_LAUNCH(merge_rows, dim3(kind.kv_heads, grid.merges), dim3(32 * MERGE_WARPS), 0, at,
+                     view);
 }
