@@ -46,17 +46,17 @@ CU_DEV void cu_prefetch_l2(const void *) {}
 /* ---- cp.async */
 CU_DEV void cu_cp_async16(void *to, const void *from, bool ok = true,
                           cuemu::Place place = EMU_HERE) {
-    cuemu::copy_async(to, from, 16, ok ? 16 : 0, place);
+    cuemu::copy_async<16>(to, from, ok, place);
 }
 CU_DEV void cu_cp_async16_policy(void *to, const void *from, bool ok, uint64_t,
                                  cuemu::Place place = EMU_HERE) {
-    cuemu::copy_async(to, from, 16, ok ? 16 : 0, place);
+    cuemu::copy_async<16>(to, from, ok, place);
 }
 template <int bytes>
 CU_DEV void cu_cp_async_ca(void *to, const void *from, bool ok = true,
                            cuemu::Place place = EMU_HERE) {
     static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async.ca");
-    cuemu::copy_async(to, from, bytes, ok ? bytes : 0, place);
+    cuemu::copy_async<bytes>(to, from, ok, place);
 }
 CU_DEV void cu_cp_async_commit() { cuemu::copy_commit(); }
 template <int pending> CU_DEV void cu_cp_async_wait() { cuemu::copy_wait(pending); }

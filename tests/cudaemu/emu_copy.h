@@ -17,27 +17,35 @@ void copy_queue(const AsyncCopy &copy, Place place);
 /* Takes the oldest copy of a group <= last_group off the queue. */
 bool copy_take(int last_group, AsyncCopy *out);
 
-/* Copies from_bytes, zeroes the rest of bytes: what the device does when told a shorter source. */
-inline void copy_async(void *to, const void *from, int bytes, int from_bytes, Place place) {
-    if (!is_shared(to, static_cast<size_t>(bytes)))
-        fail("cp.async to what is not this block's shared memory", place);
+/* Whole or not at all: when !whole the destination is zeroed and nothing is read. */
+template <int bytes> inline void copy_async(void *to, const void *from, bool whole, Place place) {
+    if (!is_shared(to, bytes)) fail("cp.async to what is not this block's shared memory", place);
     uintptr_t low_bits = reinterpret_cast<uintptr_t>(to);
-    if (from_bytes) low_bits |= reinterpret_cast<uintptr_t>(from);
-    if (low_bits & static_cast<uintptr_t>(bytes - 1)) fail("cp.async address not aligned", place);
-    unsigned char touched[16]; /* so that a source out of bounds is reported at this line */
-    memcpy(touched, from, static_cast<size_t>(from_bytes));
-    __asm__ volatile("" : : "r"(touched) : "memory");
-    memset(to, 0xff, static_cast<size_t>(bytes));
-    copy_queue(AsyncCopy{to, from, bytes, from_bytes, 0}, place);
+    if (whole) low_bits |= reinterpret_cast<uintptr_t>(from);
+    if (low_bits & (bytes - 1)) fail("cp.async address not aligned", place);
+    if (whole) {
+        unsigned char touched[bytes]; /* so that a source out of bounds is reported at this line */
+        memcpy(touched, from, bytes);
+        __asm__ volatile("" : : "r"(touched) : "memory");
+    }
+    memset(to, 0xff, bytes);
+    copy_queue(AsyncCopy{to, whole ? from : nullptr, bytes, 0}, place);
+}
+
+template <int bytes> inline void copy_arrive(const AsyncCopy &c) {
+    if (c.from)
+        memcpy(c.to, c.from, bytes);
+    else
+        memset(c.to, 0, bytes);
 }
 
 /* All but the `pending` newest groups of this thread arrive. */
 inline void copy_wait(int pending) {
     AsyncCopy c;
     while (copy_take(processor.current->copy_group - 1 - pending, &c)) {
-        memcpy(c.to, c.from, static_cast<size_t>(c.from_bytes));
-        memset(static_cast<char *>(c.to) + c.from_bytes, 0,
-               static_cast<size_t>(c.bytes - c.from_bytes));
+        if (c.bytes == 16) copy_arrive<16>(c);
+        if (c.bytes == 8) copy_arrive<8>(c);
+        if (c.bytes == 4) copy_arrive<4>(c);
     }
 }
 

@@ -40,11 +40,11 @@ struct Place {
 };
 #define EMU_HERE ::cuemu::Place::here()
 
-/* One cp.async: `bytes` at `to`, of which the first `from_bytes` come from `from`, the rest is 0. */
+/* One cp.async; from is null for zeros. */
 struct AsyncCopy {
     void *to;
     const void *from;
-    int bytes, from_bytes, group;
+    int bytes, group;
 };
 
 struct Fiber {
