@@ -55,7 +55,7 @@ void cuda_release(kern_device *dev, void *memory, size_t bytes) {
     (void)bytes;
     if (!memory) return;
     cuda_use(dev);
-    (void)CUDA_OK(dev, cudaStreamSynchronize(dev->stream));
+    replay_forget(dev); /* which waits, too: a graph may know the memory */
     (void)CUDA_OK(dev, cudaFree(memory));
 }
 

@@ -59,6 +59,12 @@ void replay_reserve(kern_device *dev, const kern_reserve *most) {
         if (sizes[i] <= room) r->size_max = sizes[i];
 }
 
+uint32_t replay_size(uint32_t seqs) {
+    for (uint32_t i = 0; i < REPLAY_SIZES; i++)
+        if (sizes[i] >= seqs) return sizes[i];
+    return seqs;
+}
+
 uint64_t replay_count(const kern_device *dev) { return dev->replay->count; }
 
 /* ---- begin ---- */

@@ -25,6 +25,8 @@ void replay_open(kern_device *dev);
 void replay_close(kern_device *dev);
 /* Which sizes there are: all that fit. Without it there are none. */
 void replay_reserve(kern_device *dev, const kern_reserve *most);
+/* As how many sequences so many are computed; as many as there are where that is no size. */
+uint32_t replay_size(uint32_t seqs);
 /* What the graphs read has moved: all are NEW again. */
 void replay_forget(kern_device *dev);
 

@@ -99,9 +99,10 @@ static uint64_t plan_bytes(const cuda_step *s, uint32_t tokens) {
 }
 
 void step_reserve(kern_device *dev, const kern_reserve *most) {
-    const step_shape n = {.tokens = most->tokens,
-                          .seqs = most->seqs,
-                          .rows = most->rows,
+    uint32_t padded = replay_size(most->seqs);
+    const step_shape n = {.tokens = most->tokens > padded ? most->tokens : padded,
+                          .seqs = padded,
+                          .rows = most->rows > padded ? most->rows : padded,
                           .groups = most->groups,
                           .stride = most->table_stride};
     /* One kind with a window, one without; their plans depend on the heads alone. */
