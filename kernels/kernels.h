@@ -278,6 +278,26 @@ typedef struct kern_pool_states {
     void *out; /* [batch->row_count, width] F32 */
 } kern_pool_states;
 
+/* What the ranks of a tensor parallel replica each computed of one sum, added in the order of the ranks:
+ *   s[i] = ((in[0][i] + in[1][i]) + in[2][i]) + ...   in float32
+ * out = s, or out = out + s in the residual stream. */
+typedef struct kern_rank_sum {
+    const void *in; /* [ranks, count] F32 */
+    uint32_t ranks;
+    size_t count;
+    bool residual;
+    void *out; /* [count] F32 */
+} kern_rank_sum;
+
+/* out[t, first + i] = in[t, i]: the columns of a matrix that one rank computed, among all. */
+typedef struct kern_place_columns {
+    const void *in; /* [rows, cols] F32 */
+    uint32_t rows, cols;
+    uint32_t first; /* first + cols <= out_cols */
+    uint32_t out_cols;
+    void *out; /* [rows, out_cols] F32 */
+} kern_place_columns;
+
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu" */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
@@ -326,6 +346,8 @@ typedef struct kern_ops {
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
     void (*attention)(kern_device *dev, const kern_attention *op);
     void (*pool_states)(kern_device *dev, const kern_pool_states *op);
+    void (*rank_sum)(kern_device *dev, const kern_rank_sum *op);
+    void (*place_columns)(kern_device *dev, const kern_place_columns *op);
 
     /* Waits for all ops; the first device fault since open, for ever after. */
     ESP_CHECKED esp_code (*sync)(kern_device *dev, esp_error *err);

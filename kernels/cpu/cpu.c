@@ -238,5 +238,7 @@ const kern_ops kern_cpu = {
     .rope_store = cpu_rope_store,
     .attention = cpu_attention,
     .pool_states = cpu_pool_states,
+    .rank_sum = cpu_rank_sum,
+    .place_columns = cpu_place_columns,
     .sync = cpu_sync,
 };

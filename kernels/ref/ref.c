@@ -203,5 +203,7 @@ const kern_ops kern_ref = {
     .rope_store = ref_rope_store,
     .attention = ref_attention,
     .pool_states = ref_pool_states,
+    .rank_sum = ref_rank_sum,
+    .place_columns = ref_place_columns,
     .sync = ref_sync,
 };
