@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cluster/comm.h"
 #include "engine/base/quant.h"
 #include "engine/base/status.h"
 #include "engine/flags.h"
@@ -44,6 +45,7 @@ typedef struct model_config {
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+    uint32_t tp;          /* --tp; 0: 1 */
     flag_list adapters;         /* --adapter: "DIR" or "NAME=DIR" each */
     const char *adapter_store;  /* --adapter-store DIR; NULL: none */
     uint64_t adapter_memory;    /* --adapter-memory; 0: min(10% of available, 4 GiB) */
@@ -52,6 +54,8 @@ typedef struct model_config {
     struct op_timer *op_timer; /* benches: times every op (kernels/op_timer.h); NULL: none */
     bool digest;               /* the model's digest is computed while it opens: engine_digest */
     const kern_ops *ops;       /* tests: a table instead of the device's; NULL: the device's */
+    comm
+        *comm; /* one of tp ranks, which started all of them; NULL: engine_open starts the others */
 } model_config;
 
 /* What `serve` takes besides. */

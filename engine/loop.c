@@ -391,6 +391,7 @@ bool engine_step(engine *e) {
     esp_code code = ESP_OK;
     if (plan.work_count) {
         build_batch(e, &plan, now_us);
+        if (e->comm) ranks_send(e, &e->batch);
         code = model_forward(e->model, &e->batch, e->step_adapters, e->arena, &error);
         if (code == ESP_OK) {
             sched_computed(e->sched);
@@ -400,6 +401,7 @@ bool engine_step(engine *e) {
                 code = collect_tokens(e, &plan, &error);
         }
     }
+    if (code == ESP_OK && e->comm && !e->broken) code = comm_check(e->comm, &error);
     if (code != ESP_OK) break_down(e, &error);
     return publish(e, &plan);
 }

@@ -54,12 +54,16 @@ static void linear(model *m, uint32_t layer, kern_linear op) {
     m->options.ops->linear(m->options.dev, &op);
 }
 
-/* x += matrix . in (+ bias); with a post norm x += norm(matrix . in (+ bias)). */
-static void add_branch(model *m, uint32_t layer, kern_linear op, const void *post_norm) {
+/* x += matrix . in (+ bias); with a post norm x += norm(matrix . in (+ bias)). split: each rank has columns
+ * of the matrix, and what they compute is added up. */
+static void add_branch(model *m, uint32_t layer, kern_linear op, const void *post_norm,
+                       bool split) {
+    void *out = post_norm ? m->branch : m->x;
     op.matrix_count = 1;
-    op.epilogue = post_norm ? EPI_STORE : EPI_RESIDUAL;
-    op.out = post_norm ? m->branch : m->x;
+    op.epilogue = post_norm || split ? EPI_STORE : EPI_RESIDUAL;
+    op.out = split ? m->sum.partial : out;
     linear(m, layer, op);
+    if (split) rank_sum_run(&m->sum, (size_t)op.token_count * m->spec.hidden, !post_norm, out);
     if (post_norm)
         m->options.ops->norm(m->options.dev, &(kern_norm){.in = m->branch,
                                                           .count = op.token_count,
@@ -126,7 +130,7 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                              .matrix = {w->o},
                              .bias = {w->o_bias},
                              .role = ROLE_ATTENTION_OUT},
-               w->attn_post_norm);
+               w->attn_post_norm, m->shard.attention);
     if (s->encoder) norm_in_place(m, t, w->attn_norm, w->attn_norm_bias);
 }
 
@@ -137,7 +141,7 @@ static void down(model *m, const layer_weights *w, uint32_t layer, uint32_t t) {
                              .matrix = {w->down},
                              .bias = {w->down_bias},
                              .role = ROLE_DOWN},
-               w->mlp_post_norm);
+               w->mlp_post_norm, m->shard.mlp);
 }
 
 static void gated_mlp(model *m, const layer_weights *w, uint32_t layer, uint32_t t) {
@@ -248,10 +252,14 @@ static void pool(model *m, const step_batch *batch) {
                                                     .out = m->pooled});
 }
 
+/* The first fault of the device, or of a rank. */
+static esp_code finish(model *m, esp_error *err) {
+    esp_code code = m->options.ops->sync(m->options.dev, err);
+    return code == ESP_OK && m->shard.ranks ? comm_check(m->options.comm, err) : code;
+}
+
 esp_code model_forward(model *m, const step_batch *batch, const model_adapter *const *adapters,
                        void *arena, esp_error *err) {
-    const kern_ops *ops = m->options.ops;
-    kern_device *dev = m->options.dev;
     ESP_ASSERT(batch->token_count <= m->options.tokens_max);
     ESP_ASSERT(batch->row_count <= m->options.rows_max);
 
@@ -265,7 +273,7 @@ esp_code model_forward(model *m, const step_batch *batch, const model_adapter *c
         pool(m, batch);
     else if (batch->row_count)
         norm(m, m->x, batch->rows, batch->row_count, m->final_norm, m->picked);
-    return ops->sync(dev, err);
+    return finish(m, err);
 }
 
 const float *model_pooled(const model *m) {
@@ -290,7 +298,35 @@ static void logits_by(model *m, const kern_matrix *output, uint32_t first, uint3
                                     .role = ROLE_HEAD,
                                     .lora = lora.at,
                                     .lora_count = lora.count,
-                                    .out = (char *)m->logits + to * out_bytes});
+                                    .out = (char *)m->own_logits + to * out_bytes});
+}
+
+/* The ranks' parts of the vocabulary side by side, on rank 0. */
+static void join_logits(model *m, uint32_t count) {
+    comm_part parts[COMM_RANKS_MAX] = {{0}};
+    const kern_ops *ops = m->options.ops;
+    const model_shard *s = &m->shard;
+    char *piece = m->logit_pieces;
+    for (uint32_t rank = 1; s->rank == 0 && rank < s->ranks; rank++) {
+        size_t bytes = (size_t)count * shard_vocab(s, m->whole.vocab, rank).count * sizeof(float);
+        parts[rank] = (comm_part){.receive = piece, .receive_bytes = bytes};
+        piece += bytes;
+    }
+    if (s->rank > 0) {
+        parts[0].send = m->own_logits;
+        parts[0].send_bytes = (size_t)count * s->vocab.count * sizeof(float);
+    }
+    comm_exchange(m->options.comm, parts);
+    for (uint32_t rank = 0; s->rank == 0 && rank < s->ranks; rank++) {
+        shard_range own = shard_vocab(s, m->whole.vocab, rank);
+        ops->place_columns(m->options.dev,
+                           &(kern_place_columns){.in = rank ? parts[rank].receive : m->own_logits,
+                                                 .rows = count,
+                                                 .cols = own.count,
+                                                 .first = own.first,
+                                                 .out_cols = m->whole.vocab,
+                                                 .out = m->logits});
+    }
 }
 
 esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
@@ -301,6 +337,7 @@ esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **lo
         end = piece_end(m, &m->segments.rows, output_of, at, first + count, &output);
         logits_by(m, output, at, end - at, at - first);
     }
+    if (m->shard.ranks) join_logits(m, count);
     *logits = m->logits; /* ref and cpu buffers are host memory */
-    return m->options.ops->sync(m->options.dev, err);
+    return finish(m, err);
 }
