@@ -276,10 +276,11 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
                               "--http-adapters needs the HTTP listener: give --http HOST:PORT");
     if ((c->control || c->http_adapters) && c->model.tp > 1)
-        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--tp",
-                              "--tp %u does not go with --control and --http-adapters: adapters are "
-                              "computed on one rank only in this build",
-                              c->model.tp);
+        return esp_fail_field(
+            err, ESP_OUT_OF_RANGE, "--tp",
+            "--tp %u does not go with --control and --http-adapters: adapters are "
+            "computed on one rank only in this build",
+            c->model.tp);
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");
@@ -345,4 +346,14 @@ const char *config_cache_folder(char *out, size_t bytes) {
 
 const char *config_adapter_store(char *out, size_t bytes) {
     return user_folder(out, bytes, "XDG_DATA_HOME", ".local/share", "espalier/adapters");
+}
+
+/* Open MPI's name of how many there are, and that of MPICH and its kin. */
+bool config_under_mpi(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *size = getenv(names[i]);
+        if (size && strtoul(size, NULL, 10) > 1) return true;
+    }
+    return false;
 }

@@ -54,8 +54,8 @@ typedef struct model_config {
     struct op_timer *op_timer; /* benches: times every op (kernels/op_timer.h); NULL: none */
     bool digest;               /* the model's digest is computed while it opens: engine_digest */
     const kern_ops *ops;       /* tests: a table instead of the device's; NULL: the device's */
-    comm
-        *comm; /* one of tp ranks, which started all of them; NULL: engine_open starts the others */
+    comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
+    bool closes_comm; /* the engine does, at its end */
 } model_config;
 
 /* What `serve` takes besides. */
@@ -79,6 +79,9 @@ typedef struct serve_config {
 const char *config_cache_folder(char *out, size_t bytes);
 /* The same for the store of adapters (adapters/store.h), which cannot. */
 const char *config_adapter_store(char *out, size_t bytes);
+
+/* Whether mpirun started this process beside others. */
+bool config_under_mpi(void);
 
 /* A value of --adapter: where the adapter lies (in text), and its name: what stands before "=", or else
  * made of the last part of the path. ESP_OUT_OF_RANGE when one of them is empty. */

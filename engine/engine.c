@@ -99,8 +99,8 @@ static esp_code join_ranks(engine *e, esp_error *err) {
     model_config *c = &e->config;
     if (c->comm) c->tp = c->comm->size;
     if (c->tp <= 1) return ESP_OK;
-    esp_code code = check_ranks(c, err);
     e->comm = c->comm;
+    esp_code code = check_ranks(c, err);
     if (code == ESP_OK && !e->comm) {
         c->threads = most((c->threads ? c->threads : pool_default_threads()) / c->tp, 1);
         code = ranks_start(&e->ranks, c, &e->comm, err);
@@ -488,6 +488,7 @@ void engine_close(engine *e) {
     end_all(e);
     if (e->comm && leads(e) && e->inbox) ranks_stop(e);
     ranks_close(e->ranks);
+    if (e->config.closes_comm) comm_close(e->config.comm);
     drop_queue(e->inbox);
     drop_queue(e->cancels);
     drop_queue(e->news);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/log.h"
 #include "engine/engine_parts.h"
 
 /* Returns the bucket. */
@@ -357,6 +358,7 @@ static void break_down(engine *e, const esp_error *error) {
     atomic_store_explicit(&e->counters.broken, true, memory_order_relaxed);
     e->fault = *error;
     e->fault.code = ESP_UNAVAILABLE;
+    log_event(LOG_ERROR, "engine_broken", "reason=\"%s\"", error->message);
     while (e->live) {
         request *r = e->live;
         if (r->in_scheduler) sched_finish(e->sched, clock_now_us(), r->seq);
