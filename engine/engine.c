@@ -8,15 +8,18 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cluster/comm_nccl.h"
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
+#include "engine/device.h"
 #include "engine/engine_parts.h"
 #include "engine/model/format/model_folder.h"
 #include "kernels/op_timer.h"
 
-enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
+enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
+enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 enum { IDLE_WAIT_US = 1000000 };
 #define ADAPTER_MEMORY_DEFAULT ((uint64_t)4 << 30)
@@ -32,7 +35,8 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     bool step_tokens_given = c->step_tokens > 0;
     uint32_t input_max = spec->input_max ? spec->input_max : spec->context;
     if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
-    if (!c->step_tokens) c->step_tokens = STEP_TOKENS_DEFAULT;
+    if (!c->step_tokens)
+        c->step_tokens = c->device == DEVICE_CUDA ? STEP_TOKENS_CUDA : STEP_TOKENS_DEFAULT;
     if (spec_runs_whole(spec) && !step_tokens_given)
         c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
@@ -56,27 +60,13 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     return ESP_OK;
 }
 
-static esp_code resolve_device(engine *e, esp_error *err) {
-    model_config *c = &e->config;
-    if (c->device == DEVICE_AUTO)
-        c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
-    if (c->device == DEVICE_REF) {
-        if (c->kv_dtype_given && c->kv_dtype != DT_F32)
-            return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                                  "--kv-dtype %s: --device ref always keeps f32",
-                                  dtype_info(c->kv_dtype)->name);
-        c->kv_dtype = DT_F32;
-    } else if (!c->kv_dtype_given) {
-        c->kv_dtype = DT_BF16;
-    }
-    e->ops = c->device == DEVICE_REF ? &kern_ref : &kern_cpu;
-    if (c->ops) e->ops = c->ops;
-    return ESP_OK;
-}
-
 /* ---- ranks ---- */
 
 static uint32_t rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
+/* Ranks on GPUs have one each, from --device's on. */
+static uint32_t rank_of_gpu(const engine *e) {
+    return e->comm && e->config.device == DEVICE_CUDA ? e->comm->rank : 0;
+}
 static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 
 static esp_code check_ranks(const model_config *c, esp_error *err) {
@@ -123,19 +113,30 @@ static void tell_shards(const engine *e) {
               "it cannot be shared out in whole heads and blocks");
 }
 
+/* What moves memory of the device: that between hosts' threads or processes, unless it is a GPU's. */
+static esp_code open_device_comm(engine *e, esp_error *err) {
+    e->device_comm = e->comm;
+    if (e->config.device != DEVICE_CUDA) return ESP_OK;
+    return comm_nccl_open(&e->device_comm, e->comm, e->dev, err);
+}
+
 static esp_code open_device(engine *e, esp_error *err) {
-    esp_code code = resolve_device(e, err);
-    if (code == ESP_OK) code = pool_open(&e->pool, e->config.threads, err);
+    esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
+    e->ops = e->config.ops ? e->config.ops : device_ops(e->config.device);
     e->opened_with = (kern_options){.pool = e->pool,
-                                    .level = e->config.level,
+                                    .level = device_level(&e->config),
+                                    .index = device_index(&e->config) + rank_of_gpu(e),
                                     .kv_dtype = e->config.kv_dtype,
                                     .activations = e->config.activations,
-                                    .tokens_max = e->config.step_tokens};
+                                    .tokens_max = e->config.step_tokens,
+                                    .no_replay = e->config.no_replay || e->comm};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, rank_count(e),
                   e->config.quantize_given ? &e->config.quantize : NULL, e->profile);
+    if (e->comm) code = open_device_comm(e, err);
+    if (code != ESP_OK) return code;
     if (e->config.op_timer) op_timer_wrap(e->config.op_timer, &e->ops, &e->dev);
     return ESP_OK;
 }
@@ -182,14 +183,25 @@ static uint64_t frames_wanted(const engine *e, uint32_t tokens, uint64_t frame_b
     return pages > room ? pages + room : 2 * room;
 }
 
-/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need, and
- * adapters). */
+/* What --gpu-memory-utilization leaves, now that weights and workspace are taken. */
+static uint64_t memory_left(const engine *e, const kern_memory *memory) {
+    float part = e->config.gpu_memory_utilization;
+    uint64_t ours = (uint64_t)((double)memory->total * (double)(part > 0 ? part : 0.9f));
+    uint64_t used = memory->total - memory->free;
+    return ours > used ? ours - used : 0;
+}
+
+/* --kv-memory; or what the device has left; or, in memory that is shared with others, min(25% of what is
+ * available, what max_seqs sequences of 2,048 tokens need, and adapters). */
 static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
+    kern_memory memory;
     if (c->kv_memory) return c->kv_memory;
+    e->ops->memory(e->dev, &memory);
+    if (!memory.shared) return memory_left(e, &memory);
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
     uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
-    uint64_t quarter = mem_available() / 4;
+    uint64_t quarter = memory.free / 4;
     return need < quarter ? need : quarter;
 }
 
@@ -197,14 +209,26 @@ static uint64_t own_frame_bytes(const engine *e) {
     return e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
 }
 
-/* How many; a frame has its part on each rank. */
+/* Of a frame in that memory: its part on each rank, where they share one. */
+static uint64_t whole_frame_bytes(const engine *e) {
+    kern_memory memory;
+    e->ops->memory(e->dev, &memory);
+    return own_frame_bytes(e) * (memory.shared ? rank_count(e) : 1);
+}
+
 static esp_code plan_pages(engine *e, esp_error *err) {
     const page_groups *groups = model_page_groups(e->model);
-    uint64_t frame = own_frame_bytes(e) * rank_count(e);
+    uint64_t frame = whole_frame_bytes(e);
     uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
     uint64_t useful = frames_wanted(e, e->config.max_context, frame);
     uint64_t fewest = 2ull * groups->count;
     if (pages > useful) pages = useful;
+    if (pages < fewest && !e->config.kv_memory && e->config.device == DEVICE_CUDA)
+        return esp_fail_field(err, ESP_EXHAUSTED, "--gpu-memory-utilization",
+                              "%llu bytes of the device's memory are left for keys and values, and "
+                              "at least %llu are needed; raise --gpu-memory-utilization, or lower "
+                              "--step-tokens",
+                              (unsigned long long)memory, (unsigned long long)(fewest * frame));
     if (pages < fewest)
         return esp_fail_field(err, ESP_INVALID, "--kv-memory",
                               "--kv-memory %llu: a page of this model takes %llu bytes and at "
@@ -393,9 +417,11 @@ static esp_code load_model(engine *e, model_file *file,
     if (code != ESP_OK) return code;
     model_options o = {.ops = e->ops,
                        .dev = e->dev,
-                       .comm = e->comm,
+                       .comm = e->device_comm,
                        .tokens_max = e->config.step_tokens,
                        .rows_max = e->rows_max,
+                       .seqs_max = e->config.max_seqs,
+                       .no_adapters = !takes_adapters(&e->config),
                        .context_max = e->config.max_context,
                        .keep_pages = e->config.keep_pages,
                        .progress = progress,
@@ -409,7 +435,8 @@ static esp_code open_model(engine *e, model_file *file,
                            void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
                            esp_error *err) {
     const model_spec *spec = model_file_spec(file);
-    esp_code code = resolve_limits(e, spec, err);
+    esp_code code = device_choose(&e->config, err);
+    if (code == ESP_OK) code = resolve_limits(e, spec, err);
     if (code == ESP_OK) code = join_ranks(e, err);
     if (code != ESP_OK) return code;
     e->rows_max = most(e->config.max_seqs, MODEL_LOGITS_ROWS);
@@ -506,6 +533,7 @@ void engine_close(engine *e) {
     if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);
     model_close(e->model);
     model_file_close(e->file);
+    if (e->device_comm && e->device_comm != e->comm) comm_close(e->device_comm);
     if (e->ops) e->ops->close(e->dev);
     pool_close(e->pool);
     template_close(e->template);

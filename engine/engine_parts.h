@@ -59,7 +59,8 @@ struct engine {
     uint32_t model_vocab;
 
     /* Of several ranks (ranks.h); else NULL. */
-    comm *comm;
+    comm *comm;        /* over host memory */
+    comm *device_comm; /* over the device's, which may be the same */
     ranks *ranks;  /* those that this engine started */
     void *message; /* of the largest step batch */
 

@@ -298,13 +298,16 @@ static void collect_embedding(engine *e, const sched_work *work, const float *ro
     engine_end_request(e, r, FINISH_STOP, NULL);
 }
 
-static void collect_embeddings(engine *e, const sched_plan *plan) {
-    if (e->batch.row_count == 0) return;
-    const float *rows = model_pooled(e->model);
+static esp_code collect_embeddings(engine *e, const sched_plan *plan, esp_error *err) {
+    if (e->batch.row_count == 0) return ESP_OK;
+    const float *rows;
+    esp_code code = model_pooled(e->model, &rows, err);
+    if (code != ESP_OK) return code;
     uint32_t width = model_get_spec(e->model)->hidden;
     int64_t now_us = clock_now_us();
     for (uint32_t i = 0; i < e->batch.row_count; i++)
         collect_embedding(e, &plan->work[e->row_work[i]], rows + (size_t)i * width, now_us);
+    return ESP_OK;
 }
 
 static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err) {
@@ -397,10 +400,7 @@ bool engine_step(engine *e) {
         code = model_forward(e->model, &e->batch, e->step_adapters, e->arena, &error);
         if (code == ESP_OK) {
             sched_computed(e->sched);
-            if (engine_embeds(e))
-                collect_embeddings(e, &plan);
-            else
-                code = collect_tokens(e, &plan, &error);
+            code = (engine_embeds(e) ? collect_embeddings : collect_tokens)(e, &plan, &error);
         }
     }
     if (code == ESP_OK && e->comm && !e->broken) code = comm_check(e->comm, &error);

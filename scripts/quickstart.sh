@@ -125,7 +125,7 @@ main() {
     parse_flags "$@"
     port_is_free grpc "$GRPC"
     [ "$HTTP" = off ] || port_is_free http "$HTTP"
-    install_packages build fetch
+    install_packages build server fetch
     build_server
     fetch_model ||
         fail "the model could not be downloaded (see build/logs/fetch-model.log): pip found no registry; set PIP_INDEX_URL, or put $MODEL_FILE into $CACHE/models/"

@@ -38,6 +38,13 @@ collect_templates() {
         say "tests of some chat templates will be skipped: not there (see build/logs/chat-templates.log)"
 }
 
+# Only a build with CUDA kernels has something to disassemble.
+bring_disassembler() {
+    command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || return 0
+    "$ROOT/scripts/fetch_disassembler.sh" ||
+        say "the test of the kernels' instructions will be skipped: not downloaded (see build/logs/venv-sass.log)"
+}
+
 build_all() {
     local preset
     for preset in "$@"; do
@@ -57,12 +64,13 @@ main() {
         configuration=()
         shift
     fi
-    install_packages build fetch test
+    install_packages build server fetch test
     (install_packages mpi) || say "tests of ranks as processes will be skipped: MPI is not installed"
     install_client
     fetch_encoder || say "tests of the real encoder will be skipped: not downloaded (see build/logs/fetch-encoder.log)"
     fetch_model || say "tests of the real model will be skipped: not downloaded (see build/logs/fetch-model.log)"
     ESPALIER_CACHE="$CACHE" collect_templates
+    bring_disassembler
     "$ROOT/scripts/fetch_models.sh"
     build_all "${presets[@]}"
     say "running ctest"

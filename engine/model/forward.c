@@ -252,18 +252,18 @@ static void pool(model *m, const step_batch *batch) {
                                                     .out = m->pooled});
 }
 
-/* The first fault of the device, or of a rank. */
-static esp_code finish(model *m, esp_error *err) {
-    esp_code code = m->options.ops->sync(m->options.dev, err);
-    return code == ESP_OK && m->shard.ranks ? comm_check(m->options.comm, err) : code;
+/* Whether all ranks did what they were to; before anything waits for the device alone. */
+static esp_code check_ranks(model *m, esp_error *err) {
+    return m->shard.ranks ? comm_check(m->options.comm, err) : ESP_OK;
 }
 
-esp_code model_forward(model *m, const step_batch *batch, const model_adapter *const *adapters,
-                       void *arena, esp_error *err) {
-    ESP_ASSERT(batch->token_count <= m->options.tokens_max);
-    ESP_ASSERT(batch->row_count <= m->options.rows_max);
+/* The first fault of a rank, or of the device. */
+static esp_code finish(model *m, esp_error *err) {
+    esp_code code = check_ranks(m, err);
+    return code == ESP_OK ? m->options.ops->sync(m->options.dev, err) : code;
+}
 
-    segments_plan(&m->segments, batch, adapters);
+static void layers(model *m, const step_batch *batch, void *arena) {
     embed(m, batch);
     for (uint32_t i = 0; i < m->spec.layers; i++) {
         attention(m, &m->layers[i], i, batch, arena);
@@ -273,12 +273,42 @@ esp_code model_forward(model *m, const step_batch *batch, const model_adapter *c
         pool(m, batch);
     else if (batch->row_count)
         norm(m, m->x, batch->rows, batch->row_count, m->final_norm, m->picked);
-    return finish(m, err);
 }
 
-const float *model_pooled(const model *m) {
+/* Embeddings that adapters bring cut a batch where they happen to stand. */
+static bool brings_embedding(const adapter_runs *runs) {
+    for (uint32_t i = 0; i < runs->count; i++)
+        if (runs->at[i].adapter && runs->at[i].adapter->embedding) return true;
+    return false;
+}
+
+esp_code model_forward(model *m, const step_batch *batch, const model_adapter *const *adapters,
+                       void *arena, esp_error *err) {
+    const kern_ops *ops = m->options.ops;
+    kern_device *dev = m->options.dev;
+    ESP_ASSERT(batch->token_count <= m->options.tokens_max);
+    ESP_ASSERT(batch->row_count <= m->options.rows_max);
+
+    segments_plan(&m->segments, batch, adapters);
+    m->row_count = batch->row_count;
+    const adapter_runs *runs = &m->segments.tokens;
+    kern_step step = {
+        .batch = batch, .adapters = runs->count > 0, .repeats = !brings_embedding(runs)};
+    do
+        if (ops->step_begin(dev, &step)) layers(m, batch, arena);
+    while (!ops->step_end(dev));
+    /* Who takes rows waits for them. */
+    return batch->row_count ? ESP_OK : finish(m, err);
+}
+
+esp_code model_pooled(model *m, const float **rows, esp_error *err) {
     ESP_ASSERT(m->pooled);
-    return m->pooled; /* ref and cpu buffers are host memory */
+    const kern_ops *ops = m->options.ops;
+    size_t bytes = (size_t)m->row_count * m->spec.hidden * sizeof(float);
+    esp_code code = check_ranks(m, err);
+    if (code != ESP_OK) return code;
+    *rows = ops->view(m->options.dev, m->pooled, bytes, m->seen);
+    return ops->sync(m->options.dev, err);
 }
 
 /* Rows [first, first + count) by one output matrix, into the logits from row `to` on. */
@@ -337,7 +367,11 @@ esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **lo
         end = piece_end(m, &m->segments.rows, output_of, at, first + count, &output);
         logits_by(m, output, at, end - at, at - first);
     }
+    bool leads = m->shard.rank == 0;
     if (m->shard.ranks) join_logits(m, count);
-    *logits = m->logits; /* ref and cpu buffers are host memory */
+    esp_code code = check_ranks(m, err);
+    if (code != ESP_OK) return code;
+    size_t bytes = (size_t)count * m->whole.vocab * sizeof(float);
+    *logits = leads ? m->options.ops->view(m->options.dev, m->logits, bytes, m->seen) : NULL;
     return finish(m, err);
 }

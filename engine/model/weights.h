@@ -62,6 +62,9 @@ struct model {
     void *logits;       /* [MODEL_LOGITS_ROWS, V] F32, of all; on one rank its own */
     void *logit_pieces; /* rank 0 of several: the others' own, one after another */
     void *pooled; /* [R,H] F32, of models that embed; else NULL */
+    void *seen;   /* host memory for logits or pooled (kern_ops.view), .. */
+    size_t seen_bytes;  /* .. as many bytes */
+    uint32_t row_count; /* of the batch last run */
 
     segments segments; /* of the batch last run */
 

@@ -2,7 +2,7 @@
 set(mpi_run ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run.sh)
 if(ESPALIER_HAS_MPI)
   add_executable(test_comm_mpi mpi/test_comm_mpi.c)
-  target_link_libraries(test_comm_mpi PRIVATE espalier_flags esp_engine)
+  target_link_libraries(test_comm_mpi PRIVATE ${test_libraries})
   # Where libespalier_mpi.so is.
   set_target_properties(test_comm_mpi PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
   add_dependencies(test_comm_mpi espalier_mpi)
