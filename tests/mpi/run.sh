@@ -102,7 +102,7 @@ serve)
 serve_dead)
     start_server --enable-recovery
     kill -KILL "$(rank_pid 1)"
-    wait_for "rank 1 of 2 .* has ended" "$work/log" 5
+    wait_for "rank 1 of 2 .* has ended" "$work/log" 30
     grep event=engine_broken "$work/log"
     ;;
 *) die "no test is called $how" ;;
