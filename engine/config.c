@@ -155,6 +155,13 @@ static const flag model_flags[] = {
      .placeholder = "BYTES",
      .help = "memory for packed adapters beside those in use, as in 512M or 4G; default: a tenth "
              "of what is available, at most 4G"},
+    {.name = "tp",
+     .kind = FLAG_U32,
+     MODEL_FIELD(tp),
+     .most = COMM_RANKS_MAX,
+     .placeholder = "N",
+     .help = "ranks that share the model, each with a part of its weights (tensor parallel); "
+             "default 1"},
     {.name = "gpu-memory-utilization",
      .kind = FLAG_F32,
      MODEL_FIELD(gpu_memory_utilization),
@@ -252,11 +259,6 @@ static const flag serve_flags[] = {
      .most = 2 << 20, /* a message of it stays below the 4 MiB that clients take by default */
      .placeholder = "BYTES",
      .help = "a stream with more unsent text than this is cut; default 262144"},
-    {.name = "tp",
-     .kind = FLAG_ONLY,
-     .only = "1",
-     .placeholder = "N",
-     .help = "devices that share one copy of the model; 1 in this build"},
     {.name = "replicas",
      .kind = FLAG_ONLY,
      .only = "1",
@@ -289,6 +291,12 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
     if (c->http_adapters && c->http && !strcmp(c->http, "off"))
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
                               "--http-adapters needs the HTTP listener: give --http HOST:PORT");
+    if ((c->control || c->http_adapters) && c->model.tp > 1)
+        return esp_fail_field(
+            err, ESP_OUT_OF_RANGE, "--tp",
+            "--tp %u does not go with --control and --http-adapters: adapters are "
+            "computed on one rank only in this build",
+            c->model.tp);
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");
@@ -354,4 +362,14 @@ const char *config_cache_folder(char *out, size_t bytes) {
 
 const char *config_adapter_store(char *out, size_t bytes) {
     return user_folder(out, bytes, "XDG_DATA_HOME", ".local/share", "espalier/adapters");
+}
+
+/* Open MPI's name of how many there are, and that of MPICH and its kin. */
+bool config_under_mpi(void) {
+    static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *size = getenv(names[i]);
+        if (size && strtoul(size, NULL, 10) > 1) return true;
+    }
+    return false;
 }

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cluster/comm.h"
 #include "engine/base/quant.h"
 #include "engine/base/status.h"
 #include "engine/flags.h"
@@ -48,6 +49,7 @@ typedef struct model_config {
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512, cuda: 2,048 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
+    uint32_t tp;          /* --tp; 0: 1 */
     flag_list adapters;   /* --adapter: "DIR" or "NAME=DIR" each */
     const char *adapter_store; /* --adapter-store DIR; NULL: none */
     bool allow_other_base; /* --allow-other-base: an adapter of another base's name is taken, too */
@@ -58,6 +60,8 @@ typedef struct model_config {
     bool digest;               /* the model's digest is computed while it opens: engine_digest */
     const kern_ops *ops;       /* tests: a table instead of the device's; NULL: the device's */
     bool no_replay;            /* tests, benches: every step calls its ops (kern_options) */
+    comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
+    bool closes_comm; /* the engine does, at its end */
 } model_config;
 
 /* What `serve` takes besides. */
@@ -81,6 +85,9 @@ typedef struct serve_config {
 const char *config_cache_folder(char *out, size_t bytes);
 /* The same for the store of adapters (adapters/store.h), which cannot. */
 const char *config_adapter_store(char *out, size_t bytes);
+
+/* Whether mpirun started this process beside others. */
+bool config_under_mpi(void);
 
 /* A value of --adapter: where the adapter lies (in text), and its name: what stands before "=", or else
  * made of the last part of the path. ESP_OUT_OF_RANGE when one of them is empty. */

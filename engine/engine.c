@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cluster/comm_nccl.h"
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
@@ -61,21 +62,83 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     return ESP_OK;
 }
 
+/* ---- ranks ---- */
+
+static uint32_t rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
+/* Ranks on GPUs have one each, from --device's on. */
+static uint32_t rank_of_gpu(const engine *e) {
+    return e->comm && e->config.device == DEVICE_CUDA ? e->comm->rank : 0;
+}
+static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
+
+static esp_code check_ranks(const model_config *c, esp_error *err) {
+    bool pack = c->pack && strcmp(c->pack, "auto") != 0 && strcmp(c->pack, "off") != 0;
+    if (c->adapters.count > 0 || c->adapter_store)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--adapter",
+                              "--adapter and --adapter-store do not go with --tp %u: adapters are "
+                              "computed on one rank only in this build",
+                              c->tp);
+    if (pack)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--pack",
+                              "--pack %s does not go with --tp %u: packs hold whole matrices; "
+                              "leave one of them away",
+                              c->pack, c->tp);
+    return ESP_OK;
+}
+
+/* Who this engine computes with. Threads are shared between ranks of one process. */
+static esp_code join_ranks(engine *e, esp_error *err) {
+    model_config *c = &e->config;
+    if (c->comm) c->tp = c->comm->size;
+    if (c->tp <= 1) return ESP_OK;
+    e->comm = c->comm;
+    esp_code code = check_ranks(c, err);
+    if (code == ESP_OK && !e->comm) {
+        c->threads = most((c->threads ? c->threads : pool_default_threads()) / c->tp, 1);
+        code = ranks_start(&e->ranks, c, &e->comm, err);
+    }
+    if (code == ESP_OK) e->comm->patience_us = COMM_FOR_EVER; /* until all have loaded */
+    return code;
+}
+
+/* What the others think, where there are others. */
+static esp_code agree(engine *e, esp_code code, esp_error *err) {
+    return e->comm ? comm_agree(e->comm, code, err) : code;
+}
+
+/* What could not be split is no mistake, but whoever waits for a gain should know. */
+static void tell_shards(const engine *e) {
+    const model_shard *s = model_get_shard(e->model);
+    if (!e->comm || !leads(e) || (s->attention && s->mlp)) return;
+    log_event(LOG_WARN, "rank_computes_all", "part=%s ranks=%u reason=\"%s\"",
+              s->attention ? "mlp" : "attention", s->ranks,
+              "it cannot be shared out in whole heads and blocks");
+}
+
+/* What moves memory of the device: that between hosts' threads or processes, unless it is a GPU's. */
+static esp_code open_device_comm(engine *e, esp_error *err) {
+    e->device_comm = e->comm;
+    if (e->config.device != DEVICE_CUDA) return ESP_OK;
+    return comm_nccl_open(&e->device_comm, e->comm, e->dev, err);
+}
+
 static esp_code open_device(engine *e, esp_error *err) {
     esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
     e->ops = e->config.ops ? e->config.ops : device_ops(e->config.device);
     e->opened_with = (kern_options){.pool = e->pool,
                                     .level = device_level(&e->config),
-                                    .index = device_index(&e->config),
+                                    .index = device_index(&e->config) + rank_of_gpu(e),
                                     .kv_dtype = e->config.kv_dtype,
                                     .activations = e->config.activations,
                                     .tokens_max = e->config.step_tokens,
-                                    .no_replay = e->config.no_replay};
+                                    .no_replay = e->config.no_replay || e->comm};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
-    profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
-                  e->profile);
+    profile_print(e->ops, e->dev, rank_count(e),
+                  e->config.quantize_given ? &e->config.quantize : NULL, e->profile);
+    if (e->comm) code = open_device_comm(e, err);
+    if (code != ESP_OK) return code;
     if (e->config.op_timer) op_timer_wrap(e->config.op_timer, &e->ops, &e->dev);
     return ESP_OK;
 }
@@ -103,6 +166,7 @@ static uint64_t adapter_memory(const model_config *c) {
 }
 
 static bool takes_adapters(const model_config *c) {
+    if (c->tp > 1) return false;
     return c->adapters.count > 0 || c->adapter_store || c->serves;
 }
 
@@ -143,9 +207,20 @@ static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     return need < quarter ? need : quarter;
 }
 
-static esp_code open_pages(engine *e, esp_error *err) {
+static uint64_t own_frame_bytes(const engine *e) {
+    return e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
+}
+
+/* Of a frame in that memory: its part on each rank, where they share one. */
+static uint64_t whole_frame_bytes(const engine *e) {
+    kern_memory memory;
+    e->ops->memory(e->dev, &memory);
+    return own_frame_bytes(e) * (memory.shared ? rank_count(e) : 1);
+}
+
+static esp_code plan_pages(engine *e, esp_error *err) {
     const page_groups *groups = model_page_groups(e->model);
-    uint64_t frame = e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
+    uint64_t frame = whole_frame_bytes(e);
     uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
     uint64_t useful = frames_wanted(e, e->config.max_context, frame);
     uint64_t fewest = 2ull * groups->count;
@@ -163,9 +238,20 @@ static esp_code open_pages(engine *e, esp_error *err) {
                               (unsigned long long)memory, (unsigned long long)frame,
                               (unsigned long long)fewest);
     e->page_count = (uint32_t)pages;
-    e->arena_bytes = pages * frame;
-    esp_code code = e->ops->alloc(e->dev, e->arena_bytes, &e->arena, err);
-    if (code != ESP_OK) return code;
+    return ESP_OK;
+}
+
+/* As many on every rank as rank 0 says. */
+static esp_code take_pages(engine *e, esp_error *err) {
+    esp_code code = leads(e) ? plan_pages(e, err) : ESP_OK;
+    if (e->comm) comm_broadcast(e->comm, &e->page_count, sizeof e->page_count);
+    if (code != ESP_OK || !e->page_count) return code; /* the latter: rank 0 says why */
+    e->arena_bytes = e->page_count * own_frame_bytes(e);
+    return e->ops->alloc(e->dev, e->arena_bytes, &e->arena, err);
+}
+
+static esp_code open_scheduler(engine *e, esp_error *err) {
+    const page_groups *groups = model_page_groups(e->model);
     sched_options o = {.seqs_max = e->config.max_seqs,
                        .waiting_max = e->live_max,
                        .step_tokens = e->config.step_tokens,
@@ -190,10 +276,11 @@ static void take_batch(engine *e) {
     b->seq_adapter = mem_new(s, sizeof *b->seq_adapter);
     b->seq_long = mem_new(s, sizeof *b->seq_long);
     b->tables = mem_new((size_t)b->group_count * s * b->table_stride, sizeof *b->tables);
-    b->rows = mem_new(most(s, MODEL_LOGITS_ROWS), sizeof *b->rows);
+    b->rows = mem_new(e->rows_max, sizeof *b->rows);
     e->step_adapters = mem_new(s, sizeof *e->step_adapters);
     adapter_order_open(&e->order, s);
     e->row_work = mem_new(s, sizeof *e->row_work);
+    if (e->comm) ranks_take_message(e);
 }
 
 /* ---- adapters ---- */
@@ -315,7 +402,7 @@ static void ask_for_weights(const engine *e, model_options *o, char *folder, siz
     o->quantize = c->quantize_given;
     o->quantize_to = c->quantize;
     o->pool = e->pool;
-    o->packs = off                          ? PACKS_OFF
+    o->packs = off || e->comm               ? PACKS_OFF
                : asked || c->quantize_given ? PACKS_KEEP
                : c->serves                  ? PACKS_KEEP_IF_WORTH
                                             : PACKS_USE;
@@ -325,19 +412,17 @@ static void ask_for_weights(const engine *e, model_options *o, char *folder, siz
     o->cache_folder = config_cache_folder(folder, bytes);
 }
 
-static esp_code open_model(engine *e, model_file *file,
+/* Device and weights: what each rank does for itself. */
+static esp_code load_model(engine *e, model_file *file,
                            void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
                            esp_error *err) {
-    const model_spec *spec = model_file_spec(file);
-    esp_code code = device_choose(&e->config, err);
-    if (code == ESP_OK) code = resolve_limits(e, spec, err);
-    if (code == ESP_OK) code = open_text(e, file, err);
-    if (code == ESP_OK) code = open_device(e, err);
+    esp_code code = open_device(e, err);
     if (code != ESP_OK) return code;
     model_options o = {.ops = e->ops,
                        .dev = e->dev,
+                       .comm = e->device_comm,
                        .tokens_max = e->config.step_tokens,
-                       .rows_max = most(e->config.max_seqs, MODEL_LOGITS_ROWS),
+                       .rows_max = e->rows_max,
                        .seqs_max = e->config.max_seqs,
                        .no_adapters = !takes_adapters(&e->config),
                        .context_max = e->config.max_context,
@@ -346,13 +431,31 @@ static esp_code open_model(engine *e, model_file *file,
                        .progress_arg = progress_arg};
     char cache_folder[PATH_MAX];
     ask_for_weights(e, &o, cache_folder, sizeof cache_folder);
-    code = model_open(&e->model, file, &o, err);
+    return model_open(&e->model, file, &o, err);
+}
+
+static esp_code open_model(engine *e, model_file *file,
+                           void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
+                           esp_error *err) {
+    const model_spec *spec = model_file_spec(file);
+    esp_code code = device_choose(&e->config, err);
+    if (code == ESP_OK) code = resolve_limits(e, spec, err);
+    if (code == ESP_OK) code = join_ranks(e, err);
     if (code != ESP_OK) return code;
+    e->rows_max = most(e->config.max_seqs, MODEL_LOGITS_ROWS);
+    if (leads(e)) code = open_text(e, file, err);
+    if (code == ESP_OK) code = load_model(e, file, progress, progress_arg, err);
+    if ((code = agree(e, code, err)) != ESP_OK) return code;
+    tell_shards(e);
     e->model_vocab = spec->vocab;
-    code = open_pages(e, err);
+    code = take_pages(e, err);
+    if ((code = agree(e, code, err)) != ESP_OK) return code;
+    take_batch(e);
+    if (!leads(e)) return ESP_OK;
+    if (e->comm) e->comm->patience_us = COMM_PATIENCE_US;
+    code = open_scheduler(e, err);
     if (code == ESP_OK && !engine_embeds(e))
         code = sample_rows_open(&e->sampling, e->pool, spec->vocab, MODEL_LOGITS_ROWS, err);
-    if (code == ESP_OK) take_batch(e);
     return code;
 }
 
@@ -371,9 +474,11 @@ esp_code engine_open(engine **out, const model_config *config,
     if (code == ESP_OK) code = open_model(e, file, progress, progress_arg, err);
     if (code == ESP_OK && config->digest)
         snprintf(e->digest, sizeof e->digest, "%s", model_file_digest(file));
-    if (code == ESP_OK) code = open_adapters(e, &file, err);
+    if (code == ESP_OK && leads(e)) code = open_adapters(e, &file, err);
     model_file_close(file); /* the mapping goes: weights and tokenizer are copies */
     if (code != ESP_OK) {
+        esp_error why = {.code = code};
+        if (e->comm) comm_abort(e->comm, err ? err : &why);
         engine_close(e);
         return code;
     }
@@ -395,7 +500,7 @@ static void drop_queue(queue *q) {
 
 /* Everyone who still lives is told that the engine goes. */
 static void end_all(engine *e) {
-    if (!e->inbox) return;
+    if (!e->inbox || !leads(e)) return;
     atomic_store(&e->stopping, true);
     engine_cancel_all(e);
     while (engine_step(e))
@@ -411,13 +516,16 @@ void engine_close(engine *e) {
         pthread_join(e->thread, NULL);
     }
     end_all(e);
+    if (e->comm && leads(e) && e->inbox) ranks_stop(e);
+    ranks_close(e->ranks);
+    if (e->config.closes_comm) comm_close(e->config.comm);
     drop_queue(e->inbox);
     drop_queue(e->cancels);
     drop_queue(e->news);
     step_batch *b = &e->batch;
-    void *arrays[] = {b->ids,        b->positions,  b->token_seq,   b->seq_first,
-                      b->seq_tokens, b->seq_cached, b->seq_adapter, b->seq_long,
-                      b->tables,     b->rows,       e->row_work,    e->step_adapters};
+    void *arrays[] = {b->ids,        b->positions,     b->token_seq, b->seq_first, b->seq_tokens,
+                      b->seq_cached, b->seq_adapter,   b->seq_long,  b->tables,    b->rows,
+                      e->row_work,   e->step_adapters, e->message};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     adapter_order_close(&e->order);
@@ -428,6 +536,7 @@ void engine_close(engine *e) {
     if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);
     model_close(e->model);
     model_file_close(e->file);
+    if (e->device_comm && e->device_comm != e->comm) comm_close(e->device_comm);
     if (e->ops) e->ops->close(e->dev);
     pool_close(e->pool);
     template_close(e->template);

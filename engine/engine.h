@@ -68,6 +68,10 @@ bool engine_step(engine *e);
 /* A step, and where all who live wait for adapters a wait until one has come, a second at most. */
 void engine_step_or_wait(engine *e);
 
+/* Of a rank other than 0 (config.comm): computes what rank 0 sends, until that one closes its engine. An error:
+ * this rank's fault or another's. */
+ESP_CHECKED esp_code engine_follow(engine *e, esp_error *err);
+
 ESP_CHECKED esp_code engine_start(engine *e, esp_error *err); /* steps on its own thread */
 /* Refuses new requests from now on; returns at once. engine_stats tells when it is empty. */
 void engine_drain(engine *e);

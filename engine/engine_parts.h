@@ -14,7 +14,9 @@
 #include "engine/engine.h"
 #include "engine/model/format/model_digest.h"
 #include "engine/profile.h"
+#include "engine/ranks.h"
 #include "engine/sample_rows.h"
+#include "engine/step_message.h"
 
 /* Written by the engine thread with relaxed stores, read by anyone. */
 typedef struct atomic_histogram {
@@ -53,11 +55,17 @@ struct engine {
     esp_error template_why;
     void *arena;
     size_t arena_bytes;
-    uint32_t page_count, live_max;
+    uint32_t page_count, live_max, rows_max;
     uint32_t model_vocab;
 
+    /* Of several ranks (ranks.h); else NULL. */
+    comm *comm;        /* over host memory */
+    comm *device_comm; /* over the device's, which may be the same */
+    ranks *ranks;  /* those that this engine started */
+    void *message; /* of the largest step batch */
+
     /* The engine thread's. */
-    scheduler *sched;
+    scheduler *sched; /* rank 0's alone, as all that plans and samples */
     sample_rows *sampling;
     step_batch batch;
     adapter_order order;                 /* of its sequences */
@@ -86,6 +94,9 @@ void engine_return_slot(engine *e, request *r);
 
 /* Final fields, last news; the engine's reference goes. */
 void engine_end_request(engine *e, request *r, finish_reason reason, const esp_error *error);
+
+/* Room for messages of the largest batch. */
+void ranks_take_message(engine *e);
 
 /* Ends every request that goes through an adapter. The engine thread, outside of a plan. */
 void engine_end_users(engine *e, const adapter *ad, const esp_error *why);

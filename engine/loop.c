@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/log.h"
 #include "engine/engine_parts.h"
 
 /* Returns the bucket. */
@@ -429,6 +430,7 @@ static void break_down(engine *e, const esp_error *error) {
     atomic_store_explicit(&e->counters.broken, true, memory_order_relaxed);
     e->fault = *error;
     e->fault.code = ESP_UNAVAILABLE;
+    log_event(LOG_ERROR, "engine_broken", "reason=\"%s\"", error->message);
     while (e->live) {
         request *r = e->live;
         if (r->in_scheduler) sched_finish(e->sched, clock_now_us(), r->seq);
@@ -463,12 +465,14 @@ bool engine_step(engine *e) {
     esp_code code = ESP_OK;
     if (plan.work_count) {
         build_batch(e, &plan, now_us);
+        if (e->comm) ranks_send(e, &e->batch);
         code = model_forward(e->model, &e->batch, e->step_adapters, e->arena, &error);
         if (code == ESP_OK) {
             sched_computed(e->sched);
             code = (engine_embeds(e) ? collect_embeddings : collect_tokens)(e, &plan, &error);
         }
     }
+    if (code == ESP_OK && e->comm && !e->broken) code = comm_check(e->comm, &error);
     if (code != ESP_OK) break_down(e, &error);
     return publish(e, &plan);
 }

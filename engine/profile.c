@@ -8,10 +8,11 @@
 #include "engine/base/pool.h"
 #include "engine/device.h"
 
-void profile_print(const kern_ops *ops, const kern_device *dev, const esp_dtype *quantize,
-                   char out[PROFILE_BYTES_MAX]) {
-    snprintf(out, PROFILE_BYTES_MAX, "%s,tp=1,numerics=%d%s%s", ops->profile(dev), NUMERICS_VERSION,
-             quantize ? ",quantize=" : "", quantize ? dtype_info(*quantize)->name : "");
+void profile_print(const kern_ops *ops, const kern_device *dev, uint32_t ranks,
+                   const esp_dtype *quantize, char out[PROFILE_BYTES_MAX]) {
+    snprintf(out, PROFILE_BYTES_MAX, "%s,tp=%u,numerics=%d%s%s", ops->profile(dev), ranks,
+             NUMERICS_VERSION, quantize ? ",quantize=" : "",
+             quantize ? dtype_info(*quantize)->name : "");
 }
 
 esp_code profile_of_auto(char out[PROFILE_BYTES_MAX], esp_error *err) {
@@ -27,7 +28,7 @@ esp_code profile_of_auto(char out[PROFILE_BYTES_MAX], esp_error *err) {
         .pool = pool, .kv_dtype = config.kv_dtype, .tokens_max = KV_PAGE_TOKENS};
     code = ops->open(&dev, &options, err);
     if (code == ESP_OK) {
-        profile_print(ops, dev, NULL, out);
+        profile_print(ops, dev, 1, NULL, out);
         ops->close(dev);
     }
     pool_close(pool);

@@ -13,10 +13,10 @@ enum {
     NUMERICS_VERSION = 3,
 };
 
-/* "cpu:avx512,act=bf16,kv=bf16,tp=1,numerics=3"; with --quantize also ",quantize=Q4_K". quantize:
- * NULL without. */
-void profile_print(const kern_ops *ops, const kern_device *dev, const esp_dtype *quantize,
-                   char out[PROFILE_BYTES_MAX]);
+/* "cpu:avx512,act=bf16,kv=bf16,tp=1,numerics=3"; with --quantize also ",quantize=Q4_K". ranks:
+ * that share the model; quantize: NULL without. */
+void profile_print(const kern_ops *ops, const kern_device *dev, uint32_t ranks,
+                   const esp_dtype *quantize, char out[PROFILE_BYTES_MAX]);
 
 /* The one that --device auto gives on this machine, without any model. */
 ESP_CHECKED esp_code profile_of_auto(char out[PROFILE_BYTES_MAX], esp_error *err);

@@ -130,6 +130,7 @@ static esp_code run(const prompt *p, logits_sink sink, void *arg, esp_error *err
         uint32_t left = p->count - first, chunk = left < chunk_max ? left : chunk_max;
         const float *logits = NULL;
         fill_batch(p, first, chunk);
+        if (e->comm) ranks_send(e, &e->batch);
         code = model_forward(e->model, &e->batch, &p->through, e->arena, err);
         if (code == ESP_OK) code = model_logits(e->model, 0, chunk, &logits, err);
         for (uint32_t i = 0; i < chunk && code == ESP_OK; i++)

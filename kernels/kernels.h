@@ -320,6 +320,26 @@ typedef struct kern_sample {
     sample_row *rows; /* [row_count] host; `logits` of a row is not read */
 } kern_sample;
 
+/* What the ranks of a tensor parallel replica each computed of one sum, added in the order of the ranks:
+ *   s[i] = ((in[0][i] + in[1][i]) + in[2][i]) + ...   in float32
+ * out = s, or out = out + s in the residual stream. */
+typedef struct kern_rank_sum {
+    const void *in; /* [ranks, count] F32 */
+    uint32_t ranks;
+    size_t count;
+    bool residual;
+    void *out; /* [count] F32 */
+} kern_rank_sum;
+
+/* out[t, first + i] = in[t, i]: the columns of a matrix that one rank computed, among all. */
+typedef struct kern_place_columns {
+    const void *in; /* [rows, cols] F32 */
+    uint32_t rows, cols;
+    uint32_t first; /* first + cols <= out_cols */
+    uint32_t out_cols;
+    void *out; /* [rows, out_cols] F32 */
+} kern_place_columns;
+
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu" */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
@@ -389,6 +409,8 @@ typedef struct kern_ops {
     /* Picks and waits, not within a step; false: the device leaves that to the host, which has the logits or
      * has to have a digest of them. */
     bool (*sample)(kern_device *dev, const kern_sample *op);
+    void (*rank_sum)(kern_device *dev, const kern_rank_sum *op);
+    void (*place_columns)(kern_device *dev, const kern_place_columns *op);
 
     /* Waits for all ops; the first device fault since open, for ever after. */
     ESP_CHECKED esp_code (*sync)(kern_device *dev, esp_error *err);
@@ -401,6 +423,8 @@ extern const kern_ops kern_cuda;
 /* CUDA devices that can be opened here; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where
  * the build has no CUDA at all. */
 uint32_t kern_cuda_count(esp_error *why);
+/* The cudaStream_t of all its ops, of a device that kern_cuda opened: for exchanges between ranks. */
+void *kern_cuda_stream(kern_device *dev);
 
 /* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
 bool kern_image_is_sane(const kern_image *image);

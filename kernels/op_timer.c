@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 34 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 36 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -186,6 +186,12 @@ static void pass_lora_pack(const kern_device *dev, const kern_lora_desc *desc, s
 static size_t pass_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
     return dev->real->frame_bytes(dev->inner, shape);
 }
+static void pass_rank_sum(kern_device *dev, const kern_rank_sum *op) {
+    dev->real->rank_sum(dev->inner, op);
+}
+static void pass_place_columns(kern_device *dev, const kern_place_columns *op) {
+    dev->real->place_columns(dev->inner, op);
+}
 static esp_code pass_sync(kern_device *dev, esp_error *err) {
     return dev->real->sync(dev->inner, err);
 }
@@ -233,6 +239,8 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .attention = timed_attention,
         .pool_states = timed_pool_states,
         .sample = pass_sample,
+        .rank_sum = pass_rank_sum,
+        .place_columns = pass_place_columns,
         .sync = pass_sync,
     };
     *ops = &t->ops;

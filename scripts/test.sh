@@ -65,6 +65,7 @@ main() {
         shift
     fi
     install_packages build server fetch test
+    (install_packages mpi) || say "tests of ranks as processes will be skipped: MPI is not installed"
     install_client
     fetch_encoder || say "tests of the real encoder will be skipped: not downloaded (see build/logs/fetch-encoder.log)"
     fetch_model || say "tests of the real model will be skipped: not downloaded (see build/logs/fetch-model.log)"

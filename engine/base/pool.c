@@ -242,11 +242,21 @@ static thread_pool *new_pool(uint32_t thread_count, const cpu_map *map) {
     return pool;
 }
 
+static uint32_t default_threads(const cpu_map *map) {
+    return least(least(map->cores, cgroup_cpus()), POOL_THREADS_MAX);
+}
+
+uint32_t pool_default_threads(void) {
+    cpu_map map;
+    cpus_read_own(&map);
+    return default_threads(&map);
+}
+
 esp_code pool_open(thread_pool **out, uint32_t thread_count, esp_error *err) {
     *out = NULL;
     cpu_map map;
     cpus_read_own(&map);
-    if (thread_count == 0) thread_count = least(least(map.cores, cgroup_cpus()), POOL_THREADS_MAX);
+    if (thread_count == 0) thread_count = default_threads(&map);
     if (thread_count > POOL_THREADS_MAX)
         return esp_fail_field(err, ESP_INVALID, "--threads", "%u threads wanted, %u is the most",
                               thread_count, (unsigned)POOL_THREADS_MAX);

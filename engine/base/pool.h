@@ -16,8 +16,10 @@ enum { POOL_THREADS_MAX = 256 };
 typedef struct thread_pool thread_pool;
 typedef void (*pool_fn)(void *arg, uint32_t worker, uint32_t worker_count);
 
-/* thread_count 0: one for each core that this process may use (its affinity, the cgroup's quota).
+/* thread_count 0: pool_default_threads, one for each core that this process may use (its affinity, the cgroup's
+ * quota).
  * Workers go to any processor; on a machine with several memory nodes each stays within one. */
+uint32_t pool_default_threads(void);
 ESP_CHECKED esp_code pool_open(thread_pool **out, uint32_t thread_count, esp_error *err);
 void pool_close(thread_pool *pool);
 uint32_t pool_threads(const thread_pool *pool);

@@ -13,6 +13,7 @@
 #include "engine/adapters/adapters.h"
 #include "engine/base/status.h"
 #include "engine/config.h"
+#include "engine/engine.h"
 #include "engine/flags.h"
 #include "engine/model/model.h"
 #include "engine/text/template.h"
@@ -40,6 +41,12 @@ esp_code command_make_weights(int argc, char **argv, esp_error *err);
  * or the code says why. */
 ESP_CHECKED esp_code command_options(const flag_command *command, int argc, char **argv,
                                      void *target, bool *go, esp_error *err);
+
+/* engine_open, also where mpirun started the program: then each process is a rank of one engine. All but rank 0
+ * compute in here until rank 0 has closed its own; *out is then NULL, and there is nothing more to do. */
+ESP_CHECKED esp_code open_engine(engine **out, const model_config *config,
+                                 void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
+                                 esp_error *err);
 
 /* "1,2,3" (blanks allowed) -> ids, each below vocab. */
 ESP_CHECKED esp_code read_ids(const char *text, uint32_t vocab, tok_ids *out, esp_error *err);

@@ -282,9 +282,9 @@ esp_code command_generate(int argc, char **argv, esp_error *err) {
     code = check(&o, err);
     if (code == ESP_OK) code = check_one_adapter(&o.model, err);
     if (code == ESP_OK && o.record) code = recorder_check(o.record, err);
-    if (code == ESP_OK) code = engine_open(&e, &o.model, progress_step, &bar, err);
+    if (code == ESP_OK) code = open_engine(&e, &o.model, progress_step, &bar, err);
     progress_end(&bar);
-    if (code == ESP_OK) code = answer_prompt(e, &o, err);
+    if (code == ESP_OK && e) code = answer_prompt(e, &o, err);
     engine_close(e);
     return code;
 }

@@ -75,10 +75,10 @@ esp_code command_logits(int argc, char **argv, esp_error *err) {
     tok_ids ids = {0};
     progress bar = progress_begin("loading", "GB");
     code = check_one_adapter(&o.model, err);
-    if (code == ESP_OK) code = engine_open(&e, &o.model, progress_step, &bar, err);
+    if (code == ESP_OK) code = open_engine(&e, &o.model, progress_step, &bar, err);
     progress_end(&bar);
-    if (code == ESP_OK) code = read_ids(o.ids, engine_spec(e)->vocab, &ids, err);
-    if (code == ESP_OK) code = write_logits(e, &o, &ids, err);
+    if (code == ESP_OK && e) code = read_ids(o.ids, engine_spec(e)->vocab, &ids, err);
+    if (code == ESP_OK && e) code = write_logits(e, &o, &ids, err);
     tok_ids_free(&ids);
     engine_close(e);
     return code;

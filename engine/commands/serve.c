@@ -31,9 +31,9 @@ static esp_code serve(const serve_config *config, esp_error *err) {
     model_config wanted = config->model;
     wanted.digest = config->record != NULL;
     progress bar = progress_begin("loading", "GB");
-    code = engine_open(&e, &wanted, progress_step, &bar, err);
+    code = open_engine(&e, &wanted, progress_step, &bar, err);
     progress_end(&bar);
-    if (code == ESP_OK) code = serve_run(e, config, err);
+    if (code == ESP_OK && e) code = serve_run(e, config, err);
     engine_close(e);
     return code;
 }

@@ -54,12 +54,16 @@ static void linear(model *m, uint32_t layer, kern_linear op) {
     m->options.ops->linear(m->options.dev, &op);
 }
 
-/* x += matrix . in (+ bias); with a post norm x += norm(matrix . in (+ bias)). */
-static void add_branch(model *m, uint32_t layer, kern_linear op, const void *post_norm) {
+/* x += matrix . in (+ bias); with a post norm x += norm(matrix . in (+ bias)). split: each rank has columns
+ * of the matrix, and what they compute is added up. */
+static void add_branch(model *m, uint32_t layer, kern_linear op, const void *post_norm,
+                       bool split) {
+    void *out = post_norm ? m->branch : m->x;
     op.matrix_count = 1;
-    op.epilogue = post_norm ? EPI_STORE : EPI_RESIDUAL;
-    op.out = post_norm ? m->branch : m->x;
+    op.epilogue = post_norm || split ? EPI_STORE : EPI_RESIDUAL;
+    op.out = split ? m->sum.partial : out;
     linear(m, layer, op);
+    if (split) rank_sum_run(&m->sum, (size_t)op.token_count * m->spec.hidden, !post_norm, out);
     if (post_norm)
         m->options.ops->norm(m->options.dev, &(kern_norm){.in = m->branch,
                                                           .count = op.token_count,
@@ -126,7 +130,7 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                              .matrix = {w->o},
                              .bias = {w->o_bias},
                              .role = ROLE_ATTENTION_OUT},
-               w->attn_post_norm);
+               w->attn_post_norm, m->shard.attention);
     if (s->encoder) norm_in_place(m, t, w->attn_norm, w->attn_norm_bias);
 }
 
@@ -137,7 +141,7 @@ static void down(model *m, const layer_weights *w, uint32_t layer, uint32_t t) {
                              .matrix = {w->down},
                              .bias = {w->down_bias},
                              .role = ROLE_DOWN},
-               w->mlp_post_norm);
+               w->mlp_post_norm, m->shard.mlp);
 }
 
 static void gated_mlp(model *m, const layer_weights *w, uint32_t layer, uint32_t t) {
@@ -249,6 +253,17 @@ static void pool(model *m, const step_batch *batch) {
                                                     .out = m->pooled});
 }
 
+/* Whether all ranks did what they were to; before anything waits for the device alone. */
+static esp_code check_ranks(model *m, esp_error *err) {
+    return m->shard.ranks ? comm_check(m->options.comm, err) : ESP_OK;
+}
+
+/* The first fault of a rank, or of the device. */
+static esp_code finish(model *m, esp_error *err) {
+    esp_code code = check_ranks(m, err);
+    return code == ESP_OK ? m->options.ops->sync(m->options.dev, err) : code;
+}
+
 static void layers(model *m, const step_batch *batch, void *arena) {
     embed(m, batch);
     for (uint32_t i = 0; i < m->spec.layers; i++) {
@@ -284,13 +299,15 @@ esp_code model_forward(model *m, const step_batch *batch, const model_adapter *c
         if (ops->step_begin(dev, &step)) layers(m, batch, arena);
     while (!ops->step_end(dev));
     /* Who takes rows waits for them. */
-    return batch->row_count ? ESP_OK : ops->sync(dev, err);
+    return batch->row_count ? ESP_OK : finish(m, err);
 }
 
 esp_code model_pooled(model *m, const float **rows, esp_error *err) {
     ESP_ASSERT(m->pooled);
     const kern_ops *ops = m->options.ops;
     size_t bytes = (size_t)m->row_count * m->spec.hidden * sizeof(float);
+    esp_code code = check_ranks(m, err);
+    if (code != ESP_OK) return code;
     *rows = ops->view(m->options.dev, m->pooled, bytes, m->seen);
     return ops->sync(m->options.dev, err);
 }
@@ -312,7 +329,35 @@ static void logits_by(model *m, const kern_matrix *output, uint32_t first, uint3
                                     .role = ROLE_HEAD,
                                     .lora = lora.at,
                                     .lora_count = lora.count,
-                                    .out = (char *)m->logits + to * out_bytes});
+                                    .out = (char *)m->own_logits + to * out_bytes});
+}
+
+/* The ranks' parts of the vocabulary side by side, on rank 0. */
+static void join_logits(model *m, uint32_t count) {
+    comm_part parts[COMM_RANKS_MAX] = {{0}};
+    const kern_ops *ops = m->options.ops;
+    const model_shard *s = &m->shard;
+    char *piece = m->logit_pieces;
+    for (uint32_t rank = 1; s->rank == 0 && rank < s->ranks; rank++) {
+        size_t bytes = (size_t)count * shard_vocab(s, m->whole.vocab, rank).count * sizeof(float);
+        parts[rank] = (comm_part){.receive = piece, .receive_bytes = bytes};
+        piece += bytes;
+    }
+    if (s->rank > 0) {
+        parts[0].send = m->own_logits;
+        parts[0].send_bytes = (size_t)count * s->vocab.count * sizeof(float);
+    }
+    comm_exchange(m->options.comm, parts);
+    for (uint32_t rank = 0; s->rank == 0 && rank < s->ranks; rank++) {
+        shard_range own = shard_vocab(s, m->whole.vocab, rank);
+        ops->place_columns(m->options.dev,
+                           &(kern_place_columns){.in = rank ? parts[rank].receive : m->own_logits,
+                                                 .rows = count,
+                                                 .cols = own.count,
+                                                 .first = own.first,
+                                                 .out_cols = m->whole.vocab,
+                                                 .out = m->logits});
+    }
 }
 
 /* Each row alone: they lie as far apart as those of the vocabulary. */
@@ -329,7 +374,7 @@ static void scores_by(model *m, const kern_matrix *score, uint32_t first, uint32
                                         .matrix_count = 1,
                                         .epilogue = EPI_STORE,
                                         .role = ROLE_HEAD,
-                                        .out = (char *)m->logits + (to + i) * out_bytes});
+                                        .out = (char *)m->own_logits + (to + i) * out_bytes});
 }
 
 /* Whose row it is; NULL: the base's. */
@@ -350,12 +395,17 @@ static void make_logits(model *m, uint32_t first, uint32_t count) {
         const model_adapter *a = adapter_of_row(m, at);
         (a && a->score ? scores_by : logits_by)(m, output, at, end - at, at - first);
     }
+    if (m->shard.ranks) join_logits(m, count);
 }
 
+/* On rank 0. */
 static esp_code view_logits(model *m, uint32_t count, const float **logits, esp_error *err) {
-    size_t bytes = (size_t)count * m->spec.vocab * sizeof(float);
-    *logits = m->options.ops->view(m->options.dev, m->logits, bytes, m->seen);
-    return m->options.ops->sync(m->options.dev, err);
+    size_t bytes = (size_t)count * m->whole.vocab * sizeof(float);
+    bool leads = m->shard.rank == 0;
+    esp_code code = check_ranks(m, err);
+    if (code != ESP_OK) return code;
+    *logits = leads ? m->options.ops->view(m->options.dev, m->logits, bytes, m->seen) : NULL;
+    return finish(m, err);
 }
 
 esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
@@ -367,9 +417,11 @@ esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **lo
 esp_code model_tokens(model *m, uint32_t first, uint32_t count, sample_row *rows,
                       const float **logits, esp_error *err) {
     kern_sample op = {
-        .logits = m->logits, .row_count = count, .vocab = m->spec.vocab, .rows = rows};
+        .logits = m->logits, .row_count = count, .vocab = m->whole.vocab, .rows = rows};
     make_logits(m, first, count);
     *logits = NULL;
-    if (m->options.ops->sample(m->options.dev, &op)) return m->options.ops->sync(m->options.dev, err);
+    esp_code code = check_ranks(m, err);
+    if (code != ESP_OK) return code;
+    if (m->options.ops->sample(m->options.dev, &op)) return finish(m, err);
     return view_logits(m, count, logits, err);
 }

@@ -13,11 +13,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cluster/comm.h"
 #include "engine/base/batch.h"
 #include "engine/base/status.h"
 #include "engine/model/cache/pack_names.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/page_groups.h"
+#include "engine/model/shard.h"
 #include "engine/model/spec.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/kernels.h"
@@ -83,6 +85,9 @@ typedef struct model_options {
     const char *pack_folder;  /* where they lie; NULL: beside the model */
     const char *cache_folder; /* or here, where nothing can be written there; NULL: nowhere */
     struct thread_pool *pool; /* with quantize, with packs */
+    /* This rank among those that share the model; borrowed, moves the device's memory. NULL: it is the only
+     * one. With PACKS_OFF. */
+    comm *comm;
     /* Called while weights are packed, for a progress bar; NULL for none. */
     void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_arg;
@@ -94,7 +99,8 @@ typedef struct model model;
 ESP_CHECKED esp_code model_open(model **out, model_file *file, const model_options *options,
                                 esp_error *err);
 void model_close(model *m);
-const model_spec *model_get_spec(const model *m);
+const model_spec *model_get_spec(const model *m);   /* of the whole model */
+const model_shard *model_get_shard(const model *m); /* all-zero: there is one rank */
 size_t model_weight_bytes(const model *m); /* packed */
 
 /* Page groups of this model, and the shape of their pages. */
@@ -128,7 +134,8 @@ ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch,
 
 /* Logits of rows [first, first + count) of the batch last run, count <= MODEL_LOGITS_ROWS:
  * [count, vocab] float32 in host memory of the model's, valid until the next call. A row of a sequence
- * whose adapter has a score head begins with the labels' logits; the rest of it means nothing. */
+ * whose adapter has a score head begins with the labels' logits; the rest of it means nothing. Of
+ * several ranks each calls it alike; rank 0 alone gets them. */
 ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
                                   esp_error *err);
 

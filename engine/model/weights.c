@@ -20,6 +20,7 @@ typedef struct loader {
     const checkpoint *weights;
     void *scratch;     /* of checkpoint_read_rows */
     void *blocks;      /* of quantize_rows */
+    void *columns;     /* of shard_columns */
     read_ahead *ahead; /* NULL: a pack has the weights */
     uint64_t done_bytes, total_bytes;
     pack_item *packed; /* here, for a new pack */
@@ -100,13 +101,14 @@ static esp_code check_quantize(loader *l) {
                           l->weights->name);
 }
 
-/* Rows [first, first + count) of a matrix as one of their own. */
+/* Rows [first, first + count) of a matrix as one of their own, or columns of these. */
 static esp_code pack_rows(loader *l, const source *from, uint32_t first, uint32_t count,
-                          kern_matrix **out) {
+                          shard_range cols, kern_matrix **out) {
     const model_options *o = &l->m->options;
     kern_matrix_desc desc;
     esp_code code =
         checkpoint_read_rows(l->weights, &from->matrix, first, count, &l->scratch, &desc, l->err);
+    if (code == ESP_OK) shard_columns(&desc, cols, &l->columns);
     if (code == ESP_OK) code = quantize(l, from, &desc);
     if (code == ESP_OK) code = o->ops->pack(o->dev, &desc, out, l->err);
     return code;
@@ -154,10 +156,13 @@ static bool map_rows(loader *l, const source *from, uint32_t first, uint32_t cou
            o->ops->open_image(o->dev, &image, out, NULL) == ESP_OK;
 }
 
-static esp_code load_rows(loader *l, const source *from, uint32_t first, uint32_t count,
-                          kern_matrix **out) {
+/* What this rank holds of rows [first, first + count), which are those of a role, where they lie in a
+ * matrix of several. */
+static esp_code load_rows(loader *l, const source *from, tensor_role part, uint32_t first,
+                          uint32_t count, kern_matrix **out) {
+    shard_cut cut = shard_cut_of(&l->m->shard, part, count, from->matrix.cols);
     if (!map_rows(l, from, first, count, out)) {
-        esp_code code = pack_rows(l, from, first, count, out);
+        esp_code code = pack_rows(l, from, first + cut.rows.first, cut.rows.count, cut.cols, out);
         if (code) return code;
         remember_packed(l, from, first, *out);
     }
@@ -169,12 +174,13 @@ static esp_code load_rows(loader *l, const source *from, uint32_t first, uint32_
 static esp_code load_matrix(loader *l, tensor_role role, uint32_t layer, kern_matrix **out) {
     source from;
     esp_code code = find_source(l, role, layer, &from);
-    return code || !from.matrix.rows ? code : load_rows(l, &from, 0, from.matrix.rows, out);
+    return code || !from.matrix.rows ? code : load_rows(l, &from, role, 0, from.matrix.rows, out);
 }
 
 /* Matrices that lie one above the other in one tensor; ends with a part without `out`. */
 typedef struct fused_part {
     kern_matrix **out;
+    tensor_role role; /* as if it lay alone */
     uint32_t rows;
 } fused_part;
 
@@ -183,7 +189,7 @@ static esp_code load_fused(loader *l, tensor_role role, uint32_t layer, const fu
     esp_code code = find_source(l, role, layer, &from);
     if (code != ESP_OK || !from.matrix.rows) return code;
     for (uint32_t first = 0; part->out && code == ESP_OK; first += part++->rows)
-        code = load_rows(l, &from, first, part->rows, part->out);
+        code = load_rows(l, &from, part->role, first, part->rows, part->out);
     return code;
 }
 
@@ -192,11 +198,15 @@ static esp_code load_vector(loader *l, tensor_role role, uint32_t layer, void **
     uint32_t count;
     esp_code code = checkpoint_read_vector(l->weights, role, layer, &values, &count, l->err);
     if (code != ESP_OK || !values) return code;
-    code = model_take_buffer(l->m, count, sizeof *values, out, l->err);
+    shard_cut cut = shard_cut_of(&l->m->shard, role, count, 1);
+    size_t bytes = cut.rows.count * sizeof *values;
     const model_options *o = &l->m->options;
-    if (code == ESP_OK) o->ops->upload(o->dev, *out, values, count * sizeof *values);
+    if (!cut.absent) {
+        code = model_take_buffer(l->m, cut.rows.count, sizeof *values, out, l->err);
+        if (code == ESP_OK) o->ops->upload(o->dev, *out, values + cut.rows.first, bytes);
+        l->m->weight_bytes += bytes;
+    }
     free(values);
-    l->m->weight_bytes += count * sizeof *values;
     report(l, count * sizeof *values);
     return code;
 }
@@ -230,11 +240,15 @@ static esp_code load_layer(loader *l, uint32_t i) {
         {TENSOR_UP_BIAS, NULL, &w->up_bias},
         {TENSOR_DOWN_BIAS, NULL, &w->down_bias},
     };
-    const model_spec *s = &l->m->spec;
+    const model_spec *s = &l->weights->spec;
     uint32_t query = s->heads * s->head_dim, key = s->kv_heads * s->head_dim;
-    const fused_part qkv[] = {{&w->q, query}, {&w->k, key}, {&w->v, key}, {NULL, 0}};
-    const fused_part gate_up[] = {
-        {&w->gate, s->intermediate}, {&w->up, s->intermediate}, {NULL, 0}};
+    const fused_part qkv[] = {{&w->q, TENSOR_Q, query},
+                              {&w->k, TENSOR_K, key},
+                              {&w->v, TENSOR_V, key},
+                              {NULL, TENSOR_QKV, 0}};
+    const fused_part gate_up[] = {{&w->gate, TENSOR_GATE, s->intermediate},
+                                  {&w->up, TENSOR_UP, s->intermediate},
+                                  {NULL, TENSOR_GATE_UP, 0}};
     esp_code code = load_fused(l, TENSOR_QKV, i, qkv);
     if (code == ESP_OK) code = load_fused(l, TENSOR_GATE_UP, i, gate_up);
     for (size_t p = 0; p < sizeof parts / sizeof *parts && code == ESP_OK; p++)
@@ -268,7 +282,7 @@ static esp_code load_positions(loader *l) {
     source from;
     esp_code code = find_source(l, TENSOR_POSITIONS, 0, &from);
     if (code || !from.matrix.rows) return code;
-    return load_rows(l, &from, s->position_offset, s->context, &l->m->positions);
+    return load_rows(l, &from, TENSOR_POSITIONS, s->position_offset, s->context, &l->m->positions);
 }
 
 static esp_code load_embedding(loader *l) {
@@ -282,14 +296,26 @@ static esp_code load_embedding(loader *l) {
     return code;
 }
 
+/* Of tied embeddings: the embedding, or of several ranks each one's rows once more. */
+static esp_code load_output(loader *l) {
+    model *m = l->m;
+    source from;
+    esp_code code = load_matrix(l, TENSOR_OUTPUT, 0, &m->output);
+    if (code != ESP_OK || m->output) return code;
+    if (!m->shard.ranks) {
+        m->output = m->embedding;
+        return ESP_OK;
+    }
+    code = find_source(l, TENSOR_EMBEDDING, 0, &from);
+    if (code != ESP_OK) return code;
+    return load_rows(l, &from, TENSOR_OUTPUT, 0, from.matrix.rows, &m->output);
+}
+
 static esp_code load_weights(loader *l) {
     model *m = l->m;
     esp_code code = load_embedding(l);
     if (code == ESP_OK) code = load_vector(l, TENSOR_FINAL_NORM, 0, &m->final_norm);
-    if (m->spec.pooling == POOLING_NONE) {
-        if (code == ESP_OK) code = load_matrix(l, TENSOR_OUTPUT, 0, &m->output);
-        if (code == ESP_OK && !m->output) m->output = m->embedding;
-    }
+    if (code == ESP_OK && m->spec.pooling == POOLING_NONE) code = load_output(l);
     for (uint32_t i = 0; i < m->spec.layers && code == ESP_OK; i++)
         code = load_layer(l, i);
     return code;
@@ -302,6 +328,7 @@ static esp_code take_workspace(model *m, esp_error *err) {
     size_t act = o->ops->element_bytes(o->dev, KIND_ACT);
     bool embeds = s->pooling != POOLING_NONE;
     uint64_t pooled_rows = embeds ? o->rows_max : 0, logit_rows = embeds ? 0 : MODEL_LOGITS_ROWS;
+    uint64_t joined = m->shard.ranks && m->shard.rank == 0 ? logit_rows * m->whole.vocab : 0;
     uint64_t t = o->tokens_max, q_width = (uint64_t)s->heads * s->head_dim;
     uint64_t qkv_width = q_width + 2ull * s->kv_heads * s->head_dim;
     const struct {
@@ -315,13 +342,18 @@ static esp_code take_workspace(model *m, esp_error *err) {
         {t * qkv_width, f32, &m->qkv},
         {t * s->intermediate, act, &m->mid},
         {(uint64_t)o->rows_max * s->hidden, act, &m->picked},
-        {logit_rows * s->vocab, f32, &m->logits},
+        {logit_rows * s->vocab, f32, &m->own_logits},
+        {joined, f32, &m->logits},
+        {joined, f32, &m->logit_pieces},
         {pooled_rows * s->hidden, f32, &m->pooled},
     };
     esp_code code = ESP_OK;
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers && code == ESP_OK; i++)
         if (buffers[i].count > 0)
             code = model_take_buffer(m, buffers[i].count, buffers[i].bytes, buffers[i].out, err);
+    if (!m->logits) m->logits = m->own_logits;
+    if (code == ESP_OK && m->shard.ranks)
+        code = rank_sum_open(&m->sum, o->comm, o->ops, o->dev, t * s->hidden, err);
     return code;
 }
 
@@ -347,8 +379,9 @@ static esp_code reserve(model *m, esp_error *err) {
         .lora_cols = (uint32_t)most(most(s->hidden, q_width), s->intermediate),
     };
     if (o->no_adapters) at_most.lora_outputs = 0;
-    if (m->logits) at_most.logit_rows = MODEL_LOGITS_ROWS, at_most.vocab = s->vocab;
-    m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : logits) * sizeof(float);
+    if (m->logits) at_most.logit_rows = MODEL_LOGITS_ROWS, at_most.vocab = m->whole.vocab;
+    uint64_t seen = (uint64_t)MODEL_LOGITS_ROWS * m->whole.vocab;
+    m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : seen) * sizeof(float);
     m->seen = o->ops->host_take(o->dev, m->seen_bytes);
     if (!m->seen)
         return esp_fail(err, ESP_EXHAUSTED, "model: no memory for %llu bytes of results",
@@ -411,28 +444,41 @@ static esp_code load(model *m, model_file *file, esp_error *err) {
     if (code) return code;
     l.total_bytes = checkpoint_bytes(l.weights);
     open_cache(m, file);
-    if (!m->cache || !pack_cache_was_found(m->cache))
+    /* One rank walks through the files for all. */
+    if (m->shard.rank == 0 && (!m->cache || !pack_cache_was_found(m->cache)))
         l.ahead = read_ahead_open(&l.weights->tensors, l.weights->mapped);
     code = load_weights(&l);
     if (code == ESP_OK && l.ahead) code = read_ahead_finish(l.ahead, err);
     read_ahead_close(l.ahead);
     free(l.scratch);
     free(l.blocks);
+    free(l.columns);
     if (code == ESP_OK && o->pool) keep_pack(&l, (cpu_seconds() - began) / pool_threads(o->pool));
     free(l.packed);
+    return code;
+}
+
+/* The rank's part of the model, when there are others. */
+static esp_code take_shard(model *m, const model_file *file, esp_error *err) {
+    const comm *c = m->options.comm;
+    if (!c) return ESP_OK;
+    ESP_ASSERT(m->options.packs == PACKS_OFF); /* whose places know no ranks */
+    esp_code code = shard_plan(&m->shard, model_file_weights(file), c->rank, c->size, err);
+    if (code == ESP_OK) shard_narrow(&m->shard, &m->spec);
     return code;
 }
 
 esp_code model_open(model **out, model_file *file, const model_options *options, esp_error *err) {
     ESP_ASSERT(out && file && options && options->tokens_max && options->rows_max);
     model *m = mem_new(1, sizeof *m);
-    m->spec = *model_file_spec(file);
+    m->spec = m->whole = *model_file_spec(file);
     m->options = *options;
     m->layers = mem_new(m->spec.layers, sizeof *m->layers);
+    esp_code code = take_shard(m, file, err);
     page_groups_plan(&m->groups, &m->spec, options->context_max, options->keep_pages);
     m->kv_shape = (kern_kv_shape){m->groups.layers, m->spec.kv_heads, m->spec.head_dim};
 
-    esp_code code = load(m, file, err);
+    if (code == ESP_OK) code = load(m, file, err);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);
     if (code == ESP_OK) code = reserve(m, err);
@@ -461,6 +507,7 @@ void model_close(model *m) {
     ops->matrix_close(dev, m->embedding);
     for (uint32_t i = 0; i < m->buffer_count; i++)
         ops->release(dev, m->buffers[i].at, m->buffers[i].bytes);
+    rank_sum_close(&m->sum);
     segments_close(&m->segments);
     if (m->seen) ops->host_give(dev, m->seen, m->seen_bytes);
     free(m->buffers);
@@ -469,7 +516,8 @@ void model_close(model *m) {
     free(m);
 }
 
-const model_spec *model_get_spec(const model *m) { return &m->spec; }
+const model_spec *model_get_spec(const model *m) { return &m->whole; }
+const model_shard *model_get_shard(const model *m) { return &m->shard; }
 size_t model_weight_bytes(const model *m) { return m->weight_bytes; }
 const page_groups *model_page_groups(const model *m) { return &m->groups; }
 const kern_kv_shape *model_kv_shape(const model *m) { return &m->kv_shape; }

@@ -4,6 +4,7 @@
 #ifndef ESPALIER_MODEL_WEIGHTS_H
 #define ESPALIER_MODEL_WEIGHTS_H
 
+#include "cluster/rank_sum.h"
 #include "engine/model/model.h"
 #include "engine/model/segments.h"
 
@@ -29,7 +30,10 @@ typedef struct device_buffer {
 } device_buffer;
 
 struct model {
-    model_spec spec;
+    model_spec spec;   /* of this rank: its own heads, middle and vocabulary (shard.h) */
+    model_spec whole;  /* of the model */
+    model_shard shard; /* all-zero: there is one rank */
+    rank_sum sum;      /* over the ranks; all-zero: there is one */
     model_options options;
     page_groups groups;
     kern_kv_shape kv_shape; /* of a page: layers of one group */
@@ -54,7 +58,9 @@ struct model {
     void *qkv;    /* [T, (heads + 2*kv_heads) * D] F32 */
     void *mid;    /* [T,I] ACT */
     void *picked; /* [R,H] ACT, normed rows whose logits are wanted */
-    void *logits; /* [MODEL_LOGITS_ROWS, V] F32; NULL: none are made */
+    void *own_logits;   /* [MODEL_LOGITS_ROWS, spec.vocab] F32, of this rank; NULL: none are made */
+    void *logits;       /* [MODEL_LOGITS_ROWS, V] F32, of all; on one rank its own */
+    void *logit_pieces; /* rank 0 of several: the others' own, one after another */
     void *pooled; /* [R,H] F32, of models that embed; else NULL */
     void *seen;   /* host memory for logits or pooled (kern_ops.view), .. */
     size_t seen_bytes;  /* .. as many bytes */

@@ -147,6 +147,14 @@ static bool absent_sample(kern_device *dev, const kern_sample *op) {
     (void)dev, (void)op;
     no_device();
 }
+static void absent_rank_sum(kern_device *dev, const kern_rank_sum *op) {
+    (void)dev, (void)op;
+    no_device();
+}
+static void absent_place_columns(kern_device *dev, const kern_place_columns *op) {
+    (void)dev, (void)op;
+    no_device();
+}
 static esp_code absent_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     no_device();
@@ -186,5 +194,7 @@ const kern_ops kern_cuda = {
     .attention = absent_attention,
     .pool_states = absent_pool_states,
     .sample = absent_sample,
+    .rank_sum = absent_rank_sum,
+    .place_columns = absent_place_columns,
     .sync = absent_sync,
 };

@@ -276,5 +276,7 @@ const kern_ops kern_cpu = {
     .attention = cpu_attention,
     .pool_states = cpu_pool_states,
     .sample = cpu_sample,
+    .rank_sum = cpu_rank_sum,
+    .place_columns = cpu_place_columns,
     .sync = cpu_sync,
 };

@@ -340,5 +340,7 @@ size_t cpu_matrix_bytes(const kern_matrix *matrix);
 float cpu_weight_at(const kern_matrix *matrix, uint32_t row, uint32_t col);
 void cpu_embed(kern_device *dev, const kern_embed *op);
 void cpu_pool_states(kern_device *dev, const kern_pool_states *op);
+void cpu_rank_sum(kern_device *dev, const kern_rank_sum *op);
+void cpu_place_columns(kern_device *dev, const kern_place_columns *op);
 
 #endif

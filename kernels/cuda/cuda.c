@@ -32,6 +32,8 @@ uint32_t kern_cuda_count(esp_error *why) {
     return 0;
 }
 
+void *kern_cuda_stream(kern_device *dev) { return dev->stream; }
+
 static esp_code check_options(const kern_options *options, esp_error *err) {
     uint32_t count = kern_cuda_count(err);
     if (count == 0) return ESP_UNAVAILABLE;
@@ -174,5 +176,7 @@ const kern_ops kern_cuda = {
     .attention = cuda_run_attention,
     .pool_states = cuda_run_pool_states,
     .sample = cuda_run_sample,
+    .rank_sum = cuda_run_rank_sum,
+    .place_columns = cuda_run_place_columns,
     .sync = cuda_sync,
 };

@@ -133,5 +133,7 @@ void cuda_run_linear(kern_device *dev, const kern_linear *op);
 void cuda_run_rope_store(kern_device *dev, const kern_rope_store *op);
 void cuda_run_attention(kern_device *dev, const kern_attention *op);
 void cuda_run_pool_states(kern_device *dev, const kern_pool_states *op);
+void cuda_run_rank_sum(kern_device *dev, const kern_rank_sum *op);
+void cuda_run_place_columns(kern_device *dev, const kern_place_columns *op);
 
 #endif

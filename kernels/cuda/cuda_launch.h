@@ -103,6 +103,26 @@ typedef struct cuda_pool_states_args {
 
 int cuda_pool_states(const cuda_pool_states_args *args, void *stream);
 
+/* ---- ranks (cuda_rank_sum.cu, cuda_place_columns.cu): as kern_rank_sum and kern_place_columns ---- */
+
+typedef struct cuda_rank_sum_args {
+    const float *in; /* [ranks, count] */
+    uint32_t ranks;
+    uint64_t count;
+    bool residual;
+    float *out; /* [count] */
+} cuda_rank_sum_args;
+
+int cuda_rank_sum(const cuda_rank_sum_args *args, void *stream);
+
+typedef struct cuda_place_columns_args {
+    const float *in; /* [rows, cols] */
+    uint32_t rows, cols, first, out_cols;
+    float *out; /* [rows, out_cols] */
+} cuda_place_columns_args;
+
+int cuda_place_columns(const cuda_place_columns_args *args, void *stream);
+
 /* ---- linear (cuda_linear.cu): as kern_linear ---- */
 
 typedef struct cuda_linear_args {

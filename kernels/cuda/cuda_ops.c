@@ -238,3 +238,28 @@ void cuda_run_pool_states(kern_device *dev, const kern_pool_states *op) {
                                   .out = op->out};
     if (step_launches(dev) && batch->row_count) LAUNCH(dev, cuda_pool_states, &args);
 }
+
+/* ---- ranks ---- */
+
+void cuda_run_rank_sum(kern_device *dev, const kern_rank_sum *op) {
+    ESP_ASSERT(op->ranks > 0);
+    begin(dev);
+    cuda_rank_sum_args args = {.in = op->in,
+                               .ranks = op->ranks,
+                               .count = op->count,
+                               .residual = op->residual,
+                               .out = op->out};
+    if (step_launches(dev) && op->count) LAUNCH(dev, cuda_rank_sum, &args);
+}
+
+void cuda_run_place_columns(kern_device *dev, const kern_place_columns *op) {
+    ESP_ASSERT((uint64_t)op->first + op->cols <= op->out_cols);
+    begin(dev);
+    cuda_place_columns_args args = {.in = op->in,
+                                    .rows = op->rows,
+                                    .cols = op->cols,
+                                    .first = op->first,
+                                    .out_cols = op->out_cols,
+                                    .out = op->out};
+    if (step_launches(dev) && op->rows) LAUNCH(dev, cuda_place_columns, &args);
+}

@@ -243,5 +243,7 @@ const kern_ops kern_ref = {
     .attention = ref_attention,
     .pool_states = ref_pool_states,
     .sample = ref_sample,
+    .rank_sum = ref_rank_sum,
+    .place_columns = ref_place_columns,
     .sync = ref_sync,
 };

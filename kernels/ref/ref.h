@@ -89,5 +89,7 @@ void ref_linear(kern_device *dev, const kern_linear *op);
 void ref_rope_store(kern_device *dev, const kern_rope_store *op);
 void ref_attention(kern_device *dev, const kern_attention *op);
 void ref_pool_states(kern_device *dev, const kern_pool_states *op);
+void ref_rank_sum(kern_device *dev, const kern_rank_sum *op);
+void ref_place_columns(kern_device *dev, const kern_place_columns *op);
 
 #endif

@@ -34,7 +34,12 @@ static uint32_t word_at(const uint8_t *at) {
     return word;
 }
 
-static float half_at(const uint8_t *at) { return f32_of_f16((uint16_t)(word_at(at) & 0xffff)); }
+static float half_at(const uint8_t *at) {
+    uint16_t half;
+    memcpy(&half, at, sizeof half);
+    return f32_of_f16(half);
+}
+
 static float float_at(const uint8_t *at) { return f32_of_bits(word_at(at)); }
 
 /* Half e of a_i of a lane in a step: the value of a code. */

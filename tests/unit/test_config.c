@@ -165,7 +165,6 @@ static void a_cuda_device_is_named_by_its_number(void **state) {
 /* Options of the design that this build has not are told apart from spelling mistakes. */
 static void planned_options_are_refused_as_such(void **state) {
     (void)state;
-    later("--model m --tp 2", "--tp");
     later("--model m --replicas 4", "--replicas");
     later("--model m --kv-dtype int8", "--kv-dtype");
 }
@@ -447,7 +446,7 @@ static void bad_config_files_are_refused_with_a_sentence(void **state) {
     refused_file("model: m\nmax-seqs: many\n", ESP_OUT_OF_RANGE, "max-seqs in test_config_",
                  "\"many\"");
     refused_file("model: m\nmax_seqs: 4\n", ESP_INVALID, "max_seqs", "without dashes");
-    refused_file("model: m\ntp: 2\n", ESP_UNIMPLEMENTED, "tp in", "not in this build yet");
+    refused_file("model: m\nreplicas: 2\n", ESP_UNIMPLEMENTED, "replicas in", "not in this build yet");
     refused_file("model: m\nadapter: [a, b]\n", ESP_INVALID, "--config", "wanted");
     refused_file("model: {a: b}\n", ESP_INVALID, "--config", "wanted");
     refused_file("- model\n", ESP_INVALID, "--config", "wanted");
@@ -521,6 +520,15 @@ static void tls_files_come_together(void **state) {
     assert_int_equal(config_serve_check(&p.config, &p.err), ESP_OK);
 }
 
+static void ranks_do_not_go_with_managing_adapters(void **state) {
+    (void)state;
+    check_refused("--model m --tp 2 --control 127.0.0.1:1", "adapters are computed on one rank");
+    check_refused("--model m --tp 2 --http-adapters", "adapters are computed on one rank");
+    parsed p = accepted("--model m --tp 4");
+    assert_int_equal(config_serve_check(&p.config, &p.err), ESP_OK);
+    assert_int_equal(p.config.model.tp, 4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_those_of_the_help),
@@ -545,6 +553,7 @@ int main(void) {
         cmocka_unit_test(a_config_file_is_one_document),
         cmocka_unit_test(odd_config_files_do_no_harm),
         cmocka_unit_test(tls_files_come_together),
+        cmocka_unit_test(ranks_do_not_go_with_managing_adapters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

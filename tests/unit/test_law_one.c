@@ -65,7 +65,7 @@ static const level LEVELS[] = {{"cpu:avx2", DEVICE_CPU, LEVEL_AVX2},
                                {"cpu:avx512", DEVICE_CPU, LEVEL_AVX512},
                                {"cpu:amx", DEVICE_CPU, LEVEL_AMX}};
 
-/* A mode has bits of its own; within it the law holds. ref has but the first one. */
+/* A mode has bits of its own; within it the law holds. ref has but the first ones. */
 typedef struct mode {
     const char *name;
     model_config config;
@@ -73,10 +73,11 @@ typedef struct mode {
 
 static const mode MODES[] = {
     {"default", {0}},
+    {"two ranks", {.tp = 2}},
     {"kv f32", {.kv_dtype = DT_F32, .kv_dtype_given = true}},
     {"int8 activations", {.activations = ACT_INT8}},
 };
-enum { MODE_COUNT = sizeof MODES / sizeof *MODES };
+enum { MODE_COUNT = sizeof MODES / sizeof *MODES, REF_MODES = 2 };
 
 /* A way to compute the same requests. */
 typedef struct way {
@@ -124,7 +125,8 @@ static void draw_model(uint64_t *state, char *path) {
                             .heads = 2 * kv_heads * groups,
                             .kv_heads = 2 * kv_heads,
                             .head_dim = 16 * (1 + draw(state, 4)),
-                            .intermediate = 32 * (1 + draw(state, 9)),
+                            .intermediate =
+                                32 * (2 + draw(state, 8)), /* a block for each of two ranks */
                             .vocab = 300 + draw(state, 200),
                             .dtype = dtypes[draw(state, sizeof dtypes / sizeof *dtypes)],
                             .seed = draw(state, UINT32_MAX),
@@ -332,7 +334,7 @@ static void check_families(const level *on, uint32_t modes, uint64_t *state) {
 
 static void check_level(const level *on) {
     uint64_t state = seed ^ on->level;
-    uint32_t modes = on->device == DEVICE_REF ? 1 : MODE_COUNT;
+    uint32_t modes = on->device == DEVICE_REF ? REF_MODES : MODE_COUNT;
     preempted_by_need = preempted_by_force = 0;
     if (on->device == DEVICE_CPU && kern_cpu_best_level() < on->level) {
         print_message("%s: skipped, not on this machine\n", on->name);

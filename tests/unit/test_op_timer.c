@@ -145,6 +145,12 @@ static bool fake_sample(kern_device *dev, const kern_sample *op) {
     remember(dev, "sample", op);
     return true;
 }
+static void fake_rank_sum(kern_device *dev, const kern_rank_sum *op) {
+    remember(dev, "rank_sum", op);
+}
+static void fake_place_columns(kern_device *dev, const kern_place_columns *op) {
+    remember(dev, "place_columns", op);
+}
 static esp_code fake_sync(kern_device *dev, esp_error *err) {
     (void)err;
     remember(dev, "sync", NULL);
@@ -183,6 +189,8 @@ static const kern_ops fake = {
     .attention = fake_attention,
     .pool_states = fake_pool_states,
     .sample = fake_sample,
+    .rank_sum = fake_rank_sum,
+    .place_columns = fake_place_columns,
     .sync = fake_sync,
 };
 
@@ -301,6 +309,12 @@ static void each_op_is_passed_on_and_counted_under_its_kind(void **state) {
     kern_sample sample = {.row_count = 1, .vocab = 32};
     assert_true(w.ops->sample(w.dev, &sample));
     assert_called("sample", &sample);
+    kern_rank_sum sum_op = {.ranks = 2};
+    w.ops->rank_sum(w.dev, &sum_op);
+    assert_called("rank_sum", &sum_op);
+    kern_place_columns place = {.cols = 0};
+    w.ops->place_columns(w.dev, &place);
+    assert_called("place_columns", &place);
     for (kern_role role = ROLE_NONE; role <= ROLE_HEAD; role++) {
         kern_linear linear = {
             .matrix = {matrix}, .matrix_count = 1, .token_count = 1, .role = role};

@@ -1,0 +1,30 @@
+/* ranks.h - the engines of a tensor parallel replica: rank 0's plans, samples and answers; the others have a
+ * model, pages and a thread each, and compute every step batch that rank 0 sends.
+ *
+ *   engine_open of rank 0 --- ranks_start ---> a thread for each other rank: engine_open, engine_follow
+ *          both: weights loaded, agree; pages of equal number taken, agree (engine.c)
+ *   engine_step           --- ranks_send  ---> forward and logits, in the same order of collectives
+ *   engine_close          --- ranks_stop  ---> engine_follow returns, the thread ends
+ *
+ * A rank that fails aborts the collectives: rank 0's step fails with its sentence, and the engine breaks down.
+ * Where ranks are processes (cluster/comm_mpi.h) each opens its engine itself and nothing is started here. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_RANKS_H
+#define ESPALIER_RANKS_H
+
+#include "engine/engine.h"
+
+typedef struct ranks ranks;
+
+/* Starts ranks 1 to config->tp - 1 over threads of this process; config is rank 0's with all defaults
+ * resolved, and outlives them. *own is rank 0's end, closed by ranks_close. */
+ESP_CHECKED esp_code ranks_start(ranks **out, const model_config *config, comm **own,
+                                 esp_error *err);
+/* After ranks_stop or an abort: waits for the threads, closes their engines. NULL is fine. */
+void ranks_close(ranks *r);
+
+/* Rank 0: what the others compute next; and that nothing comes any more. */
+void ranks_send(engine *e, const step_batch *b);
+void ranks_stop(engine *e);
+
+#endif

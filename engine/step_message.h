@@ -1,0 +1,39 @@
+/* step_message.h - a step batch as it goes from rank 0 to the other ranks: a header of known size, then the batch's
+ * arrays one after another.
+ *
+ *   ids[T] positions[T] token_seq[T] seq_first[S] seq_tokens[S] seq_cached[S] seq_adapter[S] rows[R]
+ *   tables[group_count][S][table_stride]   words of 32 bits
+ *   seq_long[S]                            bytes
+ *
+ * table_stride is that of the longest sequence of the batch, not that of the longest possible. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_STEP_MESSAGE_H
+#define ESPALIER_STEP_MESSAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "engine/base/batch.h"
+
+typedef enum step_kind {
+    STEP_STOP = 1, /* no more steps: go home */
+    STEP_RUN,
+} step_kind;
+
+typedef struct step_header {
+    uint32_t kind;
+    uint32_t token_count, seq_count, row_count, group_count, table_stride;
+} step_header;
+
+/* Bytes of the arrays. */
+size_t step_message_bytes(const step_header *h);
+step_header step_header_of(const step_batch *b);
+/* to: step_message_bytes, 4-byte aligned. */
+void step_message_write(const step_batch *b, const step_header *h, void *to);
+
+/* Whether the batch is no larger than any that the most allows. */
+bool step_header_fits(const step_header *h, const step_header *most);
+/* A batch whose arrays lie in the message. */
+step_batch step_message_read(const step_header *h, void *message);
+
+#endif

@@ -1,0 +1,267 @@
+/* test_cudaemu_ranks.c - ranks on emulated GPUs: exchanges over NCCL, sums in the order of the ranks, and a model shared
+ * by two and four of them.
+ *
+ *   sums    the bits of ref
+ *   engine  tokens alone and among others equal at each number of ranks; logits of one rank within mean KL 1e-4 */
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <math.h>
+#include <pthread.h>
+
+#include <cmocka.h>
+
+#include "cluster/comm_local.h"
+#include "cluster/comm_nccl.h"
+#include "cluster/rank_sum.h"
+#include "emu_control.h"
+#include "engine/base/mem.h"
+#include "engine/base/pool.h"
+#include "tests/unit/tiny_engine.h"
+
+enum { MOST = 4, PROMPT = 21, REQUESTS = 6, OUTPUT = 4 };
+
+static const tiny_llama_options MODEL = {.layers = 1,
+                                         .hidden = 128,
+                                         .heads = 8,
+                                         .kv_heads = 2,
+                                         .head_dim = 64,
+                                         .intermediate = 288,
+                                         .vocab = 301,
+                                         .dtype = DT_Q8_0,
+                                         .seed = 5};
+
+static int four_devices(void **state) {
+    (void)state;
+    emu_set_devices(MOST);
+    return 0;
+}
+
+/* ---- sums ---- */
+
+typedef struct rank {
+    comm *control;
+    uint32_t wrong;
+} rank;
+
+/* Values whose sum depends on the order of the additions. */
+static float value(uint32_t from, size_t i) {
+    static const float scale[] = {1e4f, 1.0f / 3, 1e-3f, 77.7f};
+    return scale[(from + i) % 4] * (float)((int)((i * 2654435761u + from * 40503u) % 2001) - 1000);
+}
+
+static uint32_t sum(comm *c, kern_device *dev, size_t count, bool residual) {
+    rank_sum s;
+    uint32_t wrong = 0;
+    size_t bytes = count * sizeof(float);
+    float *host = mem_new(count, sizeof *host);
+    void *out;
+    ESP_ASSERT(rank_sum_open(&s, c, &kern_cuda, dev, count, NULL) == ESP_OK);
+    ESP_ASSERT(kern_cuda.alloc(dev, bytes, &out, NULL) == ESP_OK);
+    for (size_t i = 0; i < count; i++)
+        host[i] = value(c->rank, i);
+    kern_cuda.upload(dev, s.partial, host, bytes);
+    for (size_t i = 0; i < count; i++)
+        host[i] = value(99, i);
+    kern_cuda.upload(dev, out, host, bytes);
+    rank_sum_run(&s, count, residual, out);
+    wrong += comm_check(c, NULL) != ESP_OK;
+    kern_cuda.download(dev, host, out, bytes);
+    for (size_t i = 0; i < count; i++) {
+        float all = value(0, i), before = value(99, i);
+        for (uint32_t from = 1; from < c->size; from++)
+            all += value(from, i);
+        float wanted = residual ? before + all : all;
+        wrong += memcmp(&host[i], &wanted, sizeof wanted) != 0;
+    }
+    kern_cuda.release(dev, out, bytes);
+    rank_sum_close(&s);
+    free(host);
+    return wrong;
+}
+
+static void *run_sums(void *arg) {
+    static const size_t counts[] = {1, 65, 16384, 16385, 40001}; /* both ways */
+    rank *r = arg;
+    thread_pool *pool;
+    kern_device *dev;
+    comm *c;
+    ESP_ASSERT(pool_open(&pool, 1, NULL) == ESP_OK);
+    kern_options o = {
+        .pool = pool, .kv_dtype = DT_BF16, .tokens_max = 1, .index = r->control->rank};
+    ESP_ASSERT(kern_cuda.open(&dev, &o, NULL) == ESP_OK);
+    ESP_ASSERT(comm_nccl_open(&c, r->control, dev, NULL) == ESP_OK);
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        for (int residual = 0; residual < 2; residual++)
+            r->wrong += sum(c, dev, counts[i], residual);
+    comm_close(c);
+    kern_cuda.close(dev);
+    pool_close(pool);
+    return NULL;
+}
+
+static void sums_over_nccl_have_the_bits_of_threads(void **state) {
+    (void)state;
+    for (uint32_t size = 2; size <= MOST; size += 2) {
+        comm *controls[MOST];
+        rank ranks[MOST] = {{0}};
+        pthread_t threads[MOST];
+        comm_local_open(controls, size);
+        for (uint32_t i = 0; i < size; i++) {
+            ranks[i].control = controls[i];
+            assert_int_equal(pthread_create(&threads[i], NULL, run_sums, &ranks[i]), 0);
+        }
+        for (uint32_t i = 0; i < size; i++)
+            pthread_join(threads[i], NULL);
+        for (uint32_t i = 0; i < size; i++) {
+            assert_int_equal(ranks[i].wrong, 0);
+            comm_close(controls[i]);
+        }
+    }
+}
+
+/* ---- a model ---- */
+
+static engine *open_model(const char *path, uint32_t tp, uint32_t seqs) {
+    return tiny_open(path, (model_config){.device = DEVICE_CUDA,
+                                          .tp = tp,
+                                          .max_seqs = seqs,
+                                          .step_tokens = 32,
+                                          .max_context = 64,
+                                          .kv_memory = 8 << 20,
+                                          .threads = 1});
+}
+
+typedef struct rows {
+    float *at;
+    uint32_t vocab;
+} rows;
+
+static esp_code keep_row(void *arg, uint32_t position, const float *row, esp_error *err) {
+    rows *r = arg;
+    (void)err;
+    memcpy(r->at + (size_t)position * r->vocab, row, r->vocab * sizeof *row);
+    return ESP_OK;
+}
+
+static rows read_logits(engine *e) {
+    int32_t ids[PROMPT];
+    esp_error err = {0};
+    rows r = {.vocab = engine_spec(e)->vocab};
+    r.at = mem_new((size_t)PROMPT * r.vocab, sizeof *r.at);
+    for (int i = 0; i < PROMPT; i++)
+        ids[i] = 3 + i * 37 % 190;
+    if (engine_logits(e, NULL, ids, PROMPT, keep_row, &r, &err)) fail_msg("%s", err.message);
+    return r;
+}
+
+static double log_sum(const float *row, uint32_t vocab) {
+    double most = -INFINITY, all = 0;
+    for (uint32_t i = 0; i < vocab; i++)
+        most = fmax(most, (double)row[i]);
+    for (uint32_t i = 0; i < vocab; i++)
+        all += exp((double)row[i] - most);
+    return most + log(all);
+}
+
+static double mean_kl(const rows *a, const rows *b) {
+    double kl = 0;
+    for (uint32_t t = 0; t < PROMPT; t++) {
+        const float *p = a->at + (size_t)t * a->vocab, *q = b->at + (size_t)t * a->vocab;
+        double of_p = log_sum(p, a->vocab), of_q = log_sum(q, a->vocab);
+        for (uint32_t i = 0; i < a->vocab; i++)
+            kl += exp((double)p[i] - of_p) * ((double)p[i] - of_p - ((double)q[i] - of_q));
+    }
+    return kl / PROMPT;
+}
+
+static void two_and_four_gpus_answer_as_one(void **state) {
+    (void)state;
+    char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
+    tiny_write(path, &MODEL);
+    engine *e = open_model(path, 1, 4);
+    rows one = read_logits(e);
+    engine_close(e);
+    for (uint32_t tp = 2; tp <= MOST; tp += 2) {
+        e = open_model(path, tp, 4);
+        rows many = read_logits(e);
+        double kl = mean_kl(&one, &many);
+        if (!(kl <= 1e-4)) fail_msg("%u ranks: mean KL %g", tp, kl);
+        free(many.at);
+        engine_close(e);
+    }
+    free(one.at);
+    unlink(path);
+}
+
+static request *make_request(uint32_t number) {
+    int32_t ids[24];
+    uint32_t count = 4 + number * 5 % 20;
+    request *r = NULL;
+    for (uint32_t i = 0; i < count; i++)
+        ids[i] = (int32_t)(3 + (number * 11 + i * 5) % 190);
+    request_options o = {.prompt = ids,
+                         .prompt_count = count,
+                         .output_max = OUTPUT,
+                         .ignore_eos = true,
+                         .row_digests = true};
+    if (request_new(&r, &o, MODEL.vocab, NULL) != ESP_OK) fail();
+    return r;
+}
+
+/* Digests of the logits, by themselves and together. */
+static void run_requests(engine *e, bool together, uint64_t digests[REQUESTS][OUTPUT]) {
+    request *all[REQUESTS];
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        tiny_submit(e, all[i] = make_request(i));
+        if (!together) tiny_finish(e, all[i]);
+    }
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        tiny_finish(e, all[i]);
+        assert_int_equal(all[i]->finish, FINISH_LENGTH);
+        memcpy(digests[i], all[i]->row_digests, sizeof digests[i]);
+        request_unref(all[i]);
+    }
+}
+
+static void a_request_has_the_same_bits_alone_and_among_others(void **state) {
+    (void)state;
+    static uint64_t alone[REQUESTS][OUTPUT], together[REQUESTS][OUTPUT];
+    char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
+    tiny_write(path, &MODEL);
+    for (uint32_t tp = 2; tp <= MOST; tp += 2) {
+        engine *e = open_model(path, tp, REQUESTS);
+        run_requests(e, false, alone);
+        run_requests(e, true, together);
+        assert_memory_equal(alone, together, sizeof alone);
+        engine_close(e);
+    }
+    unlink(path);
+}
+
+/* There are four. */
+static void more_ranks_than_gpus_are_refused(void **state) {
+    (void)state;
+    char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
+    tiny_llama_options o = MODEL;
+    engine *e = NULL;
+    esp_error err = {0};
+    tiny_write(path, &o);
+    model_config c = {.model_path = path, .device = DEVICE_CUDA, .tp = 8, .threads = 1};
+    assert_int_not_equal(engine_open(&e, &c, NULL, NULL, &err), ESP_OK);
+    assert_string_equal(err.field, "--device");
+    unlink(path);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sums_over_nccl_have_the_bits_of_threads),
+        cmocka_unit_test(two_and_four_gpus_answer_as_one),
+        cmocka_unit_test(a_request_has_the_same_bits_alone_and_among_others),
+        cmocka_unit_test(more_ranks_than_gpus_are_refused),
+    };
+    return cmocka_run_group_tests(tests, four_devices, NULL);
+}

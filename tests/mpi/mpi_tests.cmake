@@ -1,0 +1,23 @@
+# Ranks as processes; where MPI is not installed these tests say "skipped".
+set(mpi_run ${CMAKE_CURRENT_SOURCE_DIR}/mpi/run.sh)
+if(ESPALIER_HAS_MPI)
+  add_executable(test_comm_mpi mpi/test_comm_mpi.c)
+  target_link_libraries(test_comm_mpi PRIVATE ${test_libraries})
+  # Where libespalier_mpi.so is.
+  set_target_properties(test_comm_mpi PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+  add_dependencies(test_comm_mpi espalier_mpi)
+endif()
+function(espalier_mpi_test name)
+  add_test(NAME mpi_${name} COMMAND ${mpi_run} ${ARGN})
+  set_tests_properties(mpi_${name} PROPERTIES TIMEOUT 300 LABELS unit SKIP_RETURN_CODE 77
+    ENVIRONMENT "ESPALIER_BUILD=${CMAKE_BINARY_DIR}")
+endfunction()
+espalier_mpi_test(cases_2 cases 2)
+espalier_mpi_test(cases_4 cases 4)
+espalier_mpi_test(late late 3)
+espalier_mpi_test(dead dead 3)
+espalier_mpi_test(generate generate 2)
+if(ESPALIER_SERVER)
+  espalier_mpi_test(serve serve 2)
+  espalier_mpi_test(serve_dead serve_dead 2)
+endif()

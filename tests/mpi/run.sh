@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# run.sh HOW RANKS - one test of ranks as processes; exit 77 (ctest: skipped) where MPI is not there.
+#
+#   cases late dead    test_comm_mpi HOW under mpirun
+#   generate           the tokens and the profile of mpirun are those of --tp
+#   serve serve_dead   a server of two processes answers; and ends with a sentence when one is killed
+# SPDX-License-Identifier: Apache-2.0
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+how="$1" ranks="$2"
+build="${ESPALIER_BUILD:-$here/../../build/release}"
+espalier="$build/espalier" model="$here/../vectors/families/qwen3.gguf"
+device=ref
+work="$(mktemp -d)"
+server=
+cleanup() {
+    if [ -n "$server" ]; then
+        pkill -KILL -P "$server" 2>/dev/null || true
+        kill "$server" 2>/dev/null || true
+        wait "$server" 2>/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+if ! command -v mpirun >/dev/null || [ ! -e "$build/libespalier_mpi.so" ]; then
+    echo "skipped: MPI is not installed"
+    exit 77
+fi
+# A container's only user may be root, and a small machine has fewer cores than ranks. Ranks here are neighbours.
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_btl=self,vader OMPI_MCA_btl_vader_single_copy_mechanism=none
+mpi() { timeout 120 mpirun --bind-to none "$@"; }
+
+die() {
+    echo "run.sh: $*" >&2
+    cat "$work"/* >&2 2>/dev/null || true
+    exit 1
+}
+
+generate() {
+    "$espalier" generate --model "$model" --ids 5,6,7,8,9 --max-tokens 24 --ignore-eos --temperature 0 --json "$@"
+}
+
+# Waits for a word in a file, at most so many seconds.
+wait_for() {
+    local end=$((SECONDS + $3))
+    until grep -q "$1" "$2" 2>/dev/null; do
+        [ $SECONDS -lt $end ] || die "no \"$1\" in $3 s"
+        sleep 0.1
+    done
+}
+
+start_server() {
+    # Recovery: mpirun leaves the others alone when one dies, so that what they do is seen.
+    mpirun --bind-to none "$@" -n "$ranks" "$espalier" serve --model "$model" --device "$device" --grpc 127.0.0.1:0 --http off \
+        >"$work/out" 2>"$work/log" &
+    server=$!
+    wait_for event=serving "$work/log" 60
+    port="$(sed -n 's/.*grpc=127.0.0.1:\([0-9]*\).*/\1/p' "$work/log")"
+}
+
+# The process of a rank of the server.
+rank_pid() {
+    local pid
+    for pid in $(pgrep -P "$server" -x espalier); do
+        if tr '\0' '\n' <"/proc/$pid/environ" | grep -qx "OMPI_COMM_WORLD_RANK=$1"; then echo "$pid"; fi
+    done
+}
+
+case "$how" in
+cases) mpi -n "$ranks" "$build/test_comm_mpi" cases ;;
+late | dead)
+    # The end of MPI waits for all ranks, so it is left out and mpirun itself fails; the others' own verdicts count.
+    mpi --enable-recovery -n "$ranks" "$build/test_comm_mpi" "$how" >"$work/out" 2>"$work/log" || true
+    cat "$work/out"
+    [ "$(grep -c "^rank .*rank 1 of" "$work/out")" = $((ranks - 1)) ] || die "not all others noticed"
+    if grep "^rank . of .: [a-z]" "$work/log"; then die "a verdict was bad"; fi
+    ;;
+generate)
+    generate --tp "$ranks" >"$work/threads"
+    timeout 120 mpirun --bind-to none -n "$ranks" "$espalier" generate --model "$model" --ids 5,6,7,8,9 \
+        --max-tokens 24 --ignore-eos --temperature 0 --json >"$work/processes"
+    cat "$work/processes"
+    grep -q "tp=$ranks," "$work/processes" || die "the profile says nothing of the ranks"
+    [ "$(sed 's/"seed":[0-9]*//' "$work/threads")" = "$(sed 's/"seed":[0-9]*//' "$work/processes")" ] || die "other tokens"
+    ;;
+serve)
+    chats="${ESPALIER_MODEL:-$HOME/.cache/espalier/models/SmolLM2-135M-Instruct.Q4_1.gguf}"
+    [ -e "$chats" ] || { echo "skipped: not downloaded: $chats" && exit 77; }
+    model="$chats" device=auto
+    start_server
+    "$espalier" health "127.0.0.1:$port" --wait 10 | grep -q SERVING || die "not serving"
+    "$espalier" chat "127.0.0.1:$port" --prompt "What is the capital of France?" --max-tokens 12 >"$work/answer" 2>"$work/chat" || die "no answer"
+    cat "$work/answer"
+    grep -q Paris "$work/answer" || die "another answer"
+    kill -TERM "$(rank_pid 0)"
+    wait "$server" || die "it did not end well"
+    server=
+    grep -q event=drained "$work/log" || die "it did not drain"
+    ;;
+serve_dead)
+    start_server --enable-recovery
+    kill -KILL "$(rank_pid 1)"
+    wait_for "rank 1 of 2 .* has ended" "$work/log" 30
+    grep event=engine_broken "$work/log"
+    ;;
+*) die "no test is called $how" ;;
+esac
