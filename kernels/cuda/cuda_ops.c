@@ -243,7 +243,7 @@ void cuda_run_pool_states(kern_device *dev, const kern_pool_states *op) {
 
 void cuda_run_rank_sum(kern_device *dev, const kern_rank_sum *op) {
     ESP_ASSERT(op->ranks > 0);
-    begin(dev);
+    begin(dev, 0);
     cuda_rank_sum_args args = {.in = op->in,
                                .ranks = op->ranks,
                                .count = op->count,
@@ -254,7 +254,7 @@ void cuda_run_rank_sum(kern_device *dev, const kern_rank_sum *op) {
 
 void cuda_run_place_columns(kern_device *dev, const kern_place_columns *op) {
     ESP_ASSERT((uint64_t)op->first + op->cols <= op->out_cols);
-    begin(dev);
+    begin(dev, 0);
     cuda_place_columns_args args = {.in = op->in,
                                     .rows = op->rows,
                                     .cols = op->cols,
