@@ -169,8 +169,8 @@ static const flag model_flags[] = {
      .most = 1,
      .placeholder = "F",
      .help =
-         "on cuda, the part of the device's memory that this process fills, keys and values with "
-         "what weights and workspace leave; default 0.9"},
+         "on cuda, the part of the device's memory that may be full, others' use included: keys "
+         "and values get what weights and workspace leave of it; default 0.9"},
 };
 const flag_table config_model_flags = {.title = "Model and device",
                                        .flags = model_flags,

@@ -48,7 +48,7 @@ typedef enum kern_activations {
 typedef struct kern_options {
     struct thread_pool *pool; /* borrowed; outlives the device */
     kern_level level;         /* cpu: which instructions; AUTO picks the best this machine has */
-    esp_dtype kv_dtype;       /* DT_BF16 or DT_F32; ref takes DT_F32 only */
+    esp_dtype kv_dtype;       /* DT_BF16 or DT_F32; ref takes DT_F32 only, cuda DT_BF16 */
     kern_activations activations;
     uint32_t tokens_max;      /* most tokens of a batch: sizes the workspace, taken at open */
     uint32_t index;           /* which of the backend's devices; ref and cpu have one */
@@ -341,7 +341,7 @@ typedef struct kern_place_columns {
 } kern_place_columns;
 
 typedef struct kern_ops {
-    const char *name; /* "ref", "cpu" */
+    const char *name; /* "ref", "cpu", "cuda" */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
     void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
     /* The part of the numeric profile that the backend decides: "cpu:avx512,act=bf16,kv=bf16". */

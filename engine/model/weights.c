@@ -14,6 +14,12 @@
 #include "engine/model/checkpoint.h"
 #include "engine/model/read_ahead.h"
 
+/* A matrix that a new pack would have. */
+typedef struct packed_matrix {
+    pack_place place;
+    const kern_matrix *matrix;
+} packed_matrix;
+
 /* What the loading functions share. */
 typedef struct loader {
     model *m;
@@ -23,7 +29,7 @@ typedef struct loader {
     void *columns;     /* of shard_columns */
     read_ahead *ahead; /* NULL: a pack has the weights */
     uint64_t done_bytes, total_bytes;
-    pack_item *packed; /* here, for a new pack */
+    packed_matrix *packed; /* here, for a new pack */
     uint32_t packed_count, packed_capacity;
     esp_error *err;
 } loader;
@@ -122,9 +128,7 @@ static void remember_packed(loader *l, const source *from, uint32_t first,
         l->packed_capacity = l->packed_capacity ? 2 * l->packed_capacity : 256;
         l->packed = mem_resize(l->packed, l->packed_capacity, sizeof *l->packed);
     }
-    pack_item *item = &l->packed[l->packed_count++];
-    item->place = (pack_place){from->role, from->layer, first};
-    l->m->options.ops->image(matrix, &item->image);
+    l->packed[l->packed_count++] = (packed_matrix){{from->role, from->layer, first}, matrix};
 }
 
 /* The files' bytes of these rows will not be asked for again. A packed matrix has parts, whose rows
@@ -430,8 +434,16 @@ static void keep_pack(loader *l, double packing) {
     const model_options *o = &l->m->options;
     bool pays = o->packs == PACKS_KEEP ||
                 (o->packs == PACKS_KEEP_IF_WORTH && packing >= PACKING_WORTH_SECONDS);
-    if (l->m->cache && !pack_cache_was_found(l->m->cache) && pays)
-        pack_cache_keep(l->m->cache, l->packed, l->packed_count, o->packs_behind);
+    if (!l->m->cache || pack_cache_was_found(l->m->cache) || !pays) return;
+    /* Images are asked for now that they are wanted: a device with memory of its own copies them. */
+    pack_item *items = mem_new(l->packed_count, sizeof *items);
+    for (uint32_t i = 0; i < l->packed_count; i++) {
+        items[i].place = l->packed[i].place;
+        o->ops->image(l->packed[i].matrix, &items[i].image);
+    }
+    if (o->ops->sync(o->dev, NULL) == ESP_OK)
+        pack_cache_keep(l->m->cache, items, l->packed_count, o->packs_behind);
+    free(items);
 }
 
 /* --- the door -------------------------------------------------------------------------------- */

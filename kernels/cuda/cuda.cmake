@@ -37,7 +37,7 @@ function(espalier_try_nvcc)
     return()
   endif()
   set(probe ${CMAKE_BINARY_DIR}/cuda/probe)
-  file(WRITE ${probe}.cu "__global__ void k(float *p) { *p = 1; }\nint main(void) { k<<<1, 1>>>(nullptr); }\n")
+  file(WRITE ${probe}.cu "#include <cuda_runtime_api.h>\n#if CUDART_VERSION < 12040\n#error \"CUDA 12.4 or later is wanted\"\n#endif\n__global__ void k(float *p) { *p = 1; }\nint main(void) { k<<<1, 1>>>(nullptr); }\n")
   execute_process(COMMAND ${ESPALIER_NVCC} ${cuda_flags} -c ${probe}.cu -o ${probe}.o
     RESULT_VARIABLE status OUTPUT_FILE ${probe}.log ERROR_FILE ${probe}.log)
   set(ESPALIER_NVCC_ASKED "${asked}" CACHE INTERNAL "")
@@ -63,7 +63,7 @@ function(espalier_cuda_missing)
     find_library(ESPALIER_CUDART cudart_static HINTS ${root}/lib64 ${root}/lib ${target}/lib)
     mark_as_advanced(ESPALIER_CUDA_INCLUDE ESPALIER_CUDART)
     if(NOT ESPALIER_NVCC_STATUS EQUAL 0)
-      set(missing "nvcc could not compile (see cuda/probe.log in the build folder)")
+      set(missing "nvcc could not compile, or is older than 12.4 (see cuda/probe.log in the build folder)")
     elseif(NOT ESPALIER_CUDA_INCLUDE OR NOT ESPALIER_CUDART)
       set(missing "nvcc is there, but cuda_runtime_api.h or libcudart_static.a is not")
     endif()
@@ -89,7 +89,7 @@ endfunction()
 
 espalier_cuda_missing()
 if(cuda_missing AND NOT ESPALIER_CUDA STREQUAL "AUTO" AND ESPALIER_CUDA)
-  message(FATAL_ERROR "ESPALIER_CUDA=ON, but ${cuda_missing}. Install the CUDA toolkit (11.8 or later), name it "
+  message(FATAL_ERROR "ESPALIER_CUDA=ON, but ${cuda_missing}. Install the CUDA toolkit (12.4 or later), name it "
     "with -DESPALIER_NVCC=/path/to/nvcc, or configure with -DESPALIER_CUDA=AUTO")
 endif()
 

@@ -98,9 +98,9 @@ static bool take_rooms(kern_device *dev, cuda_lora_args *a) {
     uint32_t largest;
     uint64_t rows = rows_of_all(a, &largest), tokens = a->token_count;
     uint64_t pointers = tokens * a->matrix_count;
-    uint64_t whole = dev->lora_piece ? cuda_lora_whole_bytes(a->token_count, (uint32_t)rows,
-                                                             largest, dev->lora_piece)
-                                     : 0;
+    uint64_t whole = dev->lora_magnitudes ? cuda_lora_whole_bytes(a->token_count, (uint32_t)rows,
+                                                                  largest, dev->lora_piece)
+                                          : 0;
     a->states = cuda_need(dev, &dev->lora_states, cuda_lora_workspace(dev->tokens_max, a->cols));
     a->delta = cuda_need(dev, &dev->lora_delta, tokens * rows * sizeof(float));
     a->updated = cuda_need(dev, &dev->lora_updated, dev->tokens_max);

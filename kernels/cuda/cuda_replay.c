@@ -103,6 +103,17 @@ static void check_shape(kern_device *dev, const step_batch *b) {
     r->stride = b->table_stride;
 }
 
+/* No capture could begin: what is called would run at once, over what the step before staged. */
+static bool begin_without(kern_device *dev, const kern_step *step, replay_graph *g) {
+    (void)cudaGetLastError(); /* no fault: the step goes on without */
+    g->state = REPLAY_REFUSED;
+    dev->replay->now = NULL;
+    dev->replay->launched = false;
+    step_leave(dev);
+    step_stage(dev, step->batch, 0, STEP_CALLED);
+    return true;
+}
+
 static bool begin_graph(kern_device *dev, const kern_step *step, replay_graph *g, uint32_t size) {
     static const step_mode modes[] = {[REPLAY_NEW] = STEP_PADDED, [REPLAY_MET] = STEP_CAPTURED};
     bool ready = g->state == REPLAY_READY, at_once = ready && !step->adapters;
@@ -112,7 +123,7 @@ static bool begin_graph(kern_device *dev, const kern_step *step, replay_graph *g
     dev->step->adapters = step->adapters;
     if (mode == STEP_CAPTURED &&
         cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
-        dev->step->unfit = true;
+        return begin_without(dev, step, g);
     dev->replay->launched = at_once;
     if (at_once) {
         step_send(dev);
