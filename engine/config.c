@@ -16,8 +16,8 @@ static const flag_choice devices[] = {
     {.word = "cpu:avx2", .value = DEVICE_CPU, .also = LEVEL_AVX2},
     {.word = "cpu:avx512", .value = DEVICE_CPU, .also = LEVEL_AVX512},
     {.word = "cpu:amx", .value = DEVICE_CPU, .also = LEVEL_AMX},
-    {.word = "cuda", .later = true},
-    {.word = "cuda:", .later = true},
+    {.word = "cuda", .value = DEVICE_CUDA},
+    {.word = "cuda:", .value = DEVICE_CUDA},
     {0},
 };
 
@@ -64,11 +64,14 @@ static const flag model_flags[] = {
      .kind = FLAG_CHOICE,
      MODEL_FIELD(device),
      .also_offset = offsetof(model_config, level),
+     .number_offset = offsetof(model_config, device_index),
+     .most = LIMIT_DEVICES_MAX - 1,
      .choices = devices,
      .placeholder = "NAME",
      .help =
-         "auto, ref, cpu, cpu:avx2, cpu:avx512 or cpu:amx; ref is plain float32, slow and exact; "
-         "default auto: the best this machine has"},
+         "auto, ref, cpu, cpu:avx2, cpu:avx512, cpu:amx, cuda or cuda:N; ref is plain float32, "
+         "slow "
+         "and exact; default auto: cuda where there is a device, else the best the processor has"},
     {.name = "threads",
      .kind = FLAG_U32,
      MODEL_FIELD(threads),
@@ -88,7 +91,8 @@ static const flag model_flags[] = {
      MODEL_FIELD(kv_memory),
      .placeholder = "BYTES",
      .help = "memory for keys and values, as in 512M or 4G; default: what --max-seqs sequences of "
-             "2,048 tokens need, at most a quarter of the available memory"},
+             "2,048 tokens need, at most a quarter of the available memory; on cuda what "
+             "--gpu-memory-utilization leaves"},
     {.name = "max-seqs",
      .kind = FLAG_U32,
      MODEL_FIELD(max_seqs),
@@ -106,8 +110,8 @@ static const flag model_flags[] = {
      MODEL_FIELD(step_tokens),
      .most = LIMIT_STEP_TOKENS_MAX,
      .placeholder = "N",
-     .help = "most tokens computed in one step; default 512, or what the longest text of an "
-             "encoder has"},
+     .help = "most tokens computed in one step; default 512, on cuda 2,048, or what the longest "
+             "text of an encoder has"},
     {.name = "activations",
      .kind = FLAG_CHOICE,
      MODEL_FIELD(activations),
@@ -151,7 +155,15 @@ static const flag model_flags[] = {
      .placeholder = "BYTES",
      .help = "memory for packed adapters beside those in use, as in 512M or 4G; default: a tenth "
              "of what is available, at most 4G"},
-    {.name = "gpu-memory-utilization", .kind = FLAG_LATER, .placeholder = "F"},
+    {.name = "gpu-memory-utilization",
+     .kind = FLAG_F32,
+     MODEL_FIELD(gpu_memory_utilization),
+     .least = 0.01,
+     .most = 1,
+     .placeholder = "F",
+     .help =
+         "on cuda, the part of the device's memory that this process fills, keys and values with "
+         "what weights and workspace leave; default 0.9"},
 };
 const flag_table config_model_flags = {.title = "Model and device",
                                        .flags = model_flags,

@@ -22,16 +22,19 @@ enum {
     LIMIT_MAX_SEQS_MAX = 4096,
     LIMIT_CONTEXT_MAX = 1 << 20,
     LIMIT_STEP_TOKENS_MAX = 65536,
+    LIMIT_DEVICES_MAX = 64, /* of one kind in a machine */
 };
 
-typedef enum device_kind { DEVICE_AUTO, DEVICE_REF, DEVICE_CPU } device_kind;
+typedef enum device_kind { DEVICE_AUTO, DEVICE_REF, DEVICE_CPU, DEVICE_CUDA } device_kind;
 
 /* What every model command takes. Zero means the default. Strings are borrowed. */
 typedef struct model_config {
     const char *model_path; /* --model */
     const char *name;       /* --name; default: file name without .gguf */
-    device_kind device;     /* --device auto|ref|cpu[:avx2|:avx512|:amx] */
+    device_kind device;     /* --device auto|ref|cpu[:avx2|:avx512|:amx]|cuda[:N] */
     kern_level level;
+    uint32_t device_index;        /* N of cuda:N */
+    float gpu_memory_utilization; /* --gpu-memory-utilization; 0: 0.9 */
     esp_dtype kv_dtype; /* --kv-dtype bf16|f32; read only if kv_dtype_given, else bf16; ref: f32 */
     bool kv_dtype_given;
     kern_activations activations; /* --activations bf16|int8 */
@@ -39,10 +42,11 @@ typedef struct model_config {
     bool quantize_given;
     const char *pack;     /* --pack auto|off|DIR; NULL: auto */
     uint32_t threads;     /* --threads; 0: all this process may use */
-    uint64_t kv_memory;   /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens) */
+    uint64_t
+        kv_memory; /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens), cuda: what is left */
     uint32_t max_seqs;    /* --max-seqs; 0: 256 */
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
-    uint32_t step_tokens; /* --step-tokens; 0: 512 */
+    uint32_t step_tokens; /* --step-tokens; 0: 512, cuda: 2,048 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
     flag_list adapters;   /* --adapter: "DIR" or "NAME=DIR" each */
     const char *adapter_store; /* --adapter-store DIR; NULL: none */
@@ -53,6 +57,7 @@ typedef struct model_config {
     struct op_timer *op_timer; /* benches: times every op (kernels/op_timer.h); NULL: none */
     bool digest;               /* the model's digest is computed while it opens: engine_digest */
     const kern_ops *ops;       /* tests: a table instead of the device's; NULL: the device's */
+    bool no_replay;            /* tests, benches: every step calls its ops (kern_options) */
 } model_config;
 
 /* What `serve` takes besides. */

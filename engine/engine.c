@@ -12,11 +12,13 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
+#include "engine/device.h"
 #include "engine/engine_parts.h"
 #include "engine/model/format/model_folder.h"
 #include "kernels/op_timer.h"
 
-enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192, STEP_TOKENS_DEFAULT = 512 };
+enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
+enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 /* Who lives though nothing can be done waits for an adapter, whose frames or whose own deadline come with
  * time alone. */
@@ -34,7 +36,8 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     bool step_tokens_given = c->step_tokens > 0;
     uint32_t input_max = spec->input_max ? spec->input_max : spec->context;
     if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
-    if (!c->step_tokens) c->step_tokens = STEP_TOKENS_DEFAULT;
+    if (!c->step_tokens)
+        c->step_tokens = c->device == DEVICE_CUDA ? STEP_TOKENS_CUDA : STEP_TOKENS_DEFAULT;
     if (spec_runs_whole(spec) && !step_tokens_given)
         c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
@@ -58,33 +61,17 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     return ESP_OK;
 }
 
-static esp_code resolve_device(engine *e, esp_error *err) {
-    model_config *c = &e->config;
-    if (c->device == DEVICE_AUTO)
-        c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
-    if (c->device == DEVICE_REF) {
-        if (c->kv_dtype_given && c->kv_dtype != DT_F32)
-            return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                                  "--kv-dtype %s: --device ref always keeps f32",
-                                  dtype_info(c->kv_dtype)->name);
-        c->kv_dtype = DT_F32;
-    } else if (!c->kv_dtype_given) {
-        c->kv_dtype = DT_BF16;
-    }
-    e->ops = c->device == DEVICE_REF ? &kern_ref : &kern_cpu;
-    if (c->ops) e->ops = c->ops;
-    return ESP_OK;
-}
-
 static esp_code open_device(engine *e, esp_error *err) {
-    esp_code code = resolve_device(e, err);
-    if (code == ESP_OK) code = pool_open(&e->pool, e->config.threads, err);
+    esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
+    e->ops = e->config.ops ? e->config.ops : device_ops(e->config.device);
     e->opened_with = (kern_options){.pool = e->pool,
-                                    .level = e->config.level,
+                                    .level = device_level(&e->config),
+                                    .index = device_index(&e->config),
                                     .kv_dtype = e->config.kv_dtype,
                                     .activations = e->config.activations,
-                                    .tokens_max = e->config.step_tokens};
+                                    .tokens_max = e->config.step_tokens,
+                                    .no_replay = e->config.no_replay};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, e->config.quantize_given ? &e->config.quantize : NULL,
@@ -134,14 +121,25 @@ static uint64_t frames_wanted(const engine *e, uint32_t tokens, uint64_t frame_b
     return pages > room ? pages + room : 2 * room;
 }
 
-/* --kv-memory, or min(25% of what is available, what max_seqs sequences of 2,048 tokens need, and
- * adapters). */
+/* What --gpu-memory-utilization leaves, now that weights and workspace are taken. */
+static uint64_t memory_left(const engine *e, const kern_memory *memory) {
+    float part = e->config.gpu_memory_utilization;
+    uint64_t ours = (uint64_t)((double)memory->total * (double)(part > 0 ? part : 0.9f));
+    uint64_t used = memory->total - memory->free;
+    return ours > used ? ours - used : 0;
+}
+
+/* --kv-memory; or what the device has left; or, in memory that is shared with others, min(25% of what is
+ * available, what max_seqs sequences of 2,048 tokens need, and adapters). */
 static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
+    kern_memory memory;
     if (c->kv_memory) return c->kv_memory;
+    e->ops->memory(e->dev, &memory);
+    if (!memory.shared) return memory_left(e, &memory);
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
     uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
-    uint64_t quarter = mem_available() / 4;
+    uint64_t quarter = memory.free / 4;
     return need < quarter ? need : quarter;
 }
 
@@ -152,6 +150,12 @@ static esp_code open_pages(engine *e, esp_error *err) {
     uint64_t useful = frames_wanted(e, e->config.max_context, frame);
     uint64_t fewest = 2ull * groups->count;
     if (pages > useful) pages = useful;
+    if (pages < fewest && !e->config.kv_memory && e->config.device == DEVICE_CUDA)
+        return esp_fail_field(err, ESP_EXHAUSTED, "--gpu-memory-utilization",
+                              "%llu bytes of the device's memory are left for keys and values, and "
+                              "at least %llu are needed; raise --gpu-memory-utilization, or lower "
+                              "--step-tokens",
+                              (unsigned long long)memory, (unsigned long long)(fewest * frame));
     if (pages < fewest)
         return esp_fail_field(err, ESP_INVALID, "--kv-memory",
                               "--kv-memory %llu: a page of this model takes %llu bytes and at "
@@ -325,7 +329,8 @@ static esp_code open_model(engine *e, model_file *file,
                            void (*progress)(void *, uint64_t, uint64_t), void *progress_arg,
                            esp_error *err) {
     const model_spec *spec = model_file_spec(file);
-    esp_code code = resolve_limits(e, spec, err);
+    esp_code code = device_choose(&e->config, err);
+    if (code == ESP_OK) code = resolve_limits(e, spec, err);
     if (code == ESP_OK) code = open_text(e, file, err);
     if (code == ESP_OK) code = open_device(e, err);
     if (code != ESP_OK) return code;
@@ -333,6 +338,8 @@ static esp_code open_model(engine *e, model_file *file,
                        .dev = e->dev,
                        .tokens_max = e->config.step_tokens,
                        .rows_max = most(e->config.max_seqs, MODEL_LOGITS_ROWS),
+                       .seqs_max = e->config.max_seqs,
+                       .no_adapters = !takes_adapters(&e->config),
                        .context_max = e->config.max_context,
                        .keep_pages = e->config.keep_pages,
                        .progress = progress,

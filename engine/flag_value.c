@@ -102,6 +102,21 @@ static bool matches(const flag_choice *c, const char *value) {
     return c->word[bytes - 1] == ':' ? !strncmp(c->word, value, bytes) : !strcmp(c->word, value);
 }
 
+/* What stands behind the choice's ':'; 0 for one without. */
+static esp_code set_number(const flag *f, const flag_choice *c, const char *source,
+                           const char *value, char *base, esp_error *err) {
+    uint64_t number = 0;
+    size_t bytes = strlen(c->word);
+    char wanted[80];
+    snprintf(wanted, sizeof wanted, "a number from 0 to %.0f behind %s", f->most, c->word);
+    if (c->word[bytes - 1] == ':' &&
+        (!read_u64(value + bytes, &number) || (double)number > f->most))
+        return bad(err, source, value, wanted);
+    uint32_t field = (uint32_t)number;
+    memcpy(base + f->number_offset, &field, sizeof field);
+    return ESP_OK;
+}
+
 static esp_code set_choice(const flag *f, const char *source, const char *value, char *base,
                            esp_error *err) {
     char wanted[200] = "";
@@ -110,7 +125,7 @@ static esp_code set_choice(const flag *f, const char *source, const char *value,
             if (c->later) return later(err, source, value);
             memcpy(base + f->offset, &c->value, sizeof c->value);
             if (f->also_offset) memcpy(base + f->also_offset, &c->also, sizeof c->also);
-            return ESP_OK;
+            return f->number_offset ? set_number(f, c, source, value, base, err) : ESP_OK;
         }
         if (c->later) continue;
         size_t used = strlen(wanted);

@@ -56,6 +56,8 @@ typedef struct flag {
     const flag_choice *choices;
     const char *only;
     size_t also_offset;  /* int that takes the choice's second value; 0 = none */
+    size_t
+        number_offset; /* uint32_t <= most: what stands behind a choice that ends in ':'; 0 = none */
     size_t given_offset; /* bool set to true when the option was given; 0 = none */
     bool required;
 } flag;

@@ -242,12 +242,11 @@ static void keep_token(engine *e, request *r, const sample_result *result, int64
     atomic_store_explicit(&r->published, r->output_count, memory_order_release);
 }
 
-static void ask_for_token(sample_row *row, const request *r, const float *logits) {
+static void ask_for_token(sample_row *row, const request *r) {
     row->policy = &r->policy;
     row->history = (sample_history){.tokens = r->tokens,
                                     .prompt_count = r->prompt_count,
                                     .count = r->prompt_count + r->output_count};
-    row->logits = logits;
     row->digest = r->row_digests ? &r->row_digests[r->output_count] : NULL;
 }
 
@@ -298,53 +297,100 @@ static void collect_embedding(engine *e, const sched_work *work, const float *ro
     engine_end_request(e, r, FINISH_STOP, NULL);
 }
 
-static void collect_embeddings(engine *e, const sched_plan *plan) {
-    if (e->batch.row_count == 0) return;
-    const float *rows = model_pooled(e->model);
+static esp_code collect_embeddings(engine *e, const sched_plan *plan, esp_error *err) {
+    if (e->batch.row_count == 0) return ESP_OK;
+    const float *rows;
+    esp_code code = model_pooled(e->model, &rows, err);
+    if (code != ESP_OK) return code;
     uint32_t width = model_get_spec(e->model)->hidden;
     int64_t now_us = clock_now_us();
     for (uint32_t i = 0; i < e->batch.row_count; i++)
         collect_embedding(e, &plan->work[e->row_work[i]], rows + (size_t)i * width, now_us);
+    return ESP_OK;
+}
+
+/* A token for each of these, by the device or here. */
+static esp_code pick_tokens(engine *e, uint32_t first, const sched_work *const *works,
+                            uint32_t count, esp_error *err) {
+    sample_row *rows = sample_rows_at(e->sampling);
+    const float *logits;
+    for (uint32_t i = 0; i < count; i++)
+        ask_for_token(&rows[i], works[i]->owner);
+    esp_code code = model_tokens(e->model, first, count, rows, &logits, err);
+    if (code != ESP_OK || !logits) return code;
+    for (uint32_t i = 0; i < count; i++)
+        rows[i].logits = logits + (size_t)i * e->model_vocab;
+    sample_rows_pick(e->sampling, count);
+    return ESP_OK;
+}
+
+static bool is_classifier(const request *r) {
+    return r->adapter && adapter_label_count(r->adapter);
 }
 
 /* A row of a classifier: its labels' logits, which is no row to pick a token from. That an adapter is one is
  * not known before it is read, so that some ask it for tokens. */
-static bool collect_scores(engine *e, const sched_work *work, const float *row, int64_t now_us) {
+static void collect_scores(engine *e, const sched_work *work, const float *row, int64_t now_us) {
     request *r = work->owner;
     esp_error error = {0};
-    if (!r->adapter || !adapter_label_count(r->adapter)) return false;
     if (r->classifies) {
         collect_embedding(e, work, row, now_us);
-        return true;
+        return;
     }
     sched_finish(e->sched, now_us, work->seq);
     engine_refuse_classifier(r, &error);
     engine_end_request(e, r, FINISH_ERROR, &error);
-    return true;
+}
+
+/* The same where some rows are classifiers', which end here; the works that want a token stay, *count of them. */
+static esp_code pick_beside_scores(engine *e, uint32_t first, const sched_work **works,
+                                   uint32_t *count, esp_error *err) {
+    sample_row *rows = sample_rows_at(e->sampling);
+    const float *logits;
+    uint32_t all = *count, asked = 0;
+    esp_code code = model_logits(e->model, first, all, &logits, err);
+    if (code != ESP_OK) return code;
+    int64_t now_us = clock_now_us();
+    for (uint32_t i = 0; i < all; i++) {
+        const float *row = logits + (size_t)i * e->model_vocab;
+        if (is_classifier(works[i]->owner)) {
+            collect_scores(e, works[i], row, now_us);
+            continue;
+        }
+        ask_for_token(&rows[asked], works[i]->owner);
+        rows[asked].logits = row;
+        works[asked++] = works[i];
+    }
+    *count = asked;
+    sample_rows_pick(e->sampling, asked);
+    return ESP_OK;
+}
+
+/* At most MODEL_LOGITS_ROWS rows, from `first` on. */
+static esp_code collect_some(engine *e, const sched_plan *plan, uint32_t first, uint32_t count,
+                             esp_error *err) {
+    const sample_row *picked = sample_rows_at(e->sampling);
+    const sched_work *works[MODEL_LOGITS_ROWS];
+    bool scores = false;
+    for (uint32_t i = 0; i < count; i++) {
+        works[i] = &plan->work[e->row_work[first + i]];
+        scores |= is_classifier(works[i]->owner);
+    }
+    esp_code code = scores ? pick_beside_scores(e, first, works, &count, err)
+                           : pick_tokens(e, first, works, count, err);
+    if (code != ESP_OK) return code;
+    int64_t now_us = clock_now_us();
+    for (uint32_t i = 0; i < count; i++)
+        collect_row(e, works[i], &picked[i], now_us);
+    return ESP_OK;
 }
 
 static esp_code collect_tokens(engine *e, const sched_plan *plan, esp_error *err) {
     uint32_t rows = e->batch.row_count;
-    sample_row *picked = sample_rows_at(e->sampling);
     for (uint32_t first = 0; first < rows; first += MODEL_LOGITS_ROWS) {
         uint32_t count = rows - first < MODEL_LOGITS_ROWS ? rows - first : MODEL_LOGITS_ROWS;
-        const float *logits;
-        esp_code code = model_logits(e->model, first, count, &logits, err);
+        esp_code code = collect_some(e, plan, first, count, err);
         if (code != ESP_OK) return code;
-        const sched_work *asked[MODEL_LOGITS_ROWS];
-        uint32_t asked_count = 0;
-        int64_t now_us = clock_now_us();
-        for (uint32_t i = 0; i < count; i++) {
-            const sched_work *work = &plan->work[e->row_work[first + i]];
-            const float *row = logits + (size_t)i * e->model_vocab;
-            if (collect_scores(e, work, row, now_us)) continue;
-            ask_for_token(&picked[asked_count], work->owner, row);
-            asked[asked_count++] = work;
-        }
-        sample_rows_pick(e->sampling, asked_count);
-        now_us = clock_now_us();
-        for (uint32_t i = 0; i < asked_count; i++)
-            collect_row(e, asked[i], &picked[i], now_us);
     }
     return ESP_OK;
 }
@@ -420,10 +466,7 @@ bool engine_step(engine *e) {
         code = model_forward(e->model, &e->batch, e->step_adapters, e->arena, &error);
         if (code == ESP_OK) {
             sched_computed(e->sched);
-            if (engine_embeds(e))
-                collect_embeddings(e, &plan);
-            else
-                code = collect_tokens(e, &plan, &error);
+            code = (engine_embeds(e) ? collect_embeddings : collect_tokens)(e, &plan, &error);
         }
     }
     if (code != ESP_OK) break_down(e, &error);

@@ -14,7 +14,7 @@
 
 static const struct {
     const char *name;
-    esp_code (*run)(int argc, char **argv, esp_error *err); /* NULL: not in this build yet */
+    esp_code (*run)(int argc, char **argv, esp_error *err);
     const char *summary;
 } commands[] = {
     {"serve", command_serve, "serve a model over gRPC until told to stop"},
@@ -31,26 +31,20 @@ static const struct {
     {"bench", command_bench, "measure speed and latency in process"},
     {"replay", command_replay, "run recorded requests again and compare bits"},
     {"adapter", command_adapter, "import, list, show and remove LoRA adapters"},
-    {"make-weights", NULL, NULL},
+    {"make-weights", command_make_weights, "write a random checkpoint of a published shape"},
 };
 enum { COMMAND_COUNT = sizeof commands / sizeof *commands };
 
 static void list_commands(void) {
     printf("Espalier serves small language models.\n\nusage: espalier COMMAND [options]\n\n");
     for (int i = 0; i < COMMAND_COUNT; i++)
-        if (commands[i].run) printf("  %-12s%s\n", commands[i].name, commands[i].summary);
+        printf("  %-14s%s\n", commands[i].name, commands[i].summary);
     printf("\nespalier COMMAND --help tells a command's options; espalier --version the build.\n");
 }
 
 static int run_command(int argc, char **argv) {
     for (int i = 0; i < COMMAND_COUNT; i++) {
         if (strcmp(argv[1], commands[i].name)) continue;
-        if (!commands[i].run) {
-            fprintf(stderr,
-                    "espalier: %s is not in this build yet; espalier --help lists what is\n",
-                    argv[1]);
-            return EX_UNAVAILABLE;
-        }
         esp_error err = {0};
         esp_code code = commands[i].run(argc - 2, argv + 2, &err);
         if (code != ESP_OK) fprintf(stderr, "espalier %s: %s\n", argv[1], err.message);

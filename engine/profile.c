@@ -6,6 +6,7 @@
 
 #include "engine/base/batch.h"
 #include "engine/base/pool.h"
+#include "engine/device.h"
 
 void profile_print(const kern_ops *ops, const kern_device *dev, const esp_dtype *quantize,
                    char out[PROFILE_BYTES_MAX]) {
@@ -14,14 +15,16 @@ void profile_print(const kern_ops *ops, const kern_device *dev, const esp_dtype 
 }
 
 esp_code profile_of_auto(char out[PROFILE_BYTES_MAX], esp_error *err) {
-    bool cpu = kern_cpu_best_level() != LEVEL_AUTO;
-    const kern_ops *ops = cpu ? &kern_cpu : &kern_ref;
+    model_config config = {.device = DEVICE_AUTO};
     thread_pool *pool = NULL;
     kern_device *dev = NULL;
-    esp_code code = pool_open(&pool, 1, err); /* the profile does not depend on the thread count */
+    esp_code code = device_choose(&config, err);
+    /* The profile does not depend on the thread count. */
+    if (code == ESP_OK) code = pool_open(&pool, 1, err);
     if (code != ESP_OK) return code;
+    const kern_ops *ops = device_ops(config.device);
     kern_options options = {
-        .pool = pool, .kv_dtype = cpu ? DT_BF16 : DT_F32, .tokens_max = KV_PAGE_TOKENS};
+        .pool = pool, .kv_dtype = config.kv_dtype, .tokens_max = KV_PAGE_TOKENS};
     code = ops->open(&dev, &options, err);
     if (code == ESP_OK) {
         profile_print(ops, dev, NULL, out);

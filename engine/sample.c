@@ -208,16 +208,24 @@ static int32_t pick_from_all(const sample_scratch *s, double sum, double u) {
     return last_of_all(s->weights, end);
 }
 
-/* Candidates for top-k, with the sum of their weights. */
+/* Candidates for top-k, with their weights. */
 static uint32_t take_top_k(sample_scratch *s, const float *scores, const sample_policy *p,
-                           float best, double *sum) {
+                           float best) {
     uint32_t count = select_best(s->heap, scores, s->vocab, p->top_k);
-    *sum = 0;
     for (uint32_t i = 0; i < count; i++) {
         candidate *c = &s->heap[i];
-        *sum += sample_weights(&c->score, 1, best, p->temperature, &c->weight, NULL);
+        sample_weights(&c->score, 1, best, p->temperature, &c->weight, NULL);
     }
     return count;
+}
+
+/* Best first, as the head is walked: an order that no way of finding the candidates changes. */
+static double sum_of_weights(candidate *heap, uint32_t count) {
+    double sum = 0;
+    heapify(heap, count, BEST_ON_TOP);
+    while (count > 0)
+        sum += (double)pop_best(heap, &count)->weight;
+    return sum;
 }
 
 /* Of a weight that is taken: at least `least` and min_p, and more than nothing; as what it must be
@@ -262,10 +270,11 @@ static int32_t pick_random(sample_scratch *s, const sample_policy *p, const floa
                            float best, double u) {
     float top_p = p->top_p == 0 ? 1 : p->top_p;
     bool top_k = p->top_k > 0 && p->top_k < s->vocab;
-    double sum;
+    double sum = 0;
     uint32_t count;
     if (top_k) {
-        count = take_top_k(s, scores, p, best, &sum);
+        count = take_top_k(s, scores, p, best);
+        if (top_p != 1) sum = sum_of_weights(s->heap, count);
     } else {
         sum = sample_weights(scores, s->vocab, best, p->temperature, s->weights, s->sums);
         if (top_p == 1 && p->min_p == 0) return pick_from_all(s, sum, u);
@@ -299,10 +308,7 @@ esp_code sample_pick(sample_scratch *scratch, const sample_policy *policy,
     memset(out, 0, sizeof *out);
     int32_t likeliest = sample_argmax(logits, scratch->vocab);
     if (likeliest < 0)
-        return esp_fail(err, ESP_INTERNAL,
-                        "the model gave no finite logit at position %u; the weights are damaged or "
-                        "this build computes them wrongly",
-                        position);
+        return esp_fail(err, ESP_INTERNAL, SAMPLE_NOTHING_FINITE, position);
     const float *scores = adjusted_scores(scratch, policy, history, logits);
     out->id = scores == logits ? likeliest : sample_argmax(scores, scratch->vocab);
     if (policy->temperature > 0)

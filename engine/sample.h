@@ -15,53 +15,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine/base/status.h"
+#include "engine/base/sampling.h"
 
 enum {
-    SAMPLE_LOGPROBS_MAX = 20,  /* top_logprobs */
-    SAMPLE_BIAS_MAX = 1024,    /* logit_bias entries */
     SAMPLE_STOP_MAX = 16,      /* stop strings */
     SAMPLE_STOP_BYTES_MAX = 256,
 };
-
-typedef struct sample_bias {
-    int32_t id;
-    float bias; /* added to the logit; -100..100 */
-} sample_bias;
-
-/* All-zero means: greedy, no penalties (repetition_penalty 0 is read as 1, top_p 0 as 1). */
-typedef struct sample_policy {
-    float temperature;        /* 0 = greedy; 0..10 */
-    uint32_t top_k;           /* 0 = off */
-    float top_p;              /* (0,1]; 1 = off */
-    float min_p;              /* [0,1]; 0 = off: keep p >= min_p * max p */
-    float repetition_penalty; /* (0,10]; 1 = off: logit>0 ? l/p : l*p over prompt and output tokens (CTRL) */
-    float presence_penalty;   /* [-2,2]: subtracted once per token that occurs in the output */
-    float frequency_penalty;  /* [-2,2]: subtracted times its count in the output */
-    uint64_t seed;
-    uint32_t bias_count;
-    const sample_bias *bias; /* the request's */
-    uint32_t top_logprobs;   /* 0..SAMPLE_LOGPROBS_MAX alternatives wanted */
-    bool logprobs;           /* the picked token's logprob wanted */
-} sample_policy;
-
-typedef struct sample_logprob {
-    int32_t id;
-    float logprob;
-} sample_logprob;
-
-typedef struct sample_result {
-    int32_t id;
-    float logprob; /* 0 unless policy.logprobs or top_logprobs */
-    uint32_t top_count;
-    sample_logprob top[SAMPLE_LOGPROBS_MAX]; /* best first; ties by lower id */
-} sample_result;
-
-/* The tokens penalties look at. */
-typedef struct sample_history {
-    const int32_t *tokens; /* prompt then output */
-    uint32_t prompt_count, count;
-} sample_history;
 
 typedef struct sample_scratch sample_scratch;
 ESP_CHECKED esp_code sample_scratch_open(sample_scratch **out, uint32_t vocab, esp_error *err);

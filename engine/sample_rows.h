@@ -10,18 +10,6 @@
 
 struct thread_pool;
 
-typedef struct sample_row {
-    /* In. */
-    const sample_policy *policy;
-    sample_history history; /* the token picked is the next one */
-    const float *logits;    /* [vocab] */
-    uint64_t *digest;       /* gets XXH3 (64 bits) of the logits; NULL: not wanted */
-    /* Out. */
-    esp_code code; /* of sample_pick */
-    sample_result result;
-    esp_error error;
-} sample_row;
-
 typedef struct sample_rows sample_rows;
 ESP_CHECKED esp_code sample_rows_open(sample_rows **out, struct thread_pool *pool, uint32_t vocab,
                                       uint32_t rows_max, esp_error *err);

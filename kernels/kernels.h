@@ -7,8 +7,10 @@
  * nor on the thread count: fixed shapes, fixed order of every sum, no atomics on floats.
  *
  * Memory   `void *` buffers come from alloc and hold elements of one kern_kind; only the backend knows
- *          their layout in bytes. On ref and cpu they are host memory.
- * Thread   one owner thread per device calls everything.
+ *          their layout in bytes. They need not be host memory: upload, download and view lead there.
+ *          What an op's comment calls host (ids, rows, the batch) is read before the op returns.
+ * Steps    the ops of one forward pass stand between step_begin and step_end; others stand alone.
+ * Thread   one owner thread per device calls everything but what says "any thread".
  * Errors   open, alloc and pack can fail; ops assert their shapes and cannot, device faults are sticky and
  *          come from sync. */
 // SPDX-License-Identifier: Apache-2.0
@@ -21,6 +23,7 @@
 
 #include "engine/base/batch.h"
 #include "engine/base/quant.h"
+#include "engine/base/sampling.h"
 #include "engine/base/status.h"
 
 struct thread_pool;
@@ -48,7 +51,38 @@ typedef struct kern_options {
     esp_dtype kv_dtype;       /* DT_BF16 or DT_F32; ref takes DT_F32 only */
     kern_activations activations;
     uint32_t tokens_max;      /* most tokens of a batch: sizes the workspace, taken at open */
+    uint32_t index;           /* which of the backend's devices; ref and cpu have one */
+    bool no_replay; /* every step calls its ops (kern_step.repeats); tests compare both ways */
 } kern_options;
+
+/* The memory that alloc takes from. */
+typedef struct kern_memory {
+    uint64_t free, total; /* bytes */
+    bool shared;          /* with everything else on this machine: it is host memory */
+} kern_memory;
+
+/* The most that a model's steps will be. */
+typedef struct kern_reserve {
+    uint32_t tokens, seqs, rows; /* rows: batch->row_count */
+    uint32_t groups, table_stride;
+    uint32_t heads, kv_heads, head_dim;
+    /* Of linears that adapters touch: most outputs at once (tokens times rows of all matrices) and most
+     * inputs; 0: no step has adapters. */
+    uint64_t lora_outputs;
+    uint32_t lora_cols;
+    uint32_t logit_rows, vocab; /* of kern_sample; 0: none comes */
+} kern_reserve;
+
+/* One forward pass. */
+typedef struct kern_step {
+    const step_batch *batch; /* not changed until step_end */
+    /* Some sequence has an adapter; then the linears of all steps that have are called with segments or
+     * without, as it happens. */
+    bool adapters;
+    /* The step's ops are the same, in the same order and over the same buffers, as those of every such
+     * step of equal counts and equal `adapters`, but for the contents of the batch and for segments. */
+    bool repeats;
+} kern_step;
 
 typedef struct kern_matrix_desc {
     esp_dtype dtype;
@@ -186,6 +220,7 @@ static inline kern_lora kern_lora_of(const kern_lora_desc *desc, size_t piece_ma
                                      void *const *pieces) {
     kern_lora lora = {.cols = desc->cols,
                       .part_count = desc->part_count,
+                      .part = {{0, 0, 0, false, false}},
                       .piece_max = piece_max,
                       .pieces = pieces};
     for (uint32_t i = 0; i < desc->part_count; i++) {
@@ -278,6 +313,13 @@ typedef struct kern_pool_states {
     void *out; /* [batch->row_count, width] F32 */
 } kern_pool_states;
 
+/* A token for each row of logits: what engine/sample.h's sample_pick says, to the last bit of the id. */
+typedef struct kern_sample {
+    const void *logits; /* [row_count, vocab] F32 */
+    uint32_t row_count, vocab;
+    sample_row *rows; /* [row_count] host; `logits` of a row is not read */
+} kern_sample;
+
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu" */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
@@ -294,6 +336,18 @@ typedef struct kern_ops {
     void (*release)(kern_device *dev, void *memory, size_t bytes);
     void (*upload)(kern_device *dev, void *to, const void *from_host, size_t bytes);
     void (*download)(kern_device *dev, void *to_host, const void *from, size_t bytes);
+    /* What lies at from, as host memory: from itself, or a copy in `room` (host_take, as many bytes). Waits
+     * for the ops that write it. */
+    const void *(*view)(kern_device *dev, const void *from, size_t bytes, void *room);
+    /* Zeroed host memory that copies to and from the device are fast with and that ops may read as if it
+     * were the device's, if slowly; NULL: there is none. 64-byte aligned. Any thread. */
+    void *(*host_take)(const kern_device *dev, size_t bytes);
+    void (*host_give)(const kern_device *dev, void *memory, size_t bytes);
+    /* upload beside the ops that run, which touch none of it; any thread, one at a time. Done on return. */
+    void (*upload_beside)(kern_device *dev, void *to, const void *from_host, size_t bytes);
+    void (*memory)(const kern_device *dev, kern_memory *out);
+    /* Takes what a step needs besides, so that none has to; at most once, outside of steps. */
+    ESP_CHECKED esp_code (*reserve)(kern_device *dev, const kern_reserve *most, esp_error *err);
 
     /* Copies and packs; desc->data may go away afterwards. Uses the pool. */
     ESP_CHECKED esp_code (*pack)(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
@@ -320,12 +374,21 @@ typedef struct kern_ops {
     /* Bytes of one frame of this shape; a multiple of 64. */
     size_t (*frame_bytes)(const kern_device *dev, const kern_kv_shape *shape);
 
+    /* false: the step is one that the device remembers, and no op is to be called. step_end follows
+     * either way, before anything else is done with the device. */
+    bool (*step_begin)(kern_device *dev, const kern_step *step);
+    /* false: nothing was computed; all of it once more, from step_begin on. */
+    bool (*step_end)(kern_device *dev);
+
     void (*embed)(kern_device *dev, const kern_embed *op);
     void (*norm)(kern_device *dev, const kern_norm *op);
     void (*linear)(kern_device *dev, const kern_linear *op);
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
     void (*attention)(kern_device *dev, const kern_attention *op);
     void (*pool_states)(kern_device *dev, const kern_pool_states *op);
+    /* Picks and waits, not within a step; false: the device leaves that to the host, which has the logits or
+     * has to have a digest of them. */
+    bool (*sample)(kern_device *dev, const kern_sample *op);
 
     /* Waits for all ops; the first device fault since open, for ever after. */
     ESP_CHECKED esp_code (*sync)(kern_device *dev, esp_error *err);
@@ -333,6 +396,11 @@ typedef struct kern_ops {
 
 extern const kern_ops kern_ref;
 extern const kern_ops kern_cpu;
+/* In no library of this folder: a program links esp_cuda, whose open may say what is missing. */
+extern const kern_ops kern_cuda;
+/* CUDA devices that can be opened here; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where
+ * the build has no CUDA at all. */
+uint32_t kern_cuda_count(esp_error *why);
 
 /* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
 bool kern_image_is_sane(const kern_image *image);

@@ -2,14 +2,25 @@
  *
  * An update is some runs, one behind the other: arrays of units that are never cut, with `pad` bytes behind the
  * last unit of each piece that kernels may read. A run begins at a multiple of 64 bytes in the piece where the run
- * before ended, if one unit of it fits there still; so all pieces but the last are nearly full. */
+ * before ended, if one unit of it fits there still; so all pieces but the last are nearly full. Backends that keep
+ * values as bf16 round them alike (lora_bf16). */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_LORA_RUN_H
 #define ESPALIER_LORA_RUN_H
 
 #include <string.h>
 
+#include "engine/base/quant.h"
 #include "kernels/kernels.h"
+
+/* To the nearest bf16 that is finite, ties to even; of finite values, and without a branch. */
+static inline uint16_t lora_bf16(float value) {
+    const uint32_t largest = 0x7f7f;
+    uint32_t bits = bits_of_f32(value), size = bits & 0x7fffffff;
+    size = (size + 0x7fff + ((size >> 16) & 1)) >> 16;
+    size = size < largest ? size : largest;
+    return (uint16_t)((bits >> 16 & 0x8000) | size);
+}
 
 typedef struct lora_run {
     uint32_t units, unit_bytes, pad;

@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 25 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 34 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -119,6 +119,9 @@ static void timed_pool_states(kern_device *dev, const kern_pool_states *op) {
 static void pass_close(kern_device *dev) {
     if (dev) dev->real->close(dev->inner);
 }
+static bool pass_sample(kern_device *dev, const kern_sample *op) {
+    return dev->real->sample(dev->inner, op);
+}
 static const char *pass_profile(const kern_device *dev) { return dev->real->profile(dev->inner); }
 static const char *pass_layout(const kern_device *dev) { return dev->real->layout(dev->inner); }
 static size_t pass_element_bytes(const kern_device *dev, kern_kind kind) {
@@ -136,6 +139,31 @@ static void pass_upload(kern_device *dev, void *to, const void *from_host, size_
 static void pass_download(kern_device *dev, void *to_host, const void *from, size_t bytes) {
     dev->real->download(dev->inner, to_host, from, bytes);
 }
+static const void *pass_view(kern_device *dev, const void *from, size_t bytes, void *room) {
+    return dev->real->view(dev->inner, from, bytes, room);
+}
+static void *pass_host_take(const kern_device *dev, size_t bytes) {
+    return dev->real->host_take(dev->inner, bytes);
+}
+static void pass_host_give(const kern_device *dev, void *memory, size_t bytes) {
+    dev->real->host_give(dev->inner, memory, bytes);
+}
+static void pass_upload_beside(kern_device *dev, void *to, const void *from_host, size_t bytes) {
+    dev->real->upload_beside(dev->inner, to, from_host, bytes);
+}
+static void pass_memory(const kern_device *dev, kern_memory *out) {
+    dev->real->memory(dev->inner, out);
+}
+static esp_code pass_reserve(kern_device *dev, const kern_reserve *most, esp_error *err) {
+    return dev->real->reserve(dev->inner, most, err);
+}
+/* A step that is replayed has no ops to time: all are called. */
+static bool pass_step_begin(kern_device *dev, const kern_step *step) {
+    kern_step called = *step;
+    called.repeats = false;
+    return dev->real->step_begin(dev->inner, &called);
+}
+static bool pass_step_end(kern_device *dev) { return dev->real->step_end(dev->inner); }
 static esp_code pass_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                           esp_error *err) {
     return dev->real->pack(dev->inner, desc, out, err);
@@ -182,6 +210,12 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .release = pass_release,
         .upload = pass_upload,
         .download = pass_download,
+        .view = pass_view,
+        .host_take = pass_host_take,
+        .host_give = pass_host_give,
+        .upload_beside = pass_upload_beside,
+        .memory = pass_memory,
+        .reserve = pass_reserve,
         .pack = pass_pack,
         .image = real->image,
         .open_image = pass_open_image,
@@ -190,12 +224,15 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .lora_pieces = pass_lora_pieces,
         .lora_pack = pass_lora_pack,
         .frame_bytes = pass_frame_bytes,
+        .step_begin = pass_step_begin,
+        .step_end = pass_step_end,
         .embed = timed_embed,
         .norm = timed_norm,
         .linear = timed_linear,
         .rope_store = timed_rope_store,
         .attention = timed_attention,
         .pool_states = timed_pool_states,
+        .sample = pass_sample,
         .sync = pass_sync,
     };
     *ops = &t->ops;

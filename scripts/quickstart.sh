@@ -51,9 +51,10 @@ port_is_free() {
 }
 
 build_server() {
-    # Tests are left out of a tree that is new; one that scripts/test.sh made keeps them.
+    # Tests are left out of a tree that is new, and CUDA kernels, which take minutes, where no device is; a
+    # tree that scripts/test.sh made keeps them.
     if [ ! -f "$ROOT/build/release/CMakeCache.txt" ]; then
-        configure_preset release -DESPALIER_TESTS=OFF
+        configure_preset release -DESPALIER_TESTS=OFF "-DESPALIER_CUDA=$([ -e /dev/nvidia0 ] && echo AUTO || echo OFF)"
     elif [ ! -f "$ROOT/build/release/build.ninja" ]; then
         configure_preset release
     fi
@@ -125,7 +126,7 @@ main() {
     parse_flags "$@"
     port_is_free grpc "$GRPC"
     [ "$HTTP" = off ] || port_is_free http "$HTTP"
-    install_packages build fetch
+    install_packages build server fetch
     build_server
     fetch_model ||
         fail "the model could not be downloaded (see build/logs/fetch-model.log): pip found no registry; set PIP_INDEX_URL, or put $MODEL_FILE into $CACHE/models/"

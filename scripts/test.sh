@@ -38,13 +38,20 @@ collect_templates() {
         say "tests of some chat templates will be skipped: not there (see build/logs/chat-templates.log)"
 }
 
+# Only a build with CUDA kernels has something to disassemble.
+bring_disassembler() {
+    command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ] || return 0
+    "$ROOT/scripts/fetch_disassembler.sh" ||
+        say "the test of the kernels' instructions will be skipped: not downloaded (see build/logs/venv-sass.log)"
+}
+
 build_all() {
     local preset
     for preset in "$@"; do
         # Once configured, ninja itself calls cmake again when it must.
         if ! grep -qs '^ESPALIER_TESTS:BOOL=ON' "$ROOT/build/$preset/CMakeCache.txt" ||
             [ ! -f "$ROOT/build/$preset/build.ninja" ]; then
-            configure_preset "$preset" -DESPALIER_TESTS=ON
+            configure_preset "$preset" -DESPALIER_TESTS=ON -DESPALIER_CUDA=AUTO
         fi
         build_preset "$preset"
     done
@@ -57,11 +64,12 @@ main() {
         configuration=()
         shift
     fi
-    install_packages build fetch test
+    install_packages build server fetch test
     install_client
     fetch_encoder || say "tests of the real encoder will be skipped: not downloaded (see build/logs/fetch-encoder.log)"
     fetch_model || say "tests of the real model will be skipped: not downloaded (see build/logs/fetch-model.log)"
     ESPALIER_CACHE="$CACHE" collect_templates
+    bring_disassembler
     "$ROOT/scripts/fetch_models.sh"
     build_all "${presets[@]}"
     say "running ctest"

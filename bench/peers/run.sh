@@ -54,7 +54,7 @@ main() {
     local given llama= vllm= bf16=
     given="$(value_of --peers "$@")"
     PEERS="${given:-$PEERS}"
-    install_packages build fetch test >&2
+    install_packages build server fetch test >&2
     build_ours >&2
     fetch_model >&2 || fail "the model could not be downloaded (see build/logs/fetch-model.log)"
     "$ROOT/scripts/fetch_models.sh" >&2

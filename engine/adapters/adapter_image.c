@@ -64,7 +64,8 @@ static bool take(adapter_image *image, uint64_t bytes) {
 void image_drop(adapter_image *image) {
     for (uint32_t i = 0; i < image->frame_count; i++) {
         if (!image->frames[i].at) continue;
-        mem_unmap(image->frames[i].at, image->options.frame_bytes);
+        image->options.ops->host_give(image->options.dev, image->frames[i].at,
+                                      image->options.frame_bytes);
         image->frames[i].at = NULL;
         give(image, image->options.frame_bytes);
     }
@@ -99,7 +100,7 @@ static esp_code add_frame(adapter_image *image, esp_error *err) {
         return esp_fail_field(err, ESP_EXHAUSTED, "--adapter-memory",
                               "no room for the adapter in the memory for adapters; unload others "
                               "or raise --adapter-memory");
-    uint8_t *at = mem_map(o->frame_bytes);
+    uint8_t *at = o->ops->host_take(o->dev, o->frame_bytes);
     if (!at) {
         give(image, o->frame_bytes);
         return esp_fail(err, ESP_EXHAUSTED, "no memory for the adapter");

@@ -245,7 +245,8 @@ static void do_copy(adapters *a, adapter *ad) {
         size_t bytes;
         const void *from = image_frame(ad->image, i, &bytes);
         wait_for_pace(a);
-        memcpy((uint8_t *)a->options.arena + ad->frames[i] * a->frame_bytes, from, bytes);
+        void *to = (uint8_t *)a->options.arena + ad->frames[i] * a->frame_bytes;
+        a->options.ops->upload_beside(a->options.dev, to, from, bytes);
         pace(a, bytes);
     }
     image_point_at(ad->image, a->options.arena, ad->frames);

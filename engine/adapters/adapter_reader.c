@@ -28,11 +28,22 @@ static esp_code open_packer(file_reader *reader, esp_error *err) {
     return reader->options.ops->open(&reader->packer, &o, err);
 }
 
+/* Another device computes with the matrix: it is whole once the packer has been waited for. */
+static esp_code wait_for_packer(file_reader *reader, kern_matrix **matrix, esp_error *err) {
+    const kern_ops *ops = reader->options.ops;
+    esp_code code = ops->sync(reader->packer, err);
+    if (code == ESP_OK) return ESP_OK;
+    ops->matrix_close(reader->packer, *matrix);
+    *matrix = NULL;
+    return code;
+}
+
 static esp_code pack_whole(file_reader *reader, const kern_matrix_desc *desc, kern_matrix **out,
                            esp_error *err) {
     pthread_mutex_lock(&reader->lock);
     esp_code code = open_packer(reader, err);
     if (code == ESP_OK) code = reader->options.ops->pack(reader->packer, desc, out, err);
+    if (code == ESP_OK) code = wait_for_packer(reader, out, err);
     pthread_mutex_unlock(&reader->lock);
     return code;
 }

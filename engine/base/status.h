@@ -63,7 +63,7 @@ const char *esp_code_name(esp_code code);
 /* sysexits.h status for a command that ended with this code (65 for bad data, 64 for usage, ...). */
 int esp_exit_status(esp_code code);
 
-_Noreturn void esp_assert_failed(const char *expression, const char *file, int line);
+__attribute__((noreturn)) void esp_assert_failed(const char *expression, const char *file, int line);
 
 #define ESP_ASSERT(expression)                                                                     \
     ((expression) ? (void)0 : esp_assert_failed(#expression, __FILE__, __LINE__))

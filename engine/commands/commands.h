@@ -34,6 +34,7 @@ esp_code command_inspect(int argc, char **argv, esp_error *err);
 esp_code command_bench(int argc, char **argv, esp_error *err);
 esp_code command_replay(int argc, char **argv, esp_error *err);
 esp_code command_adapter(int argc, char **argv, esp_error *err);
+esp_code command_make_weights(int argc, char **argv, esp_error *err);
 
 /* Reads the options into target. *go is false when there is nothing more to do: --help was printed,
  * or the code says why. */

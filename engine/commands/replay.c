@@ -78,6 +78,7 @@ static void add_profile(words *w, const char *profile, device_kind asked) {
     snprintf(w->text, sizeof w->text, "%s", profile);
     char *rest = w->text, *part = strsep(&rest, ",");
     bool ref = !strcmp(part, "ref") || asked == DEVICE_REF;
+    if (!strncmp(part, "cuda:", 5)) part[4] = 0; /* what stands behind is no choice of ours */
     add_word(w, "--device", part);
     while ((part = strsep(&rest, ",")))
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {

@@ -249,14 +249,7 @@ static void pool(model *m, const step_batch *batch) {
                                                     .out = m->pooled});
 }
 
-esp_code model_forward(model *m, const step_batch *batch, const model_adapter *const *adapters,
-                       void *arena, esp_error *err) {
-    const kern_ops *ops = m->options.ops;
-    kern_device *dev = m->options.dev;
-    ESP_ASSERT(batch->token_count <= m->options.tokens_max);
-    ESP_ASSERT(batch->row_count <= m->options.rows_max);
-
-    segments_plan(&m->segments, batch, adapters);
+static void layers(model *m, const step_batch *batch, void *arena) {
     embed(m, batch);
     for (uint32_t i = 0; i < m->spec.layers; i++) {
         attention(m, &m->layers[i], i, batch, arena);
@@ -266,12 +259,40 @@ esp_code model_forward(model *m, const step_batch *batch, const model_adapter *c
         pool(m, batch);
     else if (batch->row_count)
         norm(m, m->x, batch->rows, batch->row_count, m->final_norm, m->picked);
-    return ops->sync(dev, err);
 }
 
-const float *model_pooled(const model *m) {
+/* Embeddings that adapters bring cut a batch where they happen to stand. */
+static bool brings_embedding(const adapter_runs *runs) {
+    for (uint32_t i = 0; i < runs->count; i++)
+        if (runs->at[i].adapter && runs->at[i].adapter->embedding) return true;
+    return false;
+}
+
+esp_code model_forward(model *m, const step_batch *batch, const model_adapter *const *adapters,
+                       void *arena, esp_error *err) {
+    const kern_ops *ops = m->options.ops;
+    kern_device *dev = m->options.dev;
+    ESP_ASSERT(batch->token_count <= m->options.tokens_max);
+    ESP_ASSERT(batch->row_count <= m->options.rows_max);
+
+    segments_plan(&m->segments, batch, adapters);
+    m->row_count = batch->row_count;
+    const adapter_runs *runs = &m->segments.tokens;
+    kern_step step = {
+        .batch = batch, .adapters = runs->count > 0, .repeats = !brings_embedding(runs)};
+    do
+        if (ops->step_begin(dev, &step)) layers(m, batch, arena);
+    while (!ops->step_end(dev));
+    /* Who takes rows waits for them. */
+    return batch->row_count ? ESP_OK : ops->sync(dev, err);
+}
+
+esp_code model_pooled(model *m, const float **rows, esp_error *err) {
     ESP_ASSERT(m->pooled);
-    return m->pooled; /* ref and cpu buffers are host memory */
+    const kern_ops *ops = m->options.ops;
+    size_t bytes = (size_t)m->row_count * m->spec.hidden * sizeof(float);
+    *rows = ops->view(m->options.dev, m->pooled, bytes, m->seen);
+    return ops->sync(m->options.dev, err);
 }
 
 /* Rows [first, first + count) by one output matrix, into the logits from row `to` on. */
@@ -320,8 +341,8 @@ static const model_adapter *adapter_of_row(const model *m, uint32_t row) {
     return NULL;
 }
 
-esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
-                      esp_error *err) {
+/* Of rows [first, first + count), each by its own output matrix. */
+static void make_logits(model *m, uint32_t first, uint32_t count) {
     ESP_ASSERT(m->output && count <= MODEL_LOGITS_ROWS && first + count <= m->options.rows_max);
     const kern_matrix *output;
     for (uint32_t at = first, end; at < first + count; at = end) {
@@ -329,6 +350,26 @@ esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **lo
         const model_adapter *a = adapter_of_row(m, at);
         (a && a->score ? scores_by : logits_by)(m, output, at, end - at, at - first);
     }
-    *logits = m->logits; /* ref and cpu buffers are host memory */
+}
+
+static esp_code view_logits(model *m, uint32_t count, const float **logits, esp_error *err) {
+    size_t bytes = (size_t)count * m->spec.vocab * sizeof(float);
+    *logits = m->options.ops->view(m->options.dev, m->logits, bytes, m->seen);
     return m->options.ops->sync(m->options.dev, err);
+}
+
+esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
+                      esp_error *err) {
+    make_logits(m, first, count);
+    return view_logits(m, count, logits, err);
+}
+
+esp_code model_tokens(model *m, uint32_t first, uint32_t count, sample_row *rows,
+                      const float **logits, esp_error *err) {
+    kern_sample op = {
+        .logits = m->logits, .row_count = count, .vocab = m->spec.vocab, .rows = rows};
+    make_logits(m, first, count);
+    *logits = NULL;
+    if (m->options.ops->sample(m->options.dev, &op)) return m->options.ops->sync(m->options.dev, err);
+    return view_logits(m, count, logits, err);
 }

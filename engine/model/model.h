@@ -67,11 +67,13 @@ typedef enum model_packs {
 
 typedef struct model_options {
     const kern_ops *ops;
-    kern_device *dev;     /* borrowed */
-    uint32_t tokens_max;  /* T of the largest batch */
-    uint32_t rows_max;    /* R of the largest batch */
-    uint32_t context_max; /* positions for which rope is prepared */
-    bool keep_pages;      /* window layers keep all their pages: one page group */
+    kern_device *dev;      /* borrowed */
+    uint32_t tokens_max;   /* T of the largest batch */
+    uint32_t rows_max;     /* R of the largest batch */
+    uint32_t seqs_max;     /* S of the largest batch; 0: tokens_max */
+    bool no_adapters;      /* no step has one */
+    uint32_t context_max;  /* positions for which rope is prepared */
+    bool keep_pages;       /* window layers keep all their pages: one page group */
     /* --quantize: 16- and 32-bit matrices become DT_Q8_0 or DT_Q4_K. */
     bool quantize;
     esp_dtype quantize_to;
@@ -117,7 +119,7 @@ typedef struct model_adapter {
 /* Most rows whose logits are computed at once; bounds the logits buffer. */
 enum { MODEL_LOGITS_ROWS = 64 };
 
-/* Runs the batch through all layers. adapters: what batch->seq_adapter indexes; NULL when no sequence has
+/* Runs the batch through all layers; a device fault may be told only by what is called for its rows. adapters: what batch->seq_adapter indexes; NULL when no sequence has
  * one. Sequences of one adapter that stand side by side are computed as one segment: who orders them so
  * saves time; the results are the same. arena is the pages' memory (kern_ops.alloc). Allocates nothing. */
 ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch,
@@ -130,8 +132,13 @@ ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch,
 ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
                                   esp_error *err);
 
+/* The same rows' tokens, where the device picks: rows[i] has row first + i's, and *logits is NULL. Else *logits is as
+ * model_logits gives it, and it is the caller who picks. */
+ESP_CHECKED esp_code model_tokens(model *m, uint32_t first, uint32_t count, sample_row *rows,
+                                  const float **logits, esp_error *err);
+
 /* The vectors of the batch last run, by a model whose spec says how to pool: row i of the batch's rows,
- * [row_count, hidden] float32 in host memory of the model's, valid until the next call. */
-const float *model_pooled(const model *m);
+ * *rows [row_count, hidden] float32 in host memory of the model's, valid until the next call. */
+ESP_CHECKED esp_code model_pooled(model *m, const float **rows, esp_error *err);
 
 #endif

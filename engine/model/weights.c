@@ -325,6 +325,37 @@ static esp_code take_workspace(model *m, esp_error *err) {
     return code;
 }
 
+static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
+/* What the steps will need besides: the device's own workspace, and host memory for rows to be read. */
+static esp_code reserve(model *m, esp_error *err) {
+    const model_spec *s = &m->spec;
+    const model_options *o = &m->options;
+    uint64_t q_width = (uint64_t)s->heads * s->head_dim;
+    uint64_t qkv_width = q_width + 2ull * s->kv_heads * s->head_dim;
+    uint64_t logits = (uint64_t)MODEL_LOGITS_ROWS * s->vocab;
+    kern_reserve at_most = {
+        .tokens = o->tokens_max,
+        .seqs = o->seqs_max ? o->seqs_max : o->tokens_max,
+        .rows = o->rows_max,
+        .groups = m->groups.count,
+        .table_stride = (o->context_max + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS,
+        .heads = s->heads,
+        .kv_heads = s->kv_heads,
+        .head_dim = s->head_dim,
+        .lora_outputs = most(o->tokens_max * most(qkv_width, 2ull * s->intermediate), logits),
+        .lora_cols = (uint32_t)most(most(s->hidden, q_width), s->intermediate),
+    };
+    if (o->no_adapters) at_most.lora_outputs = 0;
+    if (m->logits) at_most.logit_rows = MODEL_LOGITS_ROWS, at_most.vocab = s->vocab;
+    m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : logits) * sizeof(float);
+    m->seen = o->ops->host_take(o->dev, m->seen_bytes);
+    if (!m->seen)
+        return esp_fail(err, ESP_EXHAUSTED, "model: no memory for %llu bytes of results",
+                        (unsigned long long)m->seen_bytes);
+    return o->ops->reserve(o->dev, &at_most, err);
+}
+
 /* --- packs ----------------------------------------------------------------------------------- */
 
 /* Packing that takes less of a start is not worth a file as large as the model. */
@@ -404,6 +435,7 @@ esp_code model_open(model **out, model_file *file, const model_options *options,
     esp_code code = load(m, file, err);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);
+    if (code == ESP_OK) code = reserve(m, err);
     segments_open(&m->segments, options->tokens_max, options->rows_max);
     if (code != ESP_OK) {
         model_close(m);
@@ -430,6 +462,7 @@ void model_close(model *m) {
     for (uint32_t i = 0; i < m->buffer_count; i++)
         ops->release(dev, m->buffers[i].at, m->buffers[i].bytes);
     segments_close(&m->segments);
+    if (m->seen) ops->host_give(dev, m->seen, m->seen_bytes);
     free(m->buffers);
     pack_cache_close(m->cache);
     free(m->layers);

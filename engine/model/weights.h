@@ -56,6 +56,9 @@ struct model {
     void *picked; /* [R,H] ACT, normed rows whose logits are wanted */
     void *logits; /* [MODEL_LOGITS_ROWS, V] F32; NULL: none are made */
     void *pooled; /* [R,H] F32, of models that embed; else NULL */
+    void *seen;   /* host memory for logits or pooled (kern_ops.view), .. */
+    size_t seen_bytes;  /* .. as many bytes */
+    uint32_t row_count; /* of the batch last run */
 
     segments segments; /* of the batch last run */
 

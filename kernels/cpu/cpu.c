@@ -3,6 +3,7 @@
  * Compiled for plain x86-64: no instruction of a level runs before open has seen that it exists. */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/lora_plan.h"
+#include "kernels/host_memory.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,6 +127,28 @@ static void cpu_copy(kern_device *dev, void *to, const void *from, size_t bytes)
     memcpy(to, from, bytes);
 }
 
+static const void *cpu_view(kern_device *dev, const void *from, size_t bytes, void *room) {
+    (void)dev, (void)bytes, (void)room;
+    return from;
+}
+
+/* Workspaces grow with what the ops ask for; every op of a step is called. */
+
+static esp_code cpu_reserve(kern_device *dev, const kern_reserve *most, esp_error *err) {
+    (void)dev, (void)most, (void)err;
+    return ESP_OK;
+}
+
+static bool cpu_step_begin(kern_device *dev, const kern_step *step) {
+    (void)dev, (void)step;
+    return true;
+}
+
+static bool cpu_step_end(kern_device *dev) {
+    (void)dev;
+    return true;
+}
+
 static size_t cpu_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
     return shape->layers * cpu_kv_layer_bytes(dev, shape);
 }
@@ -208,6 +231,12 @@ static void cpu_attention(kern_device *dev, const kern_attention *op) {
     dev->level->attention(dev, op);
 }
 
+/* Logits are in the host's memory. */
+static bool cpu_sample(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    return false;
+}
+
 static esp_code cpu_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     return ESP_OK;
@@ -224,6 +253,12 @@ const kern_ops kern_cpu = {
     .release = cpu_release,
     .upload = cpu_copy,
     .download = cpu_copy,
+    .view = cpu_view,
+    .host_take = kern_host_take,
+    .host_give = kern_host_give,
+    .upload_beside = cpu_copy,
+    .memory = kern_host_memory,
+    .reserve = cpu_reserve,
     .pack = cpu_pack,
     .image = cpu_image,
     .open_image = cpu_open_image,
@@ -232,11 +267,14 @@ const kern_ops kern_cpu = {
     .lora_pieces = cpu_lora_pieces,
     .lora_pack = cpu_lora_pack,
     .frame_bytes = cpu_frame_bytes,
+    .step_begin = cpu_step_begin,
+    .step_end = cpu_step_end,
     .embed = cpu_embed,
     .norm = cpu_norm,
     .linear = cpu_linear,
     .rope_store = cpu_rope_store,
     .attention = cpu_attention,
     .pool_states = cpu_pool_states,
+    .sample = cpu_sample,
     .sync = cpu_sync,
 };

@@ -1,17 +1,6 @@
 /* lora_pack.c - an adapter's float32 arrays to the pieces of lora_plan.h. */
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/base/quant.h"
 #include "kernels/cpu/lora_plan.h"
-
-static const uint32_t LARGEST_BF16 = 0x7f7f;
-
-/* To the nearest bf16 that is finite, ties to even; of finite values, and without a branch. */
-static uint16_t rounded(float value) {
-    uint32_t bits = bits_of_f32(value), size = bits & 0x7fffffff;
-    size = (size + 0x7fff + ((size >> 16) & 1)) >> 16;
-    size = size < LARGEST_BF16 ? size : LARGEST_BF16;
-    return (uint16_t)((bits >> 16 & 0x8000) | size);
-}
 
 /* Columns of a part's A, `count` of one block of a row, into rank r of a panel's unit of `ranks`. */
 static void put_columns(bool pairs, const float *from, uint32_t count, uint32_t r, uint32_t ranks,
@@ -19,10 +8,10 @@ static void put_columns(bool pairs, const float *from, uint32_t count, uint32_t 
     uint16_t values[TILE_COLS] = {0};
     if (count == TILE_COLS)
         for (uint32_t c = 0; c < TILE_COLS; c++)
-            values[c] = rounded(from[c]);
+            values[c] = lora_bf16(from[c]);
     else
         for (uint32_t c = 0; c < count; c++)
-            values[c] = rounded(from[c]);
+            values[c] = lora_bf16(from[c]);
     if (pairs)
         for (uint32_t c = 0; c < TILE_COLS; c += 2)
             memcpy(unit + (c / 2 * ranks + r) * 2, values + c, 2 * sizeof *values);
@@ -60,7 +49,7 @@ static void put_rows(bool by_rows, const float *from, size_t stride, uint32_t co
     const size_t row_step = by_rows ? ranks : 1, rank_step = by_rows ? 1 : TILE_ROWS;
     for (uint32_t row = 0; row < count; row++, from += stride, unit += row_step)
         for (uint32_t r = 0; r < ranks; r++)
-            unit[r * rank_step] = rounded(from[r]);
+            unit[r * rank_step] = lora_bf16(from[r]);
 }
 
 static void pack_group(const kern_device *dev, const kern_lora_part *part, uint32_t g,

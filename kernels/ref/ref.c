@@ -7,6 +7,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "kernels/host_memory.h"
 
 static size_t lora_bytes(const kern_device *dev) {
     return (size_t)dev->tokens_max * REF_LORA_RANKS * sizeof(float);
@@ -87,6 +88,30 @@ static void widen_scratch(kern_device *dev, uint32_t cols) {
     size_t rows = (size_t)pool_threads(dev->pool) * REF_SCRATCH_ROWS;
     dev->row_scratch = mem_resize(dev->row_scratch, rows * cols, sizeof(float));
 }
+
+static const void *ref_view(kern_device *dev, const void *from, size_t bytes, void *room) {
+    (void)dev, (void)bytes, (void)room;
+    return from;
+}
+
+/* ---- steps: every op is called ---- */
+
+static esp_code ref_reserve(kern_device *dev, const kern_reserve *most, esp_error *err) {
+    (void)dev, (void)most, (void)err;
+    return ESP_OK;
+}
+
+static bool ref_step_begin(kern_device *dev, const kern_step *step) {
+    (void)dev, (void)step;
+    return true;
+}
+
+static bool ref_step_end(kern_device *dev) {
+    (void)dev;
+    return true;
+}
+
+/* ---- matrices ---- */
 
 /* The bytes of a row and of all rows. */
 static bool sizes(esp_dtype dtype, uint32_t rows, uint32_t cols, uint64_t *row, uint64_t *all) {
@@ -173,6 +198,12 @@ static size_t ref_frame_bytes(const kern_device *dev, const kern_kv_shape *shape
            sizeof(float);
 }
 
+/* Logits are in the host's memory. */
+static bool ref_sample(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    return false;
+}
+
 static esp_code ref_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     return ESP_OK;
@@ -189,6 +220,12 @@ const kern_ops kern_ref = {
     .release = ref_release,
     .upload = ref_copy,
     .download = ref_copy,
+    .view = ref_view,
+    .host_take = kern_host_take,
+    .host_give = kern_host_give,
+    .upload_beside = ref_copy,
+    .memory = kern_host_memory,
+    .reserve = ref_reserve,
     .pack = ref_pack,
     .image = ref_image,
     .open_image = ref_open_image,
@@ -197,11 +234,14 @@ const kern_ops kern_ref = {
     .lora_pieces = ref_lora_pieces,
     .lora_pack = ref_lora_pack,
     .frame_bytes = ref_frame_bytes,
+    .step_begin = ref_step_begin,
+    .step_end = ref_step_end,
     .embed = ref_embed,
     .norm = ref_norm,
     .linear = ref_linear,
     .rope_store = ref_rope_store,
     .attention = ref_attention,
     .pool_states = ref_pool_states,
+    .sample = ref_sample,
     .sync = ref_sync,
 };

@@ -146,15 +146,28 @@ static void quantize_takes_two_formats(void **state) {
     refused("--model m --quantize q5_k", "\"q5_k\"", "q8_0, q4_k");
 }
 
+static void a_cuda_device_is_named_by_its_number(void **state) {
+    (void)state;
+    parsed p = accepted("--model m --device cuda:3 --gpu-memory-utilization 0.5");
+    assert_int_equal(p.config.model.device, DEVICE_CUDA);
+    assert_int_equal(p.config.model.device_index, 3);
+    assert_true(p.config.model.gpu_memory_utilization == 0.5f);
+    p = accepted("--model m --device cuda:3 --device cuda");
+    assert_int_equal(p.config.model.device, DEVICE_CUDA);
+    assert_int_equal(p.config.model.device_index, 0);
+    refused("--model m --device cuda:", "\"cuda:\"", "from 0 to 63");
+    refused("--model m --device cuda:64", "\"cuda:64\"", "from 0 to 63");
+    refused("--model m --device cuda:x", "\"cuda:x\"", "number");
+    refused("--model m --gpu-memory-utilization 1.5", "\"1.5\"", "0.01 to 1");
+    refused("--model m --gpu-memory-utilization 0", "\"0\"", "0.01 to 1");
+}
+
 /* Options of the design that this build has not are told apart from spelling mistakes. */
 static void planned_options_are_refused_as_such(void **state) {
     (void)state;
     later("--model m --tp 2", "--tp");
     later("--model m --replicas 4", "--replicas");
     later("--model m --kv-dtype int8", "--kv-dtype");
-    later("--model m --device cuda", "--device");
-    later("--model m --device cuda:1", "--device");
-    later("--model m --gpu-memory-utilization 0.9", "--gpu-memory-utilization");
 }
 
 /* What stands before "=" is a name, unless a '/' comes before it. */
@@ -515,6 +528,7 @@ int main(void) {
         cmocka_unit_test(the_last_of_two_equal_flags_wins),
         cmocka_unit_test(bad_values_name_flag_seen_and_wanted),
         cmocka_unit_test(usage_mistakes_point_to_the_help),
+        cmocka_unit_test(a_cuda_device_is_named_by_its_number),
         cmocka_unit_test(planned_options_are_refused_as_such),
         cmocka_unit_test(quantize_takes_two_formats),
         cmocka_unit_test(an_adapter_is_a_folder_and_a_name),

@@ -165,7 +165,9 @@ static const float *run(rig *r, const pooled_case *const *prompts, uint32_t seqs
         tables[i] = (i * 7 + 3) % (seqs * PAGES); /* neighbours in a sequence are none in memory */
     esp_error err = {0};
     assert_int_equal(model_forward(r->m, &b, NULL, r->arena, &err), ESP_OK);
-    return model_pooled(r->m);
+    const float *pooled;
+    assert_int_equal(model_pooled(r->m, &pooled, &err), ESP_OK);
+    return pooled;
 }
 
 /* --- comparisons ---------------------------------------------------------------------------- */

@@ -62,6 +62,44 @@ static void fake_download(kern_device *dev, void *to, const void *from, size_t b
     assert_int_equal(bytes, 7);
     remember(dev, "download", to);
 }
+static const void *fake_view(kern_device *dev, const void *from, size_t bytes, void *room) {
+    assert_ptr_equal(from, &buffer);
+    assert_int_equal(bytes, 7);
+    remember(dev, "view", room);
+    return room;
+}
+static void *fake_host_take(const kern_device *dev, size_t bytes) {
+    remember(dev, "host_take", NULL);
+    return bytes == 7 ? &buffer : NULL;
+}
+static void fake_host_give(const kern_device *dev, void *memory, size_t bytes) {
+    assert_int_equal(bytes, 7);
+    remember(dev, "host_give", memory);
+}
+static void fake_upload_beside(kern_device *dev, void *to, const void *from, size_t bytes) {
+    assert_ptr_equal(to, &buffer);
+    assert_int_equal(bytes, 7);
+    remember(dev, "upload_beside", from);
+}
+static void fake_memory(const kern_device *dev, kern_memory *out) {
+    remember(dev, "memory", out);
+    *out = (kern_memory){.free = 3, .total = 5};
+}
+static esp_code fake_reserve(kern_device *dev, const kern_reserve *most, esp_error *err) {
+    (void)err;
+    remember(dev, "reserve", most);
+    return ESP_EXHAUSTED;
+}
+static bool fake_step_begin(kern_device *dev, const kern_step *step) {
+    assert_false(step->repeats); /* it could not be timed */
+    assert_true(step->adapters);
+    remember(dev, "step_begin", step->batch);
+    return true;
+}
+static bool fake_step_end(kern_device *dev) {
+    remember(dev, "step_end", NULL);
+    return false;
+}
 static esp_code fake_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                           esp_error *err) {
     (void)err;
@@ -103,6 +141,10 @@ static void fake_attention(kern_device *dev, const kern_attention *op) {
 static void fake_pool_states(kern_device *dev, const kern_pool_states *op) {
     remember(dev, "pool_states", op);
 }
+static bool fake_sample(kern_device *dev, const kern_sample *op) {
+    remember(dev, "sample", op);
+    return true;
+}
 static esp_code fake_sync(kern_device *dev, esp_error *err) {
     (void)err;
     remember(dev, "sync", NULL);
@@ -120,6 +162,14 @@ static const kern_ops fake = {
     .release = fake_release,
     .upload = fake_upload,
     .download = fake_download,
+    .view = fake_view,
+    .host_take = fake_host_take,
+    .host_give = fake_host_give,
+    .upload_beside = fake_upload_beside,
+    .memory = fake_memory,
+    .reserve = fake_reserve,
+    .step_begin = fake_step_begin,
+    .step_end = fake_step_end,
     .pack = fake_pack,
     .image = fake_image,
     .open_image = fake_open_image,
@@ -132,6 +182,7 @@ static const kern_ops fake = {
     .rope_store = fake_rope_store,
     .attention = fake_attention,
     .pool_states = fake_pool_states,
+    .sample = fake_sample,
     .sync = fake_sync,
 };
 
@@ -159,6 +210,22 @@ static void assert_called(const char *entry, const void *argument) {
     assert_ptr_equal(with, argument);
 }
 
+static void check_steps(const wrapped *w) {
+    kern_memory free_memory;
+    kern_reserve most = {0};
+    step_batch batch = {0};
+    w->ops->memory(w->dev, &free_memory);
+    assert_called("memory", &free_memory);
+    assert_int_equal(free_memory.total, 5);
+    assert_int_equal(w->ops->reserve(w->dev, &most, NULL), ESP_EXHAUSTED);
+    assert_called("reserve", &most);
+    assert_true(w->ops->step_begin(
+        w->dev, &(kern_step){.batch = &batch, .adapters = true, .repeats = true}));
+    assert_called("step_begin", &batch);
+    assert_false(w->ops->step_end(w->dev));
+    assert_called("step_end", NULL);
+}
+
 static void what_is_no_op_is_passed_on_with_its_answer(void **state) {
     (void)state;
     wrapped w = wrap();
@@ -180,6 +247,14 @@ static void what_is_no_op_is_passed_on_with_its_answer(void **state) {
     assert_called("upload", &desc);
     w.ops->download(w.dev, &desc, &buffer, 7);
     assert_called("download", &desc);
+    assert_ptr_equal(w.ops->view(w.dev, &buffer, 7, &desc), &desc);
+    assert_called("view", &desc);
+    assert_ptr_equal(w.ops->host_take(w.dev, 7), &buffer);
+    assert_called("host_take", NULL);
+    w.ops->host_give(w.dev, &buffer, 7);
+    assert_called("host_give", &buffer);
+    w.ops->upload_beside(w.dev, &buffer, &desc, 7);
+    assert_called("upload_beside", &desc);
     assert_int_equal(w.ops->pack(w.dev, &desc, &made, NULL), ESP_UNAVAILABLE);
     assert_called("pack", &desc);
     assert_ptr_equal(made, matrix);
@@ -192,6 +267,7 @@ static void what_is_no_op_is_passed_on_with_its_answer(void **state) {
     assert_called("matrix_close", matrix);
     assert_int_equal(w.ops->frame_bytes(w.dev, &shape), 4096);
     assert_called("frame_bytes", &shape);
+    check_steps(&w);
     assert_int_equal(w.ops->sync(w.dev, NULL), ESP_UNAVAILABLE);
     assert_called("sync", NULL);
     assert_int_equal(op_times_sum_ns(op_timer_read(w.timer)), 0);
@@ -222,6 +298,9 @@ static void each_op_is_passed_on_and_counted_under_its_kind(void **state) {
     assert_called("attention", &attention);
     w.ops->pool_states(w.dev, &pool);
     assert_called("pool_states", &pool);
+    kern_sample sample = {.row_count = 1, .vocab = 32};
+    assert_true(w.ops->sample(w.dev, &sample));
+    assert_called("sample", &sample);
     for (kern_role role = ROLE_NONE; role <= ROLE_HEAD; role++) {
         kern_linear linear = {
             .matrix = {matrix}, .matrix_count = 1, .token_count = 1, .role = role};

@@ -20,6 +20,7 @@ typedef struct tiny_adapter_options {
     uint32_t rank;
     unsigned targets;
     bool wholes; /* an embedding and an output matrix of its own, too */
+    float std;   /* [0.3] of the weights */
     uint64_t seed;
 } tiny_adapter_options;
 
@@ -31,13 +32,14 @@ typedef struct ta_target {
 typedef struct ta_file {
     gb_bytes header, data;
     uint64_t random;
+    float std;
 } ta_file;
 
 static inline void ta_tensor(ta_file *f, const char *name, uint32_t rows, uint32_t cols) {
     char text[256];
     size_t begin = f->data.count;
     for (size_t i = 0; i < (size_t)rows * cols; i++) {
-        float w = 0.3f * gb_random(&f->random);
+        float w = f->std * gb_random(&f->random);
         gb_put(&f->data, &w, sizeof w);
     }
     snprintf(text, sizeof text,
@@ -92,7 +94,7 @@ static inline void tiny_adapter_write(char path[TA_PATH_BYTES], const tiny_adapt
                                            {"mlp", "gate_proj", b->intermediate, h},
                                            {"mlp", "up_proj", b->intermediate, h},
                                            {"mlp", "down_proj", h, b->intermediate}};
-    ta_file f = {.random = o->seed};
+    ta_file f = {.random = o->seed, .std = o->std > 0 ? o->std : 0.3f};
     strcpy(path, "/tmp/espalier-adapter-XXXXXX");
     ESP_ASSERT(mkdtemp(path));
     gb_put(&f.header, "{", 1);

@@ -1,0 +1,178 @@
+/* cuda.c - the CUDA backend: open, close, probe, and its table. */
+// SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine/base/mem.h"
+#include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/cuda_kv.h"
+#include "kernels/cuda/cuda_lora_host.h"
+#include "kernels/cuda/cuda_replay.h"
+#include "kernels/cuda/cuda_step.h"
+
+enum { CAPABILITY_LEAST = 80 };
+
+/* Why there is no device, in a sentence that a person without one can act on. */
+static esp_code no_device(cudaError_t code, esp_error *err) {
+    if (code == cudaErrorInsufficientDriver)
+        return esp_fail_field(err, ESP_UNAVAILABLE, "--device",
+                              "--device cuda: no NVIDIA driver is loaded here, or one that is too "
+                              "old for this build; install it, or use --device cpu");
+    return esp_fail_field(err, ESP_UNAVAILABLE, "--device",
+                          "--device cuda: there is no CUDA device here (%s); use --device cpu",
+                          code == cudaSuccess ? "none found" : cudaGetErrorString(code));
+}
+
+uint32_t kern_cuda_count(esp_error *why) {
+    int count = 0; /* left alone when there is no driver */
+    cudaError_t code = cudaGetDeviceCount(&count);
+    if (code == cudaSuccess && count > 0) return (uint32_t)count;
+    (void)cudaGetLastError();
+    (void)!no_device(code, why);
+    return 0;
+}
+
+static esp_code check_options(const kern_options *options, esp_error *err) {
+    uint32_t count = kern_cuda_count(err);
+    if (count == 0) return ESP_UNAVAILABLE;
+    if (options->index >= count)
+        return esp_fail_field(err, ESP_INVALID, "--device",
+                              "--device cuda:%u: there are %u CUDA devices here, counted from 0",
+                              options->index, count);
+    if (options->kv_dtype != DT_BF16)
+        return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
+                              "the cuda device keeps its KV cache in bf16, not %s; use --kv-dtype "
+                              "bf16 or --device cpu",
+                              dtype_info(options->kv_dtype)->name);
+    if (options->activations != ACT_BF16)
+        return esp_fail_field(err, ESP_INVALID, "--activations",
+                              "--activations int8: the cuda device computes with bf16; use "
+                              "--device cpu, or leave --activations away");
+    if (options->tokens_max == 0)
+        return esp_fail_field(err, ESP_INVALID, "--step-tokens",
+                              "a step of 0 tokens computes nothing; raise --step-tokens");
+    return ESP_OK;
+}
+
+/* The instructions that the kernels were compiled to and their matrix units differ from capability to
+ * capability, and with them the last bits. */
+static esp_code name_profile(kern_device *dev, esp_error *err) {
+    struct cudaDeviceProp properties; /* C: the toolkit has no typedef of it */
+    if (!CUDA_OK(dev, cudaGetDeviceProperties(&properties, dev->index)))
+        return cuda_tell_fault(dev, err);
+    int capability = 10 * properties.major + properties.minor;
+    if (capability < CAPABILITY_LEAST)
+        return esp_fail_field(err, ESP_INVALID, "--device",
+                              "cuda:%d is a %s of compute capability %d.%d; 8.0 or higher is "
+                              "wanted: use another with --device cuda:N, or --device cpu",
+                              dev->index, properties.name, properties.major, properties.minor);
+    snprintf(dev->profile, sizeof dev->profile, "cuda:sm_%d,act=bf16,kv=bf16", capability);
+    return ESP_OK;
+}
+
+static void cuda_close(kern_device *dev) {
+    if (!dev) return;
+    cuda_room *rooms[] = {&dev->attention,   &dev->linear,       &dev->lora_states,
+                          &dev->lora_delta,  &dev->lora_updated, &dev->lora_pointers,
+                          &dev->lora_whole,  &dev->sample_work,  &dev->sample_rows,
+                          &dev->sample_picks};
+    (void)cudaSetDevice(dev->index);
+    if (dev->stream) (void)cudaStreamSynchronize(dev->stream);
+    replay_close(dev);
+    step_close(dev);
+    cuda_stage_close(dev);
+    for (size_t i = 0; i < sizeof rooms / sizeof *rooms; i++)
+        cuda_room_close(rooms[i]);
+    cuda_sample_close(dev);
+    if (dev->copies) (void)cudaStreamDestroy(dev->copies);
+    if (dev->stream) (void)cudaStreamDestroy(dev->stream);
+    free(dev);
+}
+
+static esp_code open_streams(kern_device *dev, esp_error *err) {
+    cuda_use(dev);
+    (void)CUDA_OK(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking));
+    (void)CUDA_OK(dev, cudaStreamCreateWithFlags(&dev->copies, cudaStreamNonBlocking));
+    replay_open(dev);
+    step_open(dev);
+    return cuda_tell_fault(dev, err);
+}
+
+static esp_code cuda_open(kern_device **out, const kern_options *options, esp_error *err) {
+    ESP_ASSERT(out && options && options->pool);
+    *out = NULL;
+    esp_code code = check_options(options, err);
+    if (code != ESP_OK) return code;
+    kern_device *dev = mem_new(1, sizeof *dev);
+    dev->pool = options->pool;
+    dev->index = (int)options->index;
+    dev->tokens_max = options->tokens_max;
+    dev->replays = !options->no_replay;
+    code = name_profile(dev, err);
+    if (code == ESP_OK) code = open_streams(dev, err);
+    if (code != ESP_OK) {
+        cuda_close(dev);
+        return code;
+    }
+    *out = dev;
+    return ESP_OK;
+}
+
+static const char *cuda_profile(const kern_device *dev) { return dev->profile; }
+
+static const char *cuda_layout(const kern_device *dev) {
+    (void)dev;
+    return "cuda-tiles-1";
+}
+
+static size_t cuda_element_bytes(const kern_device *dev, kern_kind kind) {
+    (void)dev;
+    return kind == KIND_ACT ? sizeof(uint16_t) : sizeof(float);
+}
+
+static size_t cuda_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
+    (void)dev;
+    return cuda_kv_frame_bytes(shape);
+}
+
+static esp_code cuda_sync(kern_device *dev, esp_error *err) {
+    if (cuda_is_well(dev)) (void)CUDA_OK(dev, cudaStreamSynchronize(dev->stream));
+    return cuda_tell_fault(dev, err);
+}
+
+const kern_ops kern_cuda = {
+    .name = "cuda",
+    .open = cuda_open,
+    .close = cuda_close,
+    .profile = cuda_profile,
+    .layout = cuda_layout,
+    .element_bytes = cuda_element_bytes,
+    .alloc = cuda_alloc,
+    .release = cuda_release,
+    .upload = cuda_upload,
+    .download = cuda_download,
+    .view = cuda_view,
+    .host_take = cuda_host_take,
+    .host_give = cuda_host_give,
+    .upload_beside = cuda_upload_beside,
+    .memory = cuda_memory,
+    .reserve = cuda_reserve,
+    .pack = cuda_pack,
+    .image = cuda_image,
+    .open_image = cuda_open_image,
+    .matrix_close = cuda_matrix_close,
+    .matrix_bytes = cuda_matrix_bytes,
+    .lora_pieces = cuda_lora_pieces,
+    .lora_pack = cuda_lora_pack,
+    .frame_bytes = cuda_frame_bytes,
+    .step_begin = cuda_step_begin,
+    .step_end = cuda_step_end,
+    .embed = cuda_run_embed,
+    .norm = cuda_run_norm,
+    .linear = cuda_run_linear,
+    .rope_store = cuda_run_rope_store,
+    .attention = cuda_run_attention,
+    .pool_states = cuda_run_pool_states,
+    .sample = cuda_run_sample,
+    .sync = cuda_sync,
+};

@@ -1,0 +1,178 @@
+/* cuda_linear.cu - y[t,n] = sum_k W[n,k] x[t,k], with what comes after it (kern_linear).
+ *
+ * In     x [T,K] bf16; up to three matrices [N,K] in tiles (cuda_matrix.h)
+ * Out    [T, sum of N] f32, or bf16 where the epilogue gives the input of a linear; gated: [T,N] bf16
+ * Temp   inputs in the order of a matrix's columns, where it has an order of its own or K is odd
+ * Grid   few tokens: a block has a pair of tiles of 16 rows and 8, 16 or 32 tokens, its eight warps a segment of
+ *        the columns each (cuda_linear_few.h). Many: 128 rows by 128 tokens (cuda_linear_many.h). One launch
+ *        for neighbouring matrices of one format
+ * Needs  sm_80 up; up to 99 KiB of shared memory a block
+ * Cost   N*K weights read once for up to 32 tokens, in multiples of that beyond; 2*T*N*K operations. Codes are
+ *        multiplied as whole numbers, at 1 to 2 instructions a weight and lane
+ * Error  codes: |gpu - ref| <= 2^-18 * sum |w x|, the rounding of the sums alone. F32 and F16 are rounded to bf16:
+ *        2^-8 * sum |w x|; tests/cuda/test_cuda_linear.c
+ *
+ * Law 1  The columns are cut into at most eight segments, a function of K alone; a segment is summed as
+ *        cuda_fragments.h says, from 0, the segments' sums are added in order. Neither shape nor grid has a
+ *        part in it, so the shape may follow the token count. An output of mma depends on its own row and
+ *        column only. */
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/cuda_linear_part.h"
+
+enum {
+    GATHER_THREADS = 256,
+    ALIGNMENT = 256,    /* of each order's inputs in the workspace */
+    BLOCKS_ENOUGH = 64, /* of 128 rows and tokens: below, smaller ones fill a device better */
+    TOKENS_MANY = 256,
+};
+
+/* out[t,c] = in[t, order[c]], zeros beyond; order NULL: in its own. */
+static __global__ void __launch_bounds__(GATHER_THREADS)
+    linear_gather(const uint16_t *in, const uint32_t *order, uint32_t cols, uint32_t stride,
+                  uint16_t *out) {
+    in += static_cast<size_t>(blockIdx.x) * cols;
+    out += static_cast<size_t>(blockIdx.x) * stride;
+    for (uint32_t c = threadIdx.x; c < stride; c += GATHER_THREADS)
+        out[c] = c < cols ? in[order ? order[c] : c] : static_cast<uint16_t>(0);
+}
+
+/* ---- inputs */
+
+static uint32_t padded_cols(const cuda_matrix_view &matrix) {
+    return matrix.chunks * CUDA_TILE_COLS;
+}
+
+static bool needs_gather(const cuda_matrix_view &matrix) { return matrix.order || matrix.cols % 8; }
+
+static uint64_t gathered_bytes(const cuda_matrix_view &matrix, uint32_t tokens) {
+    const uint64_t bytes = static_cast<uint64_t>(tokens) * padded_cols(matrix) * sizeof(uint16_t);
+    return (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+uint64_t cuda_linear_workspace(const cuda_matrix_view *matrix, uint32_t tokens_max) {
+    if (!needs_gather(*matrix)) return 0;
+    return LINEAR_MATRICES_MAX * gathered_bytes(*matrix, tokens_max);
+}
+
+/* Of the matrices before i, one that has the same inputs; else i. */
+static uint32_t same_inputs(const cuda_linear_args *args, uint32_t i) {
+    uint32_t j = 0;
+    while (j < i && args->matrix[j]->order != args->matrix[i]->order)
+        j++;
+    return j;
+}
+
+static cudaError_t set_inputs(const cuda_linear_args *args,
+                              linear_part (&parts)[LINEAR_MATRICES_MAX], cudaStream_t stream) {
+    cudaError_t code = cudaSuccess;
+    for (uint32_t i = 0; i < args->matrix_count && code == cudaSuccess; i++) {
+        const cuda_matrix_view &matrix = *args->matrix[i];
+        const uint32_t same = same_inputs(args, i), stride = padded_cols(matrix);
+        if (!needs_gather(matrix)) {
+            parts[i].in = args->in;
+            parts[i].in_stride = parts[i].in_cols = matrix.cols;
+            continue;
+        }
+        uint16_t *out = reinterpret_cast<uint16_t *>(
+            static_cast<uint8_t *>(args->work) + same * gathered_bytes(matrix, args->token_count));
+        parts[i].in = out;
+        parts[i].in_stride = parts[i].in_cols = stride;
+        if (same == i)
+            code = CU_LAUNCH(linear_gather, dim3(args->token_count), dim3(GATHER_THREADS), 0,
+                             stream, args->in, matrix.order, matrix.cols, stride, out);
+    }
+    return code;
+}
+
+/* ---- what to launch */
+
+static void set_parts(const cuda_linear_args *args, linear_part (&parts)[LINEAR_MATRICES_MAX]) {
+    uint32_t first = 0;
+    for (uint32_t i = 0; i < args->matrix_count; i++) {
+        const cuda_matrix_view &matrix = *args->matrix[i];
+        parts[i].tiles = matrix.tiles;
+        parts[i].bias = args->bias[i];
+        parts[i].rows = matrix.rows;
+        parts[i].tile_rows = cu_ceil(matrix.rows, CUDA_TILE_ROWS);
+        parts[i].format = matrix.format;
+        parts[i].index = i;
+        parts[i].first = first;
+        first += matrix.rows;
+    }
+}
+
+static linear_params common_params(const cuda_linear_args *args) {
+    linear_params p = {};
+    uint32_t rows = 0;
+    for (uint32_t i = 0; i < args->matrix_count; i++)
+        rows += args->matrix[i]->rows;
+    p.gated = kern_is_gated(args->epilogue);
+    p.chunks = args->matrix[0]->chunks;
+    p.segment = cu_ceil(p.chunks, LINEAR_SEGMENTS);
+    p.token_count = args->token_count;
+    p.out_cols = p.gated ? args->matrix[0]->rows : rows;
+    p.epilogue = args->epilogue;
+    p.softcap = args->softcap;
+    p.delta = args->delta;
+    p.delta_cols = rows;
+    p.matrix_count = args->matrix_count;
+    p.updated = args->updated;
+    p.magnitude = args->magnitude;
+    p.lora_bias = args->lora_bias;
+    p.out = args->out;
+    return p;
+}
+
+/* Parts [first, first + count) into p. */
+static void take_parts(linear_params &p, const linear_part *parts, uint32_t count) {
+    p.part_count = count;
+    p.even = p.out_cols % 2 == 0;
+    for (uint32_t i = 0; i < count; i++) {
+        p.part[i] = parts[i];
+        p.pairs[i] = p.gated ? parts[i].tile_rows : cu_ceil(parts[i].tile_rows, 2);
+        if (!p.gated && parts[i].first % 2) p.even = false;
+    }
+}
+
+static linear_shape shape_of(const linear_params &p) {
+    if (p.token_count <= 8) return LINEAR_8;
+    if (p.token_count <= 16) return LINEAR_16;
+    if (p.token_count <= 32) return LINEAR_32;
+    uint32_t pairs = 0;
+    for (uint32_t i = 0; i < (p.gated ? 1 : p.part_count); i++)
+        pairs += p.pairs[i];
+    const uint32_t blocks = cu_ceil(pairs, 4) * cu_ceil(p.token_count, 128);
+    return p.token_count >= TOKENS_MANY || blocks >= BLOCKS_ENOUGH ? LINEAR_128 : LINEAR_32;
+}
+
+static int launch(const linear_params &p, cudaStream_t stream) {
+    const linear_part *part = p.part;
+    if (p.gated && (part[0].format != part[1].format || part[0].in != part[1].in))
+        return linear_launch_mixed(p, stream);
+    switch (cuda_code_bits(cuda_format_of(part[0].format).codes)) {
+    case 16:
+        return linear_launch_16(p, shape_of(p), stream);
+    case 8:
+        return linear_launch_8(p, shape_of(p), stream);
+    default:
+        return linear_launch_4(p, shape_of(p), stream);
+    }
+}
+
+int cuda_linear(const cuda_linear_args *args, void *stream) {
+    cudaStream_t on = static_cast<cudaStream_t>(stream);
+    linear_part parts[LINEAR_MATRICES_MAX] = {};
+    if (args->token_count == 0) return cudaSuccess;
+    set_parts(args, parts);
+    int code = set_inputs(args, parts, on);
+    linear_params p = common_params(args);
+    for (uint32_t i = 0, count; i < args->matrix_count && code == cudaSuccess; i += count) {
+        count = 1;
+        while (i + count < args->matrix_count &&
+               (p.gated || parts[i + count].format == parts[i].format))
+            count++;
+        take_parts(p, parts + i, count);
+        code = launch(p, on);
+    }
+    return code;
+}

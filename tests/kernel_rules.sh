@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# What a kernel file may not say, or it could not be run by the emulator as the device runs it:
+# PTX and launches belong to kernels/cuda/cu.h and its two halves, shared memory to CU_SHARED.
+# usage: kernel_rules.sh FOLDER...    exit 1 and the lines, if there are any.
+#        kernel_rules.sh --test       does it find what it looks for?
+# SPDX-License-Identifier: Apache-2.0
+set -euo pipefail
+
+rules='\basm\b|__asm__|<<<|__shared__|__activemask|atomicAdd\(\(?float|#include *<(cuda_runtime\.h|cuda_fp|cuda_bf|cuda/|mma|cooperative|cub|cutlass|thrust|nv)'
+
+# Comments are not code: a line comment, and block comments of whole lines.
+code_of() {
+    sed -E 's://.*$::; s:/\*[^*]*\*/::g' "$1" | awk '
+        /\/\*/ { sub(/\/\*.*/, ""); print; inside = 1; next }
+        inside { if (sub(/.*\*\//, "")) inside = 0; else $0 = "" }
+        { print }'
+}
+
+broken_in() {
+    local status=0 file found
+    while IFS= read -r file; do
+        case "$(basename "$file")" in
+        cu.h | cu_ptx.h | cu_twin.h) continue ;;
+        esac
+        if found=$(code_of "$file" | grep -nE "$rules"); then
+            echo "$found" | sed "s|^|$file:|" >&2
+            status=1
+        fi
+    done < <(find "$@" -name '*.cu' -o -name '*.cuh' -o -name 'cuda_*.h' | sort)
+    return $status
+}
+
+# Each broken line alone is found; the same in a comment, and what is allowed, is not.
+test_itself() {
+    local folder line
+    folder=$(mktemp -d)
+    trap "rm -rf '$folder'" EXIT
+    while IFS= read -r line; do
+        echo "$line" >"$folder/one.cu"
+        if broken_in "$folder" 2>/dev/null; then
+            echo "not found: $line" >&2
+            return 1
+        fi
+    done <<'END'
+    asm volatile("bar.sync 0;");
+    kernel<<<1, 32>>>(p);
+    __shared__ float s[32];
+    unsigned m = __activemask();
+#include <cuda_fp16.h>
+#include <cooperative_groups.h>
+END
+    printf '%s\n' '// asm' '/* __shared__' ' * <<< */' '#include <cuda_runtime_api.h>' \
+        'CU_SHARED(float, s, [32]); int plasma = 0;' >"$folder/one.cu"
+    broken_in "$folder"
+}
+
+if [[ ${1:-} == --test ]]; then
+    test_itself
+else
+    broken_in "$@"
+fi
