@@ -7,6 +7,7 @@
 
 #include "engine/adapters/adapters_inner.h"
 #include "engine/base/mem.h"
+#include "engine/base/rename.h"
 
 /* ---- loading ---- */
 

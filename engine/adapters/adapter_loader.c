@@ -18,6 +18,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
+#include "engine/base/rename.h"
 
 /* A quarter of what one core copies: the steps' own threads keep the rest of the memory's bandwidth. */
 #define BYTES_PER_SECOND_DEFAULT ((uint64_t)2 << 30)

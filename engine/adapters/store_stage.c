@@ -14,6 +14,7 @@
 #include "engine/adapters/store_inner.h"
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "engine/base/rename.h"
 
 struct store_stage {
     adapter_store *store;

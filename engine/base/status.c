@@ -99,15 +99,6 @@ esp_code esp_fail_field(esp_error *err, esp_code code, const char *field, const 
     return code;
 }
 
-void esp_rename(esp_error *err, const char *from, const char *to) {
-    const char *at = *from ? strstr(err->message, from) : NULL;
-    if (!at) return;
-    esp_error was = *err;
-    esp_fail_field(err, was.code, was.field, "%.*s%s%s", (int)(at - err->message), was.message, to,
-                   was.message + (at - err->message) + strlen(from));
-    err->retry_ms = was.retry_ms;
-}
-
 /* One row a code: gRPC's spelling (grpc/doc/statuscodes.md) and the exit status of a command. */
 static const struct {
     const char *name;

@@ -57,9 +57,6 @@ esp_code esp_fail(esp_error *err, esp_code code, const char *format, ...) ESP_PR
 esp_code esp_fail_field(esp_error *err, esp_code code, const char *field, const char *format, ...)
     ESP_PRINTF(4, 5);
 
-/* What the sentence calls `from` it calls `to`: a name that its reader knows. Cut where it gets too long. */
-void esp_rename(esp_error *err, const char *from, const char *to);
-
 /* "OK", "INVALID_ARGUMENT", ... as gRPC spells them; never NULL. */
 const char *esp_code_name(esp_code code);
 

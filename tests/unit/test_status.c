@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "engine/base/rename.h"
 #include "engine/base/status.h"
 
 /* A reused esp_error must show nothing of the failure before. */
