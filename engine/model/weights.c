@@ -15,10 +15,10 @@
 #include "engine/model/read_ahead.h"
 
 /* A matrix that a new pack would have. */
-typedef struct packed_matrix {
+typedef struct new_item {
     pack_place place;
     const kern_matrix *matrix;
-} packed_matrix;
+} new_item;
 
 /* What the loading functions share. */
 typedef struct loader {
@@ -29,7 +29,7 @@ typedef struct loader {
     void *columns;     /* of shard_columns */
     read_ahead *ahead; /* NULL: a pack has the weights */
     uint64_t done_bytes, total_bytes;
-    packed_matrix *packed; /* here, for a new pack */
+    new_item *packed; /* here, for a new pack */
     uint32_t packed_count, packed_capacity;
     esp_error *err;
 } loader;
@@ -128,7 +128,7 @@ static void remember_packed(loader *l, const source *from, uint32_t first,
         l->packed_capacity = l->packed_capacity ? 2 * l->packed_capacity : 256;
         l->packed = mem_resize(l->packed, l->packed_capacity, sizeof *l->packed);
     }
-    l->packed[l->packed_count++] = (packed_matrix){{from->role, from->layer, first}, matrix};
+    l->packed[l->packed_count++] = (new_item){{from->role, from->layer, first}, matrix};
 }
 
 /* The files' bytes of these rows will not be asked for again. A packed matrix has parts, whose rows
