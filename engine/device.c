@@ -9,8 +9,9 @@ static void choose_auto(model_config *c) {
     c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
     if (c->ops || c->activations == ACT_INT8 || (c->kv_dtype_given && c->kv_dtype != DT_BF16))
         return;
-    if (kern_cuda_count(&why) > 0) {
-        c->device = DEVICE_CUDA;
+    if (kern_cuda_count(&why) > 0) c->device = DEVICE_CUDA;
+    if (!c->serves) return; /* a command's stderr is its errors'; its profile says the device */
+    if (c->device == DEVICE_CUDA) {
         log_event(LOG_INFO, "device_chosen", "device=cuda:0");
     } else if (why.code != ESP_UNIMPLEMENTED) {
         log_event(LOG_INFO, "device_chosen", "device=%s reason=\"%s\"", device_ops(c->device)->name,
