@@ -51,10 +51,11 @@ set(asan_options "ASAN_OPTIONS=abort_on_error=1:detect_leaks=1:strict_string_che
                  "LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/lsan.supp:print_suppressions=0")
 set(tsan_options "TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tsan.supp:halt_on_error=1:second_deadlock_stack=1")
 
-# sanitized(PREFIX OPTIONS NAME ARGUMENTS...): NAME of build/PREFIX as test PREFIX.NAME.
+# sanitized(PREFIX OPTIONS NAME [DIR FOLDER] ARGUMENTS...): NAME of build/PREFIX as test PREFIX.NAME.
 function(sanitized prefix options name)
+  cmake_parse_arguments(A "" "DIR" "" ${ARGN})
   add_test(NAME ${prefix}.${name} CONFIGURATIONS sanitizers
-    COMMAND ${sanitizer_builds}/${prefix}/tests/${name} ${ARGN})
+    COMMAND ${sanitizer_builds}/${prefix}/tests/${A_DIR}/${name} ${A_UNPARSED_ARGUMENTS})
   set_tests_properties(${prefix}.${name} PROPERTIES
     LABELS ${prefix} TIMEOUT 900 SKIP_RETURN_CODE 77 ENVIRONMENT "${options}")
 endfunction()
@@ -75,6 +76,18 @@ foreach(name test_queue test_pool test_comm_local test_ranks test_read_ahead tes
     sanitized(tsan "${tsan_options}" ${name})
   endif()
 endforeach()
+
+# The kernels and the device's host side over the emulator: all of it for bounds, what is quick enough for races.
+file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cuda/test_*.c)
+foreach(source IN LISTS cuda_sources)
+  get_filename_component(name ${source} NAME_WE)
+  sanitized(asan "${asan_options}" ${name} DIR cuda)
+endforeach()
+foreach(name test_cuda_wrappers test_cuda_rope_store test_cuda_page_copy test_cuda_small test_cuda_lora test_cuda_pack
+  test_cuda_sample_rows test_cudaemu_runtime test_cudaemu_nccl test_cudaemu_ranks test_cudaemu_faults)
+  sanitized(tsan "${tsan_options}" ${name} DIR cuda)
+endforeach()
+set_tests_properties(asan.test_cuda_engine tsan.test_cudaemu_faults PROPERTIES COST 150)
 
 # Without TLS under tsan: it would need a suppression for libcrypto, which is not instrumented either.
 espalier_e2e(asan.e2e_smoke "ESPALIER_BIN=${sanitizer_builds}/asan/espalier;${asan_options}" SANITIZER
