@@ -114,15 +114,25 @@ void cuda_memory(const kern_device *dev, kern_memory *out) {
 
 /* ---- workspaces ---- */
 
-void *cuda_need(kern_device *dev, cuda_room *room, uint64_t bytes) {
-    if (bytes <= room->bytes) return room->at;
-    if (!cuda_is_well(dev) || step_is_recorded(dev)) return NULL;
-    replay_forget(dev);
+/* What lay there is lost, once nothing reads it. */
+static void *take_room(kern_device *dev, cuda_room *room, uint64_t bytes) {
     if (!CUDA_OK(dev, cudaStreamSynchronize(dev->stream))) return NULL;
     cuda_room_close(room);
     if (!CUDA_OK(dev, cudaMalloc(&room->at, bytes))) return NULL;
     room->bytes = bytes;
     return room->at;
+}
+
+void *cuda_need(kern_device *dev, cuda_room *room, uint64_t bytes) {
+    if (bytes <= room->bytes) return room->at;
+    if (!cuda_is_well(dev) || step_is_recorded(dev)) return NULL;
+    replay_forget(dev);
+    return take_room(dev, room, bytes);
+}
+
+void *cuda_need_apart(kern_device *dev, cuda_room *room, uint64_t bytes) {
+    if (bytes <= room->bytes) return room->at;
+    return cuda_is_well(dev) ? take_room(dev, room, cuda_with_spare(room->bytes, bytes)) : NULL;
 }
 
 void cuda_room_close(cuda_room *room) {
@@ -148,7 +158,7 @@ esp_code cuda_reserve(kern_device *dev, const kern_reserve *most, esp_error *err
     cuda_need(dev, &dev->linear, dev->linear_bytes);
     cuda_need(dev, &dev->attention, CUDA_ATTENTION_WORK_BYTES);
     if (most->lora_outputs) reserve_lora(dev, most);
-    if (most->logit_rows) cuda_reserve_sample(dev, most->logit_rows, most->vocab);
+    if (most->logit_rows) cuda_reserve_sample(dev, most);
     step_reserve(dev, most);
     replay_reserve(dev, most);
     if (dev->fault.code == cudaErrorMemoryAllocation)
