@@ -420,9 +420,12 @@ extern const kern_ops kern_ref;
 extern const kern_ops kern_cpu;
 /* In no library of this folder: a program links esp_cuda, whose open may say what is missing. */
 extern const kern_ops kern_cuda;
-/* CUDA devices that can be opened here; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where
- * the build has no CUDA at all. */
+/* CUDA devices of this machine; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where the build has
+ * no CUDA at all. */
 uint32_t kern_cuda_count(esp_error *why);
+/* Whether this one, counted from 0, is there and new enough to be opened: ESP_UNAVAILABLE or, without CUDA in the
+ * build, ESP_UNIMPLEMENTED where there is none; ESP_OUT_OF_RANGE; ESP_INVALID of one that is too old. */
+ESP_CHECKED esp_code kern_cuda_check(uint32_t index, esp_error *err);
 /* The cudaStream_t of all its ops, of a device that kern_cuda opened: for exchanges between ranks. */
 void *kern_cuda_stream(kern_device *dev);
 

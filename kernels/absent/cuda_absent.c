@@ -21,6 +21,11 @@ uint32_t kern_cuda_count(esp_error *why) {
     return 0;
 }
 
+esp_code kern_cuda_check(uint32_t index, esp_error *err) {
+    (void)index;
+    return say_why(err);
+}
+
 static esp_code absent_open(kern_device **out, const kern_options *options, esp_error *err) {
     ESP_ASSERT(out && options);
     *out = NULL;

@@ -34,13 +34,49 @@ uint32_t kern_cuda_count(esp_error *why) {
 
 void *kern_cuda_stream(kern_device *dev) { return dev->stream; }
 
-static esp_code check_options(const kern_options *options, esp_error *err) {
+/* -1: it does not say. */
+static int attribute(uint32_t index, enum cudaDeviceAttr which) {
+    int value = -1;
+    if (cudaDeviceGetAttribute(&value, which, (int)index) == cudaSuccess) return value;
+    (void)cudaGetLastError();
+    return -1;
+}
+
+static const char *name_of(uint32_t index, struct cudaDeviceProp *properties) {
+    if (cudaGetDeviceProperties(properties, (int)index) == cudaSuccess) return properties->name;
+    (void)cudaGetLastError();
+    return "device";
+}
+
+static esp_code check_capability(uint32_t index, esp_error *err) {
+    struct cudaDeviceProp properties; /* C: the toolkit has no typedef of it */
+    int major = attribute(index, cudaDevAttrComputeCapabilityMajor);
+    int minor = attribute(index, cudaDevAttrComputeCapabilityMinor);
+    if (10 * major + minor >= CAPABILITY_LEAST) return ESP_OK;
+    if (major < 0 || minor < 0)
+        return esp_fail_field(err, ESP_UNAVAILABLE, "--device",
+                              "--device cuda:%u: the driver does not say what this device is; see "
+                              "whether nvidia-smi does, or use --device cpu",
+                              index);
+    return esp_fail_field(err, ESP_INVALID, "--device",
+                          "--device cuda:%u: this %s has compute capability %d.%d, and 8.0 or "
+                          "higher is wanted; use another with --device cuda:N, or --device cpu",
+                          index, name_of(index, &properties), major, minor);
+}
+
+esp_code kern_cuda_check(uint32_t index, esp_error *err) {
     uint32_t count = kern_cuda_count(err);
     if (count == 0) return ESP_UNAVAILABLE;
-    if (options->index >= count)
-        return esp_fail_field(err, ESP_INVALID, "--device",
-                              "--device cuda:%u: there are %u CUDA devices here, counted from 0",
-                              options->index, count);
+    if (index >= count)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--device",
+                              "--device cuda:%u: this machine has %u, the first of which is cuda:0",
+                              index, count);
+    return check_capability(index, err);
+}
+
+static esp_code check_options(const kern_options *options, esp_error *err) {
+    esp_code code = kern_cuda_check(options->index, err);
+    if (code != ESP_OK) return code;
     if (options->kv_dtype != DT_BF16)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
                               "the cuda device keeps its KV cache in bf16, not %s; use --kv-dtype "
@@ -63,11 +99,6 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
     if (!CUDA_OK(dev, cudaGetDeviceProperties(&properties, dev->index)))
         return cuda_tell_fault(dev, err);
     int capability = 10 * properties.major + properties.minor;
-    if (capability < CAPABILITY_LEAST)
-        return esp_fail_field(err, ESP_INVALID, "--device",
-                              "cuda:%d is a %s of compute capability %d.%d; 8.0 or higher is "
-                              "wanted: use another with --device cuda:N, or --device cpu",
-                              dev->index, properties.name, properties.major, properties.minor);
     snprintf(dev->profile, sizeof dev->profile, "cuda:sm_%d,act=bf16,kv=bf16", capability);
     return ESP_OK;
 }
