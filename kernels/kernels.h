@@ -369,6 +369,10 @@ typedef struct kern_ops {
     /* Takes what a step needs besides, so that none has to; at most once, outside of steps. */
     ESP_CHECKED esp_code (*reserve)(kern_device *dev, const kern_reserve *most, esp_error *err);
 
+    /* Whether the device computes layers of this shape; asked before anything is packed. ESP_INVALID says what it
+     * has and which flag mends it; ops assert. */
+    ESP_CHECKED esp_code (*check_layers)(const kern_device *dev, const kern_kv_shape *shape,
+                                         esp_error *err);
     /* Copies and packs; desc->data may go away afterwards. Uses the pool. */
     ESP_CHECKED esp_code (*pack)(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                                  esp_error *err);

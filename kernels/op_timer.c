@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 36 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 37 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -164,6 +164,10 @@ static bool pass_step_begin(kern_device *dev, const kern_step *step) {
     return dev->real->step_begin(dev->inner, &called);
 }
 static bool pass_step_end(kern_device *dev) { return dev->real->step_end(dev->inner); }
+static esp_code pass_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                  esp_error *err) {
+    return dev->real->check_layers(dev->inner, shape, err);
+}
 static esp_code pass_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                           esp_error *err) {
     return dev->real->pack(dev->inner, desc, out, err);
@@ -222,6 +226,7 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .upload_beside = pass_upload_beside,
         .memory = pass_memory,
         .reserve = pass_reserve,
+        .check_layers = pass_check_layers,
         .pack = pass_pack,
         .image = real->image,
         .open_image = pass_open_image,

@@ -490,6 +490,7 @@ esp_code model_open(model **out, model_file *file, const model_options *options,
     page_groups_plan(&m->groups, &m->spec, options->context_max, options->keep_pages);
     m->kv_shape = (kern_kv_shape){m->groups.layers, m->spec.kv_heads, m->spec.head_dim};
 
+    if (code == ESP_OK) code = options->ops->check_layers(options->dev, &m->kv_shape, err);
     if (code == ESP_OK) code = load(m, file, err);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);

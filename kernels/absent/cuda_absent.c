@@ -88,6 +88,11 @@ static bool absent_step_end(kern_device *dev) {
     (void)dev;
     no_device();
 }
+static esp_code absent_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                    esp_error *err) {
+    (void)dev, (void)shape, (void)err;
+    no_device();
+}
 static esp_code absent_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                             esp_error *err) {
     (void)dev, (void)desc, (void)out, (void)err;
@@ -182,6 +187,7 @@ const kern_ops kern_cuda = {
     .upload_beside = absent_copy,
     .memory = absent_memory,
     .reserve = absent_reserve,
+    .check_layers = absent_check_layers,
     .pack = absent_pack,
     .image = absent_image,
     .open_image = absent_open_image,

@@ -168,6 +168,16 @@ static size_t cuda_frame_bytes(const kern_device *dev, const kern_kv_shape *shap
     return cuda_kv_frame_bytes(shape);
 }
 
+static esp_code cuda_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                  esp_error *err) {
+    uint32_t dim = shape->head_dim;
+    if (dim > 0 && dim <= CUDA_HEAD_DIM_MAX && dim % 2 == 0) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "--device",
+                          "cuda:%d: the model's heads have %u dims; the CUDA backend wants an even "
+                          "number of at most %d: use --device cpu",
+                          dev->index, dim, CUDA_HEAD_DIM_MAX);
+}
+
 static esp_code cuda_sync(kern_device *dev, esp_error *err) {
     if (cuda_is_well(dev)) (void)CUDA_OK(dev, cudaStreamSynchronize(dev->stream));
     return cuda_tell_fault(dev, err);
@@ -190,6 +200,7 @@ const kern_ops kern_cuda = {
     .upload_beside = cuda_upload_beside,
     .memory = cuda_memory,
     .reserve = cuda_reserve,
+    .check_layers = cuda_check_layers,
     .pack = cuda_pack,
     .image = cuda_image,
     .open_image = cuda_open_image,

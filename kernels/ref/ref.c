@@ -113,6 +113,13 @@ static bool ref_step_end(kern_device *dev) {
 
 /* ---- matrices ---- */
 
+/* Of any. */
+static esp_code ref_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                 esp_error *err) {
+    (void)dev, (void)shape, (void)err;
+    return ESP_OK;
+}
+
 /* The bytes of a row and of all rows. */
 static bool sizes(esp_dtype dtype, uint32_t rows, uint32_t cols, uint64_t *row, uint64_t *all) {
     const dtype_row *info = dtype_info(dtype);
@@ -226,6 +233,7 @@ const kern_ops kern_ref = {
     .upload_beside = ref_copy,
     .memory = kern_host_memory,
     .reserve = ref_reserve,
+    .check_layers = ref_check_layers,
     .pack = ref_pack,
     .image = ref_image,
     .open_image = ref_open_image,

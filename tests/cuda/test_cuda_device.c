@@ -145,6 +145,24 @@ static void every_op_reads_the_rows_that_it_was_given(void **state) {
     assert_well();
 }
 
+/* What ops assert is asked before: of too wide and of odd heads. */
+static void heads_that_it_cannot_compute_are_refused(void **state) {
+    (void)state;
+    static const uint32_t good[] = {2, 64, 80, 254, 256}, bad[] = {0, 1, 127, 257, 258, 512};
+    kern_kv_shape shape = {.layers = 1, .kv_heads = 1};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        shape.head_dim = good[i];
+        assert_int_equal(kern_cuda.check_layers(l.dev, &shape, NULL), ESP_OK);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        esp_error err = {0};
+        shape.head_dim = bad[i];
+        assert_int_equal(kern_cuda.check_layers(l.dev, &shape, &err), ESP_INVALID);
+        assert_string_equal(err.field, "--device");
+        assert_non_null(strstr(err.message, "even number of at most 256: use --device cpu"));
+    }
+}
+
 /* The first fault is told for ever, with the call; what comes after is not launched. */
 static void a_fault_stays(void **state) {
     (void)state;
@@ -168,6 +186,7 @@ int main(void) {
         cmocka_unit_test(too_large_a_buffer_is_refused_and_no_fault),
         cmocka_unit_test(another_thread_uploads_beside),
         cmocka_unit_test(every_op_reads_the_rows_that_it_was_given),
+        cmocka_unit_test(heads_that_it_cannot_compute_are_refused),
         cmocka_unit_test(a_fault_stays),
     };
     return cmocka_run_group_tests(tests, open_lab, close_lab);

@@ -100,6 +100,12 @@ static bool fake_step_end(kern_device *dev) {
     remember(dev, "step_end", NULL);
     return false;
 }
+static esp_code fake_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                  esp_error *err) {
+    (void)err;
+    remember(dev, "check_layers", shape);
+    return ESP_INVALID;
+}
 static esp_code fake_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                           esp_error *err) {
     (void)err;
@@ -176,6 +182,7 @@ static const kern_ops fake = {
     .reserve = fake_reserve,
     .step_begin = fake_step_begin,
     .step_end = fake_step_end,
+    .check_layers = fake_check_layers,
     .pack = fake_pack,
     .image = fake_image,
     .open_image = fake_open_image,
@@ -263,6 +270,8 @@ static void what_is_no_op_is_passed_on_with_its_answer(void **state) {
     assert_called("host_give", &buffer);
     w.ops->upload_beside(w.dev, &buffer, &desc, 7);
     assert_called("upload_beside", &desc);
+    assert_int_equal(w.ops->check_layers(w.dev, &shape, NULL), ESP_INVALID);
+    assert_called("check_layers", &shape);
     assert_int_equal(w.ops->pack(w.dev, &desc, &made, NULL), ESP_UNAVAILABLE);
     assert_called("pack", &desc);
     assert_ptr_equal(made, matrix);
