@@ -363,6 +363,17 @@ static esp_code take_workspace(model *m, esp_error *err) {
 
 static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+static esp_code no_results(const model *m, esp_error *err) {
+    const char *mends = m->pooled
+                            ? "lower --max-seqs"
+                            : "raise what may be locked (ulimit -l) or use --device cpu, if it "
+                              "is a GPU's results";
+    return esp_fail_field(err, ESP_EXHAUSTED, m->pooled ? "--max-seqs" : "--device",
+                          "model: this machine has no %llu bytes left for the results of a step; "
+                          "end what else uses its memory, or %s",
+                          (unsigned long long)m->seen_bytes, mends);
+}
+
 /* What the steps will need besides: the device's own workspace, and host memory for rows to be read. */
 static esp_code reserve(model *m, esp_error *err) {
     const model_spec *s = &m->spec;
@@ -387,9 +398,7 @@ static esp_code reserve(model *m, esp_error *err) {
     uint64_t seen = (uint64_t)MODEL_LOGITS_ROWS * m->whole.vocab;
     m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : seen) * sizeof(float);
     m->seen = o->ops->host_take(o->dev, m->seen_bytes);
-    if (!m->seen)
-        return esp_fail(err, ESP_EXHAUSTED, "model: no memory for %llu bytes of results",
-                        (unsigned long long)m->seen_bytes);
+    if (!m->seen) return no_results(m, err);
     return o->ops->reserve(o->dev, &at_most, err);
 }
 

@@ -78,6 +78,10 @@ static void too_large_a_buffer_is_refused_and_no_fault(void **state) {
     kern_cuda.memory(l.dev, &memory);
     assert_int_equal(kern_cuda.alloc(l.dev, memory.total + 4096, &out, &err), ESP_EXHAUSTED);
     assert_null(out);
+    assert_string_equal(err.field, "--device");
+    assert_non_null(strstr(err.message, "bytes are wanted, and of"));
+    assert_non_null(strstr(err.message, "--kv-memory"));
+    assert_non_null(strstr(err.message, "--device cpu"));
     assert_well();
 }
 
@@ -172,10 +176,27 @@ static void a_fault_stays(void **state) {
     assert_int_equal(kern_cuda.sync(broken.dev, &err), ESP_UNAVAILABLE);
     assert_non_null(strstr(err.message, "cudaErrorLaunchFailure"));
     assert_non_null(strstr(err.message, "test_cuda_device.c:"));
+    assert_non_null(strstr(err.message, "start again"));
     assert_false(CUDA_OK(broken.dev, cudaErrorInvalidValue));
     kern_cuda.upload(broken.dev, NULL, NULL, 16);
     assert_int_equal(kern_cuda.sync(broken.dev, &again), ESP_UNAVAILABLE);
     assert_string_equal(again.message, err.message);
+    lab_close(&broken);
+}
+
+/* A workspace that grew in a step found none. */
+static void a_fault_for_want_of_memory_names_what_takes_less(void **state) {
+    (void)state;
+    lab broken = lab_open(&kern_cuda, LEVEL_AUTO, DT_BF16, 1);
+    cuda_room room = {0};
+    esp_error err = {0};
+    kern_memory memory;
+    kern_cuda.memory(broken.dev, &memory);
+    assert_null(cuda_need(broken.dev, &room, memory.total + 4096));
+    assert_int_equal(kern_cuda.sync(broken.dev, &err), ESP_EXHAUSTED);
+    assert_string_equal(err.field, "--step-tokens");
+    assert_non_null(strstr(err.message, "found no memory: lower --step-tokens or "
+                                        "--gpu-memory-utilization"));
     lab_close(&broken);
 }
 
@@ -188,6 +209,7 @@ int main(void) {
         cmocka_unit_test(every_op_reads_the_rows_that_it_was_given),
         cmocka_unit_test(heads_that_it_cannot_compute_are_refused),
         cmocka_unit_test(a_fault_stays),
+        cmocka_unit_test(a_fault_for_want_of_memory_names_what_takes_less),
     };
     return cmocka_run_group_tests(tests, open_lab, close_lab);
 }
