@@ -92,15 +92,26 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
     return ESP_OK;
 }
 
-/* The instructions that the kernels were compiled to and their matrix units differ from capability to
- * capability, and with them the last bits. */
+/* Bits depend on the instructions that run, not on the device that runs them: those that were built for an older
+ * capability of its generation, "sm_86"; or such as its driver made of PTX, "sm_120/ptx_90/driver_13.0". */
+static void name_code(kern_device *dev, char *out, size_t bytes) {
+    cuda_code code = {0};
+    int driver = 0;
+    if (!CUDA_OK(dev, cuda_linear_code(&code)) || !CUDA_OK(dev, cudaDriverGetVersion(&driver)))
+        return;
+    if (code.binary == code.ptx)
+        snprintf(out, bytes, "sm_%d", code.binary);
+    else
+        snprintf(out, bytes, "sm_%d/ptx_%d/driver_%d.%d", code.binary, code.ptx, driver / 1000,
+                 driver % 1000 / 10);
+}
+
 static esp_code name_profile(kern_device *dev, esp_error *err) {
-    struct cudaDeviceProp properties; /* C: the toolkit has no typedef of it */
-    if (!CUDA_OK(dev, cudaGetDeviceProperties(&properties, dev->index)))
-        return cuda_tell_fault(dev, err);
-    int capability = 10 * properties.major + properties.minor;
-    snprintf(dev->profile, sizeof dev->profile, "cuda:sm_%d,act=bf16,kv=bf16", capability);
-    return ESP_OK;
+    char code[48] = "";
+    cuda_use(dev);
+    name_code(dev, code, sizeof code);
+    snprintf(dev->profile, sizeof dev->profile, "cuda:%s,act=bf16,kv=bf16", code);
+    return cuda_tell_fault(dev, err);
 }
 
 static void cuda_close(kern_device *dev) {

@@ -43,7 +43,7 @@ struct kern_device {
     int index;                /* as the runtime counts */
     uint32_t tokens_max;
     bool replays; /* steps may be remembered */
-    char profile[48];
+    char profile[72];
     cudaStream_t stream, copies;
     cuda_fault fault;
     struct cuda_step *step;

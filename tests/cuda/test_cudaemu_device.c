@@ -133,6 +133,27 @@ static void the_profile_of_auto_is_the_cpus_where_the_device_is_too_old(void **s
     assert_int_not_equal(strncmp(here, "cuda:", 5), 0);
 }
 
+/* The build's own instructions where it has some, else what the driver makes of its PTX. */
+static void a_profile_names_the_code_that_runs(void **state) {
+    (void)state;
+    static const struct {
+        int sm;
+        const char *profile;
+    } devices[] = {{80, "cuda:sm_80,act=bf16,kv=bf16"},
+                   {86, "cuda:sm_86,act=bf16,kv=bf16"},
+                   {87, "cuda:sm_86,act=bf16,kv=bf16"},
+                   {90, "cuda:sm_90,act=bf16,kv=bf16"},
+                   {120, "cuda:sm_120/ptx_90/driver_13.0,act=bf16,kv=bf16"}};
+    char profile[PROFILE_BYTES_MAX];
+    for (size_t i = 0; i < sizeof devices / sizeof *devices; i++) {
+        emu_set_sm(devices[i].sm);
+        assert_int_equal(profile_of_auto(profile, NULL), ESP_OK);
+        assert_memory_equal(profile, devices[i].profile, strlen(devices[i].profile));
+        assert_int_equal(profile[strlen(devices[i].profile)], ',');
+    }
+    emu_set_sm(80);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_is_a_cuda_device_where_one_is),
@@ -141,6 +162,7 @@ int main(void) {
         cmocka_unit_test(auto_is_the_cpu_where_the_device_is_too_old),
         cmocka_unit_test(a_device_that_is_too_old_is_refused_with_what_is_wanted),
         cmocka_unit_test(the_profile_of_auto_is_the_cpus_where_the_device_is_too_old),
+        cmocka_unit_test(a_profile_names_the_code_that_runs),
         cmocka_unit_test(a_number_that_is_not_there_is_refused_with_how_many_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
