@@ -47,10 +47,16 @@ static const op_kind kinds[] = {
 
 /* ---- ops ---- */
 
+/* When all that was asked of the device is done; a fault is the caller's to find. */
+static int64_t done_ns(kern_device *dev) {
+    (void)!dev->real->sync(dev->inner, NULL);
+    return clock_now_ns();
+}
+
 static op_time *count(kern_device *dev, op_kind kind, int64_t began_ns, op_cost cost) {
     op_times *times = &dev->timer->times;
     op_time *time = &times->of[kind];
-    int64_t ended_ns = clock_now_ns();
+    int64_t ended_ns = done_ns(dev);
     if (!times->first_ns) times->first_ns = began_ns;
     times->last_ns = ended_ns;
     time->calls++;
@@ -62,14 +68,14 @@ static op_time *count(kern_device *dev, op_kind kind, int64_t began_ns, op_cost 
 
 static void timed_embed(kern_device *dev, const kern_embed *op) {
     op_cost cost = op_cost_embed(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->embed(dev->inner, op);
     count(dev, OP_EMBED, began_ns, cost);
 }
 
 static void timed_norm(kern_device *dev, const kern_norm *op) {
     op_cost cost = op_cost_norm(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->norm(dev->inner, op);
     count(dev, OP_NORM, began_ns, cost);
 }
@@ -88,28 +94,28 @@ static void note_shape(kern_device *dev, const kern_linear *op, op_time *time) {
 
 static void timed_linear(kern_device *dev, const kern_linear *op) {
     op_cost cost = op_cost_linear(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->linear(dev->inner, op);
     note_shape(dev, op, count(dev, kinds[op->role], began_ns, cost));
 }
 
 static void timed_rope_store(kern_device *dev, const kern_rope_store *op) {
     op_cost cost = op_cost_rope_store(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->rope_store(dev->inner, op);
     count(dev, OP_ROPE_STORE, began_ns, cost);
 }
 
 static void timed_attention(kern_device *dev, const kern_attention *op) {
     op_cost cost = op_cost_attention(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->attention(dev->inner, op);
     count(dev, OP_ATTENTION, began_ns, cost);
 }
 
 static void timed_pool_states(kern_device *dev, const kern_pool_states *op) {
     op_cost cost = op_cost_pool_states(op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->pool_states(dev->inner, op);
     count(dev, OP_POOL_STATES, began_ns, cost);
 }

@@ -17,9 +17,13 @@ static kern_device *const device = (kern_device *)&device_memory;
 static kern_matrix *const matrix = (kern_matrix *)&matrix_memory;
 static const char *called;
 static const void *with;
+/* How often it was waited for between the last two entries that were called, and since. */
+static uint32_t waits_before, waits_behind;
 
 static void remember(const kern_device *dev, const char *entry, const void *argument) {
     assert_ptr_equal(dev, device);
+    waits_before = waits_behind;
+    waits_behind = 0;
     called = entry;
     with = argument;
 }
@@ -159,7 +163,8 @@ static void fake_place_columns(kern_device *dev, const kern_place_columns *op) {
 }
 static esp_code fake_sync(kern_device *dev, esp_error *err) {
     (void)err;
-    remember(dev, "sync", NULL);
+    assert_ptr_equal(dev, device);
+    waits_behind++;
     return ESP_UNAVAILABLE;
 }
 
@@ -285,8 +290,9 @@ static void what_is_no_op_is_passed_on_with_its_answer(void **state) {
     assert_int_equal(w.ops->frame_bytes(w.dev, &shape), 4096);
     assert_called("frame_bytes", &shape);
     check_steps(&w);
+    waits_behind = 0;
     assert_int_equal(w.ops->sync(w.dev, NULL), ESP_UNAVAILABLE);
-    assert_called("sync", NULL);
+    assert_int_equal(waits_behind, 1);
     assert_int_equal(op_times_sum_ns(op_timer_read(w.timer)), 0);
     assert_int_equal(op_timer_read(w.timer)->first_ns, 0);
     unwrap(&w);
@@ -395,11 +401,31 @@ static void times_add_up_and_are_cleared(void **state) {
     unwrap(&w);
 }
 
+/* A device that computes behind what it is asked has done so when the clock is read. */
+static void an_op_is_waited_for_before_and_behind_it(void **state) {
+    (void)state;
+    wrapped w = wrap();
+    kern_norm norm = {.count = 1, .width = 32};
+    kern_linear linear = {
+        .matrix = {matrix}, .matrix_count = 1, .token_count = 1, .role = ROLE_DOWN};
+    w.ops->norm(w.dev, &norm);
+    assert_int_equal(waits_behind, 1);
+    waits_behind = 0;
+    w.ops->linear(w.dev, &linear);
+    assert_int_equal(waits_before, 1);
+    assert_int_equal(waits_behind, 1);
+    waits_behind = 0;
+    w.ops->step_end(w.dev); /* what is not timed is not */
+    assert_int_equal(waits_before + waits_behind, 0);
+    unwrap(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_no_op_is_passed_on_with_its_answer),
         cmocka_unit_test(each_op_is_passed_on_and_counted_under_its_kind),
         cmocka_unit_test(linears_count_their_shapes),
+        cmocka_unit_test(an_op_is_waited_for_before_and_behind_it),
         cmocka_unit_test(times_add_up_and_are_cleared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
