@@ -94,6 +94,12 @@ typedef struct kern_matrix_desc {
     const uint32_t *order;
 } kern_matrix_desc;
 
+/* What a packed matrix is of. */
+typedef struct kern_matrix_shape {
+    esp_dtype dtype;
+    uint32_t rows, cols;
+} kern_matrix_shape;
+
 /* A packed matrix as it lies in memory, for a file that keeps it. */
 typedef struct kern_image {
     esp_dtype dtype;
@@ -376,8 +382,10 @@ typedef struct kern_ops {
     /* Copies and packs; desc->data may go away afterwards. Uses the pool. */
     ESP_CHECKED esp_code (*pack)(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                                  esp_error *err);
-    /* The matrix's own memory, valid while it is open. */
-    void (*image)(const kern_matrix *matrix, kern_image *out);
+    kern_matrix_shape (*shape)(const kern_matrix *matrix);
+    /* The matrix's own memory, valid while it is open. A device with memory of its own makes a copy for it:
+     * ESP_EXHAUSTED, or the device's fault. */
+    ESP_CHECKED esp_code (*image)(const kern_matrix *matrix, kern_image *out, esp_error *err);
     /* A matrix over the bytes of an image, which outlive it and are only read. ESP_INVALID unless
      * shape and order are possible and count is what they take. */
     ESP_CHECKED esp_code (*open_image)(kern_device *dev, const kern_image *image, kern_matrix **out,

@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 37 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 38 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -81,15 +81,15 @@ static void timed_norm(kern_device *dev, const kern_norm *op) {
 }
 
 static void note_shape(kern_device *dev, const kern_linear *op, op_time *time) {
-    kern_image image;
+    kern_matrix_shape shape = {0};
     uint32_t rows = 0;
     for (uint32_t i = 0; i < op->matrix_count; i++) {
-        dev->real->image(op->matrix[i], &image);
-        rows += image.rows;
+        shape = dev->real->shape(op->matrix[i]);
+        rows += shape.rows;
     }
-    if (time->calls > 1 && (rows != time->rows || image.cols != time->cols)) time->other_shapes++;
+    if (time->calls > 1 && (rows != time->rows || shape.cols != time->cols)) time->other_shapes++;
     time->rows = rows;
-    time->cols = image.cols;
+    time->cols = shape.cols;
 }
 
 static void timed_linear(kern_device *dev, const kern_linear *op) {
@@ -234,6 +234,7 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .reserve = pass_reserve,
         .check_layers = pass_check_layers,
         .pack = pass_pack,
+        .shape = real->shape,
         .image = real->image,
         .open_image = pass_open_image,
         .matrix_close = pass_matrix_close,

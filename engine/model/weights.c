@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "engine/base/check.h"
+#include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
 #include "engine/model/cache/pack_cache.h"
@@ -446,12 +447,16 @@ static void keep_pack(loader *l, double packing) {
     if (!l->m->cache || pack_cache_was_found(l->m->cache) || !pays) return;
     /* Images are asked for now that they are wanted: a device with memory of its own copies them. */
     pack_item *items = mem_new(l->packed_count, sizeof *items);
-    for (uint32_t i = 0; i < l->packed_count; i++) {
+    esp_code code = ESP_OK;
+    esp_error why = {0};
+    for (uint32_t i = 0; i < l->packed_count && code == ESP_OK; i++) {
         items[i].place = l->packed[i].place;
-        o->ops->image(l->packed[i].matrix, &items[i].image);
+        code = o->ops->image(l->packed[i].matrix, &items[i].image, &why);
     }
-    if (o->ops->sync(o->dev, NULL) == ESP_OK)
+    if (code == ESP_OK)
         pack_cache_keep(l->m->cache, items, l->packed_count, o->packs_behind);
+    else /* nothing of packs fails a start */
+        log_event(LOG_INFO, "pack_not_kept", "reason=\"%s\"", why.message);
     free(items);
 }
 

@@ -98,8 +98,12 @@ static esp_code absent_pack(kern_device *dev, const kern_matrix_desc *desc, kern
     (void)dev, (void)desc, (void)out, (void)err;
     no_device();
 }
-static void absent_image(const kern_matrix *matrix, kern_image *out) {
-    (void)matrix, (void)out;
+static kern_matrix_shape absent_shape(const kern_matrix *matrix) {
+    (void)matrix;
+    no_device();
+}
+static esp_code absent_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
+    (void)matrix, (void)out, (void)err;
     no_device();
 }
 static esp_code absent_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
@@ -189,6 +193,7 @@ const kern_ops kern_cuda = {
     .reserve = absent_reserve,
     .check_layers = absent_check_layers,
     .pack = absent_pack,
+    .shape = absent_shape,
     .image = absent_image,
     .open_image = absent_open_image,
     .matrix_close = absent_matrix_close,

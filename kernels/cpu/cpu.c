@@ -272,6 +272,7 @@ const kern_ops kern_cpu = {
     .reserve = cpu_reserve,
     .check_layers = cpu_check_layers,
     .pack = cpu_pack,
+    .shape = cpu_shape,
     .image = cpu_image,
     .open_image = cpu_open_image,
     .matrix_close = cpu_matrix_close,

@@ -213,6 +213,7 @@ const kern_ops kern_cuda = {
     .reserve = cuda_reserve,
     .check_layers = cuda_check_layers,
     .pack = cuda_pack,
+    .shape = cuda_shape,
     .image = cuda_image,
     .open_image = cuda_open_image,
     .matrix_close = cuda_matrix_close,

@@ -107,7 +107,8 @@ esp_code cuda_reserve(kern_device *dev, const kern_reserve *most, esp_error *err
 
 esp_code cuda_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                    esp_error *err);
-void cuda_image(const kern_matrix *matrix, kern_image *out);
+kern_matrix_shape cuda_shape(const kern_matrix *matrix);
+esp_code cuda_image(const kern_matrix *matrix, kern_image *out, esp_error *err) ESP_CHECKED;
 esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                          esp_error *err);
 void cuda_matrix_close(kern_device *dev, kern_matrix *matrix);

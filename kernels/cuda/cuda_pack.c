@@ -101,19 +101,33 @@ esp_code cuda_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix *
     return ESP_OK;
 }
 
-void cuda_image(const kern_matrix *matrix, kern_image *out) {
+kern_matrix_shape cuda_shape(const kern_matrix *matrix) {
+    return (kern_matrix_shape){matrix->dtype, matrix->view.rows, matrix->view.cols};
+}
+
+static esp_code bring_image(kern_matrix *matrix, esp_error *err) {
+    matrix->image = mem_map(matrix->bytes);
+    if (!matrix->image)
+        return esp_fail_field(err, ESP_EXHAUSTED, "--pack",
+                              "cuda:%d: this machine has no %llu bytes left for a copy of a matrix "
+                              "of %u x %u; use --pack off, or end what else uses its memory",
+                              matrix->dev->index, (unsigned long long)matrix->bytes,
+                              matrix->view.rows, matrix->view.cols);
+    cuda_download(matrix->dev, matrix->image, matrix->memory, matrix->bytes);
+    return cuda_tell_fault(matrix->dev, err);
+}
+
+esp_code cuda_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
     kern_matrix *own = (kern_matrix *)(uintptr_t)matrix; /* what is kept is no part of its value */
-    if (!own->image) {
-        own->image = mem_map(own->bytes);
-        ESP_ASSERT(own->image);
-        cuda_download(own->dev, own->image, own->memory, own->bytes);
-    }
+    esp_code code = own->image ? ESP_OK : bring_image(own, err);
+    if (code != ESP_OK) return code;
     *out = (kern_image){.dtype = own->dtype,
                         .rows = own->view.rows,
                         .cols = own->view.cols,
                         .order = own->order ? own->order->inputs : NULL,
                         .bytes = own->image,
                         .count = own->bytes};
+    return ESP_OK;
 }
 
 esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,

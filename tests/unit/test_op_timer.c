@@ -117,9 +117,15 @@ static esp_code fake_pack(kern_device *dev, const kern_matrix_desc *desc, kern_m
     *out = matrix;
     return ESP_UNAVAILABLE;
 }
-static void fake_image(const kern_matrix *m, kern_image *out) {
+static kern_matrix_shape fake_shape(const kern_matrix *m) {
     assert_ptr_equal(m, matrix);
-    *out = (kern_image){.rows = 64, .cols = 32};
+    return (kern_matrix_shape){.rows = 64, .cols = 32};
+}
+static esp_code fake_image(const kern_matrix *m, kern_image *out, esp_error *err) {
+    (void)err;
+    assert_ptr_equal(m, matrix);
+    *out = (kern_image){.rows = 64};
+    return ESP_EXHAUSTED;
 }
 static esp_code fake_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                                 esp_error *err) {
@@ -189,6 +195,7 @@ static const kern_ops fake = {
     .step_end = fake_step_end,
     .check_layers = fake_check_layers,
     .pack = fake_pack,
+    .shape = fake_shape,
     .image = fake_image,
     .open_image = fake_open_image,
     .matrix_close = fake_matrix_close,
@@ -282,8 +289,9 @@ static void what_is_no_op_is_passed_on_with_its_answer(void **state) {
     assert_ptr_equal(made, matrix);
     assert_int_equal(w.ops->open_image(w.dev, &image, &made, NULL), ESP_INVALID);
     assert_called("open_image", &image);
-    w.ops->image(matrix, &image);
+    assert_int_equal(w.ops->image(matrix, &image, NULL), ESP_EXHAUSTED);
     assert_int_equal(image.rows, 64);
+    assert_int_equal(w.ops->shape(matrix).cols, 32);
     assert_int_equal(w.ops->matrix_bytes(matrix), 1000);
     w.ops->matrix_close(w.dev, matrix);
     assert_called("matrix_close", matrix);
