@@ -2,6 +2,7 @@
  * (Law 1). */
 // SPDX-License-Identifier: Apache-2.0
 #include "page_lab.h"
+#include "tests/cuda/kernel_cases.h"
 
 /* Keys, values, queries and weights are bf16; values are below 2, and so are the sums of them. */
 static const float TOLERANCE = 1e-2f, LARGEST = 2;
@@ -55,6 +56,7 @@ static void attention_agrees_with_ref(void **state) {
         page_result want = page_run_ref(&cases[i]), got = page_run(&cases[i], &way);
         page_assert_close(got.q, want.q, want.count, 2e-6f, 1, "q");
         page_assert_close(got.out, want.out, want.count, TOLERANCE, LARGEST, "attention");
+        kernel_case();
         page_result_free(&want);
         page_result_free(&got);
     }
@@ -144,6 +146,7 @@ static void encoders_see_the_whole_sequence(void **state) {
         c.bidirectional = true;
         page_result want = page_run_ref(&c), got = page_run(&c, &at_once);
         page_assert_close(got.out, want.out, want.count, TOLERANCE, LARGEST, "attention");
+        kernel_case();
         page_way whole = {0};
         compare_ways(&c, &at_once, &whole);
         page_result_free(&want);
@@ -174,5 +177,5 @@ int main(void) {
         cmocka_unit_test(encoders_see_the_whole_sequence),
         cmocka_unit_test(impossible_shapes_are_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -11,6 +11,7 @@
 
 #include "kernels/cuda/cuda_matrix.h"
 #include "kernels/op_cost.h"
+#include "tests/cuda/kernel_cases.h"
 #include "tests/unit/linear_case.h"
 
 static lab ref, cuda;
@@ -67,6 +68,7 @@ static void assert_near_ref(const linear_case *c) {
     if (!(most <= 1e-2 * range))
         fail_msg("%s, %u tokens, epilogue %d: off by %g of %g", dtype_info(c->dtype[0])->name,
                  c->tokens, c->epilogue, most, range);
+    kernel_case();
     free(want);
     free(got);
 }
@@ -196,5 +198,5 @@ int main(void) {
         cmocka_unit_test(equal_orders_are_one),
         cmocka_unit_test(bytes_that_are_no_image_are_refused),
     };
-    return cmocka_run_group_tests(tests, open_labs, close_labs);
+    return kernel_cases_end(cmocka_run_group_tests(tests, open_labs, close_labs));
 }
