@@ -94,6 +94,12 @@ typedef struct kern_matrix_desc {
     const uint32_t *order;
 } kern_matrix_desc;
 
+/* What a packed matrix is of. */
+typedef struct kern_matrix_shape {
+    esp_dtype dtype;
+    uint32_t rows, cols;
+} kern_matrix_shape;
+
 /* A packed matrix as it lies in memory, for a file that keeps it. */
 typedef struct kern_image {
     esp_dtype dtype;
@@ -369,11 +375,17 @@ typedef struct kern_ops {
     /* Takes what a step needs besides, so that none has to; at most once, outside of steps. */
     ESP_CHECKED esp_code (*reserve)(kern_device *dev, const kern_reserve *most, esp_error *err);
 
+    /* Whether the device computes layers of this shape; asked before anything is packed. ESP_INVALID says what it
+     * has and which flag mends it; ops assert. */
+    ESP_CHECKED esp_code (*check_layers)(const kern_device *dev, const kern_kv_shape *shape,
+                                         esp_error *err);
     /* Copies and packs; desc->data may go away afterwards. Uses the pool. */
     ESP_CHECKED esp_code (*pack)(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                                  esp_error *err);
-    /* The matrix's own memory, valid while it is open. */
-    void (*image)(const kern_matrix *matrix, kern_image *out);
+    kern_matrix_shape (*shape)(const kern_matrix *matrix);
+    /* The matrix's own memory, valid while it is open. A device with memory of its own makes a copy for it:
+     * ESP_EXHAUSTED, or the device's fault. */
+    ESP_CHECKED esp_code (*image)(const kern_matrix *matrix, kern_image *out, esp_error *err);
     /* A matrix over the bytes of an image, which outlive it and are only read. ESP_INVALID unless
      * shape and order are possible and count is what they take. */
     ESP_CHECKED esp_code (*open_image)(kern_device *dev, const kern_image *image, kern_matrix **out,
@@ -420,9 +432,12 @@ extern const kern_ops kern_ref;
 extern const kern_ops kern_cpu;
 /* In no library of this folder: a program links esp_cuda, whose open may say what is missing. */
 extern const kern_ops kern_cuda;
-/* CUDA devices that can be opened here; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where
- * the build has no CUDA at all. */
+/* CUDA devices of this machine; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where the build has
+ * no CUDA at all. */
 uint32_t kern_cuda_count(esp_error *why);
+/* Whether this one, counted from 0, is there and new enough to be opened: ESP_UNAVAILABLE or, without CUDA in the
+ * build, ESP_UNIMPLEMENTED where there is none; ESP_OUT_OF_RANGE; ESP_INVALID of one that is too old. */
+ESP_CHECKED esp_code kern_cuda_check(uint32_t index, esp_error *err);
 /* The cudaStream_t of all its ops, of a device that kern_cuda opened: for exchanges between ranks. */
 void *kern_cuda_stream(kern_device *dev);
 

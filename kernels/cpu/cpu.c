@@ -237,6 +237,17 @@ static bool cpu_sample(kern_device *dev, const kern_sample *op) {
     return false;
 }
 
+static esp_code cpu_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                 esp_error *err) {
+    (void)dev;
+    uint32_t dim = shape->head_dim;
+    if (dim > 0 && dim <= CPU_HEAD_DIM_MAX && dim % 2 == 0) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "--device",
+                          "cpu: the model's heads have %u dims; the CPU backend wants an even "
+                          "number of at most %d: use --device ref",
+                          dim, CPU_HEAD_DIM_MAX);
+}
+
 static esp_code cpu_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     return ESP_OK;
@@ -259,7 +270,9 @@ const kern_ops kern_cpu = {
     .upload_beside = cpu_copy,
     .memory = kern_host_memory,
     .reserve = cpu_reserve,
+    .check_layers = cpu_check_layers,
     .pack = cpu_pack,
+    .shape = cpu_shape,
     .image = cpu_image,
     .open_image = cpu_open_image,
     .matrix_close = cpu_matrix_close,

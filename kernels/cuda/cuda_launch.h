@@ -148,6 +148,15 @@ typedef struct cuda_linear_args {
 
 int cuda_linear(const cuda_linear_args *args, void *stream);
 
+/* What the current device runs of this file, and so of all that were compiled as it was: the capability that its
+ * instructions are of, and that of the PTX they come from, each times ten. The two differ where a driver made
+ * instructions for a device that is newer than the build. */
+typedef struct cuda_code {
+    int binary, ptx;
+} cuda_code;
+
+int cuda_linear_code(cuda_code *out);
+
 /* Bytes of `work` for linears of at most tokens_max tokens over a matrix (host) and others of its shape; mostly 0. */
 uint64_t cuda_linear_workspace(const struct cuda_matrix_view *matrix, uint32_t tokens_max);
 

@@ -113,6 +113,13 @@ static bool ref_step_end(kern_device *dev) {
 
 /* ---- matrices ---- */
 
+/* Of any. */
+static esp_code ref_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                 esp_error *err) {
+    (void)dev, (void)shape, (void)err;
+    return ESP_OK;
+}
+
 /* The bytes of a row and of all rows. */
 static bool sizes(esp_dtype dtype, uint32_t rows, uint32_t cols, uint64_t *row, uint64_t *all) {
     const dtype_row *info = dtype_info(dtype);
@@ -156,13 +163,19 @@ static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_ma
     return ESP_OK;
 }
 
-static void ref_image(const kern_matrix *matrix, kern_image *out) {
+static kern_matrix_shape ref_shape(const kern_matrix *matrix) {
+    return (kern_matrix_shape){matrix->dtype, matrix->rows, matrix->cols};
+}
+
+static esp_code ref_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
+    (void)err;
     *out = (kern_image){.dtype = matrix->dtype,
                         .rows = matrix->rows,
                         .cols = matrix->cols,
                         .order = matrix->order,
                         .bytes = matrix->blocks,
                         .count = matrix->rows * matrix->row_bytes};
+    return ESP_OK;
 }
 
 static esp_code ref_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
@@ -226,7 +239,9 @@ const kern_ops kern_ref = {
     .upload_beside = ref_copy,
     .memory = kern_host_memory,
     .reserve = ref_reserve,
+    .check_layers = ref_check_layers,
     .pack = ref_pack,
+    .shape = ref_shape,
     .image = ref_image,
     .open_image = ref_open_image,
     .matrix_close = ref_matrix_close,

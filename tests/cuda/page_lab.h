@@ -111,6 +111,12 @@ static inline void page_collect(const page_case *c, const lab_batch *batch, cons
 
 /* --- ref -------------------------------------------------------------------------------------- */
 
+/* Keys and values as the device's pages have them: attention is then held to what ref makes of the same. */
+static inline void page_round(float *values, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        values[i] = f32_of_bf16(bf16_of_f32(values[i]));
+}
+
 /* All sequences at once. */
 static inline page_result page_run_ref(const page_case *c) {
     lab l = lab_open(&kern_ref, LEVEL_AUTO, DT_F32, 2);
@@ -139,6 +145,7 @@ static inline page_result page_run_ref(const page_case *c) {
                             .norm_eps = 1e-5f,
                             .kv = kv};
     l.ops->rope_store(l.dev, &rope);
+    page_round(kv.arena, arena / sizeof(float));
     kern_attention attention = {.batch = &batch.b,
                                 .qkv = qkv,
                                 .heads = c->heads,

@@ -4,6 +4,7 @@
 
 #include "device_memory.h"
 #include "kernels/cuda/cuda_launch.h"
+#include "tests/cuda/kernel_cases.h"
 
 enum { FRAMES = 23 };
 
@@ -36,6 +37,7 @@ static void frames_are_copied_within_the_arena(void **state) {
         for (uint32_t i = 0; i < 4; i++)
             memcpy(want + to[i] * frame, want + from[i] * frame, frame);
         assert_memory_equal(got, want, bytes);
+        kernel_case();
         device_free(arena);
         device_free(args.from);
         device_free(args.to);
@@ -69,6 +71,7 @@ static void frames_are_gathered_and_scattered(void **state) {
         for (uint32_t i = 0; i < 5; i++)
             memcpy(want + back[i] * frame, before + out[i] * frame, frame);
         assert_memory_equal(got, want, bytes);
+        kernel_case();
         device_free(args.frames);
         device_free(arena);
         device_free(run);
@@ -93,5 +96,5 @@ int main(void) {
         cmocka_unit_test(frames_are_gathered_and_scattered),
         cmocka_unit_test(no_frames_are_nothing_and_odd_ones_are_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -1,6 +1,7 @@
 /* test_cuda_rope_store.c - norm, rotation and store on the device: held to ref; what is written where. */
 // SPDX-License-Identifier: Apache-2.0
 #include "page_lab.h"
+#include "tests/cuda/kernel_cases.h"
 
 static const page_case cases[] = {
     {.heads = 4, .kv_heads = 2, .dim = 64, .rotary = 64, .lengths = {1, 37, 20}},
@@ -153,6 +154,7 @@ static void heads_are_normed_turned_and_stored_as_ref_does(void **state) {
             check_rows(&cases[i], &s, t, 0);
             check_rows(&cases[i], &s, t, 1);
         }
+        kernel_case();
         stored_free(&s);
     }
 }
@@ -238,5 +240,5 @@ int main(void) {
         cmocka_unit_test(a_frame_holds_its_blocks_side_by_side),
         cmocka_unit_test(impossible_rotations_are_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -32,7 +32,7 @@ void emu_set_streams(emu_streams when);
 /* Number of devices from now on, 0 to 16. */
 void emu_set_devices(int count);
 
-/* 80, 86, 89 or 90. */
+/* 80, 86, 89 or 90; others have the limits of 86. */
 void emu_set_sm(int sm);
 
 /* Clears a device's sticky error, as a new process would find it. */

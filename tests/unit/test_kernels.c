@@ -401,7 +401,9 @@ static void image_of_a_matrix_computes_the_same(void **state) {
             kern_matrix *second = NULL;
             kern_image image;
             esp_error err = {0};
-            l.ops->image(first, &image);
+            assert_int_equal(l.ops->image(first, &image, &err), ESP_OK);
+            kern_matrix_shape shape = l.ops->shape(first);
+            assert_true(shape.dtype == (esp_dtype)d && shape.rows == ROWS && shape.cols == COLS);
             void *copy = lab_alloc(&other, image.count);
             memcpy(copy, image.bytes, image.count);
             image.bytes = copy;
