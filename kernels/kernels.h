@@ -423,6 +423,10 @@ extern const kern_ops kern_cuda;
 /* CUDA devices that can be opened here; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where
  * the build has no CUDA at all. */
 uint32_t kern_cuda_count(esp_error *why);
+/* How far two different devices are from each other, as the driver ranks links: 0 the fastest; KERN_LINK_NONE where
+ * neither reaches the other's memory. */
+enum { KERN_LINK_NONE = 1 << 20 };
+uint32_t kern_cuda_link(uint32_t device, uint32_t other);
 /* The cudaStream_t of all its ops, of a device that kern_cuda opened: for exchanges between ranks. */
 void *kern_cuda_stream(kern_device *dev);
 
