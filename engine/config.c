@@ -264,8 +264,8 @@ static const flag serve_flags[] = {
      SERVE_FIELD(replicas),
      .most = LIMIT_REPLICAS_MAX,
      .placeholder = "N",
-     .help = "copies of the model, each with --tp ranks, that share the requests out (data "
-             "parallel); default 1"},
+     .help = "copies of the model, each with --tp ranks, that share the requests (data parallel); "
+             "default 1"},
 };
 const flag_table config_serve_flags = {
     .title = "Server", .flags = serve_flags, .count = sizeof serve_flags / sizeof *serve_flags};
@@ -300,10 +300,11 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
             "computed on one rank only in this build",
             c->model.tp);
     if (c->replicas > 1 && config_under_mpi())
-        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--replicas",
-                              "--replicas %u does not go with mpirun: its processes are the ranks of "
-                              "one replica; start a server for each replica",
-                              c->replicas);
+        return esp_fail_field(
+            err, ESP_OUT_OF_RANGE, "--replicas",
+            "--replicas %u does not go with mpirun: its processes are the ranks of "
+            "one replica; start a server for each replica",
+            c->replicas);
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");

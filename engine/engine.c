@@ -122,13 +122,14 @@ static esp_code open_device(engine *e, esp_error *err) {
     esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
     e->ops = e->config.ops ? e->config.ops : device_ops(e->config.device);
-    e->opened_with = (kern_options){.pool = e->pool,
-                                    .level = device_level(&e->config),
-                                    .index = device_of_rank(&e->config, e->comm ? e->comm->rank : 0),
-                                    .kv_dtype = e->config.kv_dtype,
-                                    .activations = e->config.activations,
-                                    .tokens_max = e->config.step_tokens,
-                                    .no_replay = e->config.no_replay || e->comm};
+    e->opened_with =
+        (kern_options){.pool = e->pool,
+                       .level = device_level(&e->config),
+                       .index = device_of_rank(&e->config, e->comm ? e->comm->rank : 0),
+                       .kv_dtype = e->config.kv_dtype,
+                       .activations = e->config.activations,
+                       .tokens_max = e->config.step_tokens,
+                       .no_replay = e->config.no_replay || e->comm};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, rank_count(e),

@@ -115,9 +115,8 @@ static esp_code check_load(const adapter_routes *r, const adapter_ask *ask, esp_
 
 static esp_code load(const adapter_routes *r, const adapter_ask *ask, esp_error *err) {
     esp_code code = check_load(r, ask, err);
-    return code == ESP_OK
-               ? group_load_stored_as(r->adapters, ask->name, ask->reference, NULL, err)
-               : code;
+    return code == ESP_OK ? group_load_stored_as(r->adapters, ask->name, ask->reference, NULL, err)
+                          : code;
 }
 
 void adapter_routes_post(const adapter_routes *r, const http_post *in, http_answer *out) {

@@ -225,7 +225,8 @@ esp_code generations_open(generations **out, const generations_options *options,
     generations *all = mem_new(1, sizeof *all);
     *out = all;
     all->options = *options;
-    replicas_news_signal(options->replicas); /* from now on there is news, also of the first request */
+    replicas_news_signal(
+        options->replicas); /* from now on there is news, also of the first request */
     if (pthread_create(&all->thread, NULL, run, all))
         return esp_fail(err, ESP_EXHAUSTED,
                         "serve: cannot start a thread; raise the limit of threads");

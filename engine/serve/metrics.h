@@ -19,8 +19,8 @@ typedef struct metrics_input {
     const engine_stats *stats; /* of all */
     const metrics_replica *replicas;
     uint32_t replica_count; /* 0, 1: there is nothing to tell of each */
-    int64_t now_us; /* monotonic */
-    uint32_t calls; /* live gRPC calls */
+    int64_t now_us;         /* monotonic */
+    uint32_t calls;         /* live gRPC calls */
     bool serving;
     const char *model, *profile, *version;
     const record_stats *records; /* NULL: nothing is recorded */

@@ -75,10 +75,9 @@ static void records_are_counted_where_there_are_any(void **state) {
 static void replicas_are_told_apart_where_there_are_several(void **state) {
     (void)state;
     engine_stats sum = {.output_tokens_total = 12};
-    metrics_replica of[] = {{.up = true, .stats = {.output_tokens_total = 5}},
-                            {.stats = {.output_tokens_total = 7,
-                                       .step_running = true,
-                                       .step_began_us = 1000000}}};
+    metrics_replica of[] = {
+        {.up = true, .stats = {.output_tokens_total = 5}},
+        {.stats = {.output_tokens_total = 7, .step_running = true, .step_began_us = 1000000}}};
     metrics_input in = {.stats = &sum,
                         .replicas = of,
                         .replica_count = 2,

@@ -377,12 +377,14 @@ static void too_few_cores_are_refused_with_the_numbers(void **state) {
 
 /* ---- a replica that fails ---- */
 
-/* ref, with devices that fail when they are told to; by the order in which they were opened. */
+/* ref, with devices that fail when they are told to; by the order in which they were opened: those of the first
+ * replica's ranks come first. */
+enum { DEVICES = 2 * REPLICAS };
 static kern_ops fragile;
 static struct {
     kern_device *_Atomic dev;
     _Atomic bool fails;
-} devices[REPLICAS];
+} devices[DEVICES];
 static _Atomic uint32_t opened;
 
 static esp_code fragile_open(kern_device **out, const kern_options *options, esp_error *err) {
@@ -392,20 +394,20 @@ static esp_code fragile_open(kern_device **out, const kern_options *options, esp
 }
 
 static esp_code fragile_sync(kern_device *dev, esp_error *err) {
-    for (uint32_t i = 0; i < REPLICAS; i++)
+    for (uint32_t i = 0; i < DEVICES; i++)
         if (atomic_load(&devices[i].dev) == dev && atomic_load(&devices[i].fails))
             return esp_fail(err, ESP_INTERNAL, "device %u fell off the bus", i);
     return kern_ref.sync(dev, err);
 }
 
-static replicas *start_fragile(void) {
+static replicas *start_fragile(uint32_t tp) {
     fragile = kern_ref;
     fragile.open = fragile_open;
     fragile.sync = fragile_sync;
     atomic_store(&opened, 0);
-    for (uint32_t i = 0; i < REPLICAS; i++)
+    for (uint32_t i = 0; i < DEVICES; i++)
         atomic_store(&devices[i].fails, false);
-    return start_many((model_config){.device = DEVICE_REF, .ops = &fragile}, REPLICAS);
+    return start_many((model_config){.device = DEVICE_REF, .ops = &fragile, .tp = tp}, REPLICAS);
 }
 
 static void assert_fell(request *r, const char *words) {
@@ -419,7 +421,7 @@ static void one_that_fails_takes_nobody_with_it(void **state) {
     (void)state;
     answer out;
     request *on_each[REPLICAS];
-    replicas *all = start_fragile();
+    replicas *all = start_fragile(1);
     for (uint32_t i = 0; i < REPLICAS; i++)
         submit(all, on_each[i] = make_request(all, 1, NULL, 1000));
     wait_published(on_each[0]);
@@ -445,6 +447,32 @@ static void one_that_fails_takes_nobody_with_it(void **state) {
     submit(all, late);
     assert_fell(late, "fell off the bus");
     assert_int_equal(replicas_up(all), 0);
+    replicas_close(all);
+}
+
+/* Of two replicas of two ranks the second rank of one fails: that replica ends with the rank's sentence. */
+static void a_rank_that_fails_ends_its_replica_alone(void **state) {
+    (void)state;
+    answer out;
+    request *on_each[REPLICAS];
+    replicas *all = start_fragile(2);
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        submit(all, on_each[i] = make_request(all, 1, NULL, 1000));
+    wait_published(on_each[0]);
+    atomic_store(&devices[1].fails, true);
+    uint32_t fell = on_each[0]->replica == 0 ? 0 : 1;
+    assert_fell(on_each[fell], "device 1 fell");
+    assert_false(replicas_is_up(all, 0));
+    assert_true(replicas_is_up(all, 1));
+    replicas_cancel(all, on_each[1 - fell]);
+    wait_done(on_each[1 - fell]);
+    assert_int_equal(on_each[1 - fell]->finish, FINISH_CANCELLED);
+    request_unref(on_each[1 - fell]);
+    for (uint32_t i = 0; i < 3; i++) {
+        request *r = make_request(all, i, NULL, OUTPUT);
+        submit(all, r);
+        keep(r, &out);
+    }
     replicas_close(all);
 }
 
@@ -490,6 +518,7 @@ int main(void) {
         cmocka_unit_test(memory_is_shared_out),
         cmocka_unit_test(too_few_cores_are_refused_with_the_numbers),
         cmocka_unit_test(one_that_fails_takes_nobody_with_it),
+        cmocka_unit_test(a_rank_that_fails_ends_its_replica_alone),
         cmocka_unit_test(a_stuck_one_gets_no_more_until_it_moves),
         cmocka_unit_test(a_draining_one_is_refused_by_all),
     };
