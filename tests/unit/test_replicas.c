@@ -169,9 +169,9 @@ static void requests_one_by_one_take_turns(void **state) {
     for (uint32_t i = 0; i < 9; i++) {
         request *r = make_request(all, i, NULL, OUTPUT);
         submit(all, r);
+        engine *by = replicas_engine(all, r->replica);
         keep(r, &out);
-        /* Who is done still counts among the live ones of its replica until its place is given back. */
-        while (engine_live(replicas_engine(all, r->replica)))
+        while (engine_live(by)) /* its place is given back a little later */
             usleep(100);
     }
     for (uint32_t i = 0; i < 3; i++)
