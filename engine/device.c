@@ -53,3 +53,8 @@ kern_level device_level(const model_config *config) {
 uint32_t device_index(const model_config *config) {
     return config->device == DEVICE_CUDA ? config->device_index : 0;
 }
+
+uint32_t device_of_rank(const model_config *config, uint32_t rank) {
+    if (config->device != DEVICE_CUDA) return 0;
+    return config->gpus ? config->gpus[rank] : device_index(config) + rank;
+}

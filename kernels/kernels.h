@@ -438,6 +438,10 @@ uint32_t kern_cuda_count(esp_error *why);
 /* Whether this one, counted from 0, is there and new enough to be opened: ESP_UNAVAILABLE or, without CUDA in the
  * build, ESP_UNIMPLEMENTED where there is none; ESP_OUT_OF_RANGE; ESP_INVALID of one that is too old. */
 ESP_CHECKED esp_code kern_cuda_check(uint32_t index, esp_error *err);
+/* How far two different devices are from each other, as the driver ranks links: 0 the fastest; KERN_LINK_NONE where
+ * neither reaches the other's memory. */
+enum { KERN_LINK_NONE = 1 << 20 };
+uint32_t kern_cuda_link(uint32_t device, uint32_t other);
 /* The cudaStream_t of all its ops, of a device that kern_cuda opened: for exchanges between ranks. */
 void *kern_cuda_stream(kern_device *dev);
 

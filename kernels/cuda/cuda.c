@@ -32,6 +32,22 @@ uint32_t kern_cuda_count(esp_error *why) {
     return 0;
 }
 
+static bool peer_attribute(int *out, enum cudaDeviceP2PAttr which, int from, int to) {
+    if (cudaDeviceGetP2PAttribute(out, which, from, to) == cudaSuccess) return true;
+    (void)cudaGetLastError();
+    return false;
+}
+
+uint32_t kern_cuda_link(uint32_t device, uint32_t other) {
+    int from = (int)device, to = (int)other, reaches = 0, rank = 0;
+    ESP_ASSERT(from != to);
+    if (!peer_attribute(&reaches, cudaDevP2PAttrAccessSupported, from, to) || !reaches)
+        return KERN_LINK_NONE;
+    if (!peer_attribute(&rank, cudaDevP2PAttrPerformanceRank, from, to) || rank < 0)
+        return KERN_LINK_NONE;
+    return rank < KERN_LINK_NONE ? (uint32_t)rank : KERN_LINK_NONE;
+}
+
 void *kern_cuda_stream(kern_device *dev) { return dev->stream; }
 
 /* -1: it does not say. */

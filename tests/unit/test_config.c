@@ -85,7 +85,7 @@ static void defaults_are_those_of_the_help(void **state) {
 static void every_kind_of_flag_is_read(void **state) {
     (void)state;
     parsed p = accepted("--model=m.gguf --device cpu:avx512 --kv-dtype f32 --kv-memory 1.5G "
-                        "--max-seqs 4096 --insecure --grace 0 --name n --tp 1 --replicas 1 "
+                        "--max-seqs 4096 --insecure --grace 0 --name n --tp 1 --replicas 3 "
                         "--activations int8 --threads 2 --http off");
     assert_string_equal(p.config.model.model_path, "m.gguf");
     assert_int_equal(p.config.model.device, DEVICE_CPU);
@@ -94,6 +94,7 @@ static void every_kind_of_flag_is_read(void **state) {
     assert_int_equal(p.config.model.kv_dtype, DT_F32);
     assert_int_equal(p.config.model.kv_memory, 1610612736);
     assert_int_equal(p.config.model.max_seqs, 4096);
+    assert_int_equal(p.config.replicas, 3);
     assert_int_equal(p.config.model.threads, 2);
     assert_int_equal(p.config.model.activations, ACT_INT8);
     assert_int_equal(p.config.grace_seconds, 0);
@@ -165,7 +166,6 @@ static void a_cuda_device_is_named_by_its_number(void **state) {
 /* Options of the design that this build has not are told apart from spelling mistakes. */
 static void planned_options_are_refused_as_such(void **state) {
     (void)state;
-    later("--model m --replicas 4", "--replicas");
     later("--model m --kv-dtype int8", "--kv-dtype");
 }
 
@@ -446,7 +446,8 @@ static void bad_config_files_are_refused_with_a_sentence(void **state) {
     refused_file("model: m\nmax-seqs: many\n", ESP_OUT_OF_RANGE, "max-seqs in test_config_",
                  "\"many\"");
     refused_file("model: m\nmax_seqs: 4\n", ESP_INVALID, "max_seqs", "without dashes");
-    refused_file("model: m\nreplicas: 2\n", ESP_UNIMPLEMENTED, "replicas in", "not in this build yet");
+    refused_file("model: m\nkv-dtype: int8\n", ESP_UNIMPLEMENTED, "kv-dtype in", "not in this build yet");
+    refused_file("model: m\nreplicas: 65\n", ESP_OUT_OF_RANGE, "replicas in", "64");
     refused_file("model: m\nadapter: [a, b]\n", ESP_INVALID, "--config", "wanted");
     refused_file("model: {a: b}\n", ESP_INVALID, "--config", "wanted");
     refused_file("- model\n", ESP_INVALID, "--config", "wanted");
