@@ -71,24 +71,14 @@ static uint32_t rank_of_gpu(const engine *e) {
 }
 static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 
-static esp_code check_ranks(const model_config *c, esp_error *err) {
-    bool pack = c->pack && strcmp(c->pack, "auto") != 0 && strcmp(c->pack, "off") != 0;
-    if (pack)
-        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--pack",
-                              "--pack %s does not go with --tp %u: packs hold whole matrices; "
-                              "leave one of them away",
-                              c->pack, c->tp);
-    return ESP_OK;
-}
-
 /* Who this engine computes with. Threads are shared between ranks of one process. */
 static esp_code join_ranks(engine *e, esp_error *err) {
     model_config *c = &e->config;
     if (c->comm) c->tp = c->comm->size;
     if (c->tp <= 1) return ESP_OK;
     e->comm = c->comm;
-    esp_code code = check_ranks(c, err);
-    if (code == ESP_OK && !e->comm) {
+    esp_code code = ESP_OK;
+    if (!e->comm) {
         c->threads = most((c->threads ? c->threads : pool_default_threads()) / c->tp, 1);
         code = ranks_start(&e->ranks, c, &e->comm, err);
     }
@@ -448,7 +438,7 @@ static void ask_for_weights(const engine *e, model_options *o, char *folder, siz
     o->quantize = c->quantize_given;
     o->quantize_to = c->quantize;
     o->pool = e->pool;
-    o->packs = off || e->comm               ? PACKS_OFF
+    o->packs = off                          ? PACKS_OFF
                : asked || c->quantize_given ? PACKS_KEEP
                : c->serves                  ? PACKS_KEEP_IF_WORTH
                                             : PACKS_USE;

@@ -238,7 +238,6 @@ static void what_ranks_cannot_do_is_refused_by_flag(void **state) {
     char path[] = "/tmp/espalier-ranks-XXXXXX";
     tiny_write(path, &SHAPES[3]);
     refuse(path, (model_config){.tp = 3}, "--tp", "4 heads");
-    refuse(path, (model_config){.tp = 2, .pack = "/tmp"}, "--pack", "--tp 2");
     refuse(path, (model_config){.tp = 2, .kv_memory = 64}, "--kv-memory", "a page");
     unlink(path);
 }
