@@ -41,11 +41,11 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
         return esp_fail_field(err, ESP_INVALID, "--device",
                               "--device cuda:%u: there are %u CUDA devices here, counted from 0",
                               options->index, count);
-    if (options->kv_dtype != DT_BF16)
+    if (options->kv_dtype != DT_BF16 && options->kv_dtype != DT_KV_INT8)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "the cuda device keeps its KV cache in bf16, not %s; use --kv-dtype "
-                              "bf16 or --device cpu",
-                              dtype_info(options->kv_dtype)->name);
+                              "the cuda device keeps its KV cache in bf16 or int8, not %s; use "
+                              "--kv-dtype bf16 or --device cpu",
+                              kern_kv_name(options->kv_dtype));
     if (options->activations != ACT_BF16)
         return esp_fail_field(err, ESP_INVALID, "--activations",
                               "--activations int8: the cuda device computes with bf16; use "
@@ -68,7 +68,8 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
                               "cuda:%d is a %s of compute capability %d.%d; 8.0 or higher is "
                               "wanted: use another with --device cuda:N, or --device cpu",
                               dev->index, properties.name, properties.major, properties.minor);
-    snprintf(dev->profile, sizeof dev->profile, "cuda:sm_%d,act=bf16,kv=bf16", capability);
+    snprintf(dev->profile, sizeof dev->profile, "cuda:sm_%d,act=bf16,kv=%s", capability,
+             dev->kv_int8 ? "int8" : "bf16");
     return ESP_OK;
 }
 
@@ -110,6 +111,7 @@ static esp_code cuda_open(kern_device **out, const kern_options *options, esp_er
     dev->index = (int)options->index;
     dev->tokens_max = options->tokens_max;
     dev->replays = !options->no_replay;
+    dev->kv_int8 = options->kv_dtype == DT_KV_INT8;
     code = name_profile(dev, err);
     if (code == ESP_OK) code = open_streams(dev, err);
     if (code != ESP_OK) {
@@ -133,8 +135,7 @@ static size_t cuda_element_bytes(const kern_device *dev, kern_kind kind) {
 }
 
 static size_t cuda_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
-    (void)dev;
-    return cuda_kv_frame_bytes(shape);
+    return cuda_kv_frame_bytes(shape, dev->kv_int8);
 }
 
 static esp_code cuda_sync(kern_device *dev, esp_error *err) {

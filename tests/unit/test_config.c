@@ -92,6 +92,7 @@ static void every_kind_of_flag_is_read(void **state) {
     assert_int_equal(p.config.model.level, LEVEL_AVX512);
     assert_true(p.config.model.kv_dtype_given);
     assert_int_equal(p.config.model.kv_dtype, DT_F32);
+    assert_int_equal(accepted("--model m --kv-dtype int8").config.model.kv_dtype, DT_KV_INT8);
     assert_int_equal(p.config.model.kv_memory, 1610612736);
     assert_int_equal(p.config.model.max_seqs, 4096);
     assert_int_equal(p.config.model.threads, 2);
@@ -119,7 +120,7 @@ static void bad_values_name_flag_seen_and_wanted(void **state) {
     refused("--model m --max-seqs=", "--max-seqs is \"\"", "whole number");
     refused("--model m --device gpu", "--device is \"gpu\"", "cpu:avx512");
     refused("--model m --device cpu:sse", "\"cpu:sse\"", "ref");
-    refused("--model m --kv-dtype f16", "\"f16\"", "bf16, f32");
+    refused("--model m --kv-dtype f16", "\"f16\"", "bf16, f32, int8");
     refused("--model m --activations f16", "\"f16\"", "bf16, int8");
     refused("--model m --kv-memory 4X", "--kv-memory is \"4X\"", "512M");
     refused("--model m --slow-reader-bytes 1", "\"1\"", "from 4096");
@@ -166,7 +167,6 @@ static void a_cuda_device_is_named_by_its_number(void **state) {
 static void planned_options_are_refused_as_such(void **state) {
     (void)state;
     later("--model m --replicas 4", "--replicas");
-    later("--model m --kv-dtype int8", "--kv-dtype");
 }
 
 /* What stands before "=" is a name, unless a '/' comes before it. */
