@@ -9,11 +9,11 @@
 #include <stdio.h>
 
 #include <cmocka.h>
-#include <math.h>
 
 #include "engine/base/mem.h"
 #include "kernels/cuda/cuda_replay.h"
 #include "tests/cuda/bf16_model.h"
+#include "tests/cuda/divergence.h"
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 
@@ -247,34 +247,11 @@ static rows logits_of(const subject *s, device_kind device, int which) {
     return r;
 }
 
-static double log_sum(const float *x, uint32_t count) {
-    double most = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < count; i++)
-        most = fmax(most, (double)x[i]);
-    for (uint32_t i = 0; i < count; i++)
-        sum += exp((double)x[i] - most);
-    return most + log(sum);
-}
-
-static double divergence(const float *p, const float *q, uint32_t count) {
-    double zp = log_sum(p, count), zq = log_sum(q, count), sum = 0;
-    for (uint32_t i = 0; i < count; i++)
-        sum += exp((double)p[i] - zp) * ((double)p[i] - zp - (double)q[i] + zq);
-    return sum;
-}
-
 static double mean_divergence(const rows *p, const rows *q) {
     double sum = 0;
     for (uint32_t i = 0; i < PROMPT; i++)
         sum += divergence(p->at + (size_t)i * p->vocab, q->at + (size_t)i * p->vocab, p->vocab);
     return sum / PROMPT;
-}
-
-static uint32_t best(const float *x, uint32_t count) {
-    uint32_t at = 0;
-    for (uint32_t i = 1; i < count; i++)
-        if (x[i] > x[at]) at = i;
-    return at;
 }
 
 /* Rows in which the CPU takes another token and has a clear opinion. */
