@@ -434,7 +434,6 @@ static void bad_config_files_are_refused_with_a_sentence(void **state) {
     refused_file("model: m\nmax-seqs: many\n", ESP_OUT_OF_RANGE, "max-seqs in test_config_",
                  "\"many\"");
     refused_file("model: m\nmax_seqs: 4\n", ESP_INVALID, "max_seqs", "without dashes");
-    refused_file("model: m\nkv-dtype: int8\n", ESP_UNIMPLEMENTED, "kv-dtype in", "not in this build yet");
     refused_file("model: m\nreplicas: 65\n", ESP_OUT_OF_RANGE, "replicas in", "64");
     refused_file("model: m\nadapter: [a, b]\n", ESP_INVALID, "--config", "wanted");
     refused_file("model: {a: b}\n", ESP_INVALID, "--config", "wanted");
