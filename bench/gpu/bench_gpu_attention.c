@@ -1,6 +1,6 @@
-/* bench_gpu_attention.c - attention alone: decode should take as long as reading the keys and values. */
+/* bench_gpu_attention.c - attention alone, of layers that see everything: decode should take as long as reading the
+ * keys and values. */
 // SPDX-License-Identifier: Apache-2.0
-#include <math.h>
 #include <stdio.h>
 
 #include "bench/gpu/bench_gpu.h"
@@ -85,6 +85,8 @@ static void print_row(const gpu_lab *lab, const attention_case *c, const attenti
 
 /* A device of its own: it remembers the step. */
 static void measure(const gpu_lab *of, const synthetic_shape *shape, const attention_size *size) {
+    model_spec spec;
+    esp_error err = {0};
     gpu_lab lab = gpu_lab_open(of->index, size->seqs * size->tokens, of->smoke);
     lab.copy_bytes_per_s = of->copy_bytes_per_s;
     lab.mma_flop_per_s = of->mma_flop_per_s;
@@ -92,8 +94,11 @@ static void measure(const gpu_lab *of, const synthetic_shape *shape, const atten
                         .batch = gpu_batch_of(size->seqs, size->cached, size->tokens),
                         .layers = lab.smoke ? 1 : LAYERS};
     c.kv_shape = (kern_kv_shape){c.layers, shape->kv_heads, shape->head_dim};
-    c.op = (kern_attention){
-        .batch = &c.batch, .heads = shape->heads, .scale = 1 / sqrtf((float)shape->head_dim)};
+    gpu_expect(synthetic_spec(shape, &spec, &err), &err);
+    c.op = (kern_attention){.batch = &c.batch,
+                            .heads = shape->heads,
+                            .scale = spec.attention_scale,
+                            .softcap = spec.attention_softcap};
     print_row(&lab, &c, size, time_case(&lab, &c));
     gpu_batch_free(&c.batch);
     gpu_lab_close(&lab);
