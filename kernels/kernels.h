@@ -362,6 +362,16 @@ typedef struct kern_place_columns {
     void *out; /* [rows, out_cols] F32 */
 } kern_place_columns;
 
+/* Frame from_frames[i] of `from` becomes frame to_frames[i] of `to`, whole: within the pages, out of them into a run
+ * of frames, and back. What is read is not written. Not within a step. */
+typedef struct kern_move_frames {
+    const void *from;
+    void *to;                                /* both from alloc; they may be the same */
+    const uint32_t *from_frames, *to_frames; /* [count] host; NULL: 0, 1, 2 .. */
+    uint32_t count;
+    size_t frame_bytes; /* a multiple of 64 */
+} kern_move_frames;
+
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu", "cuda" */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
@@ -439,6 +449,7 @@ typedef struct kern_ops {
     bool (*sample)(kern_device *dev, const kern_sample *op);
     void (*rank_sum)(kern_device *dev, const kern_rank_sum *op);
     void (*place_columns)(kern_device *dev, const kern_place_columns *op);
+    void (*move_frames)(kern_device *dev, const kern_move_frames *op);
 
     /* Waits for all ops; the first device fault since open, for ever after. */
     ESP_CHECKED esp_code (*sync)(kern_device *dev, esp_error *err);

@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 38 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 39 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -202,6 +202,9 @@ static void pass_rank_sum(kern_device *dev, const kern_rank_sum *op) {
 static void pass_place_columns(kern_device *dev, const kern_place_columns *op) {
     dev->real->place_columns(dev->inner, op);
 }
+static void pass_move_frames(kern_device *dev, const kern_move_frames *op) {
+    dev->real->move_frames(dev->inner, op);
+}
 static esp_code pass_sync(kern_device *dev, esp_error *err) {
     return dev->real->sync(dev->inner, err);
 }
@@ -253,6 +256,7 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .sample = pass_sample,
         .rank_sum = pass_rank_sum,
         .place_columns = pass_place_columns,
+        .move_frames = pass_move_frames,
         .sync = pass_sync,
     };
     *ops = &t->ops;

@@ -1,7 +1,6 @@
-/* bench_gpu_attention.c - attention alone, over pages of bf16 and of int8: decode should take as long as reading the
- * keys and values. */
+/* bench_gpu_attention.c - attention alone, over pages of bf16 and of int8, of layers that see everything: decode should
+ * take as long as reading the keys and values. */
 // SPDX-License-Identifier: Apache-2.0
-#include <math.h>
 #include <stdio.h>
 
 #include "bench/gpu/bench_gpu.h"
@@ -89,6 +88,8 @@ static void print_row(const gpu_lab *lab, const attention_case *c, const attenti
 /* A device of its own: it remembers the step. */
 static void measure(const gpu_lab *of, const synthetic_shape *shape, const attention_size *size,
                     bool int8) {
+    model_spec spec;
+    esp_error err = {0};
     gpu_lab lab = gpu_lab_open_kv(int8 ? DT_KV_INT8 : DT_BF16, of->index, size->seqs * size->tokens,
                                   of->smoke);
     lab.copy_bytes_per_s = of->copy_bytes_per_s;
@@ -98,8 +99,11 @@ static void measure(const gpu_lab *of, const synthetic_shape *shape, const atten
                         .layers = lab.smoke ? 1 : LAYERS,
                         .int8 = int8};
     c.kv_shape = (kern_kv_shape){c.layers, shape->kv_heads, shape->head_dim};
-    c.op = (kern_attention){
-        .batch = &c.batch, .heads = shape->heads, .scale = 1 / sqrtf((float)shape->head_dim)};
+    gpu_expect(synthetic_spec(shape, &spec, &err), &err);
+    c.op = (kern_attention){.batch = &c.batch,
+                            .heads = shape->heads,
+                            .scale = spec.attention_scale,
+                            .softcap = spec.attention_softcap};
     print_row(&lab, &c, size, time_case(&lab, &c));
     gpu_batch_free(&c.batch);
     gpu_lab_close(&lab);

@@ -174,6 +174,10 @@ static void absent_place_columns(kern_device *dev, const kern_place_columns *op)
     (void)dev, (void)op;
     no_device();
 }
+static void absent_move_frames(kern_device *dev, const kern_move_frames *op) {
+    (void)dev, (void)op;
+    no_device();
+}
 static esp_code absent_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     no_device();
@@ -217,5 +221,6 @@ const kern_ops kern_cuda = {
     .sample = absent_sample,
     .rank_sum = absent_rank_sum,
     .place_columns = absent_place_columns,
+    .move_frames = absent_move_frames,
     .sync = absent_sync,
 };

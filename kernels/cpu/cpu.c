@@ -292,5 +292,6 @@ const kern_ops kern_cpu = {
     .sample = cpu_sample,
     .rank_sum = cpu_rank_sum,
     .place_columns = cpu_place_columns,
+    .move_frames = kern_host_move_frames,
     .sync = cpu_sync,
 };

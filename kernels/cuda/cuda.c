@@ -249,5 +249,6 @@ const kern_ops kern_cuda = {
     .sample = cuda_run_sample,
     .rank_sum = cuda_run_rank_sum,
     .place_columns = cuda_run_place_columns,
+    .move_frames = cuda_run_move_frames,
     .sync = cuda_sync,
 };

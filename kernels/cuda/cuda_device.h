@@ -114,7 +114,6 @@ esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix 
                          esp_error *err);
 void cuda_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cuda_matrix_bytes(const kern_matrix *matrix);
-const struct cuda_matrix_view *cuda_view_of(const kern_matrix *matrix);
 
 /* Pinned memory for so many bytes, which cuda_stage_send then copies to the device, without waiting; the owner
  * thread. NULL: there is none, or a fault. */
@@ -144,5 +143,6 @@ void cuda_run_attention(kern_device *dev, const kern_attention *op);
 void cuda_run_pool_states(kern_device *dev, const kern_pool_states *op);
 void cuda_run_rank_sum(kern_device *dev, const kern_rank_sum *op);
 void cuda_run_place_columns(kern_device *dev, const kern_place_columns *op);
+void cuda_run_move_frames(kern_device *dev, const kern_move_frames *op);
 
 #endif

@@ -252,29 +252,17 @@ typedef struct cuda_lora_args {
 
 int cuda_lora(const cuda_lora_args *args, void *stream);
 
-/* ---- page copy (cuda_page_copy.cu) ---- */
+/* ---- pages (cuda_page_copy.cu): as kern_move_frames ---- */
 
-/* Frames from[i] -> to[i], whole, of one arena; the sets are disjoint. */
-typedef struct cuda_page_copy_args {
-    void *arena;
-    uint64_t frame_bytes;
+typedef struct cuda_move_frames_args {
+    const void *from;
+    void *to;
+    const uint32_t *from_frames, *to_frames; /* [count]; NULL: 0, 1, 2 .. */
     uint32_t count;
-    const uint32_t *from, *to; /* [count] */
-} cuda_page_copy_args;
+    uint64_t frame_bytes; /* a multiple of 64, or cudaErrorInvalidValue */
+} cuda_move_frames_args;
 
-int cuda_page_copy(const cuda_page_copy_args *args, void *stream);
-
-/* Frames -> one contiguous run of them, and back (offload). */
-typedef struct cuda_page_gather_args {
-    void *arena;
-    uint64_t frame_bytes;
-    uint32_t count;
-    const uint32_t *frames; /* [count] */
-    void *run;              /* [count] frames */
-    bool scatter;           /* run -> arena instead */
-} cuda_page_gather_args;
-
-int cuda_page_gather(const cuda_page_gather_args *args, void *stream);
+int cuda_move_frames(const cuda_move_frames_args *args, void *stream);
 
 /* ---- sample (cuda_sample.cu): one token out of each row, the one that engine/sample.c picks ---- */
 

@@ -264,3 +264,18 @@ void cuda_run_place_columns(kern_device *dev, const kern_place_columns *op) {
                                     .out = op->out};
     if (step_launches(dev) && op->rows) LAUNCH(dev, cuda_place_columns, &args);
 }
+
+/* ---- pages ---- */
+
+void cuda_run_move_frames(kern_device *dev, const kern_move_frames *op) {
+    ESP_ASSERT(!dev->step->batch && op->frame_bytes % 64 == 0);
+    size_t bytes = op->count * sizeof(uint32_t);
+    begin(dev, 2 * bytes);
+    cuda_move_frames_args args = {.from = op->from,
+                                  .to = op->to,
+                                  .from_frames = step_array(dev, op->from_frames, bytes),
+                                  .to_frames = step_array(dev, op->to_frames, bytes),
+                                  .count = op->count,
+                                  .frame_bytes = op->frame_bytes};
+    if (cuda_is_well(dev) && op->count) LAUNCH(dev, cuda_move_frames, &args);
+}

@@ -157,5 +157,3 @@ void cuda_matrix_close(kern_device *dev, kern_matrix *matrix) {
 }
 
 size_t cuda_matrix_bytes(const kern_matrix *matrix) { return sizeof *matrix + matrix->bytes; }
-
-const cuda_matrix_view *cuda_view_of(const kern_matrix *matrix) { return &matrix->view; }

@@ -260,5 +260,6 @@ const kern_ops kern_ref = {
     .sample = ref_sample,
     .rank_sum = ref_rank_sum,
     .place_columns = ref_place_columns,
+    .move_frames = kern_host_move_frames,
     .sync = ref_sync,
 };

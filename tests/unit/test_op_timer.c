@@ -167,6 +167,9 @@ static void fake_rank_sum(kern_device *dev, const kern_rank_sum *op) {
 static void fake_place_columns(kern_device *dev, const kern_place_columns *op) {
     remember(dev, "place_columns", op);
 }
+static void fake_move_frames(kern_device *dev, const kern_move_frames *op) {
+    remember(dev, "move_frames", op);
+}
 static esp_code fake_sync(kern_device *dev, esp_error *err) {
     (void)err;
     assert_ptr_equal(dev, device);
@@ -210,6 +213,7 @@ static const kern_ops fake = {
     .sample = fake_sample,
     .rank_sum = fake_rank_sum,
     .place_columns = fake_place_columns,
+    .move_frames = fake_move_frames,
     .sync = fake_sync,
 };
 
@@ -338,6 +342,9 @@ static void each_op_is_passed_on_and_counted_under_its_kind(void **state) {
     kern_place_columns place = {.cols = 0};
     w.ops->place_columns(w.dev, &place);
     assert_called("place_columns", &place);
+    kern_move_frames move = {.count = 0};
+    w.ops->move_frames(w.dev, &move);
+    assert_called("move_frames", &move);
     for (kern_role role = ROLE_NONE; role <= ROLE_HEAD; role++) {
         kern_linear linear = {
             .matrix = {matrix}, .matrix_count = 1, .token_count = 1, .role = role};
