@@ -101,6 +101,7 @@ typedef struct kern_matrix_desc {
     /* Column c of the rows meets input order[c]: [K], each input once; read during pack only. NULL:
      * inputs in their own order. */
     const uint32_t *order;
+    bool output; /* of the logits, maybe of the embedding too: few tokens of a step meet it */
 } kern_matrix_desc;
 
 /* What a packed matrix is of. */
@@ -116,6 +117,7 @@ typedef struct kern_image {
     const uint32_t *order; /* [K], or NULL */
     const void *bytes;     /* for open_image 64-byte aligned */
     uint64_t count;
+    bool output; /* as packed; no file keeps it: whoever opens the image knows what it is of */
 } kern_image;
 
 /* The shape of the pages of one page group. A frame holds, for each of its layers, K then V, each
