@@ -7,7 +7,7 @@
 static void choose_auto(model_config *c) {
     esp_error why = {0};
     c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
-    if (c->ops || c->activations == ACT_INT8 || (c->kv_dtype_given && c->kv_dtype != DT_BF16))
+    if (c->ops || c->activations == ACT_INT8 || (c->kv_dtype_given && c->kv_dtype == DT_F32))
         return;
     if (kern_cuda_check(0, &why) == ESP_OK) c->device = DEVICE_CUDA;
     if (!c->serves) return; /* a command's stderr is its errors'; its profile says the device */
@@ -24,12 +24,11 @@ static esp_code choose_kv_dtype(model_config *c, esp_error *err) {
         if (!c->kv_dtype_given) c->kv_dtype = DT_BF16;
         return ESP_OK;
     }
-    if (c->kv_dtype_given && c->kv_dtype != DT_F32)
-        return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "--kv-dtype %s: --device ref always keeps f32",
-                              dtype_info(c->kv_dtype)->name);
-    c->kv_dtype = DT_F32;
-    return ESP_OK;
+    if (!c->kv_dtype_given) c->kv_dtype = DT_F32;
+    if (c->kv_dtype == DT_F32 || c->kv_dtype == DT_KV_INT8) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
+                          "--kv-dtype %s: --device ref keeps f32 or, as --device cuda does, int8",
+                          kern_kv_name(c->kv_dtype));
 }
 
 esp_code device_choose(model_config *config, esp_error *err) {
@@ -52,4 +51,9 @@ kern_level device_level(const model_config *config) {
 
 uint32_t device_index(const model_config *config) {
     return config->device == DEVICE_CUDA ? config->device_index : 0;
+}
+
+uint32_t device_of_rank(const model_config *config, uint32_t rank) {
+    if (config->device != DEVICE_CUDA) return 0;
+    return config->gpus ? config->gpus[rank] : device_index(config) + rank;
 }

@@ -16,5 +16,7 @@ ESP_CHECKED esp_code device_choose(model_config *config, esp_error *err);
 const kern_ops *device_ops(device_kind device);
 kern_level device_level(const model_config *config);
 uint32_t device_index(const model_config *config);
+/* Of a rank of it: ranks on GPUs have one each. */
+uint32_t device_of_rank(const model_config *config, uint32_t rank);
 
 #endif

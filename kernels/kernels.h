@@ -45,10 +45,19 @@ typedef enum kern_activations {
     ACT_INT8, /* cpu: blocks of 32 codes with a scale (kernels/cpu/int8/int8.h) */
 } kern_activations;
 
+/* As --kv-dtype has it. */
+static inline const char *kern_kv_name(esp_dtype kv_dtype) {
+    return kv_dtype == DT_BF16      ? "bf16"
+           : kv_dtype == DT_F32     ? "f32"
+           : kv_dtype == DT_KV_INT8 ? "int8"
+                                    : dtype_info(kv_dtype)->name;
+}
+
 typedef struct kern_options {
     struct thread_pool *pool; /* borrowed; outlives the device */
     kern_level level;         /* cpu: which instructions; AUTO picks the best this machine has */
-    esp_dtype kv_dtype;       /* DT_BF16 or DT_F32; ref takes DT_F32 only, cuda DT_BF16 */
+    /* cpu: DT_BF16 or DT_F32; cuda: DT_BF16 or DT_KV_INT8; ref: DT_F32 or DT_KV_INT8 (rope_store) */
+    esp_dtype kv_dtype;
     kern_activations activations;
     uint32_t tokens_max;      /* most tokens of a batch: sizes the workspace, taken at open */
     uint32_t index;           /* which of the backend's devices; ref and cpu have one */
@@ -267,13 +276,20 @@ typedef struct kern_linear {
     void *out;     /* [T, sum of rows] (gated: [T, rows]) */
 } kern_linear;
 
+#define KV_INT8_LEAST 1e-30f /* see below */
+
 /* Norms q and k where weights are given (RMSNorm over each head), rotates both by position and stores k
  * and v into the pages.
  *   qkv[t] = q [heads,D] | k [kv_heads,D] | v [kv_heads,D]; q is changed in place.
  * The first `rotary` dims of each head turn: pairs (2i, 2i+1) if interleaved, else (i, i + rotary/2);
  * with rotary 0 nothing turns, and there are no tables.
  * cos_sin[p][i] = (cos, sin) of position p, pair i (RoFormer, arXiv:2104.09864). A model may have a second
- * table for sequences that outgrew its first context (LongRoPE, arXiv:2402.13753). */
+ * table for sequences that outgrew its first context (LongRoPE, arXiv:2402.13753).
+ *
+ * DT_KV_INT8: of a key or value x [D] of one head of one token, and of nothing else,
+ *   x[i] ~ scale * code[i],  scale = max |x| / 127,  code[i] = x[i] * (127 / max |x|), to nearest even
+ * in float32; of a maximum below KV_INT8_LEAST scale and codes are 0, of one that is infinite or NaN
+ * the scale is so and codes are 0. */
 typedef struct kern_rope_store {
     const step_batch *batch;
     void *qkv; /* [T, (heads + 2*kv_heads) * D] F32 */
@@ -449,6 +465,10 @@ uint32_t kern_cuda_count(esp_error *why);
 /* Whether this one, counted from 0, is there and new enough to be opened: ESP_UNAVAILABLE or, without CUDA in the
  * build, ESP_UNIMPLEMENTED where there is none; ESP_OUT_OF_RANGE; ESP_INVALID of one that is too old. */
 ESP_CHECKED esp_code kern_cuda_check(uint32_t index, esp_error *err);
+/* How far two different devices are from each other, as the driver ranks links: 0 the fastest; KERN_LINK_NONE where
+ * neither reaches the other's memory. */
+enum { KERN_LINK_NONE = 1 << 20 };
+uint32_t kern_cuda_link(uint32_t device, uint32_t other);
 /* The cudaStream_t of all its ops, of a device that kern_cuda opened: for exchanges between ranks. */
 void *kern_cuda_stream(kern_device *dev);
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/weights.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -151,13 +152,13 @@ static esp_code done_with(loader *l, const checkpoint_matrix *matrix, uint32_t f
 }
 
 /* The same out of the pack beside the model; false: it is not there. */
-static bool map_rows(loader *l, const source *from, uint32_t first, uint32_t count,
+static bool map_rows(loader *l, const source *from, uint32_t first, const shard_cut *cut,
                      kern_matrix **out) {
     const model_options *o = &l->m->options;
     kern_image image;
     pack_place place = {from->role, from->layer, first};
-    return l->m->cache && pack_cache_find(l->m->cache, place, &image) && image.rows == count &&
-           image.cols == from->matrix.cols &&
+    return l->m->cache && pack_cache_find(l->m->cache, place, &image) &&
+           image.rows == cut->rows.count && image.cols == cut->cols.count &&
            o->ops->open_image(o->dev, &image, out, NULL) == ESP_OK;
 }
 
@@ -166,7 +167,7 @@ static bool map_rows(loader *l, const source *from, uint32_t first, uint32_t cou
 static esp_code load_rows(loader *l, const source *from, tensor_role part, uint32_t first,
                           uint32_t count, kern_matrix **out) {
     shard_cut cut = shard_cut_of(&l->m->shard, part, count, from->matrix.cols);
-    if (!map_rows(l, from, first, count, out)) {
+    if (!map_rows(l, from, first, &cut, out)) {
         esp_code code = pack_rows(l, from, first + cut.rows.first, cut.rows.count, cut.cols, out);
         if (code) return code;
         remember_packed(l, from, first, *out);
@@ -313,6 +314,7 @@ static esp_code load_output(loader *l) {
     }
     code = find_source(l, TENSOR_EMBEDDING, 0, &from);
     if (code != ESP_OK) return code;
+    from.role = TENSOR_OUTPUT; /* a place of its own in a pack */
     return load_rows(l, &from, TENSOR_OUTPUT, 0, from.matrix.rows, &m->output);
 }
 
@@ -416,15 +418,26 @@ static bool digest_of(const char *model_path, char out[MODEL_DIGEST_CHARS]) {
     return true;
 }
 
+/* A rank's pack holds its part of each matrix, so it is of no use to others. */
+static void name_layout(model *m) {
+    const model_shard *s = &m->shard;
+    const char *own = m->options.ops->layout(m->options.dev);
+    if (s->ranks)
+        snprintf(m->pack_layout, sizeof m->pack_layout, "%s,rank%uof%u", own, s->rank, s->ranks);
+    else
+        snprintf(m->pack_layout, sizeof m->pack_layout, "%s", own);
+}
+
 static void open_cache(model *m, const model_file *file) {
     const model_options *o = &m->options;
     const char *formats[DT_COUNT] = {[DT_Q8_0] = "q8_0", [DT_Q4_K] = "q4_k"};
     if (o->packs == PACKS_OFF) return;
+    name_layout(m);
     m->cache = pack_cache_open(&(pack_cache_options){
         .model_path = o->model_path,
         .identity = model_file_identity(file),
         .format = o->quantize ? formats[o->quantize_to] : "",
-        .layout = o->ops->layout(o->dev),
+        .layout = m->pack_layout,
         .folder = o->pack_folder,
         .spare = o->cache_folder,
         .pool = o->pool,
@@ -488,7 +501,6 @@ static esp_code load(model *m, model_file *file, esp_error *err) {
 static esp_code take_shard(model *m, const model_file *file, esp_error *err) {
     const comm *c = m->options.comm;
     if (!c) return ESP_OK;
-    ESP_ASSERT(m->options.packs == PACKS_OFF); /* whose places know no ranks */
     esp_code code = shard_plan(&m->shard, model_file_weights(file), c->rank, c->size, err);
     if (code == ESP_OK) shard_narrow(&m->shard, &m->spec);
     return code;

@@ -26,6 +26,11 @@ esp_code kern_cuda_check(uint32_t index, esp_error *err) {
     return say_why(err);
 }
 
+uint32_t kern_cuda_link(uint32_t device, uint32_t other) {
+    (void)device, (void)other;
+    return KERN_LINK_NONE;
+}
+
 static esp_code absent_open(kern_device **out, const kern_options *options, esp_error *err) {
     ESP_ASSERT(out && options);
     *out = NULL;

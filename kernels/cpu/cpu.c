@@ -44,8 +44,9 @@ static cpu_linear_fn *choose_int8(const cpu_level *level) {
 static esp_code check_options(const kern_options *options, esp_error *err) {
     if (options->kv_dtype != DT_BF16 && options->kv_dtype != DT_F32)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "the cpu device keeps its KV cache in bf16 or f32, not %s",
-                              dtype_info(options->kv_dtype)->name);
+                              "the cpu device keeps its KV cache in bf16 or f32, not %s; int8 is "
+                              "of --device cuda, and of ref",
+                              kern_kv_name(options->kv_dtype));
     if (options->tokens_max == 0)
         return esp_fail_field(err, ESP_INVALID, "--step-tokens",
                               "a step of 0 tokens computes nothing; raise --step-tokens");

@@ -32,6 +32,22 @@ uint32_t kern_cuda_count(esp_error *why) {
     return 0;
 }
 
+static bool peer_attribute(int *out, enum cudaDeviceP2PAttr which, int from, int to) {
+    if (cudaDeviceGetP2PAttribute(out, which, from, to) == cudaSuccess) return true;
+    (void)cudaGetLastError();
+    return false;
+}
+
+uint32_t kern_cuda_link(uint32_t device, uint32_t other) {
+    int from = (int)device, to = (int)other, reaches = 0, rank = 0;
+    ESP_ASSERT(from != to);
+    if (!peer_attribute(&reaches, cudaDevP2PAttrAccessSupported, from, to) || !reaches)
+        return KERN_LINK_NONE;
+    if (!peer_attribute(&rank, cudaDevP2PAttrPerformanceRank, from, to) || rank < 0)
+        return KERN_LINK_NONE;
+    return rank < KERN_LINK_NONE ? (uint32_t)rank : KERN_LINK_NONE;
+}
+
 void *kern_cuda_stream(kern_device *dev) { return dev->stream; }
 
 /* -1: it does not say. */
@@ -77,11 +93,11 @@ esp_code kern_cuda_check(uint32_t index, esp_error *err) {
 static esp_code check_options(const kern_options *options, esp_error *err) {
     esp_code code = kern_cuda_check(options->index, err);
     if (code != ESP_OK) return code;
-    if (options->kv_dtype != DT_BF16)
+    if (options->kv_dtype != DT_BF16 && options->kv_dtype != DT_KV_INT8)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "the cuda device keeps its KV cache in bf16, not %s; use --kv-dtype "
-                              "bf16 or --device cpu",
-                              dtype_info(options->kv_dtype)->name);
+                              "the cuda device keeps its KV cache in bf16 or int8, not %s; use "
+                              "--kv-dtype bf16 or --device cpu",
+                              kern_kv_name(options->kv_dtype));
     if (options->activations != ACT_BF16)
         return esp_fail_field(err, ESP_INVALID, "--activations",
                               "--activations int8: the cuda device computes with bf16; use "
@@ -110,7 +126,8 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
     char code[48] = "";
     cuda_use(dev);
     name_code(dev, code, sizeof code);
-    snprintf(dev->profile, sizeof dev->profile, "cuda:%s,act=bf16,kv=bf16", code);
+    snprintf(dev->profile, sizeof dev->profile, "cuda:%s,act=bf16,kv=%s", code,
+             dev->kv_int8 ? "int8" : "bf16");
     return cuda_tell_fault(dev, err);
 }
 
@@ -152,6 +169,7 @@ static esp_code cuda_open(kern_device **out, const kern_options *options, esp_er
     dev->index = (int)options->index;
     dev->tokens_max = options->tokens_max;
     dev->replays = !options->no_replay;
+    dev->kv_int8 = options->kv_dtype == DT_KV_INT8;
     code = name_profile(dev, err);
     if (code == ESP_OK) code = open_streams(dev, err);
     if (code != ESP_OK) {
@@ -175,8 +193,7 @@ static size_t cuda_element_bytes(const kern_device *dev, kern_kind kind) {
 }
 
 static size_t cuda_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
-    (void)dev;
-    return cuda_kv_frame_bytes(shape);
+    return cuda_kv_frame_bytes(shape, dev->kv_int8);
 }
 
 static esp_code cuda_check_layers(const kern_device *dev, const kern_kv_shape *shape,

@@ -43,6 +43,7 @@ struct kern_device {
     int index;                /* as the runtime counts */
     uint32_t tokens_max;
     bool replays; /* steps may be remembered */
+    bool kv_int8; /* keys and values are codes with scales; else bf16 */
     char profile[72];
     cudaStream_t stream, copies;
     cuda_fault fault;

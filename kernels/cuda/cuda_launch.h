@@ -56,6 +56,7 @@ typedef struct cuda_kv_layer {
     uint64_t k_offset, v_offset; /* of the layer's K and V in a frame, in bytes: cuda_kv_offset */
     uint32_t kv_heads, head_dim;
     uint32_t group; /* which block tables */
+    bool int8;      /* codes and scales; else bf16 */
 } cuda_kv_layer;
 
 /* ---- embed (cuda_embed.cu): as kern_embed ---- */

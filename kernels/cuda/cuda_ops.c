@@ -157,14 +157,15 @@ void cuda_run_linear(kern_device *dev, const kern_linear *op) {
 
 /* ---- attention ---- */
 
-static cuda_kv_layer layer_of(const kern_kv_layer *kv) {
+static cuda_kv_layer layer_of(const kern_device *dev, const kern_kv_layer *kv) {
     return (cuda_kv_layer){.arena = kv->arena,
                            .frame_bytes = kv->frame_bytes,
-                           .k_offset = cuda_kv_offset(kv->shape, kv->layer, 0),
-                           .v_offset = cuda_kv_offset(kv->shape, kv->layer, 1),
+                           .k_offset = cuda_kv_offset(kv->shape, dev->kv_int8, kv->layer, 0),
+                           .v_offset = cuda_kv_offset(kv->shape, dev->kv_int8, kv->layer, 1),
                            .kv_heads = kv->shape->kv_heads,
                            .head_dim = kv->shape->head_dim,
-                           .group = kv->group};
+                           .group = kv->group,
+                           .int8 = dev->kv_int8};
 }
 
 static void check_layer(const kern_kv_layer *kv, const step_batch *batch) {
@@ -189,7 +190,7 @@ void cuda_run_rope_store(kern_device *dev, const kern_rope_store *op) {
         .q_norm = op->q_norm,
         .k_norm = op->k_norm,
         .norm_eps = op->norm_eps,
-        .kv = layer_of(&op->kv),
+        .kv = layer_of(dev, &op->kv),
     };
     if (step_launches(dev) && batch->token_count) LAUNCH(dev, cuda_rope_store, &args);
 }
@@ -218,7 +219,7 @@ void cuda_run_attention(kern_device *dev, const kern_attention *op) {
                                 .qkv = op->qkv,
                                 .scale = op->scale,
                                 .softcap = op->softcap,
-                                .kv = layer_of(&op->kv),
+                                .kv = layer_of(dev, &op->kv),
                                 .out = op->out};
     args.plan = step_plan_of(dev, &kind, op->batch, &args.host_plan);
     if (!step_launches(dev) || !args.plan || !batch->token_count) return;

@@ -16,11 +16,11 @@ static size_t lora_bytes(const kern_device *dev) {
 static esp_code ref_open(kern_device **out, const kern_options *options, esp_error *err) {
     ESP_ASSERT(out && options && options->pool);
     *out = NULL;
-    if (options->kv_dtype != DT_F32)
+    if (options->kv_dtype != DT_F32 && options->kv_dtype != DT_KV_INT8)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "the ref device keeps its KV cache in float32, not %s; use "
+                              "the ref device keeps its KV cache in f32 or int8, not %s; use "
                               "--kv-dtype f32 or --device cpu",
-                              dtype_info(options->kv_dtype)->name);
+                              kern_kv_name(options->kv_dtype));
     if (options->activations != ACT_BF16)
         return esp_fail_field(err, ESP_INVALID, "--activations",
                               "--activations int8: the ref device computes in float32 throughout; "
@@ -31,6 +31,7 @@ static esp_code ref_open(kern_device **out, const kern_options *options, esp_err
     kern_device *dev = mem_new(1, sizeof *dev);
     dev->pool = options->pool;
     dev->tokens_max = options->tokens_max;
+    dev->kv_int8 = options->kv_dtype == DT_KV_INT8;
     dev->lora_states = mem_map(lora_bytes(dev));
     if (!dev->lora_states) {
         free(dev);
@@ -50,8 +51,7 @@ static void ref_close(kern_device *dev) {
 }
 
 static const char *ref_profile(const kern_device *dev) {
-    (void)dev;
-    return "ref,act=f32,kv=f32";
+    return dev->kv_int8 ? "ref,act=f32,kv=int8" : "ref,act=f32,kv=f32";
 }
 
 static const char *ref_layout(const kern_device *dev) {

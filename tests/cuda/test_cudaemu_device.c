@@ -154,6 +154,20 @@ static void a_profile_names_the_code_that_runs(void **state) {
     emu_set_sm(80);
 }
 
+static void a_link_is_as_far_as_the_driver_says(void **state) {
+    (void)state;
+    emu_set_devices(3);
+    emu_set_link(0, 1, 3);
+    emu_set_link(1, 2, -1);
+    assert_int_equal(kern_cuda_link(0, 2), 0);
+    assert_int_equal(kern_cuda_link(0, 1), 3);
+    assert_int_equal(kern_cuda_link(1, 0), 3);
+    assert_int_equal(kern_cuda_link(2, 1), KERN_LINK_NONE);
+    emu_set_link(0, 1, 0);
+    emu_set_link(1, 2, 0);
+    emu_set_devices(1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_is_a_cuda_device_where_one_is),
@@ -163,6 +177,7 @@ int main(void) {
         cmocka_unit_test(a_device_that_is_too_old_is_refused_with_what_is_wanted),
         cmocka_unit_test(the_profile_of_auto_is_the_cpus_where_the_device_is_too_old),
         cmocka_unit_test(a_profile_names_the_code_that_runs),
+        cmocka_unit_test(a_link_is_as_far_as_the_driver_says),
         cmocka_unit_test(a_number_that_is_not_there_is_refused_with_how_many_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
