@@ -237,6 +237,11 @@ static bool cpu_sample(kern_device *dev, const kern_sample *op) {
     return false;
 }
 
+static bool cpu_sampled(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    return false;
+}
+
 static esp_code cpu_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     return ESP_OK;
@@ -276,6 +281,7 @@ const kern_ops kern_cpu = {
     .attention = cpu_attention,
     .pool_states = cpu_pool_states,
     .sample = cpu_sample,
+    .sampled = cpu_sampled,
     .rank_sum = cpu_rank_sum,
     .place_columns = cpu_place_columns,
     .sync = cpu_sync,

@@ -148,7 +148,7 @@ esp_code cuda_reserve(kern_device *dev, const kern_reserve *most, esp_error *err
     cuda_need(dev, &dev->linear, dev->linear_bytes);
     cuda_need(dev, &dev->attention, CUDA_ATTENTION_WORK_BYTES);
     if (most->lora_outputs) reserve_lora(dev, most);
-    if (most->logit_rows) cuda_reserve_sample(dev, most->logit_rows, most->vocab);
+    if (most->logit_rows) cuda_reserve_sample(dev, most->rows, most->logit_rows, most->vocab);
     step_reserve(dev, most);
     replay_reserve(dev, most);
     if (dev->fault.code == cudaErrorMemoryAllocation)

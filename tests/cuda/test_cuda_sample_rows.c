@@ -45,8 +45,9 @@ static void rows_free(rows_case *c) {
 
 static bool sample_there(const lab *l, rows_case *c) {
     void *logits = lab_upload(l, KIND_F32, c->logits, (size_t)ROWS * VOCAB);
-    kern_sample op = {.logits = logits, .row_count = ROWS, .vocab = VOCAB, .rows = c->rows};
-    bool picked = l->ops->sample(l->dev, &op);
+    kern_sample op = {
+        .logits = logits, .row_count = ROWS, .vocab = VOCAB, .step_rows = ROWS, .rows = c->rows};
+    bool picked = l->ops->sample(l->dev, &op) && l->ops->sampled(l->dev, &op);
     lab_release(l, KIND_F32, logits, (size_t)ROWS * VOCAB);
     return picked;
 }
