@@ -65,26 +65,7 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
 /* ---- ranks ---- */
 
 static uint32_t rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
-/* Ranks on GPUs have one each, from --device's on. */
-static uint32_t rank_of_gpu(const engine *e) {
-    return e->comm && e->config.device == DEVICE_CUDA ? e->comm->rank : 0;
-}
 static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
-
-static esp_code check_ranks(const model_config *c, esp_error *err) {
-    bool pack = c->pack && strcmp(c->pack, "auto") != 0 && strcmp(c->pack, "off") != 0;
-    if (c->adapters.count > 0 || c->adapter_store)
-        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--adapter",
-                              "--adapter and --adapter-store do not go with --tp %u: adapters are "
-                              "computed on one rank only in this build",
-                              c->tp);
-    if (pack)
-        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--pack",
-                              "--pack %s does not go with --tp %u: packs hold whole matrices; "
-                              "leave one of them away",
-                              c->pack, c->tp);
-    return ESP_OK;
-}
 
 /* Who this engine computes with. Threads are shared between ranks of one process. */
 static esp_code join_ranks(engine *e, esp_error *err) {
@@ -92,8 +73,8 @@ static esp_code join_ranks(engine *e, esp_error *err) {
     if (c->comm) c->tp = c->comm->size;
     if (c->tp <= 1) return ESP_OK;
     e->comm = c->comm;
-    esp_code code = check_ranks(c, err);
-    if (code == ESP_OK && !e->comm) {
+    esp_code code = ESP_OK;
+    if (!e->comm) {
         c->threads = most((c->threads ? c->threads : pool_default_threads()) / c->tp, 1);
         code = ranks_start(&e->ranks, c, &e->comm, err);
     }
@@ -104,6 +85,25 @@ static esp_code join_ranks(engine *e, esp_error *err) {
 /* What the others think, where there are others. */
 static esp_code agree(engine *e, esp_code code, esp_error *err) {
     return e->comm ? comm_agree(e->comm, code, err) : code;
+}
+
+/* Packed parts of adapters go from rank to rank, and sums of all are one answer: where ranks are processes, on
+ * hosts of other processors perhaps, all have to compute alike. */
+static esp_code check_alike(engine *e, esp_error *err) {
+    char layout[PROFILE_BYTES_MAX] = "", of_all[COMM_RANKS_MAX * PROFILE_BYTES_MAX] = "";
+    if (!e->comm) return ESP_OK;
+    snprintf(layout, sizeof layout, "%s", e->profile);
+    comm_all_gather(e->comm, layout, of_all, sizeof layout);
+    for (uint32_t rank = 1; rank < e->comm->size; rank++) {
+        const char *other = of_all + (size_t)rank * PROFILE_BYTES_MAX;
+        if (memcmp(of_all, other, PROFILE_BYTES_MAX) != 0)
+            return esp_fail(err, ESP_PRECONDITION,
+                            "rank 0 computes as \"%s\" and rank %u as \"%s\"; start all ranks "
+                            "with the same options, and with --device cpu:avx2 where processors "
+                            "differ",
+                            of_all, rank, other);
+    }
+    return ESP_OK;
 }
 
 /* What could not be split is no mistake, but whoever waits for a gain should know. */
@@ -126,13 +126,14 @@ static esp_code open_device(engine *e, esp_error *err) {
     esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
     e->ops = e->config.ops ? e->config.ops : device_ops(e->config.device);
-    e->opened_with = (kern_options){.pool = e->pool,
-                                    .level = device_level(&e->config),
-                                    .index = device_index(&e->config) + rank_of_gpu(e),
-                                    .kv_dtype = e->config.kv_dtype,
-                                    .activations = e->config.activations,
-                                    .tokens_max = e->config.step_tokens,
-                                    .no_replay = e->config.no_replay || e->comm};
+    e->opened_with =
+        (kern_options){.pool = e->pool,
+                       .level = device_level(&e->config),
+                       .index = device_of_rank(&e->config, e->comm ? e->comm->rank : 0),
+                       .kv_dtype = e->config.kv_dtype,
+                       .activations = e->config.activations,
+                       .tokens_max = e->config.step_tokens,
+                       .no_replay = e->config.no_replay || e->comm};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, rank_count(e),
@@ -159,14 +160,16 @@ static uint64_t pages_wanted(const engine *e, uint32_t tokens) {
     return pages;
 }
 
+/* Engines that share the host's memory. */
+static uint64_t sharers(const model_config *c) { return c->replicas ? c->replicas : 1; }
+
 static uint64_t adapter_memory(const model_config *c) {
     uint64_t tenth = mem_available() / 10;
-    if (c->adapter_memory) return c->adapter_memory;
-    return tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT;
+    if (c->adapter_memory) return c->adapter_memory / sharers(c);
+    return (tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT) / sharers(c);
 }
 
 static bool takes_adapters(const model_config *c) {
-    if (c->tp > 1) return false;
     return c->adapters.count > 0 || c->adapter_store || c->serves;
 }
 
@@ -194,16 +197,16 @@ static uint64_t memory_left(const engine *e, const kern_memory *memory) {
 }
 
 /* --kv-memory; or what the device has left; or, in memory that is shared with others, min(25% of what is
- * available, what max_seqs sequences of 2,048 tokens need, and adapters). */
+ * available, what max_seqs sequences of 2,048 tokens need, and adapters). Replicas share the host's. */
 static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
     kern_memory memory;
-    if (c->kv_memory) return c->kv_memory;
     e->ops->memory(e->dev, &memory);
+    if (c->kv_memory) return c->kv_memory / (memory.shared ? sharers(c) : 1);
     if (!memory.shared) return memory_left(e, &memory);
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
     uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
-    uint64_t quarter = memory.free / 4;
+    uint64_t quarter = memory.free / 4 / sharers(c);
     return need < quarter ? need : quarter;
 }
 
@@ -221,6 +224,10 @@ static uint64_t whole_frame_bytes(const engine *e) {
 static esp_code plan_pages(engine *e, esp_error *err) {
     const page_groups *groups = model_page_groups(e->model);
     uint64_t frame = whole_frame_bytes(e);
+    if (e->config.page_count) {
+        e->page_count = e->config.page_count;
+        return ESP_OK;
+    }
     uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
     uint64_t useful = frames_wanted(e, e->config.max_context, frame);
     uint64_t fewest = 2ull * groups->count;
@@ -278,6 +285,7 @@ static void take_batch(engine *e) {
     b->tables = mem_new((size_t)b->group_count * s * b->table_stride, sizeof *b->tables);
     b->rows = mem_new(e->rows_max, sizeof *b->rows);
     e->step_adapters = mem_new(s, sizeof *e->step_adapters);
+    e->step_ids = mem_new(s, sizeof *e->step_ids);
     adapter_order_open(&e->order, s);
     engine_take_flights(e);
     e->lead = e->ops->beside && !e->comm && !e->config.no_lead;
@@ -286,6 +294,7 @@ static void take_batch(engine *e) {
 
 /* ---- adapters ---- */
 
+static void on_announce(void *arg) { ranks_send_adapter(arg); }
 static void on_wake(void *arg) { signal_wake(&((engine *)arg)->inbox_signal); }
 static void on_arrived(void *arg, adapter *ad) { sched_retry(((engine *)arg)->sched, ad); }
 static void on_end_users(void *arg, adapter *ad, const esp_error *why) {
@@ -334,6 +343,16 @@ static esp_code open_store(engine *e, esp_error *err) {
     return code;
 }
 
+/* What each rank holds of the adapters' updates, as of the base's matrices. */
+static esp_code plan_shards(engine *e, esp_error *err) {
+    if (!e->comm) return ESP_OK;
+    esp_code code = ESP_OK;
+    e->shards = mem_new(e->comm->size, sizeof *e->shards);
+    for (uint32_t rank = 0; rank < e->comm->size && code == ESP_OK; rank++)
+        code = shard_plan(&e->shards[rank], model_file_weights(e->file), rank, e->comm->size, err);
+    return code;
+}
+
 /* Takes the file over when there may be adapters: they are held against its tensors as they come. */
 static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
     const model_config *c = &e->config;
@@ -341,6 +360,7 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
     e->file = *file;
     *file = NULL;
     esp_code code = open_store(e, err);
+    if (code == ESP_OK) code = plan_shards(e, err);
     if (code != ESP_OK) return code;
     code = adapters_open(&e->adapters,
                          &(adapters_options){.ops = e->ops,
@@ -354,6 +374,9 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
                                              .frame_count = e->page_count,
                                              .host_memory = adapter_memory(c),
                                              .store = e->store,
+                                             .comm = e->comm,
+                                             .shards = e->shards,
+                                             .announce = on_announce,
                                              .wake = on_wake,
                                              .arrived = on_arrived,
                                              .end_users = on_end_users,
@@ -363,6 +386,23 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
     sched_adapters how = adapters_for_scheduler(e->adapters);
     sched_set_adapters(e->sched, &how);
     return load_adapters(e, err);
+}
+
+/* What rank 0 sends of its own to the others. */
+static void open_followed(engine *e) {
+    const model_spec *spec = model_get_spec(e->model);
+    if (!takes_adapters(&e->config)) return;
+    e->followed =
+        adapter_follower_open(&(follower_options){.ops = e->ops,
+                                                  .dev = e->dev,
+                                                  .comm = e->comm,
+                                                  .layers = spec->layers,
+                                                  .hidden = spec->hidden,
+                                                  .vocab = spec->vocab,
+                                                  .arena = e->arena,
+                                                  .frame_bytes = e->arena_bytes / e->page_count,
+                                                  .frame_count = e->page_count,
+                                                  .ids_max = ADAPTERS_MAX});
 }
 
 /* ---- open and close ---- */
@@ -403,7 +443,8 @@ static void ask_for_weights(const engine *e, model_options *o, char *folder, siz
     o->quantize = c->quantize_given;
     o->quantize_to = c->quantize;
     o->pool = e->pool;
-    o->packs = off || e->comm               ? PACKS_OFF
+    o->packs = off                          ? PACKS_OFF
+               : c->replica                 ? PACKS_USE /* the first one keeps it */
                : asked || c->quantize_given ? PACKS_KEEP
                : c->serves                  ? PACKS_KEEP_IF_WORTH
                                             : PACKS_USE;
@@ -447,12 +488,16 @@ static esp_code open_model(engine *e, model_file *file,
     if (leads(e)) code = open_text(e, file, err);
     if (code == ESP_OK) code = load_model(e, file, progress, progress_arg, err);
     if ((code = agree(e, code, err)) != ESP_OK) return code;
+    if ((code = agree(e, check_alike(e, err), err)) != ESP_OK) return code;
     tell_shards(e);
     e->model_vocab = spec->vocab;
     code = take_pages(e, err);
     if ((code = agree(e, code, err)) != ESP_OK) return code;
     take_batch(e);
-    if (!leads(e)) return ESP_OK;
+    if (!leads(e)) {
+        open_followed(e);
+        return ESP_OK;
+    }
     if (e->comm) e->comm->patience_us = COMM_PATIENCE_US;
     code = open_scheduler(e, err);
     if (code == ESP_OK && !engine_embeds(e))
@@ -484,6 +529,7 @@ esp_code engine_open(engine **out, const model_config *config,
         return code;
     }
     e->config.name = e->name;
+    e->tells = &e->news_signal;
     e->inbox = queue_open(e->live_max);
     e->cancels = queue_open(e->live_max);
     /* Twice: a request whose end was seen early gives its place back and is told once more. */
@@ -524,15 +570,16 @@ void engine_close(engine *e) {
     drop_queue(e->cancels);
     drop_queue(e->news);
     step_batch *b = &e->batch;
-    void *arrays[] = {b->ids,        b->positions,  b->token_seq,     b->seq_first,
-                      b->seq_tokens, b->seq_cached, b->seq_adapter,   b->seq_long,
-                      b->tables,     b->rows,       e->step_adapters, e->message};
+    void *arrays[] = {b->ids,        b->positions,     b->token_seq, b->seq_first, b->seq_tokens,
+                      b->seq_cached, b->seq_adapter,   b->seq_long,  b->tables,    b->rows,
+                      e->step_ids,   e->step_adapters, e->message,   e->shards};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     engine_give_flights(e);
     adapter_order_close(&e->order);
     sample_rows_close(e->sampling);
     adapters_close(e->adapters);
+    adapter_follower_close(e->followed);
     store_close(e->store);
     sched_close(e->sched);
     if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);
@@ -676,8 +723,10 @@ request *engine_news(engine *e) {
 
 signal_word *engine_news_signal(engine *e) {
     atomic_store_explicit(&e->news_wanted, true, memory_order_release);
-    return &e->news_signal;
+    return e->tells;
 }
+
+void engine_share_news(engine *e, signal_word *with) { e->tells = with; }
 
 /* ---- the engine's own thread ---- */
 
@@ -761,6 +810,14 @@ void engine_read_stats(const engine *e, engine_stats *out) {
     read_histogram(&c->ttft, &out->ttft);
     read_histogram(&c->itl, &out->itl);
     read_histogram(&c->e2e, &out->e2e);
+}
+
+uint32_t engine_live(const engine *e) {
+    return atomic_load_explicit(&e->live_count, memory_order_relaxed);
+}
+
+bool engine_broken(const engine *e) {
+    return atomic_load_explicit(&e->counters.broken, memory_order_relaxed);
 }
 
 bool engine_preempt_newest(engine *e) {

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "engine/adapter_order.h"
+#include "engine/adapters/adapter_send.h"
 #include "engine/adapters/adapters.h"
 #include "engine/adapters/store.h"
 #include "engine/base/pool.h"
@@ -72,6 +73,8 @@ struct engine {
     comm *device_comm; /* over the device's, which may be the same */
     ranks *ranks;  /* those that this engine started */
     void *message; /* of the largest step batch */
+    model_shard *shards;        /* [ranks] on rank 0, where adapters are taken */
+    adapter_follower *followed; /* on the others */
 
     /* The engine thread's. */
     scheduler *sched; /* rank 0's alone, as all that plans and samples */
@@ -79,6 +82,8 @@ struct engine {
     step_batch batch;
     adapter_order order;                 /* of its sequences */
     const model_adapter **step_adapters; /* [seqs] what batch.seq_adapter indexes */
+    uint32_t *step_ids;                  /* [seqs] what the ranks call them, .. */
+    uint32_t step_adapter_count;         /* .. so many of the step */
     step_flight flights[SCHED_FLIGHTS_MAX];
     uint32_t flight_first, flight_count; /* the oldest one, and how many in turn */
     uint32_t lead;  /* steps that may be in flight between calls of engine_step */
@@ -92,6 +97,7 @@ struct engine {
     /* Between threads. */
     queue *inbox, *cancels, *news;
     signal_word inbox_signal, news_signal;
+    signal_word *tells; /* where news are told: news_signal, or that of several engines */
     _Atomic bool news_wanted, draining, stopping, cancel_all;
     _Atomic uint32_t live_count;
     engine_counters counters;

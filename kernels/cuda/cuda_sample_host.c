@@ -17,7 +17,10 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_step.h"
 
-enum { LISTS_BYTES = 1 << 20, LIST_ALIGNMENT = 16 };
+enum {
+    LISTS_BYTES_MAX = 64 << 20, /* that are reserved: of 64 rows of 200,000 tokens all */
+    LIST_ALIGNMENT = 16
+};
 
 static_assert((int)CUDA_SAMPLE_TOP == (int)SAMPLE_LOGPROBS_MAX, "what the device tells");
 
@@ -76,6 +79,7 @@ void cuda_sample_close(kern_device *dev) {
 static bool pinned_need(kern_device *dev, pinned_room *room, uint64_t bytes) {
     if (bytes <= room->bytes) return true;
     if (!CUDA_OK(dev, cudaStreamSynchronize(dev->stream))) return false;
+    bytes = cuda_with_spare(room->bytes, bytes);
     pinned_close(room);
     if (!CUDA_OK(dev, cudaHostAlloc(&room->at, bytes, cudaHostAllocDefault))) return false;
     room->bytes = bytes;
@@ -87,26 +91,41 @@ static bool need_up(kern_device *dev, sample_flight *f, uint64_t bytes) {
     if (f->used + bytes <= f->up.bytes) return true;
     if (!CUDA_OK(dev, cudaStreamSynchronize(dev->stream))) return false;
     f->used = 0;
-    return pinned_need(dev, &f->up, bytes <= f->up.bytes ? bytes : bytes + bytes / 2);
+    return pinned_need(dev, &f->up, bytes);
 }
 
 /* Of a step of so many rows, `piece` of them at once, which take row_bytes. */
 static bool take_rooms(kern_device *dev, uint32_t rows, uint32_t piece, uint32_t vocab,
                        uint64_t row_bytes) {
     return cuda_is_well(dev) &&
-           cuda_need(dev, &dev->sample_work, cuda_sample_workspace(piece, vocab)) &&
-           cuda_need(dev, &dev->sample_rows, row_bytes) &&
-           cuda_need(dev, &dev->sample_picks, rows * PICK_BYTES) &&
+           cuda_need_apart(dev, &dev->sample_work, cuda_sample_workspace(piece, vocab)) &&
+           cuda_need_apart(dev, &dev->sample_rows, row_bytes) &&
+           cuda_need_apart(dev, &dev->sample_picks, rows * PICK_BYTES) &&
            cuda_need(dev, &dev->sampled, rows * sizeof(int32_t));
 }
 
-void cuda_reserve_sample(kern_device *dev, uint32_t rows, uint32_t piece, uint32_t vocab) {
-    uint64_t row_bytes = rows * sizeof(cuda_sample_row) + LISTS_BYTES;
-    if (!take_rooms(dev, rows, piece, vocab, row_bytes)) return;
+static uint64_t list_bytes(uint64_t count, size_t size) {
+    return (count * size + LIST_ALIGNMENT - 1) / LIST_ALIGNMENT * LIST_ALIGNMENT;
+}
+
+/* All that the model sees as history and as many biases as there may be, of each sequence. */
+static uint64_t lists_bytes_most(const kern_reserve *most) {
+    uint64_t context = (uint64_t)most->table_stride * KV_PAGE_TOKENS;
+    uint64_t rows = most->logit_rows < most->seqs ? most->logit_rows : most->seqs;
+    uint64_t bytes = rows * (list_bytes(context, sizeof(int32_t)) +
+                             list_bytes(SAMPLE_BIAS_MAX, sizeof(sample_bias)));
+    return bytes < LISTS_BYTES_MAX ? bytes : LISTS_BYTES_MAX;
+}
+
+void cuda_reserve_sample(kern_device *dev, const kern_reserve *most) {
+    uint64_t lists = lists_bytes_most(most);
+    uint64_t piece_bytes = list_bytes(most->logit_rows, sizeof(cuda_sample_row)) + lists;
+    uint64_t step_bytes = list_bytes(most->rows, sizeof(cuda_sample_row)) + lists;
+    if (!take_rooms(dev, most->rows, most->logit_rows, most->vocab, piece_bytes)) return;
     for (uint32_t i = 0; i < 2; i++) {
         sample_flight *f = &dev->sampler->flights[i];
-        (void)(pinned_need(dev, &f->up, row_bytes) &&
-               pinned_need(dev, &f->down, rows * PICK_BYTES));
+        (void)(pinned_need(dev, &f->up, step_bytes) &&
+               pinned_need(dev, &f->down, most->rows * PICK_BYTES));
     }
 }
 
@@ -115,10 +134,6 @@ void cuda_reserve_sample(kern_device *dev, uint32_t rows, uint32_t piece, uint32
 static bool has_penalties(const sample_policy *p) {
     return (p->repetition_penalty != 0 && p->repetition_penalty != 1) || p->presence_penalty != 0 ||
            p->frequency_penalty != 0;
-}
-
-static uint64_t list_bytes(uint64_t count, size_t size) {
-    return (count * size + LIST_ALIGNMENT - 1) / LIST_ALIGNMENT * LIST_ALIGNMENT;
 }
 
 static uint64_t history_bytes(const sample_row *row) {

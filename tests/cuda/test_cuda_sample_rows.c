@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "engine/sample.h"
+#include "tests/cuda/kernel_cases.h"
 #include "tests/cuda/sample_case.h"
 
 enum { ROWS = 24, VOCAB = 1500, COLS = 64 };
@@ -81,6 +82,7 @@ static void rows_come_back_as_the_host_picks_them(void **state) {
         assert_true(sample_there(&l, c));
         for (uint32_t r = 0; r < ROWS; r++)
             check_row(scratch, c, r);
+        kernel_case();
         rows_free(c);
     }
     sample_scratch_close(scratch);
@@ -223,5 +225,5 @@ int main(void) {
         cmocka_unit_test(an_embedding_names_rows_of_the_step_before),
         cmocka_unit_test(digests_are_left_to_the_host),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }
