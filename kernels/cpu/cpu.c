@@ -245,6 +245,11 @@ static bool cpu_sample(kern_device *dev, const kern_sample *op) {
     return false;
 }
 
+static bool cpu_sampled(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    return false;
+}
+
 static esp_code cpu_check_layers(const kern_device *dev, const kern_kv_shape *shape,
                                  esp_error *err) {
     (void)dev;
@@ -297,6 +302,7 @@ const kern_ops kern_cpu = {
     .attention = cpu_attention,
     .pool_states = cpu_pool_states,
     .sample = cpu_sample,
+    .sampled = cpu_sampled,
     .rank_sum = cpu_rank_sum,
     .place_columns = cpu_place_columns,
     .move_frames = kern_host_move_frames,

@@ -60,8 +60,8 @@ struct kern_device {
     struct cuda_stage *stage;  /* for what is packed; NULL until then (cuda_stage.c) */
     struct cuda_order *orders; /* of packed matrices, each once (cuda_order.c) */
     cuda_room sample_work, sample_rows, sample_picks;
-    void *sample_host; /* pinned: rows on their way there, then what was picked */
-    uint64_t sample_host_bytes;
+    cuda_room sampled;            /* the ids of the last step whose rows were all picked, by row */
+    struct cuda_sampler *sampler; /* cuda_sample_host.c */
     uint64_t linear_bytes; /* what `linear` has to have for the matrices that were packed */
     uint64_t lora_piece;   /* the least piece_max of the updates seen; 0: none were */
     bool lora_magnitudes;  /* one of them had one */
@@ -133,6 +133,8 @@ void cuda_order_drop(kern_device *dev, struct cuda_order *order); /* NULL is fin
 /* ---- sampling (cuda_sample_host.c) ---- */
 
 bool cuda_run_sample(kern_device *dev, const kern_sample *op);
+bool cuda_run_sampled(kern_device *dev, const kern_sample *op);
+void cuda_sample_open(kern_device *dev);
 /* Room for the rows of a step and the longest lists that they can have, up to a bound. */
 void cuda_reserve_sample(kern_device *dev, const kern_reserve *most);
 void cuda_sample_close(kern_device *dev);

@@ -28,6 +28,7 @@ void cuda_run_embed(kern_device *dev, const kern_embed *op) {
     cuda_embed_args args = {
         .table = &op->table->view,
         .ids = step_array(dev, op->ids, bytes),
+        .sampled = dev->sampled.at,
         .token_count = step_count(dev, op->token_count),
         .scale = op->scale,
         .positions = op->positions ? &op->positions->view : NULL,
