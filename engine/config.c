@@ -24,7 +24,7 @@ static const flag_choice devices[] = {
 static const flag_choice kv_dtypes[] = {
     {.word = "bf16", .value = DT_BF16},
     {.word = "f32", .value = DT_F32},
-    {.word = "int8", .later = true},
+    {.word = "int8", .value = DT_KV_INT8},
     {0},
 };
 
@@ -85,7 +85,8 @@ static const flag model_flags[] = {
      .given_offset = offsetof(model_config, kv_dtype_given),
      .choices = kv_dtypes,
      .placeholder = "TYPE",
-     .help = "bf16 or f32, how keys and values are kept; default bf16, always f32 on ref"},
+     .help = "bf16, f32 (cpu) or int8 (cuda: a byte an element and a scale a token and head, half "
+             "the memory), how keys and values are kept; default bf16. ref: f32 or int8"},
     {.name = "kv-memory",
      .kind = FLAG_BYTES,
      MODEL_FIELD(kv_memory),

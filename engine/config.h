@@ -37,7 +37,8 @@ typedef struct model_config {
     kern_level level;
     uint32_t device_index;        /* N of cuda:N */
     float gpu_memory_utilization; /* --gpu-memory-utilization; 0: 0.9 */
-    esp_dtype kv_dtype; /* --kv-dtype bf16|f32; read only if kv_dtype_given, else bf16; ref: f32 */
+    /* --kv-dtype bf16|f32|int8; read only if kv_dtype_given, else bf16; ref: f32 */
+    esp_dtype kv_dtype;
     bool kv_dtype_given;
     kern_activations activations; /* --activations bf16|int8 */
     esp_dtype quantize;           /* --quantize q8_0|q4_k; read only if quantize_given */

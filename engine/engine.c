@@ -67,29 +67,14 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
 static uint32_t rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
 static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 
-static esp_code check_ranks(const model_config *c, esp_error *err) {
-    bool pack = c->pack && strcmp(c->pack, "auto") != 0 && strcmp(c->pack, "off") != 0;
-    if (c->adapters.count > 0 || c->adapter_store)
-        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--adapter",
-                              "--adapter and --adapter-store do not go with --tp %u: adapters are "
-                              "computed on one rank only in this build",
-                              c->tp);
-    if (pack)
-        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--pack",
-                              "--pack %s does not go with --tp %u: packs hold whole matrices; "
-                              "leave one of them away",
-                              c->pack, c->tp);
-    return ESP_OK;
-}
-
 /* Who this engine computes with. Threads are shared between ranks of one process. */
 static esp_code join_ranks(engine *e, esp_error *err) {
     model_config *c = &e->config;
     if (c->comm) c->tp = c->comm->size;
     if (c->tp <= 1) return ESP_OK;
     e->comm = c->comm;
-    esp_code code = check_ranks(c, err);
-    if (code == ESP_OK && !e->comm) {
+    esp_code code = ESP_OK;
+    if (!e->comm) {
         c->threads = most((c->threads ? c->threads : pool_default_threads()) / c->tp, 1);
         code = ranks_start(&e->ranks, c, &e->comm, err);
     }
@@ -100,6 +85,25 @@ static esp_code join_ranks(engine *e, esp_error *err) {
 /* What the others think, where there are others. */
 static esp_code agree(engine *e, esp_code code, esp_error *err) {
     return e->comm ? comm_agree(e->comm, code, err) : code;
+}
+
+/* Packed parts of adapters go from rank to rank, and sums of all are one answer: where ranks are processes, on
+ * hosts of other processors perhaps, all have to compute alike. */
+static esp_code check_alike(engine *e, esp_error *err) {
+    char layout[PROFILE_BYTES_MAX] = "", of_all[COMM_RANKS_MAX * PROFILE_BYTES_MAX] = "";
+    if (!e->comm) return ESP_OK;
+    snprintf(layout, sizeof layout, "%s", e->profile);
+    comm_all_gather(e->comm, layout, of_all, sizeof layout);
+    for (uint32_t rank = 1; rank < e->comm->size; rank++) {
+        const char *other = of_all + (size_t)rank * PROFILE_BYTES_MAX;
+        if (memcmp(of_all, other, PROFILE_BYTES_MAX) != 0)
+            return esp_fail(err, ESP_PRECONDITION,
+                            "rank 0 computes as \"%s\" and rank %u as \"%s\"; start all ranks "
+                            "with the same options, and with --device cpu:avx2 where processors "
+                            "differ",
+                            of_all, rank, other);
+    }
+    return ESP_OK;
 }
 
 /* What could not be split is no mistake, but whoever waits for a gain should know. */
@@ -166,7 +170,6 @@ static uint64_t adapter_memory(const model_config *c) {
 }
 
 static bool takes_adapters(const model_config *c) {
-    if (c->tp > 1) return false;
     return c->adapters.count > 0 || c->adapter_store || c->serves;
 }
 
@@ -282,6 +285,7 @@ static void take_batch(engine *e) {
     b->tables = mem_new((size_t)b->group_count * s * b->table_stride, sizeof *b->tables);
     b->rows = mem_new(e->rows_max, sizeof *b->rows);
     e->step_adapters = mem_new(s, sizeof *e->step_adapters);
+    e->step_ids = mem_new(s, sizeof *e->step_ids);
     adapter_order_open(&e->order, s);
     e->row_work = mem_new(s, sizeof *e->row_work);
     if (e->comm) ranks_take_message(e);
@@ -289,6 +293,7 @@ static void take_batch(engine *e) {
 
 /* ---- adapters ---- */
 
+static void on_announce(void *arg) { ranks_send_adapter(arg); }
 static void on_wake(void *arg) { signal_wake(&((engine *)arg)->inbox_signal); }
 static void on_arrived(void *arg, adapter *ad) { sched_retry(((engine *)arg)->sched, ad); }
 static void on_end_users(void *arg, adapter *ad, const esp_error *why) {
@@ -337,6 +342,16 @@ static esp_code open_store(engine *e, esp_error *err) {
     return code;
 }
 
+/* What each rank holds of the adapters' updates, as of the base's matrices. */
+static esp_code plan_shards(engine *e, esp_error *err) {
+    if (!e->comm) return ESP_OK;
+    esp_code code = ESP_OK;
+    e->shards = mem_new(e->comm->size, sizeof *e->shards);
+    for (uint32_t rank = 0; rank < e->comm->size && code == ESP_OK; rank++)
+        code = shard_plan(&e->shards[rank], model_file_weights(e->file), rank, e->comm->size, err);
+    return code;
+}
+
 /* Takes the file over when there may be adapters: they are held against its tensors as they come. */
 static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
     const model_config *c = &e->config;
@@ -344,6 +359,7 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
     e->file = *file;
     *file = NULL;
     esp_code code = open_store(e, err);
+    if (code == ESP_OK) code = plan_shards(e, err);
     if (code != ESP_OK) return code;
     code = adapters_open(&e->adapters,
                          &(adapters_options){.ops = e->ops,
@@ -357,6 +373,9 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
                                              .frame_count = e->page_count,
                                              .host_memory = adapter_memory(c),
                                              .store = e->store,
+                                             .comm = e->comm,
+                                             .shards = e->shards,
+                                             .announce = on_announce,
                                              .wake = on_wake,
                                              .arrived = on_arrived,
                                              .end_users = on_end_users,
@@ -366,6 +385,23 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
     sched_adapters how = adapters_for_scheduler(e->adapters);
     sched_set_adapters(e->sched, &how);
     return load_adapters(e, err);
+}
+
+/* What rank 0 sends of its own to the others. */
+static void open_followed(engine *e) {
+    const model_spec *spec = model_get_spec(e->model);
+    if (!takes_adapters(&e->config)) return;
+    e->followed =
+        adapter_follower_open(&(follower_options){.ops = e->ops,
+                                                  .dev = e->dev,
+                                                  .comm = e->comm,
+                                                  .layers = spec->layers,
+                                                  .hidden = spec->hidden,
+                                                  .vocab = spec->vocab,
+                                                  .arena = e->arena,
+                                                  .frame_bytes = e->arena_bytes / e->page_count,
+                                                  .frame_count = e->page_count,
+                                                  .ids_max = ADAPTERS_MAX});
 }
 
 /* ---- open and close ---- */
@@ -406,7 +442,7 @@ static void ask_for_weights(const engine *e, model_options *o, char *folder, siz
     o->quantize = c->quantize_given;
     o->quantize_to = c->quantize;
     o->pool = e->pool;
-    o->packs = off || e->comm               ? PACKS_OFF
+    o->packs = off                          ? PACKS_OFF
                : c->replica                 ? PACKS_USE /* the first one keeps it */
                : asked || c->quantize_given ? PACKS_KEEP
                : c->serves                  ? PACKS_KEEP_IF_WORTH
@@ -451,12 +487,16 @@ static esp_code open_model(engine *e, model_file *file,
     if (leads(e)) code = open_text(e, file, err);
     if (code == ESP_OK) code = load_model(e, file, progress, progress_arg, err);
     if ((code = agree(e, code, err)) != ESP_OK) return code;
+    if ((code = agree(e, check_alike(e, err), err)) != ESP_OK) return code;
     tell_shards(e);
     e->model_vocab = spec->vocab;
     code = take_pages(e, err);
     if ((code = agree(e, code, err)) != ESP_OK) return code;
     take_batch(e);
-    if (!leads(e)) return ESP_OK;
+    if (!leads(e)) {
+        open_followed(e);
+        return ESP_OK;
+    }
     if (e->comm) e->comm->patience_us = COMM_PATIENCE_US;
     code = open_scheduler(e, err);
     if (code == ESP_OK && !engine_embeds(e))
@@ -531,12 +571,13 @@ void engine_close(engine *e) {
     step_batch *b = &e->batch;
     void *arrays[] = {b->ids,        b->positions,     b->token_seq, b->seq_first, b->seq_tokens,
                       b->seq_cached, b->seq_adapter,   b->seq_long,  b->tables,    b->rows,
-                      e->row_work,   e->step_adapters, e->message};
+                      e->row_work,   e->step_adapters, e->step_ids,  e->message,   e->shards};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
     adapter_order_close(&e->order);
     sample_rows_close(e->sampling);
     adapters_close(e->adapters);
+    adapter_follower_close(e->followed);
     store_close(e->store);
     sched_close(e->sched);
     if (e->arena) e->ops->release(e->dev, e->arena, e->arena_bytes);

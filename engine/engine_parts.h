@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 
 #include "engine/adapter_order.h"
+#include "engine/adapters/adapter_send.h"
 #include "engine/adapters/adapters.h"
 #include "engine/adapters/store.h"
 #include "engine/base/pool.h"
@@ -63,6 +64,8 @@ struct engine {
     comm *device_comm; /* over the device's, which may be the same */
     ranks *ranks;  /* those that this engine started */
     void *message; /* of the largest step batch */
+    model_shard *shards;        /* [ranks] on rank 0, where adapters are taken */
+    adapter_follower *followed; /* on the others */
 
     /* The engine thread's. */
     scheduler *sched; /* rank 0's alone, as all that plans and samples */
@@ -70,6 +73,8 @@ struct engine {
     step_batch batch;
     adapter_order order;                 /* of its sequences */
     const model_adapter **step_adapters; /* [seqs] what batch.seq_adapter indexes */
+    uint32_t *step_ids;                  /* [seqs] what the ranks call them, .. */
+    uint32_t step_adapter_count;         /* .. so many of the step */
     uint32_t *row_work;                  /* [rows] index in the plan of each row */
     request *live;                       /* list through live_next */
     bool broken;                         /* a device fault: nothing runs any more */

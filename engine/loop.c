@@ -197,8 +197,11 @@ static void order_works(engine *e, const sched_plan *plan) {
         adapter_order_add(&e->order, i, r->adapter);
     }
     adapter_order_sort(&e->order, plan->work_count);
-    for (uint32_t i = 0; i < e->order.slot_count; i++)
+    e->step_adapter_count = e->order.slot_count;
+    for (uint32_t i = 0; i < e->order.slot_count; i++) {
         e->step_adapters[i] = adapter_resident(e->order.adapters[i]);
+        e->step_ids[i] = adapter_rank_id(e->order.adapters[i]);
+    }
 }
 
 static void build_batch(engine *e, const sched_plan *plan, int64_t now_us) {

@@ -45,6 +45,8 @@ static void fill_batch(const prompt *p, uint32_t first, uint32_t count) {
     b->seq_tokens[0] = count;
     b->seq_cached[0] = first;
     b->seq_adapter[0] = p->through ? 0 : BATCH_NO_ADAPTER;
+    p->e->step_adapter_count = p->through ? 1 : 0;
+    if (p->through) p->e->step_ids[0] = adapter_rank_id(p->ad);
     b->seq_long[0] = p->count > spec_short_context(model_get_spec(p->e->model));
     for (uint32_t i = 0; i < count; i++) {
         b->ids[i] = p->ids[first + i];

@@ -85,10 +85,15 @@ void ranks_close(ranks *r) {
 /* ---- steps, on rank 0 ---- */
 
 void ranks_send(engine *e, const step_batch *b) {
-    step_header h = step_header_of(b);
-    step_message_write(b, &h, e->message);
+    step_header h = step_header_of(b, e->step_adapter_count);
+    step_message_write(b, e->step_ids, &h, e->message);
     comm_broadcast(e->comm, &h, sizeof h);
     comm_broadcast(e->comm, e->message, step_message_bytes(&h));
+}
+
+void ranks_send_adapter(engine *e) {
+    step_header h = {.kind = STEP_ADAPTER};
+    comm_broadcast(e->comm, &h, sizeof h);
 }
 
 void ranks_stop(engine *e) {
@@ -104,12 +109,13 @@ static step_header most_of(const engine *e) {
                          .seq_count = e->config.max_seqs,
                          .row_count = e->rows_max,
                          .group_count = e->batch.group_count,
-                         .table_stride = e->batch.table_stride};
+                         .table_stride = e->batch.table_stride,
+                         .adapter_count = e->config.max_seqs};
 }
 
 /* The collectives of rank 0's step: a forward pass, then the logits of each piece of its rows. */
 static esp_code compute(engine *e, const step_batch *b, esp_error *err) {
-    esp_code code = model_forward(e->model, b, NULL, e->arena, err);
+    esp_code code = model_forward(e->model, b, e->step_adapters, e->arena, err);
     if (engine_embeds(e)) return code;
     for (uint32_t first = 0; first < b->row_count && code == ESP_OK; first += MODEL_LOGITS_ROWS) {
         uint32_t left = b->row_count - first;
@@ -120,22 +126,46 @@ static esp_code compute(engine *e, const step_batch *b, esp_error *err) {
     return code;
 }
 
-/* Waits for work as long as it takes. *stop: there will be none. */
-static esp_code receive(engine *e, step_header *h, bool *stop, esp_error *err) {
+/* Waits for work as long as it takes. */
+static esp_code receive(engine *e, step_header *h, esp_error *err) {
     e->comm->patience_us = COMM_FOR_EVER;
     comm_broadcast(e->comm, h, sizeof *h);
     e->comm->patience_us = COMM_PATIENCE_US;
-    esp_code code = comm_check(e->comm, err);
-    *stop = h->kind == STEP_STOP;
-    if (code != ESP_OK || *stop) return code;
+    return comm_check(e->comm, err);
+}
+
+/* What forward reads of each adapter of a batch. */
+static esp_code find_adapters(engine *e, const step_batch *b, const uint32_t *ids, uint32_t count,
+                              esp_error *err) {
+    bool known = true;
+    for (uint32_t i = 0; i < count; i++) {
+        e->step_adapters[i] = e->followed ? adapter_follower_find(e->followed, ids[i]) : NULL;
+        known &= e->step_adapters[i] != NULL;
+    }
+    for (uint32_t s = 0; s < b->seq_count; s++)
+        known &= b->seq_adapter[s] == BATCH_NO_ADAPTER ||
+                 (b->seq_adapter[s] >= 0 && (uint32_t)b->seq_adapter[s] < count);
+    if (known) return ESP_OK;
+    return esp_fail(err, ESP_INTERNAL,
+                    "rank %u was sent a step through an adapter that it does not have; start all "
+                    "ranks with the same options",
+                    e->comm->rank);
+}
+
+static esp_code run_step(engine *e, const step_header *h, esp_error *err) {
     step_header most = most_of(e);
+    const uint32_t *ids;
     if (!step_header_fits(h, &most))
         return esp_fail(err, ESP_INTERNAL,
                         "rank %u was sent a step of %u tokens that it has no room for; start all "
                         "ranks with the same options",
                         e->comm->rank, h->token_count);
     comm_broadcast(e->comm, e->message, step_message_bytes(h));
-    return comm_check(e->comm, err);
+    esp_code code = comm_check(e->comm, err);
+    if (code != ESP_OK) return code;
+    step_batch batch = step_message_read(h, e->message, &ids);
+    code = find_adapters(e, &batch, ids, h->adapter_count, err);
+    return code == ESP_OK ? compute(e, &batch, err) : code;
 }
 
 esp_code engine_follow(engine *e, esp_error *err) {
@@ -143,11 +173,10 @@ esp_code engine_follow(engine *e, esp_error *err) {
     pool_settle(e->pool);
     for (;;) {
         step_header h = {0};
-        bool stop = false;
-        esp_code code = receive(e, &h, &stop, err);
-        if (code != ESP_OK || stop) return code;
-        step_batch batch = step_message_read(&h, e->message);
-        code = compute(e, &batch, err);
+        esp_code code = receive(e, &h, err);
+        if (code != ESP_OK || h.kind == STEP_STOP) return code;
+        code = h.kind == STEP_ADAPTER && e->followed ? adapter_follower_take(e->followed, err)
+                                                     : run_step(e, &h, err);
         if (code != ESP_OK) return code;
     }
 }

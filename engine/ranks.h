@@ -3,7 +3,8 @@
  *
  *   engine_open of rank 0 --- ranks_start ---> a thread for each other rank: engine_open, engine_follow
  *          both: weights loaded, agree; pages of equal number taken, agree (engine.c)
- *   engine_step           --- ranks_send  ---> forward and logits, in the same order of collectives
+ *   engine_step           --- adapters    ---> adapter_follower_take (adapters/adapter_send.h)
+ *                         --- ranks_send  ---> forward and logits, in the same order of collectives
  *   engine_close          --- ranks_stop  ---> engine_follow returns, the thread ends
  *
  * A rank that fails aborts the collectives: rank 0's step fails with its sentence, and the engine breaks down.
@@ -25,6 +26,7 @@ void ranks_close(ranks *r);
 
 /* Rank 0: what the others compute next; and that nothing comes any more. */
 void ranks_send(engine *e, const step_batch *b);
+void ranks_send_adapter(engine *e); /* a message about an adapter: the caller sends it */
 void ranks_stop(engine *e);
 
 #endif

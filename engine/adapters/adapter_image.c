@@ -1,6 +1,7 @@
 /* adapter_image.c - packing, placing in frames, and the tables. */
 // SPDX-License-Identifier: Apache-2.0
-#include "engine/adapters/adapter_image.h"
+#include "engine/adapters/adapter_image_inner.h"
+#include "engine/adapters/image_tables.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,44 +13,31 @@
  * frame is wasted, and no piece is looked at twice. */
 enum { OPEN_FRAMES = 8, PIECE_ALIGNMENT = 64 };
 
-typedef struct image_frame_room {
-    uint8_t *at; /* [frame_bytes], or NULL: dropped */
-    size_t used;
-} image_frame_room;
+static uint32_t other_count(const adapter_image *image) {
+    return image->options.ranks > 1 ? image->options.ranks - 1 : 0;
+}
 
-typedef struct image_place {
-    uint32_t frame;
-    size_t offset;
-} image_place;
+static void open_others(adapter_image *image) {
+    uint32_t count = other_count(image);
+    image_options o = image->options;
+    if (!count) return;
+    o.shards = NULL;
+    o.ranks = 0;
+    image->others = mem_new(count, sizeof(adapter_image *));
+    for (uint32_t i = 0; i < count; i++)
+        image->others[i] = image_open(&o);
+}
 
-/* A packed linear, before the tables are made. */
-typedef struct image_linear {
-    kern_role role;
-    uint32_t layer, first_piece;
-    kern_lora lora; /* its pieces are set by image_finish */
-} image_linear;
-
-struct adapter_image {
-    image_options options;
-    image_frame_room *frames; /* [frame_count] */
-    uint32_t frame_count;
-    image_place *places; /* [piece_count] */
-    void **pieces;       /* [piece_count] where they lie now */
-    uint32_t piece_count;
-    image_linear *linears;
-    uint32_t linear_count;
-    const kern_lora **tables[MODEL_ADAPTER_LINEARS]; /* [layers], or NULL */
-    kern_matrix *whole[IMAGE_WHOLES];
-    image_closer closer; /* of all of them */
-    image_labels labels;
-    uint64_t bytes, whole_bytes;
-    model_adapter view;
-};
+adapter_image *image_of_rank(adapter_image *image, uint32_t rank) {
+    ESP_ASSERT(rank <= other_count(image));
+    return rank ? image->others[rank - 1] : image;
+}
 
 adapter_image *image_open(const image_options *options) {
     ESP_ASSERT(options->frame_bytes >= LORA_PIECE_MIN && options->frame_bytes % 64 == 0);
     adapter_image *image = mem_new(1, sizeof *image);
     image->options = *options;
+    open_others(image);
     return image;
 }
 
@@ -69,14 +57,27 @@ void image_drop(adapter_image *image) {
         image->frames[i].at = NULL;
         give(image, image->options.frame_bytes);
     }
+    for (uint32_t i = 0; i < other_count(image); i++)
+        image_drop(image->others[i]);
+}
+
+static void close_wholes(adapter_image *image) {
+    for (uint32_t i = 0; i < IMAGE_WHOLES; i++) {
+        if (image->whole[i]) image->closer.close(image->closer.arg, image->whole[i]);
+        free((void *)image->rows[i].data);
+    }
+    give(image, image->whole_bytes);
 }
 
 void image_close(adapter_image *image) {
     if (!image) return;
     image_drop(image);
-    for (uint32_t i = 0; i < IMAGE_WHOLES; i++)
-        if (image->whole[i]) image->closer.close(image->closer.arg, image->whole[i]);
-    give(image, image->whole_bytes);
+    for (uint32_t i = 0; i < other_count(image); i++)
+        image_close(image->others[i]);
+    close_wholes(image);
+    free(image->others);
+    free(image->cut.at);
+    free(image->tables_out);
     free(image->labels.names);
     for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
         free(image->tables[i]);
@@ -103,7 +104,11 @@ static esp_code add_frame(adapter_image *image, esp_error *err) {
     uint8_t *at = o->ops->host_take(o->dev, o->frame_bytes);
     if (!at) {
         give(image, o->frame_bytes);
-        return esp_fail(err, ESP_EXHAUSTED, "no memory for the adapter");
+        return esp_fail_field(err, ESP_EXHAUSTED, "--adapter-memory",
+                              "this machine has no %zu bytes left for frame %u of the adapter; "
+                              "lower --adapter-memory, so that fewer adapters stay in memory, or "
+                              "end what else uses it",
+                              o->frame_bytes, image->frame_count);
     }
     image->frames = mem_resize(image->frames, image->frame_count + 1, sizeof *image->frames);
     image->frames[image->frame_count++] = (image_frame_room){.at = at};
@@ -143,11 +148,10 @@ static esp_code place_all(adapter_image *image, const size_t *bytes, uint32_t co
 
 /* ---- adding ---- */
 
-esp_code image_add(adapter_image *image, kern_role role, uint32_t layer, const kern_lora_desc *desc,
-                   esp_error *err) {
+/* Of one rank. */
+static esp_code add(adapter_image *image, kern_role role, uint32_t layer,
+                    const kern_lora_desc *desc, esp_error *err) {
     const image_options *o = &image->options;
-    ESP_ASSERT(role >= ROLE_QKV && role <= ROLE_HEAD);
-    ESP_ASSERT(role == ROLE_HEAD || layer < o->layers);
     uint32_t count = o->ops->lora_pieces(o->dev, desc, o->frame_bytes, NULL);
     if (count == 0) return ESP_OK;
     size_t *bytes = mem_new(count, sizeof *bytes);
@@ -164,6 +168,20 @@ esp_code image_add(adapter_image *image, kern_role role, uint32_t layer, const k
                        .first_piece = first,
                        .lora = kern_lora_of(desc, o->frame_bytes, NULL)};
     return ESP_OK;
+}
+
+esp_code image_add(adapter_image *image, kern_role role, uint32_t layer, const kern_lora_desc *desc,
+                   esp_error *err) {
+    const image_options *o = &image->options;
+    ESP_ASSERT(role >= ROLE_QKV && role <= ROLE_HEAD);
+    ESP_ASSERT(role == ROLE_HEAD || layer < o->layers);
+    if (o->ranks < 2) return add(image, role, layer, desc, err);
+    esp_code code = ESP_OK;
+    for (uint32_t rank = 0; rank < o->ranks && code == ESP_OK; rank++) {
+        kern_lora_desc cut = shard_lora(&o->shards[rank], role, desc, &image->cut);
+        code = add(image_of_rank(image, rank), role, layer, &cut, err);
+    }
+    return code;
 }
 
 /* A name that is none, "0", "1", ...: what callers see has one for each label. */
@@ -190,20 +208,39 @@ image_labels image_take_labels(adapter_image *image) {
     return labels;
 }
 
-esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
-                         image_closer closer, esp_error *err) {
-    ESP_ASSERT(!image->whole[which]);
-    uint64_t bytes = image->options.ops->matrix_bytes(matrix);
-    if (!take(image, bytes)) {
-        closer.close(closer.arg, matrix);
+static esp_code take_whole(adapter_image *image, uint64_t bytes, esp_error *err) {
+    if (!take(image, bytes))
         return esp_fail_field(err, ESP_EXHAUSTED, "--adapter-memory",
                               "the adapter brings a whole matrix of %llu bytes, for which the "
                               "memory for adapters has no room; raise --adapter-memory",
                               (unsigned long long)bytes);
+    image->whole_bytes += bytes;
+    return ESP_OK;
+}
+
+esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
+                         image_closer closer, esp_error *err) {
+    ESP_ASSERT(!image->whole[which]);
+    esp_code code = take_whole(image, image->options.ops->matrix_bytes(matrix), err);
+    if (code != ESP_OK) {
+        closer.close(closer.arg, matrix);
+        return code;
     }
     image->closer = closer;
     image->whole[which] = matrix;
-    image->whole_bytes += bytes;
+    return ESP_OK;
+}
+
+esp_code image_add_rows(adapter_image *image, image_whole which, const kern_matrix_desc *desc,
+                        esp_error *err) {
+    ESP_ASSERT(!image->rows[which].data && !desc->order);
+    uint64_t bytes = desc->rows * image_row_bytes(desc);
+    esp_code code = take_whole(image, bytes, err);
+    if (code != ESP_OK) return code;
+    void *copy = mem_new(bytes, 1);
+    memcpy(copy, desc->data, bytes);
+    image->rows[which] = *desc;
+    image->rows[which].data = copy;
     return ESP_OK;
 }
 
@@ -224,20 +261,38 @@ void image_finish(adapter_image *image) {
     image->view.embedding = image->whole[IMAGE_EMBEDDING];
     image->view.output = image->whole[IMAGE_OUTPUT];
     image->view.score = image->whole[IMAGE_SCORE];
+    for (uint32_t i = 0; i < other_count(image); i++)
+        image_write_tables(image->others[i]);
 }
 
 /* ---- reading and moving ---- */
 
 const model_adapter *image_view(const adapter_image *image) { return &image->view; }
-uint32_t image_frame_count(const adapter_image *image) { return image->frame_count; }
-uint64_t image_bytes(const adapter_image *image) { return image->bytes + image->whole_bytes; }
+
+uint32_t image_frame_count(const adapter_image *image) {
+    uint32_t most = image->frame_count;
+    for (uint32_t i = 0; i < other_count(image); i++)
+        if (image->others[i]->frame_count > most) most = image->others[i]->frame_count;
+    return most;
+}
+
+uint64_t image_bytes(const adapter_image *image) {
+    uint64_t bytes = image->bytes + image->whole_bytes;
+    for (uint32_t i = 0; i < other_count(image); i++)
+        bytes += image->others[i]->bytes;
+    return bytes;
+}
 
 bool image_is_home(const adapter_image *image) {
+    for (uint32_t i = 0; i < other_count(image); i++)
+        if (!image_is_home(image->others[i])) return false;
     return image->frame_count == 0 || image->frames[0].at != NULL;
 }
 
 const void *image_frame(const adapter_image *image, uint32_t i, size_t *bytes) {
-    ESP_ASSERT(i < image->frame_count && image->frames[i].at);
+    *bytes = 0;
+    if (i >= image->frame_count) return NULL;
+    ESP_ASSERT(image->frames[i].at);
     *bytes = image->frames[i].used;
     return image->frames[i].at;
 }

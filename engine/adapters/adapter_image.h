@@ -7,12 +7,16 @@
  * A frame's bytes lie in memory of the image's own and, as a copy, wherever the caller put them; the
  * tables point at one of the two. Whole matrices (an embedding, an output) are no part of frames.
  *
+ * In a replica of several ranks rank 0's image has the other ranks' parts, too: an image for each, cut as
+ * shard_lora.h says, whose frames have the same numbers as rank 0's (adapter_send.h).
+ *
  * Thread  one at a time builds or moves it; between, forward may read. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_ADAPTER_IMAGE_H
 #define ESPALIER_ADAPTER_IMAGE_H
 
 #include "engine/model/model.h"
+#include "engine/model/shard.h"
 
 typedef struct image_options {
     const kern_ops *ops;
@@ -24,6 +28,8 @@ typedef struct image_options {
     bool (*take)(void *arg, uint64_t bytes);
     void (*give)(void *arg, uint64_t bytes);
     void *arg;
+    const model_shard *shards; /* [ranks], borrowed; NULL: there is one */
+    uint32_t ranks;
 } image_options;
 
 typedef struct adapter_image adapter_image;
@@ -46,6 +52,9 @@ typedef struct image_closer {
 /* Takes the matrix over. ESP_EXHAUSTED: then it is closed already. */
 ESP_CHECKED esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
                                      image_closer closer, esp_error *err);
+/* What other ranks hold of such a matrix: a copy of all its rows, from which theirs are cut. */
+ESP_CHECKED esp_code image_add_rows(adapter_image *image, image_whole which,
+                                    const kern_matrix_desc *desc, esp_error *err);
 /* Labels of a score head, copied; names NULL: they go by their numbers, "0", "1", ... */
 typedef struct image_labels {
     uint32_t count;
@@ -58,10 +67,13 @@ image_labels image_take_labels(adapter_image *image);
 void image_finish(adapter_image *image);
 
 const model_adapter *image_view(const adapter_image *image);
-uint32_t image_frame_count(const adapter_image *image);
-uint64_t image_bytes(const adapter_image *image); /* of all pieces and whole matrices */
+uint32_t image_frame_count(const adapter_image *image); /* of the rank that needs the most */
+uint64_t
+image_bytes(const adapter_image *image); /* of all pieces and whole matrices, of all ranks */
+/* A rank's image among those of all; 0: the image itself. */
+adapter_image *image_of_rank(adapter_image *image, uint32_t rank);
 
-/* The bytes of frame i that are used, in the image's own memory; *bytes of them. */
+/* The bytes of frame i that are used, in the image's own memory; *bytes of them. 0: this rank needs fewer. */
 const void *image_frame(const adapter_image *image, uint32_t i, size_t *bytes);
 /* Points the tables at copies of the frames; frame i lies at arena + at[i] * frame_bytes. */
 void image_point_at(adapter_image *image, void *arena, const uint32_t *at);

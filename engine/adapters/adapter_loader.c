@@ -95,7 +95,9 @@ esp_code loader_read(adapters *a, const char *path, bool patient, adapter_image 
                        .frames_max = a->frames_max,
                        .take = patient ? take_patiently : take_now,
                        .give = give,
-                       .arg = a};
+                       .arg = a,
+                       .shards = a->options.shards,
+                       .ranks = a->options.comm ? a->options.comm->size : 0};
     adapter_image *image = image_open(&o);
     esp_code code = a->reader->read(a->reader, path, image, facts, err);
     if (code == ESP_OK) {
@@ -166,7 +168,7 @@ void adapter_name_blob(const adapter *ad, esp_error *err) {
     esp_rename(err, ad->digest + strlen(ADAPTER_DIGEST_PREFIX), shown);
 }
 
-static void fail_read(adapters *a, adapter *ad, const esp_error *why) {
+void loader_fail(adapters *a, adapter *ad, const esp_error *why) {
     ad->error = *why;
     ad->error.code =
         why->code == ESP_INVALID || why->code == ESP_NOT_FOUND ? ESP_PRECONDITION : why->code;
@@ -232,11 +234,19 @@ static void do_read(adapters *a, adapter *ad) {
         pthread_mutex_unlock(&a->lock);
         if (!same) {
             adapter_name_blob(ad, &error);
-            fail_read(a, ad, &error);
+            loader_fail(a, ad, &error);
             return;
         }
     }
     post_engine(a, ad, FOR_ENGINE_HOME);
+}
+
+/* Nobody moves it now. */
+static void end_move(adapters *a, adapter *ad) {
+    pthread_mutex_lock(&a->lock);
+    set_busy(a, ad, false);
+    pthread_cond_broadcast(&a->changed);
+    pthread_mutex_unlock(&a->lock);
 }
 
 static void do_copy(adapters *a, adapter *ad) {
@@ -244,16 +254,14 @@ static void do_copy(adapters *a, adapter *ad) {
     for (uint32_t i = 0; i < count; i++) {
         size_t bytes;
         const void *from = image_frame(ad->image, i, &bytes);
+        if (!bytes) continue; /* another rank's */
         wait_for_pace(a);
         void *to = (uint8_t *)a->options.arena + ad->frames[i] * a->frame_bytes;
         a->options.ops->upload_beside(a->options.dev, to, from, bytes);
         pace(a, bytes);
     }
     image_point_at(ad->image, a->options.arena, ad->frames);
-    pthread_mutex_lock(&a->lock);
-    set_busy(a, ad, false);
-    pthread_cond_broadcast(&a->changed);
-    pthread_mutex_unlock(&a->lock);
+    if (!a->options.comm) end_move(a, ad);
     post_engine(a, ad, FOR_ENGINE_COPIED);
 }
 
@@ -300,6 +308,7 @@ bool loader_turn(adapters *a) {
     adapter *ad = queue_pop(a->for_loader);
     if (!ad) return false;
     uint32_t bits = atomic_exchange_explicit(&ad->for_loader, 0, memory_order_acq_rel);
+    if (bits & FOR_LOADER_SENT) end_move(a, ad);
     if (bits & FOR_LOADER_OUT) do_out(a, ad);
     if (bits & FOR_LOADER_READ) do_read(a, ad);
     if (bits & FOR_LOADER_COPY) do_copy(a, ad);

@@ -55,6 +55,24 @@ static void close_whole(void *arg, kern_matrix *matrix) {
     pthread_mutex_unlock(&reader->lock);
 }
 
+/* What this rank computes with: of an output matrix its rows of the vocabulary. */
+static shard_range own_rows(const file_reader *reader, lora_whole which, uint32_t rows) {
+    const model_shard *shards = reader->options.shards;
+    bool cut = shards && which == LORA_OUTPUT;
+    return cut ? shard_vocab(&shards[0], rows, 0) : (shard_range){0, rows};
+}
+
+/* The rows of the others, to be sent. */
+static esp_code keep_rows(const file_reader *reader, const lora_file *file, lora_whole from,
+                          image_whole to, lora_scratch *scratch, adapter_image *image,
+                          esp_error *err) {
+    kern_matrix_desc desc;
+    if (!reader->options.shards || from == LORA_SCORE) return ESP_OK;
+    uint32_t rows = lora_file_facts(file)->whole_rows[from];
+    esp_code code = lora_file_read_whole(file, from, 0, rows, scratch, &desc, err);
+    return code == ESP_OK ? image_add_rows(image, to, &desc, err) : code;
+}
+
 static esp_code read_wholes(file_reader *reader, const lora_file *file, lora_scratch *scratch,
                             adapter_image *image, esp_error *err) {
     const struct {
@@ -65,15 +83,18 @@ static esp_code read_wholes(file_reader *reader, const lora_file *file, lora_scr
     const lora_facts *facts = lora_file_facts(file);
     esp_code code = ESP_OK;
     for (size_t i = 0; i < sizeof wholes / sizeof *wholes && code == ESP_OK; i++) {
-        uint32_t rows = facts->whole_rows[wholes[i].from];
-        if (rows == 0) continue;
+        if (facts->whole_rows[wholes[i].from] == 0) continue;
+        shard_range rows = own_rows(reader, wholes[i].from, facts->whole_rows[wholes[i].from]);
         kern_matrix_desc desc;
         kern_matrix *matrix = NULL;
-        code = lora_file_read_whole(file, wholes[i].from, 0, rows, scratch, &desc, err);
+        code =
+            lora_file_read_whole(file, wholes[i].from, rows.first, rows.count, scratch, &desc, err);
         if (code == ESP_OK) code = pack_whole(reader, &desc, &matrix, err);
         if (code == ESP_OK)
             code = image_add_whole(image, wholes[i].to, matrix, (image_closer){close_whole, reader},
                                    err);
+        if (code == ESP_OK)
+            code = keep_rows(reader, file, wholes[i].from, wholes[i].to, scratch, image, err);
     }
     return code;
 }
@@ -115,10 +136,11 @@ static esp_code check_score(const file_reader *reader, const lora_facts *facts, 
                         "%s: it has a score head, and its task_type is \"%s\"; wanted \"SEQ_CLS\", "
                         "which classifies whole texts",
                         facts->name, facts->task);
-    if (labels <= spec->vocab) return ESP_OK;
+    uint32_t most = own_rows(reader, LORA_OUTPUT, spec->vocab).count;
+    if (labels <= most) return ESP_OK;
     return esp_fail(err, ESP_UNIMPLEMENTED,
-                    "%s: it has %u labels; wanted no more than the base has tokens, %u",
-                    facts->name, labels, spec->vocab);
+                    "%s: it has %u labels; wanted no more than a rank has tokens of the base, %u",
+                    facts->name, labels, most);
 }
 
 /* What is read and not served. */

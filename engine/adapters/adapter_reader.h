@@ -35,6 +35,8 @@ typedef struct file_reader_options {
     /* As the device was opened whose ops will run; the reader opens one of its own for whole matrices,
      * with a pool of one thread, when the first adapter brings some. */
     kern_options device;
+    /* Of a replica's ranks, rank 0's first; borrowed. NULL: there is one. */
+    const model_shard *shards;
 } file_reader_options;
 
 file_reader *file_reader_open(const file_reader_options *options);

@@ -54,19 +54,31 @@ static void count_leased(adapters *a, uint32_t leased) {
     atomic_store_explicit(&a->leased_frames, leased, memory_order_relaxed);
 }
 
+/* Before anything else is said of its frames. */
+static void leave_ranks(adapters *a, adapter *ad) {
+    if (!a->options.comm) return;
+    a->options.announce(a->options.arg);
+    adapter_send_out(a->options.comm, ad->rank_id);
+    a->ids[a->id_count++] = ad->rank_id;
+}
+
+static void leave_device(adapters *a, adapter *ad) {
+    ad->turn = TURN_OUT;
+    leave_ranks(a, ad);
+    if (a->in_place) return;
+    uint32_t frames = atomic_load_explicit(&ad->frame_count, memory_order_relaxed);
+    sched_return(a->options.sched, frames, ad->frames);
+    count_leased(a, a->leased - frames);
+    atomic_store_explicit(&ad->on_device, false, memory_order_release);
+}
+
 static void evict(adapters *a, adapter *ad) {
     ESP_ASSERT(ad->turn == TURN_IN && ad->holds == 0);
     adapter *last = a->in[--a->in_count];
     a->in[ad->in_index] = last;
     last->in_index = ad->in_index;
     residency_leave(&a->device_level, &ad->device_use);
-    ad->turn = TURN_OUT;
-    if (!a->in_place) {
-        uint32_t frames = atomic_load_explicit(&ad->frame_count, memory_order_relaxed);
-        sched_return(a->options.sched, frames, ad->frames);
-        count_leased(a, a->leased - frames);
-        atomic_store_explicit(&ad->on_device, false, memory_order_release);
-    }
+    leave_device(a, ad);
     atomic_fetch_add_explicit(&ad->evictions, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&a->evictions, 1, memory_order_relaxed);
     post_loader(a, ad, FOR_LOADER_OUT);
@@ -174,22 +186,77 @@ static void lease_frames(adapters *a) {
     }
 }
 
-/* ---- what others have posted ---- */
+/* ---- the other ranks ---- */
 
 static void arrived(adapters *a, adapter *ad) {
     if (a->options.arrived) a->options.arrived(a->options.arg, ad);
 }
 
-static void image_is_ready(adapters *a, adapter *ad) {
-    ESP_ASSERT(ad->turn == TURN_READING);
-    if (!a->in_place) {
-        ad->turn = TURN_LEASING;
-        line_push(&a->leasing, ad);
+/* This rank has it where it is computed with. */
+static void is_here(adapters *a, adapter *ad) {
+    if (a->options.comm) {
+        ad->turn = TURN_SENDING;
+        line_push(&a->sending, ad);
         return;
     }
     a->moving--;
     come_in(a, ad);
     arrived(a, ad);
+}
+
+static void begin_sending(adapters *a, adapter *ad) {
+    ad->rank_id = a->ids[--a->id_count];
+    a->sent = (adapter_sending){.comm = a->options.comm,
+                                .image = ad->image,
+                                .id = ad->rank_id,
+                                .frame_bytes = a->frame_bytes,
+                                .frames = a->in_place ? NULL : ad->frames,
+                                .announce = a->options.announce,
+                                .arg = a->options.arg};
+}
+
+/* All ranks have it. In place it stays home while it is in. */
+static void end_sending(adapters *a, adapter *ad) {
+    a->moving--;
+    if (!a->in_place) post_loader(a, ad, FOR_LOADER_SENT);
+    come_in(a, ad);
+    arrived(a, ad);
+    settle_gone(a, ad);
+}
+
+/* A rank has no room for it; the post of loader_fail does the rest. */
+static void fail_sending(adapters *a, adapter *ad, const esp_error *why) {
+    leave_device(a, ad);
+    post_loader(a, ad, FOR_LOADER_OUT);
+    loader_fail(a, ad, why);
+}
+
+/* Some of one adapter, then of the next: steps of those who run go between. */
+static void send_some(adapters *a) {
+    adapter *ad = a->sending.head;
+    esp_error why = {0};
+    bool done = false;
+    if (!a->sent.image) begin_sending(a, ad);
+    esp_code code = adapter_send_some(&a->sent, SEND_BYTES, &done, &why);
+    if (code == ESP_OK && !done) return;
+    line_pop(&a->sending);
+    a->sent.image = NULL;
+    if (code == ESP_OK)
+        end_sending(a, ad);
+    else
+        fail_sending(a, ad, &why);
+}
+
+/* ---- what others have posted ---- */
+
+static void image_is_ready(adapters *a, adapter *ad) {
+    ESP_ASSERT(ad->turn == TURN_READING);
+    if (a->in_place) {
+        is_here(a, ad);
+        return;
+    }
+    ad->turn = TURN_LEASING;
+    line_push(&a->leasing, ad);
 }
 
 static void end_users(adapters *a, adapter *ad) {
@@ -200,10 +267,12 @@ static void end_users(adapters *a, adapter *ad) {
 
 static void take_post(adapters *a, adapter *ad, uint32_t bits) {
     if (bits & FOR_ENGINE_HOME) image_is_ready(a, ad);
-    if (bits & (FOR_ENGINE_FAILED | FOR_ENGINE_COPIED)) a->moving--;
-    if (bits & FOR_ENGINE_FAILED) ad->turn = TURN_OUT;
-    if (bits & FOR_ENGINE_COPIED) come_in(a, ad);
-    if (bits & (FOR_ENGINE_FAILED | FOR_ENGINE_COPIED)) arrived(a, ad);
+    if (bits & FOR_ENGINE_FAILED) {
+        a->moving--;
+        ad->turn = TURN_OUT;
+        arrived(a, ad);
+    }
+    if (bits & FOR_ENGINE_COPIED) is_here(a, ad);
     if (bits & FOR_ENGINE_PIN && is_asked_for(ad)) want(a, ad);
     if (bits & FOR_ENGINE_END) end_users(a, ad);
     if (bits & FOR_ENGINE_REAP) ad->gone = true;
@@ -215,6 +284,8 @@ void adapters_step(adapters *a, int64_t now_us) {
     for (adapter *ad; (ad = queue_pop(a->for_engine));)
         take_post(a, ad, atomic_exchange_explicit(&ad->for_engine, 0, memory_order_acq_rel));
     if (a->leasing.head) lease_frames(a);
+    if (a->sending.head) send_some(a);
+    if (a->sending.head && a->options.wake) a->options.wake(a->options.arg);
     if (a->wanted.head) ask_for_reads(a);
 }
 
@@ -299,6 +370,8 @@ const model_adapter *adapter_resident(const adapter *ad) {
     ESP_ASSERT(ad->image);
     return image_view(ad->image);
 }
+
+uint32_t adapter_rank_id(const adapter *ad) { return ad->rank_id; }
 
 void turns_let_go(adapters *a, adapter *ad) {
     ESP_ASSERT(ad->holds == 0);

@@ -20,6 +20,12 @@ static void choose_frames(adapters *a) {
     a->frames_max = a->in_place ? IN_PLACE_FRAMES_MAX : o->frame_count / 2;
 }
 
+static void make_ids(adapters *a) {
+    a->ids = mem_new(ADAPTERS_MAX, sizeof *a->ids);
+    for (uint32_t id = ADAPTERS_MAX; id > 0; id--)
+        a->ids[a->id_count++] = id - 1;
+}
+
 esp_code adapters_open(adapters **out, const adapters_options *options, esp_error *err) {
     ESP_ASSERT(out && options && (options->base || (options->reader && options->layers)));
     adapters *a = mem_new(1, sizeof *a);
@@ -36,13 +42,15 @@ esp_code adapters_open(adapters **out, const adapters_options *options, esp_erro
     a->for_engine = queue_open(ADAPTERS_MAX);
     a->in = mem_new(ADAPTERS_MAX, sizeof *a->in);
     a->homes = mem_new(ADAPTERS_MAX, sizeof *a->homes);
+    if (options->comm) make_ids(a);
     a->reader = options->reader;
     if (!a->reader) {
         a->files =
             file_reader_open(&(file_reader_options){.base = options->base,
                                                     .allow_other_base = options->allow_other_base,
                                                     .ops = options->ops,
-                                                    .device = options->device});
+                                                    .device = options->device,
+                                                    .shards = options->shards});
         a->reader = file_reader_door(a->files);
     }
     esp_code code = options->by_hand ? ESP_OK : loader_start(a, err);
@@ -87,6 +95,7 @@ void adapters_close(adapters *a) {
     queue_close(a->for_engine);
     free(a->in);
     free(a->homes);
+    free(a->ids);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
     free(a);

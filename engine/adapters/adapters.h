@@ -23,6 +23,8 @@
  * Thread    find, release, load, unload, list, pin, set_alias: any, and none of them on the engine
  *           thread but release. What stands under "the engine thread" is its alone, allocates nothing
  *           and takes no lock.
+ * Ranks     Of a replica of several ranks rank 0 alone has this. What it moves to the device it sends to the others
+ *           as well, each its part, before any step that uses it (adapter_send.h); a copy in frames is IN only then.
  * Requests of the base (adapter NULL) meet none of this. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_ADAPTERS_H
@@ -32,9 +34,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cluster/comm.h"
 #include "engine/adapters/store.h"
 #include "engine/base/status.h"
 #include "engine/model/checkpoint.h"
+#include "engine/model/shard.h"
 #include "kernels/kernels.h"
 #include "scheduler/scheduler.h"
 
@@ -69,6 +73,11 @@ typedef struct adapters_options {
     uint64_t host_memory;      /* --adapter-memory: most bytes of packed adapters in memory */
     uint64_t bytes_per_second; /* of moves, both kinds together; 0: a default */
     adapter_store *store;      /* names that find does not know are looked up here; NULL: nowhere */
+    /* The other ranks, and what each of all holds; both borrowed. NULL: there is one. announce is called by the
+     * engine thread right before it sends, so that they listen. */
+    comm *comm;
+    const model_shard *shards; /* [comm->size] */
+    void (*announce)(void *arg);
     /* Called from any thread when the engine has something to do (adapters_step). */
     void (*wake)(void *arg);
     /* Engine thread, within adapters_step: an adapter has arrived or failed, so that who waits for it
@@ -188,6 +197,8 @@ sched_adapters adapters_for_scheduler(adapters *a);
 
 /* What forward reads, of an adapter that a planned sequence uses. */
 const struct model_adapter *adapter_resident(const adapter *ad);
+/* What the other ranks call it as long as it is resident. */
+uint32_t adapter_rank_id(const adapter *ad);
 
 /* Why requests of it failed: the error of a broken one. */
 void adapter_error(const adapter *ad, esp_error *err);

@@ -14,9 +14,11 @@
  *   READING                             <-- FOR_ENGINE_HOME --
  *   LEASING  leases frames ------------------ FOR_LOADER_COPY --> copies
  *   COPYING                             <-- FOR_ENGINE_COPIED --
+ *  (SENDING  some of it a step ------------ FOR_LOADER_SENT -->)
  *   IN       evicted: frames back ----------- FOR_LOADER_OUT --> forgets what no tier holds
  *
- * From the post of HOME to the one of COPIED or OUT the image is `busy`: it stays home.
+ * From the post of HOME to the one of COPIED or OUT the image is `busy`: it stays home. SENDING is there where other
+ * ranks are; then the image is busy until SENT.
  *
  * An adapter that is leaving and has no users is reaped: the loader takes it out of the names and posts
  * FOR_ENGINE_REAP, the engine lets go of it and posts FOR_LOADER_REAPED, and it is freed. */
@@ -29,6 +31,7 @@
 
 #include "engine/adapters/adapter_image.h"
 #include "engine/adapters/adapter_reader.h"
+#include "engine/adapters/adapter_send.h"
 #include "engine/adapters/adapters.h"
 #include "engine/adapters/residency.h"
 #include "engine/base/queue.h"
@@ -40,6 +43,7 @@ enum {
     BROKEN_FOR_US = 5000000, /* how long one that could not be read is not read again */
     KEPT_US = 500000,        /* how long one that came is kept for those who asked for it */
     AGAIN_US = 2000,         /* how long a read without room in memory is put off */
+    SEND_BYTES = 4 << 20,    /* to other ranks between two steps, and what is left of an item */
 };
 #define USERS_LEAVING 0x80000000u
 
@@ -48,7 +52,8 @@ enum {
     FOR_LOADER_COPY = 2,
     FOR_LOADER_OUT = 4,
     FOR_LOADER_REAP = 8,
-    FOR_LOADER_REAPED = 16
+    FOR_LOADER_REAPED = 16,
+    FOR_LOADER_SENT = 32
 };
 enum {
     FOR_ENGINE_HOME = 1,
@@ -65,6 +70,7 @@ typedef enum turn_state {
     TURN_READING,
     TURN_LEASING,
     TURN_COPYING,
+    TURN_SENDING,
     TURN_IN
 } turn_state;
 
@@ -114,6 +120,7 @@ struct adapter {
     uint32_t holds;
     uint32_t *frames;  /* [frame_count] leased ones; memory is taken by the loader, once */
     uint32_t in_index; /* in adapters.in */
+    uint32_t rank_id;  /* while it is being sent or in */
     adapter *next_in_line;
     residency_use device_use;
 };
@@ -169,7 +176,10 @@ struct adapters {
     adapter **in; /* [in_count] resident ones */
     uint32_t in_count, moving, leased;
     int64_t now_us; /* of this step */
-    adapter_line wanted, leasing;
+    adapter_line wanted, leasing, sending;
+    adapter_sending sent; /* of the first that is being sent */
+    uint32_t *ids;        /* [id_count] that no adapter has, of several ranks; else NULL */
+    uint32_t id_count;
     residency_level device_level;
 };
 
@@ -237,6 +247,8 @@ bool loader_turn(adapters *a); /* one post; false: none waited. The thread's loo
 esp_code loader_start(adapters *a, esp_error *err);
 void loader_stop(adapters *a);
 void adapter_free(adapters *a, adapter *ad); /* one of the unnamed */
+/* It cannot be brought; whoever moves it calls this once. */
+void loader_fail(adapters *a, adapter *ad, const esp_error *why);
 /* A sentence about the files of a blob calls them as their reader does: "name@version". */
 void adapter_name_blob(const adapter *ad, esp_error *err);
 

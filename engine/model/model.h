@@ -86,7 +86,7 @@ typedef struct model_options {
     const char *cache_folder; /* or here, where nothing can be written there; NULL: nowhere */
     struct thread_pool *pool; /* with quantize, with packs */
     /* This rank among those that share the model; borrowed, moves the device's memory. NULL: it is the only
-     * one. With PACKS_OFF. */
+     * one. */
     comm *comm;
     /* Called while weights are packed, for a progress bar; NULL for none. */
     void (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);

@@ -2,11 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/model/weights.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "engine/base/check.h"
+#include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
 #include "engine/model/cache/pack_cache.h"
@@ -150,13 +152,13 @@ static esp_code done_with(loader *l, const checkpoint_matrix *matrix, uint32_t f
 }
 
 /* The same out of the pack beside the model; false: it is not there. */
-static bool map_rows(loader *l, const source *from, uint32_t first, uint32_t count,
+static bool map_rows(loader *l, const source *from, uint32_t first, const shard_cut *cut,
                      kern_matrix **out) {
     const model_options *o = &l->m->options;
     kern_image image;
     pack_place place = {from->role, from->layer, first};
-    return l->m->cache && pack_cache_find(l->m->cache, place, &image) && image.rows == count &&
-           image.cols == from->matrix.cols &&
+    return l->m->cache && pack_cache_find(l->m->cache, place, &image) &&
+           image.rows == cut->rows.count && image.cols == cut->cols.count &&
            o->ops->open_image(o->dev, &image, out, NULL) == ESP_OK;
 }
 
@@ -165,7 +167,7 @@ static bool map_rows(loader *l, const source *from, uint32_t first, uint32_t cou
 static esp_code load_rows(loader *l, const source *from, tensor_role part, uint32_t first,
                           uint32_t count, kern_matrix **out) {
     shard_cut cut = shard_cut_of(&l->m->shard, part, count, from->matrix.cols);
-    if (!map_rows(l, from, first, count, out)) {
+    if (!map_rows(l, from, first, &cut, out)) {
         esp_code code = pack_rows(l, from, first + cut.rows.first, cut.rows.count, cut.cols, out);
         if (code) return code;
         remember_packed(l, from, first, *out);
@@ -312,6 +314,7 @@ static esp_code load_output(loader *l) {
     }
     code = find_source(l, TENSOR_EMBEDDING, 0, &from);
     if (code != ESP_OK) return code;
+    from.role = TENSOR_OUTPUT; /* a place of its own in a pack */
     return load_rows(l, &from, TENSOR_OUTPUT, 0, from.matrix.rows, &m->output);
 }
 
@@ -363,6 +366,17 @@ static esp_code take_workspace(model *m, esp_error *err) {
 
 static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+static esp_code no_results(const model *m, esp_error *err) {
+    const char *mends = m->pooled
+                            ? "lower --max-seqs"
+                            : "raise what may be locked (ulimit -l) or use --device cpu, if it "
+                              "is a GPU's results";
+    return esp_fail_field(err, ESP_EXHAUSTED, m->pooled ? "--max-seqs" : "--device",
+                          "model: this machine has no %llu bytes left for the results of a step; "
+                          "end what else uses its memory, or %s",
+                          (unsigned long long)m->seen_bytes, mends);
+}
+
 /* What the steps will need besides: the device's own workspace, and host memory for rows to be read. */
 static esp_code reserve(model *m, esp_error *err) {
     const model_spec *s = &m->spec;
@@ -387,9 +401,7 @@ static esp_code reserve(model *m, esp_error *err) {
     uint64_t seen = (uint64_t)MODEL_LOGITS_ROWS * m->whole.vocab;
     m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : seen) * sizeof(float);
     m->seen = o->ops->host_take(o->dev, m->seen_bytes);
-    if (!m->seen)
-        return esp_fail(err, ESP_EXHAUSTED, "model: no memory for %llu bytes of results",
-                        (unsigned long long)m->seen_bytes);
+    if (!m->seen) return no_results(m, err);
     return o->ops->reserve(o->dev, &at_most, err);
 }
 
@@ -406,15 +418,26 @@ static bool digest_of(const char *model_path, char out[MODEL_DIGEST_CHARS]) {
     return true;
 }
 
+/* A rank's pack holds its part of each matrix, so it is of no use to others. */
+static void name_layout(model *m) {
+    const model_shard *s = &m->shard;
+    const char *own = m->options.ops->layout(m->options.dev);
+    if (s->ranks)
+        snprintf(m->pack_layout, sizeof m->pack_layout, "%s,rank%uof%u", own, s->rank, s->ranks);
+    else
+        snprintf(m->pack_layout, sizeof m->pack_layout, "%s", own);
+}
+
 static void open_cache(model *m, const model_file *file) {
     const model_options *o = &m->options;
     const char *formats[DT_COUNT] = {[DT_Q8_0] = "q8_0", [DT_Q4_K] = "q4_k"};
     if (o->packs == PACKS_OFF) return;
+    name_layout(m);
     m->cache = pack_cache_open(&(pack_cache_options){
         .model_path = o->model_path,
         .identity = model_file_identity(file),
         .format = o->quantize ? formats[o->quantize_to] : "",
-        .layout = o->ops->layout(o->dev),
+        .layout = m->pack_layout,
         .folder = o->pack_folder,
         .spare = o->cache_folder,
         .pool = o->pool,
@@ -437,12 +460,16 @@ static void keep_pack(loader *l, double packing) {
     if (!l->m->cache || pack_cache_was_found(l->m->cache) || !pays) return;
     /* Images are asked for now that they are wanted: a device with memory of its own copies them. */
     pack_item *items = mem_new(l->packed_count, sizeof *items);
-    for (uint32_t i = 0; i < l->packed_count; i++) {
+    esp_code code = ESP_OK;
+    esp_error why = {0};
+    for (uint32_t i = 0; i < l->packed_count && code == ESP_OK; i++) {
         items[i].place = l->packed[i].place;
-        o->ops->image(l->packed[i].matrix, &items[i].image);
+        code = o->ops->image(l->packed[i].matrix, &items[i].image, &why);
     }
-    if (o->ops->sync(o->dev, NULL) == ESP_OK)
+    if (code == ESP_OK)
         pack_cache_keep(l->m->cache, items, l->packed_count, o->packs_behind);
+    else /* nothing of packs fails a start */
+        log_event(LOG_INFO, "pack_not_kept", "reason=\"%s\"", why.message);
     free(items);
 }
 
@@ -474,7 +501,6 @@ static esp_code load(model *m, model_file *file, esp_error *err) {
 static esp_code take_shard(model *m, const model_file *file, esp_error *err) {
     const comm *c = m->options.comm;
     if (!c) return ESP_OK;
-    ESP_ASSERT(m->options.packs == PACKS_OFF); /* whose places know no ranks */
     esp_code code = shard_plan(&m->shard, model_file_weights(file), c->rank, c->size, err);
     if (code == ESP_OK) shard_narrow(&m->shard, &m->spec);
     return code;
@@ -490,6 +516,7 @@ esp_code model_open(model **out, model_file *file, const model_options *options,
     page_groups_plan(&m->groups, &m->spec, options->context_max, options->keep_pages);
     m->kv_shape = (kern_kv_shape){m->groups.layers, m->spec.kv_heads, m->spec.head_dim};
 
+    if (code == ESP_OK) code = options->ops->check_layers(options->dev, &m->kv_shape, err);
     if (code == ESP_OK) code = load(m, file, err);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);

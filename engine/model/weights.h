@@ -50,6 +50,7 @@ struct model {
     void *rope_local; /* of window layers, when spec.rope_local */
     size_t weight_bytes;
     struct pack_cache *cache; /* what mapped matrices lie in, or NULL */
+    char pack_layout[160];    /* of its images: the device's, and whose part they are */
 
     /* Buffers for T = tokens_max, R = rows_max. */
     void *x;      /* [T,H] F32, the residual stream */

@@ -9,7 +9,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <math.h>
 #include <pthread.h>
 
 #include <cmocka.h>
@@ -20,6 +19,8 @@
 #include "emu_control.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
+#include "tests/unit/rank_kl.h"
+#include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 
 enum { MOST = 4, PROMPT = 21, REQUESTS = 6, OUTPUT = 4 };
@@ -135,47 +136,14 @@ static engine *open_model(const char *path, uint32_t tp, uint32_t seqs) {
                                           .threads = 1});
 }
 
-typedef struct rows {
-    float *at;
-    uint32_t vocab;
-} rows;
-
-static esp_code keep_row(void *arg, uint32_t position, const float *row, esp_error *err) {
-    rows *r = arg;
-    (void)err;
-    memcpy(r->at + (size_t)position * r->vocab, row, r->vocab * sizeof *row);
-    return ESP_OK;
-}
-
-static rows read_logits(engine *e) {
+static rank_rows read_logits(engine *e, adapter *ad) {
     int32_t ids[PROMPT];
     esp_error err = {0};
-    rows r = {.vocab = engine_spec(e)->vocab};
-    r.at = mem_new((size_t)PROMPT * r.vocab, sizeof *r.at);
+    rank_rows r;
     for (int i = 0; i < PROMPT; i++)
         ids[i] = 3 + i * 37 % 190;
-    if (engine_logits(e, NULL, ids, PROMPT, keep_row, &r, &err)) fail_msg("%s", err.message);
+    if (rank_read_rows(e, ad, ids, PROMPT, &r, &err) != ESP_OK) fail_msg("%s", err.message);
     return r;
-}
-
-static double log_sum(const float *row, uint32_t vocab) {
-    double most = -INFINITY, all = 0;
-    for (uint32_t i = 0; i < vocab; i++)
-        most = fmax(most, (double)row[i]);
-    for (uint32_t i = 0; i < vocab; i++)
-        all += exp((double)row[i] - most);
-    return most + log(all);
-}
-
-static double mean_kl(const rows *a, const rows *b) {
-    double kl = 0;
-    for (uint32_t t = 0; t < PROMPT; t++) {
-        const float *p = a->at + (size_t)t * a->vocab, *q = b->at + (size_t)t * a->vocab;
-        double of_p = log_sum(p, a->vocab), of_q = log_sum(q, a->vocab);
-        for (uint32_t i = 0; i < a->vocab; i++)
-            kl += exp((double)p[i] - of_p) * ((double)p[i] - of_p - ((double)q[i] - of_q));
-    }
-    return kl / PROMPT;
 }
 
 static void two_and_four_gpus_answer_as_one(void **state) {
@@ -183,12 +151,12 @@ static void two_and_four_gpus_answer_as_one(void **state) {
     char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
     tiny_write(path, &MODEL);
     engine *e = open_model(path, 1, 4);
-    rows one = read_logits(e);
+    rank_rows one = read_logits(e, NULL);
     engine_close(e);
     for (uint32_t tp = 2; tp <= MOST; tp += 2) {
         e = open_model(path, tp, 4);
-        rows many = read_logits(e);
-        double kl = mean_kl(&one, &many);
+        rank_rows many = read_logits(e, NULL);
+        double kl = rank_kl(&one, &many).mean;
         if (!(kl <= 1e-4)) fail_msg("%u ranks: mean KL %g", tp, kl);
         free(many.at);
         engine_close(e);
@@ -242,6 +210,106 @@ static void a_request_has_the_same_bits_alone_and_among_others(void **state) {
     unlink(path);
 }
 
+/* ---- adapters ---- */
+
+enum { ADAPTERS = 3, BASE = ADAPTERS };
+
+static char folders[ADAPTERS][TA_PATH_BYTES], names[ADAPTERS][TA_PATH_BYTES + 8];
+
+/* On all linears; with an embedding and an output of its own; on those whose inputs are shared. */
+static void write_adapters(void) {
+    static const unsigned targets[ADAPTERS] = {TA_ALL, TA_Q | TA_V, TA_O | TA_DOWN};
+    for (uint32_t i = 0; i < ADAPTERS; i++) {
+        tiny_adapter_write(folders[i], &(tiny_adapter_options){.base = &MODEL,
+                                                               .rank = 3 + 5 * i,
+                                                               .targets = targets[i],
+                                                               .wholes = i == 1,
+                                                               .std = 0.05f,
+                                                               .seed = 9 + i});
+        snprintf(names[i], sizeof names[i], "a%u=%s", i, folders[i]);
+    }
+}
+
+static engine *open_adapters(const char *path, uint32_t tp) {
+    model_config c = {.device = DEVICE_CUDA,
+                      .tp = tp,
+                      .max_seqs = REQUESTS,
+                      .step_tokens = 32,
+                      .max_context = 64,
+                      .kv_memory = 16 << 20,
+                      .threads = 1};
+    c.adapters.count = ADAPTERS;
+    for (uint32_t i = 0; i < ADAPTERS; i++)
+        c.adapters.at[i] = names[i];
+    return tiny_open(path, c);
+}
+
+static adapter *find(engine *e, uint32_t which) {
+    char name[8];
+    adapter *ad = NULL;
+    snprintf(name, sizeof name, "a%u", which);
+    if (which != BASE && adapters_find(engine_adapters(e), name, &ad, NULL) != ESP_OK) fail();
+    return ad;
+}
+
+static rank_rows rows_through(engine *e, uint32_t which) {
+    adapter *ad = find(e, which);
+    rank_rows rows = read_logits(e, ad);
+    adapter_release(engine_adapters(e), ad);
+    return rows;
+}
+
+static request *make_adapted(engine *e, uint32_t number) {
+    request *r = make_request(number);
+    r->adapter = find(e, number % (ADAPTERS + 1));
+    r->adapters = engine_adapters(e);
+    return r;
+}
+
+static void run_adapted(engine *e, bool together, uint64_t digests[REQUESTS][OUTPUT]) {
+    request *all[REQUESTS];
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        tiny_submit(e, all[i] = make_adapted(e, i));
+        while (!together && !atomic_load(&all[i]->done))
+            engine_step_or_wait(e);
+    }
+    for (uint32_t i = 0; i < REQUESTS; i++) {
+        while (!atomic_load(&all[i]->done))
+            engine_step_or_wait(e);
+        assert_int_equal(all[i]->finish, FINISH_LENGTH);
+        memcpy(digests[i], all[i]->row_digests, sizeof digests[i]);
+        request_unref(all[i]);
+    }
+}
+
+/* Each through its own, beside the base: near one GPU's rows, and the same bits in any company. */
+static void adapters_on_two_and_four_gpus_answer_as_on_one(void **state) {
+    (void)state;
+    static uint64_t alone[REQUESTS][OUTPUT], together[REQUESTS][OUTPUT];
+    char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
+    tiny_write(path, &MODEL);
+    write_adapters();
+    engine *one = open_adapters(path, 1);
+    for (uint32_t tp = 2; tp <= MOST; tp += 2) {
+        engine *many = open_adapters(path, tp);
+        for (uint32_t which = 0; which < ADAPTERS; which++) {
+            rank_rows a = rows_through(one, which), b = rows_through(many, which);
+            rank_distance d = rank_kl(&a, &b);
+            if (!(d.mean <= 1e-4)) fail_msg("adapter %u, %u ranks: KL %g", which, tp, d.mean);
+            free(a.at);
+            free(b.at);
+        }
+        run_adapted(many, false, alone);
+        run_adapted(many, true, together);
+        assert_memory_equal(alone, together, sizeof alone);
+        engine_close(many);
+    }
+    engine_close(one);
+    for (uint32_t i = 0; i < ADAPTERS; i++)
+        tiny_adapter_remove(folders[i]);
+    unlink(path);
+}
+
 /* There are four. */
 static void more_ranks_than_gpus_are_refused(void **state) {
     (void)state;
@@ -261,6 +329,7 @@ int main(void) {
         cmocka_unit_test(sums_over_nccl_have_the_bits_of_threads),
         cmocka_unit_test(two_and_four_gpus_answer_as_one),
         cmocka_unit_test(a_request_has_the_same_bits_alone_and_among_others),
+        cmocka_unit_test(adapters_on_two_and_four_gpus_answer_as_on_one),
         cmocka_unit_test(more_ranks_than_gpus_are_refused),
     };
     return cmocka_run_group_tests(tests, four_devices, NULL);

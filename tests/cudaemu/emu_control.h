@@ -36,7 +36,7 @@ void emu_set_devices(int count);
  * is negative. Before: 0 between all. */
 void emu_set_link(int device, int other, int rank);
 
-/* 80, 86, 89 or 90. */
+/* 80, 86, 89 or 90; others have the limits of 86. */
 void emu_set_sm(int sm);
 
 /* Clears a device's sticky error, as a new process would find it. */

@@ -3,6 +3,7 @@
 #
 #   cases late dead    test_comm_mpi HOW under mpirun
 #   generate           the tokens and the profile of mpirun are those of --tp
+#   adapter            the same through an adapter
 #   serve serve_dead   a server of two processes answers; and ends with a sentence when one is killed
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
@@ -22,6 +23,7 @@ cleanup() {
     rm -rf "$work"
 }
 trap cleanup EXIT
+through=()
 
 if ! command -v mpirun >/dev/null || [ ! -e "$build/libespalier_mpi.so" ]; then
     echo "skipped: MPI is not installed"
@@ -39,7 +41,8 @@ die() {
 }
 
 generate() {
-    "$espalier" generate --model "$model" --ids 5,6,7,8,9 --max-tokens 24 --ignore-eos --temperature 0 --json "$@"
+    "$espalier" generate --model "$model" --ids 5,6,7,8,9 --max-tokens 24 --ignore-eos --temperature 0 --json \
+        --device "$device" "${through[@]}" "$@"
 }
 
 # Waits for a word in a file, at most so many seconds.
@@ -77,12 +80,14 @@ late | dead)
     [ "$(grep -c "^rank .*rank 1 of" "$work/out")" = $((ranks - 1)) ] || die "not all others noticed"
     if grep "^rank . of .: [a-z]" "$work/log"; then die "a verdict was bad"; fi
     ;;
-generate)
+generate | adapter)
+    if [ "$how" = adapter ]; then through=(--adapter "p=$here/../vectors/lora/qwen3-patterns"); else device=auto; fi
     generate --tp "$ranks" >"$work/threads"
     timeout 120 mpirun --bind-to none -n "$ranks" "$espalier" generate --model "$model" --ids 5,6,7,8,9 \
-        --max-tokens 24 --ignore-eos --temperature 0 --json >"$work/processes"
+        --max-tokens 24 --ignore-eos --temperature 0 --json --device "$device" "${through[@]}" >"$work/processes"
     cat "$work/processes"
     grep -q "tp=$ranks," "$work/processes" || die "the profile says nothing of the ranks"
+    [ "$how" = generate ] || grep -q '"adapter":"p@1"' "$work/processes" || die "not through the adapter"
     [ "$(sed 's/"seed":[0-9]*//' "$work/threads")" = "$(sed 's/"seed":[0-9]*//' "$work/processes")" ] || die "other tokens"
     ;;
 serve)

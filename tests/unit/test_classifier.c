@@ -99,6 +99,7 @@ static void scores_on_ref_are_peft_s(void **state) {
     (void)state;
     check_scores((model_config){.device = DEVICE_REF}, 1e-4);
     check_scores((model_config){.device = DEVICE_REF, .step_tokens = 5}, 1e-4);
+    check_scores((model_config){.device = DEVICE_REF, .tp = 2}, 1e-4);
 }
 
 static const kern_level LEVELS[] = {LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX};
@@ -138,6 +139,7 @@ static void check_company(model_config config) {
 static void scores_are_the_same_bits_in_any_company(void **state) {
     (void)state;
     check_company((model_config){.device = DEVICE_REF, .step_tokens = 7});
+    check_company((model_config){.device = DEVICE_REF, .tp = 2, .step_tokens = 7});
     for (uint32_t i = 0; i < LEVEL_COUNT; i++)
         if (LEVELS[i] <= kern_cpu_best_level())
             check_company((model_config){

@@ -11,7 +11,6 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include <math.h>
 #include <pthread.h>
 #include <time.h>
 
@@ -19,62 +18,27 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
+#include "tests/unit/rank_kl.h"
 #include "tests/unit/tiny_engine.h"
 
 enum { PROMPT = 57, IDS_MIN = 3, IDS_BELOW = 200 };
 
 /* ---- logits ---- */
 
-typedef struct rows {
-    float *at; /* [PROMPT, vocab] */
-    uint32_t vocab;
-} rows;
-
-static esp_code keep_row(void *arg, uint32_t position, const float *row, esp_error *err) {
-    rows *r = arg;
-    (void)err;
-    memcpy(r->at + (size_t)position * r->vocab, row, r->vocab * sizeof *row);
-    return ESP_OK;
-}
-
-static rows read_logits(engine *e) {
+static rank_rows read_logits(engine *e) {
     int32_t ids[PROMPT];
     esp_error err = {0};
-    rows r = {.vocab = engine_spec(e)->vocab};
-    r.at = mem_new((size_t)PROMPT * r.vocab, sizeof *r.at);
+    rank_rows r;
     for (int i = 0; i < PROMPT; i++)
         ids[i] = IDS_MIN + i * 37 % (IDS_BELOW - IDS_MIN);
-    if (engine_logits(e, NULL, ids, PROMPT, keep_row, &r, &err)) fail_msg("%s", err.message);
+    if (rank_read_rows(e, NULL, ids, PROMPT, &r, &err) != ESP_OK) fail_msg("%s", err.message);
     return r;
 }
 
-static double log_sum(const float *row, uint32_t vocab) {
-    double most = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < vocab; i++)
-        most = fmax(most, (double)row[i]);
-    for (uint32_t i = 0; i < vocab; i++)
-        sum += exp((double)row[i] - most);
-    return most + log(sum);
-}
-
-static double row_kl(const float *p, const float *q, uint32_t vocab) {
-    double of_p = log_sum(p, vocab), of_q = log_sum(q, vocab), kl = 0;
-    for (uint32_t i = 0; i < vocab; i++)
-        kl += exp((double)p[i] - of_p) * ((double)p[i] - of_p - ((double)q[i] - of_q));
-    return kl;
-}
-
-static void assert_near(const rows *a, const rows *b, bool ref, const char *what) {
-    double sum = 0, worst = 0;
-    assert_int_equal(a->vocab, b->vocab);
-    for (int i = 0; i < PROMPT; i++) {
-        size_t at = (size_t)i * a->vocab;
-        double kl = row_kl(a->at + at, b->at + at, a->vocab);
-        sum += kl;
-        worst = fmax(worst, kl);
-    }
-    if (!(ref ? worst <= 1e-9 : sum / PROMPT <= 1e-4))
-        fail_msg("%s: mean KL %g, worst %g", what, sum / PROMPT, worst);
+static void assert_near(const rank_rows *a, const rank_rows *b, bool ref, const char *what) {
+    rank_distance d = rank_kl(a, b);
+    if (!(ref ? d.worst <= 1e-9 : d.mean <= 1e-4))
+        fail_msg("%s: mean KL %g, worst %g", what, d.mean, d.worst);
 }
 
 /* At 1 rank against at `tp`; false: this model cannot be shared so. */
@@ -86,7 +50,7 @@ static bool compare(const char *path, model_config config, uint32_t tp, const ch
     esp_code code = engine_open(&many, &config, NULL, NULL, &err);
     if (code == ESP_OK) {
         char wanted[16];
-        rows a = read_logits(one), b = read_logits(many);
+        rank_rows a = read_logits(one), b = read_logits(many);
         snprintf(wanted, sizeof wanted, ",tp=%u,", tp);
         assert_non_null(strstr(engine_profile(many), wanted));
         assert_near(&a, &b, config.device == DEVICE_REF, what);
@@ -274,9 +238,6 @@ static void what_ranks_cannot_do_is_refused_by_flag(void **state) {
     char path[] = "/tmp/espalier-ranks-XXXXXX";
     tiny_write(path, &SHAPES[3]);
     refuse(path, (model_config){.tp = 3}, "--tp", "4 heads");
-    refuse(path, (model_config){.tp = 2, .adapters = {.at = {"some/where"}, .count = 1}},
-           "--adapter", "--tp 2");
-    refuse(path, (model_config){.tp = 2, .pack = "/tmp"}, "--pack", "--tp 2");
     refuse(path, (model_config){.tp = 2, .kv_memory = 64}, "--kv-memory", "a page");
     unlink(path);
 }
