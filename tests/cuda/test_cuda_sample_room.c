@@ -89,9 +89,12 @@ static void sample(room_lab *r, uint32_t tokens) {
     for (uint32_t i = 0; i < ROWS; i++)
         rows[i] =
             (sample_row){.policy = &policy, .history = {.tokens = r->tokens, .count = tokens}};
-    assert_true(kern_cuda.sample(
-        r->l.dev,
-        &(kern_sample){.logits = r->logits, .row_count = ROWS, .vocab = VOCAB, .rows = rows}));
+    kern_sample op = {.logits = r->logits,
+                      .row_count = ROWS,
+                      .step_rows = ROWS,
+                      .vocab = VOCAB,
+                      .rows = rows};
+    assert_true(kern_cuda.sample(r->l.dev, &op) && kern_cuda.sampled(r->l.dev, &op));
     for (uint32_t i = 0; i < ROWS; i++)
         assert_int_equal(rows[i].code, ESP_OK);
 }
