@@ -16,9 +16,9 @@
 #include "tests/unit/tiny_engine.h"
 
 #ifdef ESPALIER_SANITIZED
-enum { REQUESTS = 8 }; /* instrumented: slow */
+enum { REQUESTS = 9, VARIED = false }; /* instrumented: slow */
 #else
-enum { REQUESTS = 18 };
+enum { REQUESTS = 18, VARIED = true };
 #endif
 enum { ADAPTERS = 2, OUTPUT = 11, PROMPT = 30, LEAST_ID = 3, PROMPT_IDS = 250, STEPS_MAX = 10000 };
 
@@ -186,6 +186,8 @@ static engine_stats answer_all(const way *w, cancel_after cancels, answer *out) 
     }
     for (uint32_t i = 0; i < REQUESTS; i++)
         keep(all[i], &out[i]);
+    assert_false(engine_step(
+        e)); /* a step tells the figures, and a preemption may have ended the last request */
     engine_read_stats(e, &stats);
     assert_int_equal(stats.pages_used, 0);
     engine_close(e);
@@ -231,7 +233,7 @@ static void check_ways(const char *name, bool adapted, uint64_t few) {
         assert_true(i != 1 || stats.steps_ahead_total > stats.steps_total / 2);
         assert_true(!(ways[i].preempt_every || ways[i].kv_memory) || stats.preemptions_total > 0);
     }
-    assert_varied(first);
+    if (VARIED) assert_varied(first);
 }
 
 static void tokens_are_those_of_steps_collected_first(void **state) {
@@ -379,8 +381,8 @@ static void clients_come_and_go_while_steps_are_in_flight(void **state) {
     engine *e = open_way(&w);
     assert_int_equal(engine_start(e, &err), ESP_OK);
     for (uint32_t i = 0; i < CLIENTS; i++) {
-        clients[i] = (client){
-            .e = e, .first = i * EACH, .count = EACH, .want = whole, .cancels = i == 1};
+        clients[i] =
+            (client){.e = e, .first = i * EACH, .count = EACH, .want = whole, .cancels = i == 1};
         assert_int_equal(pthread_create(&threads[i], NULL, ask, &clients[i]), 0);
     }
     for (uint32_t i = 0; i < CLIENTS; i++) {
