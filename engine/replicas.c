@@ -194,7 +194,7 @@ static void add_histogram(histogram *to, const histogram *from) {
     to->sum += from->sum;
 }
 
-static void add_stats(engine_stats *to, const engine_stats *from) {
+void replicas_add_stats(engine_stats *to, const engine_stats *from) {
     to->live += from->live;
     to->waiting += from->waiting;
     to->running += from->running;
@@ -220,6 +220,6 @@ void replicas_read_stats(const replicas *all, engine_stats *out) {
     for (uint32_t i = 1; i < all->count; i++) {
         engine_stats one;
         engine_read_stats(all->of[i].e, &one);
-        add_stats(out, &one);
+        replicas_add_stats(out, &one);
     }
 }

@@ -61,5 +61,7 @@ void replicas_set_stuck(replicas *all, uint32_t index, bool stuck);
 
 /* Sums; what concerns a step is the first one's. */
 void replicas_read_stats(const replicas *all, engine_stats *out);
+/* One more of them to a sum. */
+void replicas_add_stats(engine_stats *sum, const engine_stats *one);
 
 #endif

@@ -436,8 +436,12 @@ static kern_ops fragile;
 static struct {
     kern_device *_Atomic dev;
     _Atomic bool fails;
+    _Atomic uint32_t synced;
 } devices[DEVICES];
 static _Atomic uint32_t opened;
+static _Atomic bool
+    held; /* after so many turns each waits: what was begun does not end before a fault is arranged */
+enum { TURNS = 20 };
 
 static esp_code fragile_open(kern_device **out, const kern_options *options, esp_error *err) {
     esp_code code = kern_ref.open(out, options, err);
@@ -446,9 +450,16 @@ static esp_code fragile_open(kern_device **out, const kern_options *options, esp
 }
 
 static esp_code fragile_sync(kern_device *dev, esp_error *err) {
-    for (uint32_t i = 0; i < DEVICES; i++)
-        if (atomic_load(&devices[i].dev) == dev && atomic_load(&devices[i].fails))
+    for (uint32_t i = 0; i < DEVICES; i++) {
+        if (atomic_load(&devices[i].dev) != dev) continue;
+        for (uint32_t turn = atomic_fetch_add(&devices[i].synced, 1); turn >= TURNS;)
+            if (atomic_load(&held))
+                usleep(100);
+            else
+                break;
+        if (atomic_load(&devices[i].fails))
             return esp_fail(err, ESP_INTERNAL, "device %u fell off the bus", i);
+    }
     return kern_ref.sync(dev, err);
 }
 
@@ -457,9 +468,24 @@ static replicas *start_fragile(uint32_t tp) {
     fragile.open = fragile_open;
     fragile.sync = fragile_sync;
     atomic_store(&opened, 0);
+    atomic_store(&held, false);
     for (uint32_t i = 0; i < DEVICES; i++)
         atomic_store(&devices[i].fails, false);
-    return start_many((model_config){.device = DEVICE_REF, .ops = &fragile, .tp = tp}, REPLICAS);
+    replicas *all = start_many((model_config){.device = DEVICE_REF,
+                                              .ops = &fragile,
+                                              .tp = tp,
+                                              .adapters = {.count = 1, .at = {named}}},
+                               REPLICAS);
+    for (uint32_t i = 0; i < DEVICES; i++)
+        atomic_store(&devices[i].synced, 0);
+    atomic_store(&held, true);
+    return all;
+}
+
+/* Of what has begun. */
+static void let_fail(uint32_t device) {
+    atomic_store(&devices[device].fails, true);
+    atomic_store(&held, false);
 }
 
 static void assert_fell(request *r, const char *words) {
@@ -480,7 +506,7 @@ static void one_that_fails_takes_nobody_with_it(void **state) {
     uint32_t falls = on_each[0]->replica;
     char words[64];
     snprintf(words, sizeof words, "device %u fell", falls);
-    atomic_store(&devices[falls].fails, true);
+    let_fail(falls);
     assert_fell(on_each[0], words);
     assert_int_equal(replicas_up(all), REPLICAS - 1);
     assert_false(replicas_is_up(all, falls));
@@ -513,7 +539,7 @@ static void a_rank_that_fails_ends_its_replica_alone(void **state) {
     for (uint32_t i = 0; i < REPLICAS; i++)
         submit(all, on_each[i] = make_request(all, 1, NULL, 1000));
     wait_published(on_each[0]);
-    atomic_store(&devices[1].fails, true);
+    let_fail(1);
     uint32_t fell = on_each[0]->replica == 0 ? 0 : 1;
     assert_fell(on_each[fell], "device 1 fell");
     assert_false(replicas_is_up(all, 0));
@@ -525,6 +551,31 @@ static void a_rank_that_fails_ends_its_replica_alone(void **state) {
     for (uint32_t i = 0; i < 3; i++) {
         request *r = make_request(all, i, NULL, OUTPUT);
         submit(all, r);
+        keep(r, &out);
+    }
+    replicas_close(all);
+}
+
+/* The first rank's own device: the others are told, and adapters that come later are sent to nobody. */
+static void a_first_rank_that_fails_ends_its_replica_alone(void **state) {
+    (void)state;
+    answer out;
+    request *on_each[REPLICAS];
+    replicas *all = start_fragile(2);
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        submit(all, on_each[i] = make_request(all, 1, NULL, 1000));
+    wait_published(on_each[0]);
+    uint32_t fell = on_each[0]->replica == 0 ? 0 : 1;
+    let_fail(0);
+    assert_fell(on_each[fell], "device 0 fell");
+    replicas_cancel(all, on_each[1 - fell]);
+    wait_done(on_each[1 - fell]);
+    request_unref(on_each[1 - fell]);
+    assert_int_equal(group_pin(replicas_adapters(all), "a", true, NULL), ESP_OK);
+    for (uint32_t i = 0; i < 4; i++) {
+        request *r = make_request(all, i, "a", OUTPUT);
+        submit(all, r);
+        assert_int_equal(r->replica, 1);
         keep(r, &out);
     }
     replicas_close(all);
@@ -607,6 +658,7 @@ int main(void) {
         cmocka_unit_test(too_few_cores_are_refused_with_the_numbers),
         cmocka_unit_test(one_that_fails_takes_nobody_with_it),
         cmocka_unit_test(a_rank_that_fails_ends_its_replica_alone),
+        cmocka_unit_test(a_first_rank_that_fails_ends_its_replica_alone),
         cmocka_unit_test(a_stuck_one_gets_no_more_until_it_moves),
         cmocka_unit_test(a_draining_one_is_refused_by_all),
         cmocka_unit_test(a_request_is_taken_or_refused_whoever_is_up),
