@@ -54,7 +54,8 @@ static esp_code too_many(const replicas *all, const model_config *c, uint32_t us
     const char *field = all->count > 1 ? "--replicas" : "--tp";
     return esp_fail_field(err, ESP_OUT_OF_RANGE, field,
                           "--replicas %u with --tp %u want %llu GPUs, and from cuda:%u on this "
-                          "machine has %u that can be used; lower one of them",
+                          "machine has %u that can be used; lower one of them, or use "
+                          "--device cpu",
                           all->count, ranks_of(c), (unsigned long long)all->count * ranks_of(c),
                           device_index(c), usable);
 }

@@ -1,284 +1,194 @@
-/* test_adapter_group.c - adapters of two replicas changed as one: names and numbers mean the same content with both, a
- * slow load keeps nobody but its name's, and what fails with one alone is said and survived. */
+/* test_adapter_group.c - two replicas' adapters as one's, the loader's turns taken by hand. */
 // SPDX-License-Identifier: Apache-2.0
-#include <ftw.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+#include "tests/unit/adapter_lab.h"
 
-#include <cmocka.h>
+#include "engine/adapters/adapter_group.h"
+#include "engine/adapters/adapters_inner.h"
 
-#include "engine/base/clock.h"
-#include "engine/base/log.h"
-#include "engine/replicas.h"
-#include "tests/unit/tiny_adapter.h"
-#include "tests/unit/tiny_engine.h"
+enum { REPLICAS = 2 };
 
-enum { REPLICAS = 2, HANG_US = 120000000 };
+typedef struct pair {
+    lab *of[REPLICAS];
+    adapter_group *g;
+} pair;
 
-static const tiny_llama_options BASE = {.layers = 1,
-                                        .hidden = 64,
-                                        .heads = 4,
-                                        .kv_heads = 2,
-                                        .head_dim = 16,
-                                        .intermediate = 96,
-                                        .vocab = 320,
-                                        .context = 256,
-                                        .dtype = DT_Q8_0,
-                                        .seed = 3};
-
-static char model_path[] = "/tmp/espalier-group-XXXXXX";
-static char store_root[] = "/tmp/espalier-group-store-XXXXXX";
-
-/* The store has "one", "two", and "heavy", which brings matrices of its own. */
-static int make_files(void **state) {
-    (void)state;
-    static const char *const names[] = {"one", "two", "heavy"};
-    adapter_store *store;
-    log_set_level(LOG_OFF);
-    tiny_write(model_path, &BASE);
-    if (!mkdtemp(store_root)) return -1;
-    store_options options = {.root = store_root, .create = true};
-    assert_int_equal(store_open(&store, &options, NULL), ESP_OK);
-    for (uint32_t i = 0; i < 3; i++) {
-        char folder[TA_PATH_BYTES];
-        store_ref ref;
-        esp_error err = {0};
-        tiny_adapter_options made = {
-            .base = &BASE, .rank = 4, .targets = TA_Q, .wholes = i == 2, .seed = 5 + i};
-        tiny_adapter_write(folder, &made);
-        if (store_import(store, folder, &(store_import_options){.name = names[i]}, &ref, &err) !=
-            ESP_OK)
-            fail_msg("%s", err.message);
-        tiny_adapter_remove(folder);
-    }
-    store_close(store);
-    return 0;
-}
-
-static int remove_one(const char *path, const struct stat *status, int type, struct FTW *walk) {
-    (void)status, (void)type, (void)walk;
-    return remove(path);
-}
-
-static int drop_files(void **state) {
-    (void)state;
-    return unlink(model_path) | nftw(store_root, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
-/* ---- replicas on devices that do as they are told ---- */
-
-static kern_ops odd;
-/* As they were opened: the replicas', then those with which each packs matrices, the first one's first. */
-enum { PACKS_FOR_0 = REPLICAS, PACKS_FOR_1, DEVICES };
-static kern_device *_Atomic devices[DEVICES];
-static _Atomic uint32_t opened;
-static _Atomic int fails_on; /* a device on which no matrix is packed; -1: none */
-static _Atomic bool full;    /* which says so; else that the matrix is wrong */
-static _Atomic bool held, waits;
-
-static esp_code odd_open(kern_device **out, const kern_options *options, esp_error *err) {
-    esp_code code = kern_ref.open(out, options, err);
-    ESP_ASSERT(atomic_load(&opened) < DEVICES);
-    if (code == ESP_OK) atomic_store(&devices[atomic_fetch_add(&opened, 1)], *out);
-    return code;
-}
-
-static esp_code odd_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
-                         esp_error *err) {
-    int which = atomic_load(&fails_on);
-    if (which < 0 || dev != atomic_load(&devices[which])) return kern_ref.pack(dev, desc, out, err);
-    return atomic_load(&full) ? esp_fail(err, ESP_EXHAUSTED, "the device is full")
-                              : esp_fail(err, ESP_INVALID, "the matrix is no good");
-}
-
-/* Whoever packs an update while it is held waits. */
-static void odd_lora_pack(const kern_device *dev, const kern_lora_desc *desc, size_t piece_max,
-                          void *const *pieces) {
-    int64_t until_us = clock_now_us() + HANG_US;
-    while (atomic_load(&held) && clock_now_us() < until_us) {
-        atomic_store(&waits, true);
-        usleep(1000);
-    }
-    kern_ref.lora_pack(dev, desc, piece_max, pieces);
-}
-
-static replicas *open_two(void) {
-    replicas *all = NULL;
-    esp_error err = {0};
-    odd = kern_ref;
-    odd.open = odd_open;
-    odd.pack = odd_pack;
-    odd.lora_pack = odd_lora_pack;
-    atomic_store(&opened, 0);
-    atomic_store(&fails_on, -1);
-    atomic_store(&held, false);
-    atomic_store(&waits, false);
-    model_config config = {.model_path = model_path,
-                           .device = DEVICE_REF,
-                           .ops = &odd,
-                           .threads = REPLICAS,
-                           .max_context = BASE.context,
-                           .adapter_store = store_root};
-    if (replicas_open(&all, &config, REPLICAS, NULL, NULL, &err) != ESP_OK)
-        fail_msg("%s", err.message);
-    return all;
-}
-
-static adapters *of(replicas *all, uint32_t index) {
-    return engine_adapters(replicas_engine(all, index));
-}
-
-static void load_as(replicas *all, const char *name, const char *ref, adapter_info *info) {
-    esp_error err = {0};
-    if (group_load_stored_as(replicas_adapters(all), name, ref, info, &err) != ESP_OK)
-        fail_msg("%s", err.message);
-}
-
-/* What the reference means with one of them; "" where it is unknown. */
-static const char *content(replicas *all, uint32_t index, const char *ref) {
-    static char digest[ADAPTER_DIGEST_CHARS];
-    adapter *ad = NULL;
-    esp_code code = adapters_find(of(all, index), ref, &ad, NULL);
-    snprintf(digest, sizeof digest, "%s", code == ESP_OK ? adapter_content(ad) : "");
-    adapter_release(of(all, index), ad);
-    return digest;
-}
-
-/* ---- tests ---- */
-
-/* The second one missed a load; it does not count on its own for that. */
-static void a_number_means_one_content_with_all(void **state) {
-    (void)state;
-    adapter_info info;
-    replicas *all = open_two();
-    assert_int_equal(adapters_load_stored_as(of(all, 0), "x", "one", 0, NULL, NULL), ESP_OK);
-    load_as(all, "x", "two", &info);
-    assert_int_equal(info.version, 2);
+/* pages: of the second. */
+static pair pair_open(uint32_t pages) {
+    pair p;
+    adapters *of[REPLICAS];
     for (uint32_t i = 0; i < REPLICAS; i++) {
-        assert_string_equal(content(all, i, "x@2"), info.digest);
-        assert_string_equal(content(all, i, "x@1"), "");
+        p.of[i] =
+            lab_open(&(lab_options){.pages = i ? pages : 64, .seqs_max = 4, .context_max = 64});
+        of[i] = p.of[i]->a;
     }
-    replicas_close(all);
+    p.g = group_open(of, REPLICAS);
+    return p;
 }
 
-/* The second one has the content under a number that the first one has given to another meanwhile. */
-static void content_that_is_there_gets_the_number_of_the_first(void **state) {
-    (void)state;
-    adapter_info info;
-    replicas *all = open_two();
-    assert_int_equal(adapters_load_stored_as(of(all, 1), "x", "two", 0, NULL, NULL), ESP_OK);
-    assert_int_equal(adapters_load_stored_as(of(all, 0), "x", "one", 0, NULL, NULL), ESP_OK);
-    load_as(all, "x", "two", &info);
-    assert_int_equal(info.version, 2);
+static void pair_close(pair *p) {
+    group_close(p->g);
     for (uint32_t i = 0; i < REPLICAS; i++)
-        assert_string_equal(content(all, i, "x@2"), info.digest);
-    replicas_close(all);
+        lab_close(p->of[i]);
 }
 
-static void *load_one(void *arg) {
-    esp_code code = group_load_stored(replicas_adapters(arg), "one", NULL, NULL);
-    return (void *)(uintptr_t)code;
+static void settle(lab *l) {
+    for (int i = 0; i < 50; i++) {
+        while (loader_turn(l->a))
+            continue;
+        adapters_step(l->a, l->now_us += 100000);
+    }
 }
 
-/* While "one" is being read "x" is unloaded, and loaded again would be read after it. */
-static void a_slow_load_keeps_no_other_name(void **state) {
+static void load(lab *l, const char *name, uint32_t file, uint8_t mark, uint32_t pieces) {
+    l->files[file] = (lab_file){.mark = mark, .pieces = pieces};
+    assert_int_equal(adapters_load(l->a, name, lab_path(file), NULL, NULL), ESP_OK);
+}
+
+static void load_both(pair *p, const char *name, uint32_t file, uint8_t mark, uint32_t pieces) {
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        load(p->of[i], name, file, mark, pieces);
+}
+
+static adapter *find_it(lab *l, const char *ref) {
+    adapter *ad = NULL;
+    assert_int_equal(adapters_find(l->a, ref, &ad, NULL), ESP_OK);
+    return ad;
+}
+
+/* The list, as "name@version state users;..." */
+static void assert_list(const pair *p, const char *wanted) {
+    static const char *const states[] = {"listed", "ready", "leaving", "broken"};
+    adapter_info *infos;
+    size_t count, used = 0;
+    char text[512] = "";
+    group_list(p->g, &infos, &count);
+    for (size_t i = 0; i < count; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, "%s%s@%u %s %u", i ? "; " : "",
+                                 infos[i].name, infos[i].version, states[infos[i].state],
+                                 infos[i].users);
+    assert_string_equal(text, wanted);
+    free(infos);
+}
+
+static void equal_content_is_listed_once(void **state) {
     (void)state;
-    pthread_t thread;
-    void *code;
-    replicas *all = open_two();
-    load_as(all, "x", "two", NULL);
-    atomic_store(&held, true);
-    assert_int_equal(pthread_create(&thread, NULL, load_one, all), 0);
-    int64_t until_us = clock_now_us() + HANG_US / 2;
-    while (!atomic_load(&waits) && clock_now_us() < until_us)
-        usleep(1000);
-    assert_true(atomic_load(&waits));
-    assert_int_equal(group_unload(replicas_adapters(all), "x", ADAPTER_END, NULL), ESP_OK);
-    assert_true(clock_now_us() < until_us);
-    atomic_store(&held, false);
-    pthread_join(thread, &code);
-    assert_int_equal((uintptr_t)code, ESP_OK);
-    replicas_close(all);
+    pair p = pair_open(64);
+    adapters_stats stats;
+    load_both(&p, "a", 1, 7, 3);
+    adapter *here = find_it(p.of[0], "a"), *there = find_it(p.of[1], "a");
+    adapter *again = find_it(p.of[1], "a");
+    assert_list(&p, "a@1 ready 3");
+    adapter_info *infos;
+    size_t count;
+    group_list(p.g, &infos, &count);
+    assert_int_equal(infos[0].requests, 1); /* those that looked it up with the first */
+    assert_int_equal(infos[0].bytes, 3 * LAB_PIECE);
+    assert_true(infos[0].current);
+    free(infos);
+    group_read_stats(p.g, &stats);
+    assert_int_equal(stats.listed, 2);
+    assert_int_equal(stats.host_bytes, 2 * 2 * LAB_FRAME); /* whole frames */
+    adapter_release(p.of[0]->a, here);
+    adapter_release(p.of[1]->a, there);
+    adapter_release(p.of[1]->a, again);
+    pair_close(&p);
 }
 
-static void load_fails(replicas *all, esp_code wanted, bool again) {
+static void what_differs_stays_apart(void **state) {
+    (void)state;
+    pair p = pair_open(64);
+    load(p.of[0], "a", 1, 7, 3);
+    load(p.of[1], "a", 2, 8, 3); /* the same number of other content */
+    load(p.of[1], "b", 3, 9, 1); /* known to the second alone */
+    assert_list(&p, "a@1 ready 0; a@1 ready 0; b@1 ready 0");
+    pair_close(&p);
+}
+
+/* The user of an unloaded adapter is seen wherever it runs, beside the one that was loaded anew. */
+static void a_version_that_leaves_is_told_from_a_new_one(void **state) {
+    (void)state;
+    pair p = pair_open(64);
+    load_both(&p, "a", 1, 7, 3);
+    adapter *there = find_it(p.of[1], "a");
+    assert_int_equal(group_unload(p.g, "a", ADAPTER_WAIT, NULL), ESP_OK);
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        settle(p.of[i]);
+    assert_list(&p, "a@1 leaving 1");
+    load_both(&p, "a", 1, 7, 3);
+    adapter_info *infos;
+    size_t count, leaving = 0;
+    group_list(p.g, &infos, &count);
+    for (size_t i = 0; i < count; i++)
+        leaving += infos[i].state == ADAPTER_LEAVING && infos[i].users == 1;
+    assert_int_equal(leaving, 1);
+    free(infos);
+    adapter_release(p.of[1]->a, there);
+    settle(p.of[1]);
+    group_list(p.g, &infos, &count);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(infos[i].state, ADAPTER_READY);
+    free(infos);
+    pair_close(&p);
+}
+
+/* The second has 8 frames, of which pinned ones may have 2. */
+static void a_failure_names_its_replica(void **state) {
+    (void)state;
+    pair p = pair_open(8);
     esp_error err = {0};
-    assert_int_equal(group_load_stored(replicas_adapters(all), "heavy", NULL, &err), wanted);
-    assert_non_null(strstr(err.message, "replica 1: "));
-    assert_int_equal(strstr(err.message, "ask again") != NULL, again);
+    load_both(&p, "a", 1, 7, 7);
+    assert_int_equal(group_pin(p.g, "a", true, &err), ESP_EXHAUSTED);
+    assert_non_null(strstr(err.message, "replica 1: adapter a takes 4 frames"));
+    assert_int_equal(group_unload(p.g, "a", ADAPTER_WAIT, NULL), ESP_OK);
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        settle(p.of[i]);
+    pair_close(&p);
 }
 
-static void only_what_passes_is_to_be_asked_again(void **state) {
+static void what_the_second_never_heard_of_is_no_error(void **state) {
     (void)state;
-    replicas *all = open_two();
-    atomic_store(&fails_on, PACKS_FOR_1);
-    atomic_store(&full, false);
-    load_fails(all, ESP_INVALID, false);
-    atomic_store(&full, true);
-    load_fails(all, ESP_EXHAUSTED, true);
-    atomic_store(&fails_on, -1);
-    assert_int_equal(group_load_stored(replicas_adapters(all), "heavy", NULL, NULL), ESP_OK);
-    replicas_close(all);
+    pair p = pair_open(64);
+    esp_error err = {0};
+    load(p.of[0], "a", 1, 7, 3);
+    assert_int_equal(group_set_alias(p.g, "a", 1, NULL), ESP_OK);
+    assert_int_equal(group_unload(p.g, "a@1", ADAPTER_WAIT, NULL), ESP_OK);
+    assert_int_equal(group_unload(p.g, "a", ADAPTER_WAIT, &err), ESP_NOT_FOUND);
+    assert_int_equal(group_set_alias(p.g, "a", 1, &err), ESP_NOT_FOUND);
+    assert_null(strstr(err.message, "replica"));
+    settle(p.of[0]);
+    pair_close(&p);
 }
 
-/* ---- one that is broken with the first replica alone ---- */
-
-static request *ask(replicas *all, esp_code *submitted) {
-    adapters *first = of(all, 0);
-    int32_t prompt[] = {5, 6, 7};
-    request_options o = {.prompt = prompt,
-                         .prompt_count = 3,
-                         .output_max = 4,
-                         .ignore_eos = true,
-                         .adapters = first};
-    request *r = NULL;
-    assert_int_equal(adapters_find_anyhow(first, "heavy", &o.adapter, NULL), ESP_OK);
-    assert_int_equal(request_new(&r, &o, BASE.vocab, NULL), ESP_OK);
-    *submitted = replicas_submit(all, r, NULL);
-    int64_t until_us = clock_now_us() + HANG_US;
-    while (*submitted == ESP_OK && !atomic_load(&r->done)) {
-        assert_true(clock_now_us() < until_us);
-        usleep(1000);
-    }
-    return r;
-}
-
-static void what_the_first_one_cannot_read_others_serve(void **state) {
+/* Where an adapter is, without asking for it. */
+static void the_tier_tells_who_has_it(void **state) {
     (void)state;
-    esp_code code;
-    replicas *all = open_two();
-    assert_int_equal(replicas_start(all, NULL), ESP_OK);
-    atomic_store(&fails_on, PACKS_FOR_0);
-    atomic_store(&full, false);
-    replicas_set_stuck(all, 1, true);
-    request *r = ask(all, &code); /* with the first, which cannot read it */
-    assert_true(code != ESP_OK || r->finish == FINISH_ERROR);
-    request_unref(r);
-    replicas_set_stuck(all, 1, false);
-    for (uint32_t i = 0; i < 4; i++) {
-        r = ask(all, &code);
-        assert_int_equal(code, ESP_OK);
-        assert_int_equal(r->replica, 1);
-        if (r->finish != FINISH_LENGTH) fail_msg("%s", r->error.message);
-        request_unref(r);
-    }
-    replicas_close(all);
+    pair p = pair_open(64);
+    char digest[ADAPTER_DIGEST_CHARS], other[ADAPTER_DIGEST_CHARS];
+    lab_digest(7, 3, digest);
+    lab_digest(8, 3, other);
+    load(p.of[0], "a", 1, 7, 3);
+    assert_int_equal(adapters_tier(p.of[0]->a, "a", digest), ADAPTER_HOST);
+    assert_int_equal(adapters_tier(p.of[0]->a, "a", other), ADAPTER_DISK);
+    assert_int_equal(adapters_tier(p.of[1]->a, "a", digest), ADAPTER_DISK);
+    assert_int_equal(adapters_pin(p.of[0]->a, "a", true, NULL), ESP_OK);
+    settle(p.of[0]);
+    assert_int_equal(adapters_tier(p.of[0]->a, "a", digest), ADAPTER_DEVICE);
+    adapter *ad = find_it(p.of[0], "a");
+    assert_true(lab_is(ad, 7));
+    adapter_release(p.of[0]->a, ad);
+    assert_list(&p, "a@1 ready 0");
+    assert_int_equal(group_pin(p.g, "a", false, NULL), ESP_OK);
+    pair_close(&p);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_number_means_one_content_with_all),
-        cmocka_unit_test(content_that_is_there_gets_the_number_of_the_first),
-        cmocka_unit_test(a_slow_load_keeps_no_other_name),
-        cmocka_unit_test(only_what_passes_is_to_be_asked_again),
-        cmocka_unit_test(what_the_first_one_cannot_read_others_serve),
+        cmocka_unit_test(equal_content_is_listed_once),
+        cmocka_unit_test(what_differs_stays_apart),
+        cmocka_unit_test(a_version_that_leaves_is_told_from_a_new_one),
+        cmocka_unit_test(a_failure_names_its_replica),
+        cmocka_unit_test(what_the_second_never_heard_of_is_no_error),
+        cmocka_unit_test(the_tier_tells_who_has_it),
     };
-    return cmocka_run_group_tests(tests, make_files, drop_files);
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
