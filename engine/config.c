@@ -294,12 +294,6 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
     if (c->http_adapters && c->http && !strcmp(c->http, "off"))
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
                               "--http-adapters needs the HTTP listener: give --http HOST:PORT");
-    if ((c->control || c->http_adapters) && c->model.tp > 1)
-        return esp_fail_field(
-            err, ESP_OUT_OF_RANGE, "--tp",
-            "--tp %u does not go with --control and --http-adapters: adapters are "
-            "computed on one rank only in this build",
-            c->model.tp);
     if (c->replicas > 1 && config_under_mpi())
         return esp_fail_field(
             err, ESP_OUT_OF_RANGE, "--replicas",

@@ -99,9 +99,11 @@ static esp_code check_alike(engine *e, esp_error *err) {
         if (memcmp(of_all, other, PROFILE_BYTES_MAX) != 0)
             return esp_fail(err, ESP_PRECONDITION,
                             "rank 0 computes as \"%s\" and rank %u as \"%s\"; start all ranks "
-                            "with the same options, and with --device cpu:avx2 where processors "
-                            "differ",
-                            of_all, rank, other);
+                            "with the same options, and %s",
+                            of_all, rank, other,
+                            e->config.device == DEVICE_CUDA
+                                ? "on GPUs of one kind"
+                                : "with --device cpu:avx2 where processors differ");
     }
     return ESP_OK;
 }

@@ -163,13 +163,14 @@ static bool publish(engine *e, const sched_plan *plan) {
     return plan->dropped_count + e->flight_count > 0 || (lives && (did || e->collected));
 }
 
-/* A device fault: everyone who lives is told, once, and nothing runs any more. */
+/* A device fault: everyone who lives is told, once, and nothing runs any more, on no rank. */
 static void break_down(engine *e, const esp_error *error) {
     e->broken = true;
     atomic_store_explicit(&e->counters.broken, true, memory_order_relaxed);
     e->fault = *error;
     e->fault.code = ESP_UNAVAILABLE;
     log_event(LOG_ERROR, "engine_broken", "reason=\"%s\"", error->message);
+    if (e->comm) comm_abort(e->comm, &e->fault);
     while (e->flight_count > 0)
         engine_forget_flight(e);
     while (e->live) {

@@ -75,12 +75,17 @@ static replica_adapter adapter_at(const engine *e, const request *r) {
     return by_tier[adapters_tier(engine_adapters(e), r->by.name, r->by.digest)];
 }
 
+/* Who is up is read once, for it changes at any time: one at least is not out. */
 static void look(const replicas *all, const request *r, replica_view views[REPLICAS_MAX]) {
-    bool none = replicas_up(all) == 0; /* then one of them says why */
-    for (uint32_t i = 0; i < all->count; i++)
-        views[i] = (replica_view){.out = !none && !replicas_is_up(all, i),
+    uint32_t up = 0;
+    for (uint32_t i = 0; i < all->count; i++) {
+        views[i] = (replica_view){.out = !replicas_is_up(all, i),
                                   .live = engine_live(all->of[i].e),
                                   .adapter = adapter_at(all->of[i].e, r)};
+        up += !views[i].out;
+    }
+    for (uint32_t i = 0; i < all->count && !up; i++)
+        views[i].out = false; /* then they say why */
 }
 
 /* A classifier is read there now: its labels are checked when the request is submitted. */
@@ -97,7 +102,12 @@ static esp_code bring_adapter(request *r, engine *to, esp_error *err) {
     adapters *there = engine_adapters(to);
     adapter *found = NULL;
     char label[STORE_NAME_MAX + ADAPTER_DIGEST_CHARS + 2];
-    if (!r->adapter || r->adapters == there) return ESP_OK;
+    if (!r->adapter) return ESP_OK;
+    if (r->adapters == there) {
+        if (!adapter_is_broken(r->adapter)) return ESP_OK;
+        adapter_error(r->adapter, err);
+        return err->code;
+    }
     snprintf(label, sizeof label, "%s@%s", r->by.name, r->by.digest);
     esp_code code = adapters_find(there, label, &found, err);
     if (code == ESP_OK) code = check_labels(r, there, found, err);
@@ -119,30 +129,43 @@ static esp_code submit_to(replicas *all, uint32_t index, request *r, esp_error *
     return engine_submit(e, r, err);
 }
 
+/* Who can be asked again, or has the adapter, says more than who misses it. */
+static bool says_more(const esp_error *why, const esp_error *than) {
+    if (than->code == ESP_OK) return true;
+    if (than->retry_ms) return false;
+    return why->retry_ms || (than->code == ESP_NOT_FOUND && why->code != ESP_NOT_FOUND);
+}
+
 esp_code replicas_submit(replicas *all, request *r, esp_error *err) {
     if (all->count == 1) return engine_submit(all->of[0].e, r, err);
     replica_view views[REPLICAS_MAX];
-    esp_error first = {0};
+    esp_error refusal = {0};
     uint32_t turn = atomic_fetch_add_explicit(&all->turn, 1, memory_order_relaxed), at;
     look(all, r, views);
     while ((at = replica_choose(views, all->count, turn)) != REPLICA_NONE) {
         esp_error why = {0};
         if (submit_to(all, at, r, &why) == ESP_OK) return ESP_OK;
-        if (first.code == ESP_OK) first = why;
+        if (says_more(&why, &refusal)) refusal = why;
         views[at].out = true;
     }
-    if (err) *err = first;
-    return first.code;
+    ESP_ASSERT(refusal.code != ESP_OK);
+    if (err) *err = refusal;
+    return refusal.code;
 }
 
 void replicas_cancel(replicas *all, request *r) { engine_cancel(all->of[r->replica].e, r); }
 
 /* ---- news ---- */
 
+/* Of each in turn, so that the news of none wait until all others have none. */
 request *replicas_news(replicas *all) {
+    uint32_t turn = atomic_load_explicit(&all->news_turn, memory_order_relaxed);
     for (uint32_t i = 0; i < all->count; i++) {
-        request *r = engine_news(all->of[i].e);
-        if (r) return r;
+        uint32_t at = (turn + i) % all->count;
+        request *r = engine_news(all->of[at].e);
+        if (!r) continue;
+        atomic_store_explicit(&all->news_turn, (at + 1) % all->count, memory_order_relaxed);
+        return r;
     }
     return NULL;
 }
@@ -171,7 +194,7 @@ static void add_histogram(histogram *to, const histogram *from) {
     to->sum += from->sum;
 }
 
-static void add_stats(engine_stats *to, const engine_stats *from) {
+void replicas_add_stats(engine_stats *to, const engine_stats *from) {
     to->live += from->live;
     to->waiting += from->waiting;
     to->running += from->running;
@@ -198,6 +221,6 @@ void replicas_read_stats(const replicas *all, engine_stats *out) {
     for (uint32_t i = 1; i < all->count; i++) {
         engine_stats one;
         engine_read_stats(all->of[i].e, &one);
-        add_stats(out, &one);
+        replicas_add_stats(out, &one);
     }
 }

@@ -42,7 +42,8 @@ engine *replicas_first(const replicas *all);
 /* To be managed as one's; NULL when adapters are not taken. */
 adapter_group *replicas_adapters(const replicas *all);
 
-/* As engine_submit; a refusal is that of the replica that it would have gone to first, after all were asked. */
+/* As engine_submit. A refusal comes after all were asked: that of one with retry_ms, else that of one that has the
+ * adapter, else the first one's. Reads what a classifier's replica knows by name only: that blocks. */
 ESP_CHECKED esp_code replicas_submit(replicas *all, request *r, esp_error *err);
 void replicas_cancel(replicas *all, request *r);
 request *replicas_news(replicas *all);
@@ -60,5 +61,7 @@ void replicas_set_stuck(replicas *all, uint32_t index, bool stuck);
 
 /* Sums; what concerns a step is the first one's. */
 void replicas_read_stats(const replicas *all, engine_stats *out);
+/* One more of them to a sum. */
+void replicas_add_stats(engine_stats *sum, const engine_stats *one);
 
 #endif

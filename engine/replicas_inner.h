@@ -21,7 +21,8 @@ struct replicas {
     uint32_t *gpus; /* [count][tp] the device of each rank; NULL: none were chosen */
     adapter_group *adapters;
     signal_word news;
-    _Atomic uint32_t turn;
+    _Atomic uint32_t turn;      /* of submits */
+    _Atomic uint32_t news_turn; /* whose news come next */
 };
 
 /* replicas.c: once all engines are open. */

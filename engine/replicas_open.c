@@ -49,34 +49,48 @@ static void plan_memories(replicas *all) {
 
 /* ---- GPUs ---- */
 
-static esp_code too_many(const replicas *all, const model_config *c, uint32_t there,
+static esp_code too_many(const replicas *all, const model_config *c, uint32_t usable,
                          esp_error *err) {
     const char *field = all->count > 1 ? "--replicas" : "--tp";
-    uint32_t first = device_index(c);
     return esp_fail_field(err, ESP_OUT_OF_RANGE, field,
                           "--replicas %u with --tp %u want %llu GPUs, and from cuda:%u on this "
-                          "machine has %u; lower one of them, or use --device cpu",
+                          "machine has %u that can be used; lower one of them, or use "
+                          "--device cpu",
                           all->count, ranks_of(c), (unsigned long long)all->count * ranks_of(c),
-                          first, there > first ? there - first : 0);
+                          device_index(c), usable);
+}
+
+/* Those from --device on that can be opened; what is left out is no mistake, but is told. */
+static uint32_t usable_gpus(const model_config *c, uint32_t there,
+                            uint32_t out[GPU_GROUPS_DEVICES_MAX]) {
+    uint32_t count = 0;
+    for (uint32_t i = device_index(c); i < there; i++) {
+        esp_error why = {0};
+        if (kern_cuda_check(i, &why) == ESP_OK)
+            out[count++] = i;
+        else
+            log_event(LOG_WARN, "gpu_left_out", "device=cuda:%u reason=\"%s\"", i, why.message);
+    }
+    return count;
 }
 
 static esp_code plan_gpus(replicas *all, const model_config *c, esp_error *err) {
-    uint32_t there = kern_cuda_count(err), tp = ranks_of(c);
+    uint32_t there = kern_cuda_count(err), tp = ranks_of(c), usable[GPU_GROUPS_DEVICES_MAX];
     if (there == 0) return err ? err->code : ESP_UNAVAILABLE;
     if (there > GPU_GROUPS_DEVICES_MAX) there = GPU_GROUPS_DEVICES_MAX;
-    uint32_t *links = mem_new((size_t)there * there, sizeof *links);
-    for (uint32_t a = 0; a < there; a++)
-        for (uint32_t b = 0; b < there; b++)
-            links[a * there + b] = a == b ? 0 : kern_cuda_link(a, b);
-    const gpu_groups_options o = {.device_count = there,
-                                  .links = links,
-                                  .first = device_index(c),
-                                  .group_size = tp,
-                                  .group_count = all->count};
-    all->gpus = mem_new((size_t)all->count * tp, sizeof *all->gpus);
+    uint32_t count = usable_gpus(c, there, usable), places = all->count * tp;
+    uint32_t *links = mem_new((size_t)count * count + 1, sizeof *links);
+    for (uint32_t a = 0; a < count; a++)
+        for (uint32_t b = 0; b < count; b++)
+            links[a * count + b] = a == b ? 0 : kern_cuda_link(usable[a], usable[b]);
+    const gpu_groups_options o = {
+        .device_count = count, .links = links, .group_size = tp, .group_count = all->count};
+    all->gpus = mem_new(places, sizeof *all->gpus);
     bool enough = gpu_groups_choose(&o, all->gpus);
+    for (uint32_t i = 0; i < places && enough; i++)
+        all->gpus[i] = usable[all->gpus[i]];
     free(links);
-    return enough ? ESP_OK : too_many(all, c, there, err);
+    return enough ? ESP_OK : too_many(all, c, count, err);
 }
 
 /* ---- all together ---- */

@@ -6,7 +6,8 @@
  *   tables[group_count][S][table_stride] adapters[A]   words of 32 bits
  *   seq_long[S]                            bytes
  *
- * adapters[seq_adapter[s]] is what the ranks call that sequence's adapter. table_stride is that of the longest sequence of the batch, not that of the longest possible. */
+ * adapters[seq_adapter[s]] is what the ranks call that sequence's adapter. table_stride is that of the longest
+ * sequence of the batch, not that of the longest possible. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_STEP_MESSAGE_H
 #define ESPALIER_STEP_MESSAGE_H

@@ -161,10 +161,20 @@ esp_code find_reference(adapters *a, const char *text, adapter **out, esp_error 
     return code;
 }
 
+bool adapter_is_broken(const adapter *ad) {
+    return atomic_load_explicit(&ad->broken, memory_order_acquire);
+}
+
+esp_code adapters_find_anyhow(adapters *a, const char *ref, adapter **out, esp_error *err) {
+    esp_code code = find_reference(a, ref, out, err);
+    if (code == ESP_OK) atomic_fetch_add_explicit(&(*out)->requests, 1, memory_order_relaxed);
+    return code;
+}
+
 esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *err) {
     esp_code code = find_reference(a, ref, out, err);
     if (code != ESP_OK) return code;
-    if (atomic_load_explicit(&(*out)->broken, memory_order_acquire)) {
+    if (adapter_is_broken(*out)) {
         code = broken_error(*out, err);
         adapter_release(a, *out);
         *out = NULL;

@@ -185,7 +185,7 @@ static esp_code take_whole(adapter_follower *f, const adapter_message *m, esp_er
     void *data = mem_new(m->bytes[c->rank], 1);
     receive(f, m, data);
     esp_code code = comm_check(c, err);
-    if (code == ESP_OK && comm_agree(c, pack_whole(f, m, data, &why), &why) != ESP_OK)
+    if (code == ESP_OK && adapter_message_agree(c, pack_whole(f, m, data, &why), &why) != ESP_OK)
         code = comm_check(c, err);
     free(data);
     return code;

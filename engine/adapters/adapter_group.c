@@ -3,15 +3,21 @@
 #include "engine/adapters/adapter_group.h"
 
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
 
+enum { REF_BYTES = STORE_NAME_MAX + ADAPTER_DIGEST_CHARS + 2 };
+
 struct adapter_group {
     adapters **of;
     uint32_t count;
-    pthread_mutex_t lock; /* one change at a time, where there are several */
+    pthread_mutex_t lock;
+    pthread_cond_t changed; /* one of them has ended */
+    struct change_of_name
+        *changes; /* under way, where there are several: one of a name at a time */
 };
 
 adapter_group *group_open(adapters *const *of, uint32_t count) {
@@ -21,11 +27,14 @@ adapter_group *group_open(adapters *const *of, uint32_t count) {
     memcpy(g->of, of, count * sizeof(adapters *));
     g->count = count;
     pthread_mutex_init(&g->lock, NULL);
+    pthread_cond_init(&g->changed, NULL);
     return g;
 }
 
 void group_close(adapter_group *g) {
     if (!g) return;
+    ESP_ASSERT(!g->changes);
+    pthread_cond_destroy(&g->changed);
     pthread_mutex_destroy(&g->lock);
     free(g->of);
     free(g);
@@ -36,17 +45,15 @@ void group_close(adapter_group *g) {
 /* What is done to each of them. */
 typedef struct change {
     esp_code (*make)(const struct change *c, adapters *a, adapter_info *info, esp_error *err);
-    const char *name, *ref;
+    const char *name, *ref; /* name NULL: that of ref */
     uint32_t version;
     adapter_unload how;
-    bool pinned;
+    bool pinned, loads;
 } change;
 
-static esp_code load_stored(const change *c, adapters *a, adapter_info *info, esp_error *err) {
-    return adapters_load_stored(a, c->ref, info, err);
-}
-static esp_code load_stored_as(const change *c, adapters *a, adapter_info *info, esp_error *err) {
-    return adapters_load_stored_as(a, c->name, c->ref, info, err);
+static esp_code load(const change *c, adapters *a, adapter_info *info, esp_error *err) {
+    if (!c->name) return adapters_load_stored(a, c->ref, info, err);
+    return adapters_load_stored_as(a, c->name, c->ref, c->version, info, err);
 }
 static esp_code unload(const change *c, adapters *a, adapter_info *info, esp_error *err) {
     (void)info;
@@ -61,21 +68,36 @@ static esp_code set_alias(const change *c, adapters *a, adapter_info *info, esp_
     return adapters_set_alias(a, c->name, c->version, err);
 }
 
+static bool passes(esp_code code) {
+    return code == ESP_EXHAUSTED || code == ESP_UNAVAILABLE || code == ESP_ABORTED;
+}
+
 static void say_which(uint32_t replica, esp_error *err) {
     esp_error why = *err;
-    (void)esp_fail_field(err, why.code, why.field, "replica %u: %.400s; ask again", replica,
-                         why.message);
+    (void)esp_fail_field(err, why.code, why.field, "replica %u: %.400s%s", replica, why.message,
+                         passes(why.code) ? "; ask again" : "");
+}
+
+/* What the first one loaded, by content and number: what ref means may change meanwhile, and each counts versions of
+ * its own. */
+static void name_content(change *c, const adapter_info *info, char ref[REF_BYTES]) {
+    snprintf(ref, REF_BYTES, "%.*s@%s", (int)strcspn(c->ref, "@"), c->ref, info->digest);
+    c->ref = ref;
+    c->version = info->version;
 }
 
 /* One that nobody asked the others for yet is known to the first alone, where names are looked up: what the others
  * do not know is no error then. */
-static esp_code make_one_by_one(adapter_group *g, const change *c, adapter_info *info,
-                                esp_error *err) {
+static esp_code make_one_by_one(adapter_group *g, change c, adapter_info *info, esp_error *err) {
     esp_error why = {0};
-    esp_code first = c->make(c, g->of[0], info, err);
-    if (first != ESP_OK && first != ESP_NOT_FOUND) return first;
+    adapter_info made = {0};
+    char ref[REF_BYTES];
+    esp_code first = c.make(&c, g->of[0], &made, err);
+    if (info) *info = made;
+    if (first != ESP_OK && (c.loads || first != ESP_NOT_FOUND)) return first;
+    if (c.loads) name_content(&c, &made, ref);
     for (uint32_t i = 1; i < g->count; i++) {
-        esp_code code = c->make(c, g->of[i], NULL, &why);
+        esp_code code = c.make(&c, g->of[i], NULL, &why);
         if (code == ESP_OK || code == ESP_NOT_FOUND) continue;
         say_which(i, &why);
         if (err) *err = why;
@@ -84,21 +106,57 @@ static esp_code make_one_by_one(adapter_group *g, const change *c, adapter_info 
     return first;
 }
 
-static esp_code make(adapter_group *g, const change *c, adapter_info *info, esp_error *err) {
-    if (g->count == 1) return c->make(c, g->of[0], info, err);
+/* On the stack of who makes it. */
+typedef struct change_of_name {
+    const char *name;
+    size_t bytes;
+    struct change_of_name *next;
+} change_of_name;
+
+/* Under the lock. */
+static bool is_changing(const adapter_group *g, const change_of_name *own) {
+    for (const change_of_name *other = g->changes; other; other = other->next)
+        if (other->bytes == own->bytes && !memcmp(other->name, own->name, own->bytes)) return true;
+    return false;
+}
+
+static void begin(adapter_group *g, change_of_name *own) {
     pthread_mutex_lock(&g->lock);
-    esp_code code = make_one_by_one(g, c, info, err);
+    while (is_changing(g, own))
+        pthread_cond_wait(&g->changed, &g->lock);
+    own->next = g->changes;
+    g->changes = own;
     pthread_mutex_unlock(&g->lock);
+}
+
+static void end(adapter_group *g, const change_of_name *own) {
+    pthread_mutex_lock(&g->lock);
+    change_of_name **link = &g->changes;
+    while (*link != own)
+        link = &(*link)->next;
+    *link = own->next;
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
+}
+
+static esp_code make(adapter_group *g, const change *c, adapter_info *info, esp_error *err) {
+    change_of_name own = {.name = c->name ? c->name : c->ref};
+    own.bytes = strcspn(own.name, "@");
+    if (g->count == 1) return c->make(c, g->of[0], info, err);
+    begin(g, &own);
+    esp_code code = make_one_by_one(g, *c, info, err);
+    end(g, &own);
     return code;
 }
 
 esp_code group_load_stored(adapter_group *g, const char *ref, adapter_info *info, esp_error *err) {
-    return make(g, &(change){.make = load_stored, .ref = ref}, info, err);
+    return make(g, &(change){.make = load, .ref = ref, .loads = true}, info, err);
 }
 
 esp_code group_load_stored_as(adapter_group *g, const char *name, const char *ref,
                               adapter_info *info, esp_error *err) {
-    return make(g, &(change){.make = load_stored_as, .name = name, .ref = ref}, info, err);
+    const change c = {.make = load, .name = name, .ref = ref, .loads = true};
+    return make(g, &c, info, err);
 }
 
 esp_code group_unload(adapter_group *g, const char *ref, adapter_unload how, esp_error *err) {

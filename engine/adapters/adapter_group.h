@@ -1,8 +1,9 @@
 /* adapter_group.h - the adapters of several replicas, managed and listed as if they were one's.
  *
- * Each replica has adapters of its own (adapters.h), in its own frames. What changes names is done to all of them,
- * one change after the other, so that a name and a version mean the same content everywhere. Requests look names up
- * with the first one, and are brought to their replica's by content (replicas.h).
+ * Each replica has adapters of its own (adapters.h), in its own frames. What changes a name is done to all of them,
+ * one change of it after the other; what the first one loads, the others load by content and under its number. So a
+ * name and a version mean the same content everywhere. Requests look names up with the first one, and are brought to
+ * their replica's by content (replicas.h).
  *
  * A load that fails with one of them stays where it succeeded: it is served from there, and the same load again
  * completes it.

@@ -11,7 +11,7 @@
 
 /* A piece goes into the first of the last few frames that has room: in sizes as they come, little of a
  * frame is wasted, and no piece is looked at twice. */
-enum { OPEN_FRAMES = 8, PIECE_ALIGNMENT = 64 };
+enum { OPEN_FRAMES = 8 };
 
 static uint32_t other_count(const adapter_image *image) {
     return image->options.ranks > 1 ? image->options.ranks - 1 : 0;

@@ -7,6 +7,8 @@
 #include "engine/adapters/adapter_image.h"
 #include "engine/model/shard_lora.h"
 
+enum { PIECE_ALIGNMENT = 64 };
+
 typedef struct image_frame_room {
     uint8_t *at; /* [frame_bytes], or NULL: dropped */
     size_t used;

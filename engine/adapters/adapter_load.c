@@ -31,6 +31,13 @@ static void end_load(adapters *a, adapter_entry *entry) {
     names_settle(a, entry);
 }
 
+/* Where an adapter's files are. */
+typedef struct load_source {
+    const char *path;
+    const char *blob; /* the digest of the store's that lies there, held; NULL: none does */
+    uint32_t version; /* the number of what is new to the name; 0: the next */
+} load_source;
+
 static void set_path(adapter *ad, const char *path) {
     if (ad->stored) return;
     free(ad->path);
@@ -38,11 +45,12 @@ static void set_path(adapter *ad, const char *path) {
 }
 
 /* Under the lock: the name's version of this content, and a new one's image. */
-static esp_code take_content(adapters *a, adapter_entry *entry, const char *path,
+static esp_code take_content(adapters *a, adapter_entry *entry, const load_source *from,
                              adapter_image *image, const adapter_facts *facts, adapter **out,
                              esp_error *err) {
     adapter *ad = names_digest(entry, facts->digest), *old = entry->current;
-    if (ad && atomic_load_explicit(&ad->broken, memory_order_acquire)) {
+    bool renumbered = ad && from->version && ad->version != from->version;
+    if (renumbered || (ad && atomic_load_explicit(&ad->broken, memory_order_acquire))) {
         adapter_leave(a, ad);
         ad = NULL;
     }
@@ -52,14 +60,15 @@ static esp_code take_content(adapters *a, adapter_entry *entry, const char *path
                         a->adapter_count);
     }
     if (!ad) {
-        ad = names_add(a, entry, entry->last_version + 1, facts->digest, path);
+        uint32_t version = from->version ? from->version : entry->last_version + 1;
+        ad = names_add(a, entry, version, facts->digest, from->path);
         loader_install(a, ad, image, facts);
     } else {
         if (ad->read)
             image_close(image);
         else
             loader_install(a, ad, image, facts);
-        set_path(ad, path); /* where it lay before may be gone */
+        set_path(ad, from->path); /* where it lay before may be gone */
     }
     entry->current = ad;
     entry->unloaded = false;
@@ -68,15 +77,15 @@ static esp_code take_content(adapters *a, adapter_entry *entry, const char *path
     return ESP_OK;
 }
 
-/* blob: the digest of the store's blob that lies there, held, and from now on the adapter's to let go; or
- * NULL. *keeps: it does. */
-static esp_code load_path(adapters *a, const char *name, const char *path, const char *blob,
-                          bool *keeps, adapter_info *info, esp_error *err) {
+/* *keeps: the blob is held for the adapter from now on, which lets it go. */
+static esp_code load_from(adapters *a, const char *name, const load_source *from, bool *keeps,
+                          adapter_info *info, esp_error *err) {
+    const char *blob = from->blob;
     adapter_entry *entry = begin_load(a, name);
     adapter_image *image = NULL;
     adapter_facts facts = {0};
     adapter *ad = NULL;
-    esp_code code = loader_read(a, path, true, &image, &facts, err);
+    esp_code code = loader_read(a, from->path, true, &image, &facts, err);
     if (code == ESP_OK && blob && strcmp(facts.digest, blob) != 0) {
         image_close(image);
         code = esp_fail(err, ESP_DATA_LOSS,
@@ -84,7 +93,7 @@ static esp_code load_path(adapters *a, const char *name, const char *path, const
     }
     if (code == ESP_OK) loader_warn(name, &facts);
     pthread_mutex_lock(&a->lock);
-    if (code == ESP_OK) code = take_content(a, entry, path, image, &facts, &ad, err);
+    if (code == ESP_OK) code = take_content(a, entry, from, image, &facts, &ad, err);
     if (code == ESP_OK && info) list_info(ad, info);
     *keeps = code == ESP_OK && blob && !ad->stored && !ad->holds_blob;
     if (*keeps) ad->holds_blob = true;
@@ -100,7 +109,7 @@ esp_code adapters_load(adapters *a, const char *name, const char *path, adapter_
     char whole[PATH_MAX];
     bool keeps;
     if (!realpath(path, whole)) snprintf(whole, sizeof whole, "%s", path);
-    return load_path(a, name, whole, NULL, &keeps, info, err);
+    return load_from(a, name, &(load_source){.path = whole}, &keeps, info, err);
 }
 
 esp_code adapters_check(adapters *a, const char *path, esp_error *err) {
@@ -147,20 +156,21 @@ static esp_code check_store(const adapters *a, const char *text, name_ref *ref, 
                           ref->name);
 }
 
-static esp_code load_held(adapters *a, const char *name, const store_ref *from, adapter_info *info,
-                          esp_error *err) {
+static esp_code load_held(adapters *a, const char *name, const store_ref *from, uint32_t version,
+                          adapter_info *info, esp_error *err) {
+    const load_source source = {from->path, from->digest, version};
     bool keeps = false;
     char shown[STORE_NAME_MAX + 16];
     esp_code code = store_hold(a->options.store, from->digest, err);
     if (code != ESP_OK) return code;
-    code = load_path(a, name, from->path, from->digest, &keeps, info, err);
+    code = load_from(a, name, &source, &keeps, info, err);
     if (!keeps) store_let_go(a->options.store, from->digest);
     snprintf(shown, sizeof shown, "%s@%u", from->name, from->version);
     if (code != ESP_OK && err) esp_rename(err, from->digest + strlen(ADAPTER_DIGEST_PREFIX), shown);
     return code;
 }
 
-esp_code adapters_load_stored_as(adapters *a, const char *name, const char *text,
+esp_code adapters_load_stored_as(adapters *a, const char *name, const char *text, uint32_t version,
                                  adapter_info *info, esp_error *err) {
     name_ref ref;
     store_ref stored;
@@ -169,7 +179,7 @@ esp_code adapters_load_stored_as(adapters *a, const char *name, const char *text
     if (code != ESP_OK) return code;
     if (!strcmp(ref.name, name)) return adapters_load_stored(a, text, info, err);
     code = store_resolve(a->options.store, text, &stored, err);
-    return code == ESP_OK ? load_held(a, name, &stored, info, err) : code;
+    return code == ESP_OK ? load_held(a, name, &stored, version, info, err) : code;
 }
 
 esp_code adapters_load_stored(adapters *a, const char *text, adapter_info *info, esp_error *err) {

@@ -22,7 +22,20 @@ typedef struct adapter_message {
     uint64_t bytes[COMM_RANKS_MAX]; /* of each rank's part; WHOLE: of its rows */
 } adapter_message;
 
-enum { ADAPTER_MESSAGE_CHUNK = 8 << 20 }; /* of one exchange; a multiple of 64 */
+enum {
+    ADAPTER_MESSAGE_CHUNK = 8 << 20,     /* of one exchange; a multiple of 64 */
+    ADAPTER_PACK_PATIENCE_US = 60000000, /* for ranks that pack a whole matrix */
+};
+
+/* What all ranks say of a whole matrix, for which one may take longer than for a step. */
+ESP_CHECKED static inline esp_code adapter_message_agree(comm *c, esp_code code, esp_error *err) {
+    int64_t usual_us = c->patience_us;
+    if (usual_us >= 0 && usual_us < ADAPTER_PACK_PATIENCE_US)
+        c->patience_us = ADAPTER_PACK_PATIENCE_US;
+    esp_code agreed = comm_agree(c, code, err);
+    c->patience_us = usual_us;
+    return agreed;
+}
 
 /* How much of `bytes` goes in the exchange that begins there. */
 static inline size_t adapter_message_some(uint64_t bytes, uint64_t at) {

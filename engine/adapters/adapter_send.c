@@ -87,7 +87,7 @@ static esp_code send_whole(adapter_sending *s, image_whole which, uint64_t *sent
     send_header(s, &m);
     send_bytes(c, &m, &from);
     *sent += bytes_of(c, &m);
-    return comm_agree(c, ESP_OK, err);
+    return adapter_message_agree(c, ESP_OK, err);
 }
 
 /* ---- the door ---- */

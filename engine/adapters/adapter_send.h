@@ -8,8 +8,9 @@
  *   WHOLE    a whole matrix's rows, packed there; all agree -+
  *   OUT      it is forgotten; its frames are another's from now on
  *
- * A message is announced by a step header (step_message.h), then it is a header to all, then to each rank its own bytes. What rank 0 sends before a step is there when the
- * step is computed, for all of it goes through the one order of collectives (ranks.h).
+ * A message is announced by a step header (step_message.h), then it is a header to all, then to each rank its own
+ * bytes. What rank 0 sends before a step is there when the step is computed, for all of it goes through the one order
+ * of collectives (ranks.h). A whole matrix is sent and packed between two steps, as one: they wait for it.
  *
  * Thread  the rank's. */
 // SPDX-License-Identifier: Apache-2.0

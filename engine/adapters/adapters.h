@@ -128,9 +128,9 @@ ESP_CHECKED esp_code adapters_load(adapters *a, const char *name, const char *pa
 ESP_CHECKED esp_code adapters_load_stored(adapters *a, const char *ref, adapter_info *info,
                                           esp_error *err);
 /* The same under a name that need not be the store's, which then knows nothing of it; the blob stays on the
- * disk as long as the adapter is known. */
+ * disk as long as the adapter is known. version: the number of this content, where it is new; 0: the next one. */
 ESP_CHECKED esp_code adapters_load_stored_as(adapters *a, const char *name, const char *ref,
-                                             adapter_info *info, esp_error *err);
+                                             uint32_t version, adapter_info *info, esp_error *err);
 
 /* Whether adapters_load would take the files at path, as it says; nothing gets a name. */
 ESP_CHECKED esp_code adapters_check(adapters *a, const char *path, esp_error *err);
@@ -149,6 +149,10 @@ ESP_CHECKED esp_code adapters_unload(adapters *a, const char *ref, adapter_unloa
 /* A reference on what "name", "name@version" or "name@sha256:<hex>" means now, loaded or in the store.
  * ESP_NOT_FOUND names a few that are known; ESP_INVALID: no possible name. */
 ESP_CHECKED esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *err);
+/* The same, also of one that is broken here: for who then asks others for it. */
+ESP_CHECKED esp_code adapters_find_anyhow(adapters *a, const char *ref, adapter **out,
+                                          esp_error *err);
+bool adapter_is_broken(const adapter *ad);
 /* Any thread, the engine's too: never blocks. NULL is fine. */
 void adapter_release(adapters *a, adapter *ad);
 

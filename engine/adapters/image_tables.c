@@ -8,6 +8,8 @@
 #include "engine/adapters/adapter_image_inner.h"
 #include "engine/base/mem.h"
 
+enum { SIDE_MAX = 1 << 20 }; /* rows and cols of a matrix: what is larger is none */
+
 static size_t tables_bytes(const image_tables_head *head) {
     return sizeof *head + (size_t)head->linear_count * sizeof(image_linear) +
            (size_t)head->piece_count * sizeof(image_place);
@@ -39,22 +41,70 @@ const void *image_tables(const adapter_image *image, size_t *bytes) {
 
 /* ---- reading ---- */
 
+/* Bytes that are no bool must not be read as one. */
+static bool is_flag(const bool *at) {
+    uint8_t byte;
+    memcpy(&byte, at, sizeof byte);
+    return byte <= 1;
+}
+
+/* The update without its values; false: there is none of this shape. */
+static bool shape_of(const kern_lora *lora, kern_lora_desc *out) {
+    static const float there[1];
+    if (lora->part_count == 0 || lora->part_count > LINEAR_MATRICES_MAX || lora->cols > SIDE_MAX)
+        return false;
+    *out = (kern_lora_desc){.cols = lora->cols, .part_count = lora->part_count};
+    for (uint32_t i = 0; i < lora->part_count; i++) {
+        if (!is_flag(&lora->part[i].bias) || !is_flag(&lora->part[i].magnitude)) return false;
+        out->part[i] = (kern_lora_part){.rank = lora->part[i].rank,
+                                        .rows = lora->part[i].rows,
+                                        .scale = lora->part[i].scale,
+                                        .a = there,
+                                        .b = there,
+                                        .bias = lora->part[i].bias ? there : NULL,
+                                        .magnitude = lora->part[i].magnitude ? there : NULL};
+        if (lora->part[i].rows > SIDE_MAX) return false;
+    }
+    return kern_lora_is_sane(out, lora->piece_max);
+}
+
+/* Whether a piece of so many bytes lies there in one frame. */
+static bool place_is_sane(const adapter_image *image, const image_place *place, size_t bytes) {
+    size_t frame = image->options.frame_bytes;
+    return place->frame < image->frame_count && place->offset % PIECE_ALIGNMENT == 0 &&
+           bytes <= frame && place->offset <= frame - bytes;
+}
+
+static bool pieces_are_sane(const adapter_image *image, const image_linear *linear,
+                            const kern_lora_desc *shape) {
+    const image_options *o = &image->options;
+    uint32_t first = linear->first_piece;
+    uint32_t count = o->ops->lora_pieces(o->dev, shape, o->frame_bytes, NULL);
+    if (count == 0 || first > image->piece_count || count > image->piece_count - first)
+        return false;
+    size_t *bytes = mem_new(count, sizeof *bytes);
+    o->ops->lora_pieces(o->dev, shape, o->frame_bytes, bytes);
+    bool sane = true;
+    for (uint32_t i = 0; i < count; i++)
+        sane &= place_is_sane(image, &image->places[first + i], bytes[i]);
+    free(bytes);
+    return sane;
+}
+
 static bool linear_is_sane(const adapter_image *image, const image_linear *linear) {
     bool of_layer = linear->role >= ROLE_QKV && linear->role <= ROLE_DOWN;
+    kern_lora_desc shape;
     if (linear->role != ROLE_HEAD && !(of_layer && linear->layer < image->options.layers))
         return false;
-    return linear->first_piece < image->piece_count &&
-           linear->lora.piece_max == image->options.frame_bytes && linear->lora.part_count > 0 &&
-           linear->lora.part_count <= LINEAR_MATRICES_MAX;
+    return linear->lora.piece_max == image->options.frame_bytes &&
+           shape_of(&linear->lora, &shape) && pieces_are_sane(image, linear, &shape);
 }
 
 static bool is_sane(const adapter_image *image) {
+    for (uint32_t i = 0; i < image->piece_count; i++) /* none of them is pointed at elsewhere */
+        if (!place_is_sane(image, &image->places[i], 0)) return false;
     for (uint32_t i = 0; i < image->linear_count; i++)
         if (!linear_is_sane(image, &image->linears[i])) return false;
-    for (uint32_t i = 0; i < image->piece_count; i++)
-        if (image->places[i].frame >= image->frame_count ||
-            image->places[i].offset >= image->options.frame_bytes)
-            return false;
     return true;
 }
 

@@ -100,7 +100,8 @@ uint32_t cpus_node_of(const cpu_map *map, uint32_t index, uint32_t count) {
 }
 
 bool cpus_part(const cpu_map *map, uint32_t part, uint32_t parts, cpu_set_t *out) {
-    if (map->nodes < 2 || parts < 2) return false;
+    bool even = map->nodes % parts == 0 || parts % map->nodes == 0;
+    if (map->nodes < 2 || parts < 2 || !even) return false;
     uint32_t first = (uint32_t)((uint64_t)part * map->nodes / parts);
     uint32_t end = (uint32_t)((uint64_t)(part + 1) * map->nodes / parts);
     *out = map->node[first];

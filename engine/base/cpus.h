@@ -29,8 +29,8 @@ void cpus_read_own(cpu_map *out);
 /* The node of worker index of count: neighbours share one, each gets workers by its processors. */
 uint32_t cpus_node_of(const cpu_map *map, uint32_t index, uint32_t count);
 
-/* The processors of one of several that share the machine out by its memories: each has some memories to itself where
- * there are enough, else one with others. false: one memory, nothing to share out. */
+/* The processors of one of several that share the machine out by its memories: each has as many memories to itself as
+ * the others, or as many share each. false: that cannot be, or there is one memory. */
 bool cpus_part(const cpu_map *map, uint32_t part, uint32_t parts, cpu_set_t *out);
 
 /* "0-3,8,10-11" as sysfs writes it; false when the text is anything else. Numbers that a cpu_set_t

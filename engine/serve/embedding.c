@@ -21,7 +21,7 @@ typedef struct embedding_call {
     pthread_mutex_t lock; /* everything below */
     bool closed, finished;
     uint32_t count;     /* inputs */
-    uint32_t submitted; /* the first of requests */
+    uint32_t submitted; /* the first of requests; one more may be by now */
     uint32_t done;      /* of those submitted */
     request **requests; /* [count] ours; a submitted one is constant */
 } embedding_call;
@@ -245,7 +245,9 @@ static esp_code find_classifier(const embedding_call *c, adapter **out, esp_erro
 static esp_code find_adapter(const embedding_call *c, const Espalier__V1__EmbedRequest *in,
                              uint32_t index, adapter **out, esp_error *err) {
     const engine *e = generations_engine(c->all);
-    served_model here = {.name = engine_name(e), .adapters = engine_adapters(e)};
+    served_model here = {.name = engine_name(e),
+                         .adapters = engine_adapters(e),
+                         .several = replicas_count(generations_replicas(c->all)) > 1};
     char label[REQUEST_ADAPTER_LABEL_BYTES];
     const char *asked = in->model;
     if (c->classifier) return find_classifier(c, out, err);
@@ -282,19 +284,32 @@ static esp_code make_request(embedding_call *c, const Espalier__V1__EmbedRequest
     return code;
 }
 
-/* Under the lock, so that the end of the call either comes before or finds the request to cancel. */
-static esp_code submit(embedding_call *c, uint32_t index, esp_error *err) {
+static bool is_closed(embedding_call *c) {
     pthread_mutex_lock(&c->lock);
-    esp_code code = c->closed ? ESP_CANCELLED : ESP_OK;
-    if (code == ESP_OK) {
-        hold(c); /* the request's */
-        code = replicas_submit(generations_replicas(c->all), c->requests[index], err);
-        if (code == ESP_OK)
-            c->submitted++;
-        else
-            release(c); /* not the last: the handler holds one */
-    }
+    bool closed = c->closed;
     pthread_mutex_unlock(&c->lock);
+    return closed;
+}
+
+/* From here on the end of the call finds it; true: the call has ended before. */
+static bool count_submitted(embedding_call *c) {
+    pthread_mutex_lock(&c->lock);
+    c->submitted++;
+    bool closed = c->closed;
+    pthread_mutex_unlock(&c->lock);
+    return closed;
+}
+
+/* Not under the lock, which the stream thread takes: a replica may have to read a classifier first. */
+static esp_code submit(embedding_call *c, uint32_t index, esp_error *err) {
+    replicas *to = generations_replicas(c->all);
+    if (is_closed(c)) return ESP_CANCELLED;
+    hold(c); /* the request's */
+    esp_code code = replicas_submit(to, c->requests[index], err);
+    if (code != ESP_OK)
+        release(c); /* not the last: the handler holds one */
+    else if (count_submitted(c))
+        replicas_cancel(to, c->requests[index]);
     return code;
 }
 

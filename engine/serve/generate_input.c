@@ -19,7 +19,8 @@ esp_code find_model(const served_model *model, const char *asked, adapter **out,
         return esp_fail_field(err, ESP_NOT_FOUND, "model",
                               "model: \"%.100s\" is not served here; served: \"%.100s\"", asked,
                               model->name);
-    esp_code code = adapters_find(model->adapters, asked, out, &why);
+    esp_code code = model->several ? adapters_find_anyhow(model->adapters, asked, out, &why)
+                                   : adapters_find(model->adapters, asked, out, &why);
     if (code == ESP_OK) return code;
     if (code == ESP_INVALID) code = ESP_NOT_FOUND; /* what can be no name is no served one */
     return esp_fail_field(err, code, "model", "model: %.300s; the base model is \"%.100s\"",

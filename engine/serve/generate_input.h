@@ -19,6 +19,7 @@ enum {
 typedef struct served_model {
     const char *name;   /* of the base */
     adapters *adapters; /* served beside it, or NULL */
+    bool several;       /* there are others with them: what is broken here is theirs to judge */
     const tokenizer *tok;
     const chat_template *chat; /* or NULL and chat_why says why */
     const esp_error *chat_why;

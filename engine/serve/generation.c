@@ -261,6 +261,7 @@ void generations_close(generations *all) {
 static served_model served(const generations *all) {
     engine *e = generations_engine(all);
     served_model out = {.name = engine_name(e),
+                        .several = replicas_count(all->options.replicas) > 1,
                         .adapters = engine_adapters(e),
                         .tok = engine_tokenizer(e),
                         .context_max = engine_context_max(e),

@@ -16,7 +16,9 @@ enum {
 /* Adapters share the base's tokens. */
 static esp_code check_model(const serve *s, const char *asked, esp_error *err) {
     adapters *all = engine_adapters(s->engine);
-    served_model here = {.name = engine_name(s->engine), .adapters = all};
+    served_model here = {.name = engine_name(s->engine),
+                         .adapters = all,
+                         .several = replicas_count(s->replicas) > 1};
     adapter *found;
     esp_code code = find_model(&here, asked, &found, err);
     adapter_release(all, found);

@@ -145,11 +145,18 @@ static metrics_replica *read_replicas(const serve *s) {
     return out;
 }
 
+/* Of one reading: sums and parts of a page are the same numbers. */
+static engine_stats sum_of(const metrics_replica *each, uint32_t count) {
+    engine_stats sum = each[0].stats;
+    for (uint32_t i = 1; i < count; i++)
+        replicas_add_stats(&sum, &each[i].stats);
+    return sum;
+}
+
 static char *write_metrics(void *arg, size_t *bytes) {
     const serve *s = arg;
-    engine_stats stats;
-    replicas_read_stats(s->replicas, &stats);
     metrics_replica *each = read_replicas(s);
+    engine_stats stats = sum_of(each, replicas_count(s->replicas));
     metrics_input in = {.stats = &stats,
                         .replicas = each,
                         .replica_count = replicas_count(s->replicas),

@@ -168,12 +168,19 @@ def test_an_adapter_is_loaded_into_all_listed_once_and_unloaded_from_all(server,
     adapter = load(control, "late")
     assert (adapter.name, adapter.version, adapter.state) == ("late", 1, cb.ADAPTER_STATE_READY)
     before = by_replica(server, "requests_total")
+    held = [stub.Generate(request(model="late", **LONG), timeout=PATIENCE_S) for _ in range(12)]  # too many for one
+    for stream in held:
+        next(stream)
     answers = ask_through(server, "late", 40)
+    for stream in held:
+        stream.cancel()
+    server.wait_until_empty()
     assert all(after > was for after, was in zip(by_replica(server, "requests_total"), before))
     assert len({bits(a)[1] for a in answers}) == 1 and {a.final.adapter for a in answers} == {"late@1"}
     assert answers[0].ids != generate(stub, prompt=PROMPTS[0], max_tokens=12, ignore_eos=True).ids
+    wait_for(lambda: listed(control, "late")[0].users == 0, "users to end")
     [one] = listed(control, "late")
-    assert (one.users, one.requests, one.loads) == (0, 40, 2)  # onto the device of each
+    assert (one.requests, one.loads) == (52, 2)  # onto the device of each
     assert [m.name for m in stub.ListModels(pb.ListModelsRequest(), timeout=60).models].count("late") == 1
     control.UnloadAdapter(cb.UnloadAdapterRequest(adapter="late"), timeout=PATIENCE_S)
     for _ in range(4):
@@ -198,10 +205,26 @@ def test_an_unload_waits_for_users_of_all(server, stub, control):
 
 def test_a_classifier_of_the_store_answers_from_both(server, stub):
     inputs = [pb.EmbedInput(text=f"Text number {i % 3}") for i in range(40)]
+    before = by_replica(server, "requests_total")
     reply = stub.Classify(pb.ClassifyRequest(model="intents", inputs=inputs), timeout=PATIENCE_S)
     scores = [tuple(r.logits) for r in reply.results]
     assert list(reply.labels) == LABELS and len(set(scores)) == 3
     assert all(scores[i] == scores[i % 3] for i in range(40))
+    assert all(after > was for after, was in zip(by_replica(server, "requests_total"), before))
+
+
+def test_adapters_are_managed_where_ranks_share_a_model(start_server, store, refused):
+    at = f"127.0.0.1:{free_port()}"
+    server = start_server("--threads", 2, "--tp", 2, "--adapter-store", store, "--control", at)
+    with grpc.insecure_channel(at) as control_channel, server.channel() as channel:
+        control, stub = control_pb2_grpc.ControlStub(control_channel), server.stub(channel)
+        assert load(control, "late").state == cb.ADAPTER_STATE_READY
+        base = generate(stub, prompt=PROMPTS[0], max_tokens=12, ignore_eos=True)
+        through = generate(stub, prompt=PROMPTS[0], model="late", max_tokens=12, ignore_eos=True)
+        assert through.final.adapter == "late@1" and through.ids != base.ids
+        control.UnloadAdapter(cb.UnloadAdapterRequest(adapter="late"), timeout=PATIENCE_S)
+        refused(lambda: generate(stub, prompt=PROMPTS[0], model="late"), grpc.StatusCode.NOT_FOUND)
+    assert server.stop() == 0
 
 
 # ---- the record, the end ----
@@ -218,12 +241,12 @@ def test_a_drain_waits_for_all(start_server):
     server = start_server("--replicas", 2, "--threads", 2, "--grace", 600)
     with server.channel() as channel:
         stub = server.stub(channel)
-        streams = [stub.Generate(request(ids=[1000], max_tokens=60, ignore_eos=True), timeout=PATIENCE_S) for _ in range(6)]
+        streams = [stub.Generate(request(ids=[1000], max_tokens=400, ignore_eos=True), timeout=PATIENCE_S) for _ in range(6)]
         first = [next(stream) for stream in streams]
-        assert min(by_replica(server, "requests_running")) > 0
+        assert min(by_replica(server, "requests_total")) > 0
         server.signal()
         answers = [collect([one, *stream]) for one, stream in zip(first, streams)]
-        assert [len(a.ids) for a in answers] == [60] * 6
+        assert [len(a.ids) for a in answers] == [400] * 6
     assert server.process.wait(timeout=PATIENCE_S) == 0, server.log()
 
 

@@ -508,11 +508,9 @@ static void tls_files_come_together(void **state) {
     assert_int_equal(config_serve_check(&p.config, &p.err), ESP_OK);
 }
 
-static void ranks_do_not_go_with_managing_adapters(void **state) {
+static void ranks_go_with_managing_adapters(void **state) {
     (void)state;
-    check_refused("--model m --tp 2 --control 127.0.0.1:1", "adapters are computed on one rank");
-    check_refused("--model m --tp 2 --http-adapters", "adapters are computed on one rank");
-    parsed p = accepted("--model m --tp 4");
+    parsed p = accepted("--model m --tp 4 --control 127.0.0.1:1 --http-adapters");
     assert_int_equal(config_serve_check(&p.config, &p.err), ESP_OK);
     assert_int_equal(p.config.model.tp, 4);
 }
@@ -540,7 +538,7 @@ int main(void) {
         cmocka_unit_test(a_config_file_is_one_document),
         cmocka_unit_test(odd_config_files_do_no_harm),
         cmocka_unit_test(tls_files_come_together),
-        cmocka_unit_test(ranks_do_not_go_with_managing_adapters),
+        cmocka_unit_test(ranks_go_with_managing_adapters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

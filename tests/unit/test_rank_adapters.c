@@ -389,6 +389,35 @@ static void a_rank_that_has_no_room_for_an_adapter_fails_that_adapter(void **sta
     engine_close(e);
 }
 
+/* ---- a rank that packs slowly ---- */
+
+static _Atomic uint32_t slow_packs;
+
+/* A matrix of the adapter's takes the other ranks longer than a step may. */
+static esp_code pack_slowly(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
+                            esp_error *err) {
+    bool slow = !pthread_equal(pthread_self(), planner) && atomic_exchange(&slow_packs, 0);
+    if (slow) usleep(COMM_PATIENCE_US + 500000);
+    return kern_ref.pack(dev, desc, out, err);
+}
+
+static void a_matrix_may_take_longer_to_pack_than_a_step(void **state) {
+    (void)state;
+    kern_ops ops = kern_ref;
+    ops.pack = pack_slowly;
+    planner = pthread_self();
+    atomic_store(&slow_packs, 0);
+    engine *e = open_with((model_config){.device = DEVICE_REF, .tp = 2, .ops = &ops});
+    atomic_store(&slow_packs, 1);
+    request *r = make_request(e, 1, 3);
+    tiny_submit(e, r);
+    wait_for(e, r);
+    assert_int_equal(atomic_load(&slow_packs), 0);
+    if (r->finish != FINISH_LENGTH) fail_msg("%s", r->error.message);
+    request_unref(r);
+    engine_close(e);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(on_ref_every_kind_answers_as_on_one_rank),
@@ -398,6 +427,7 @@ int main(void) {
         cmocka_unit_test(adapters_that_do_not_fit_take_turns_on_all_ranks),
         cmocka_unit_test(names_change_their_adapter_under_traffic),
         cmocka_unit_test(a_rank_that_has_no_room_for_an_adapter_fails_that_adapter),
+        cmocka_unit_test(a_matrix_may_take_longer_to_pack_than_a_step),
     };
     return cmocka_run_group_tests(tests, make_files, drop_files);
 }

@@ -1,6 +1,7 @@
 /* test_replicas.c - several engines as one: equal answers, shared work, adapters by content, and what happens when one
  * of them fails. */
 // SPDX-License-Identifier: Apache-2.0
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -73,7 +74,8 @@ static replicas *start_many(model_config config, uint32_t count) {
 static adapter *find(replicas *all, const char *name) {
     adapter *out = NULL;
     if (!name) return NULL;
-    assert_int_equal(adapters_find(engine_adapters(replicas_first(all)), name, &out, NULL), ESP_OK);
+    assert_int_equal(adapters_find_anyhow(engine_adapters(replicas_first(all)), name, &out, NULL),
+                     ESP_OK);
     return out;
 }
 
@@ -216,6 +218,30 @@ static void news_of_all_come_at_one_signal(void **state) {
     replicas_close(all);
 }
 
+/* Two of each have ended: whoever tells one is not asked again before the others were. */
+static void news_of_all_come_in_turns(void **state) {
+    (void)state;
+    request *asked[2 * REPLICAS];
+    replicas *all = open_many((model_config){0}, REPLICAS); /* stepped by hand */
+    (void)replicas_news_signal(all);
+    for (uint32_t i = 0; i < 2 * REPLICAS; i++)
+        submit(all, asked[i] = make_request(all, i, NULL, OUTPUT));
+    for (uint32_t i = 0; i < 2 * REPLICAS; i++)
+        while (!atomic_load(&asked[i]->done))
+            (void)engine_step(replicas_engine(all, asked[i]->replica));
+    for (uint32_t i = 0, before = REPLICAS; i < 2 * REPLICAS; i++) {
+        request *r = replicas_news(all);
+        assert_non_null(r);
+        assert_int_not_equal(r->replica, before);
+        before = r->replica;
+        request_unref(r);
+    }
+    assert_null(replicas_news(all));
+    for (uint32_t i = 0; i < 2 * REPLICAS; i++)
+        request_unref(asked[i]);
+    replicas_close(all);
+}
+
 static void a_cancelled_one_ends_and_the_others_go_on(void **state) {
     (void)state;
     answer out;
@@ -348,6 +374,32 @@ static void who_is_full_passes_it_on(void **state) {
     }
 }
 
+/* One misses the adapter, the other has it and is full: whoever asks is told to ask again. */
+static void who_is_full_says_more_than_who_misses_the_adapter(void **state) {
+    (void)state;
+    enum {
+        FULL = REPLICA_DISK_COST + 1
+    }; /* the other one, which would have to read it, is asked first */
+    request *asked[FULL], *last;
+    esp_error err = {0};
+    model_config config = {
+        .max_seqs = 1, .waiting_max = FULL - 1, .adapters = {.count = 1, .at = {named}}};
+    replicas *all = open_many(config, REPLICAS);
+    adapters *second = engine_adapters(replicas_engine(all, 1));
+    assert_int_equal(adapters_unload(second, "a", ADAPTER_END, NULL), ESP_OK);
+    replicas_set_stuck(all, 1, true);
+    for (uint32_t i = 0; i < FULL; i++)
+        submit(all, asked[i] = make_request(all, i, NULL, OUTPUT));
+    replicas_set_stuck(all, 1, false);
+    last = make_request(all, 9, "a", OUTPUT);
+    assert_int_equal(replicas_submit(all, last, &err), ESP_EXHAUSTED);
+    assert_true(err.retry_ms > 0);
+    request_unref(last);
+    replicas_close(all);
+    for (uint32_t i = 0; i < FULL; i++)
+        request_unref(asked[i]);
+}
+
 /* What was given for keys and values is shared out, to all alike. */
 static void memory_is_shared_out(void **state) {
     (void)state;
@@ -391,8 +443,12 @@ static kern_ops fragile;
 static struct {
     kern_device *_Atomic dev;
     _Atomic bool fails;
+    _Atomic uint32_t synced;
 } devices[DEVICES];
 static _Atomic uint32_t opened;
+static _Atomic bool
+    held; /* after so many turns each waits: what was begun does not end before a fault is arranged */
+enum { TURNS = 20 };
 
 static esp_code fragile_open(kern_device **out, const kern_options *options, esp_error *err) {
     esp_code code = kern_ref.open(out, options, err);
@@ -401,9 +457,16 @@ static esp_code fragile_open(kern_device **out, const kern_options *options, esp
 }
 
 static esp_code fragile_sync(kern_device *dev, esp_error *err) {
-    for (uint32_t i = 0; i < DEVICES; i++)
-        if (atomic_load(&devices[i].dev) == dev && atomic_load(&devices[i].fails))
+    for (uint32_t i = 0; i < DEVICES; i++) {
+        if (atomic_load(&devices[i].dev) != dev) continue;
+        for (uint32_t turn = atomic_fetch_add(&devices[i].synced, 1); turn >= TURNS;)
+            if (atomic_load(&held))
+                usleep(100);
+            else
+                break;
+        if (atomic_load(&devices[i].fails))
             return esp_fail(err, ESP_INTERNAL, "device %u fell off the bus", i);
+    }
     return kern_ref.sync(dev, err);
 }
 
@@ -412,9 +475,24 @@ static replicas *start_fragile(uint32_t tp) {
     fragile.open = fragile_open;
     fragile.sync = fragile_sync;
     atomic_store(&opened, 0);
+    atomic_store(&held, false);
     for (uint32_t i = 0; i < DEVICES; i++)
         atomic_store(&devices[i].fails, false);
-    return start_many((model_config){.device = DEVICE_REF, .ops = &fragile, .tp = tp}, REPLICAS);
+    replicas *all = start_many((model_config){.device = DEVICE_REF,
+                                              .ops = &fragile,
+                                              .tp = tp,
+                                              .adapters = {.count = 1, .at = {named}}},
+                               REPLICAS);
+    for (uint32_t i = 0; i < DEVICES; i++)
+        atomic_store(&devices[i].synced, 0);
+    atomic_store(&held, true);
+    return all;
+}
+
+/* Of what has begun. */
+static void let_fail(uint32_t device) {
+    atomic_store(&devices[device].fails, true);
+    atomic_store(&held, false);
 }
 
 static void assert_fell(request *r, const char *words) {
@@ -435,7 +513,7 @@ static void one_that_fails_takes_nobody_with_it(void **state) {
     uint32_t falls = on_each[0]->replica;
     char words[64];
     snprintf(words, sizeof words, "device %u fell", falls);
-    atomic_store(&devices[falls].fails, true);
+    let_fail(falls);
     assert_fell(on_each[0], words);
     assert_int_equal(replicas_up(all), REPLICAS - 1);
     assert_false(replicas_is_up(all, falls));
@@ -445,11 +523,13 @@ static void one_that_fails_takes_nobody_with_it(void **state) {
         assert_int_equal(r->replica, 1 - falls);
         keep(r, &out);
     }
-    assert_false(atomic_load(&on_each[1]->done) && on_each[1]->finish == FINISH_ERROR);
+    replicas_cancel(all, on_each[1]);
+    wait_done(on_each[1]);
+    bool whole = on_each[1]->finish == FINISH_CANCELLED || on_each[1]->finish == FINISH_LENGTH;
+    assert_true(whole);
+    request_unref(on_each[1]);
     /* With the last one every request is told why. */
     atomic_store(&devices[1 - falls].fails, true);
-    wait_done(on_each[1]);
-    request_unref(on_each[1]);
     request *late = make_request(all, 3, NULL, OUTPUT);
     submit(all, late);
     assert_fell(late, "fell off the bus");
@@ -466,7 +546,7 @@ static void a_rank_that_fails_ends_its_replica_alone(void **state) {
     for (uint32_t i = 0; i < REPLICAS; i++)
         submit(all, on_each[i] = make_request(all, 1, NULL, 1000));
     wait_published(on_each[0]);
-    atomic_store(&devices[1].fails, true);
+    let_fail(1);
     uint32_t fell = on_each[0]->replica == 0 ? 0 : 1;
     assert_fell(on_each[fell], "device 1 fell");
     assert_false(replicas_is_up(all, 0));
@@ -478,6 +558,31 @@ static void a_rank_that_fails_ends_its_replica_alone(void **state) {
     for (uint32_t i = 0; i < 3; i++) {
         request *r = make_request(all, i, NULL, OUTPUT);
         submit(all, r);
+        keep(r, &out);
+    }
+    replicas_close(all);
+}
+
+/* The first rank's own device: the others are told, and adapters that come later are sent to nobody. */
+static void a_first_rank_that_fails_ends_its_replica_alone(void **state) {
+    (void)state;
+    answer out;
+    request *on_each[REPLICAS];
+    replicas *all = start_fragile(2);
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        submit(all, on_each[i] = make_request(all, 1, NULL, 1000));
+    wait_published(on_each[0]);
+    uint32_t fell = on_each[0]->replica == 0 ? 0 : 1;
+    let_fail(0);
+    assert_fell(on_each[fell], "device 0 fell");
+    replicas_cancel(all, on_each[1 - fell]);
+    wait_done(on_each[1 - fell]);
+    request_unref(on_each[1 - fell]);
+    assert_int_equal(group_pin(replicas_adapters(all), "a", true, NULL), ESP_OK);
+    for (uint32_t i = 0; i < 4; i++) {
+        request *r = make_request(all, i, "a", OUTPUT);
+        submit(all, r);
+        assert_int_equal(r->replica, 1);
         keep(r, &out);
     }
     replicas_close(all);
@@ -512,22 +617,58 @@ static void a_draining_one_is_refused_by_all(void **state) {
     replicas_close(all);
 }
 
+typedef struct flapping {
+    replicas *all;
+    _Atomic bool ends;
+} flapping;
+
+static void *flap(void *arg) {
+    flapping *f = arg;
+    while (!atomic_load(&f->ends))
+        for (uint32_t i = 0; i < 2 * REPLICAS; i++)
+            replicas_set_stuck(f->all, i % REPLICAS, i < REPLICAS);
+    return NULL;
+}
+
+/* Whoever is up now and then: a request is submitted, or refused with a reason. Here they refuse all. */
+static void a_request_is_taken_or_refused_whoever_is_up(void **state) {
+    (void)state;
+    enum { TIMES = 200000 };
+    flapping f = {.all = open_many((model_config){0}, REPLICAS)};
+    pthread_t thread;
+    replicas_drain(f.all);
+    request *r = make_request(f.all, 1, NULL, OUTPUT);
+    assert_int_equal(pthread_create(&thread, NULL, flap, &f), 0);
+    uint32_t lost = 0;
+    for (uint32_t i = 0; i < TIMES && !lost; i++)
+        lost += replicas_submit(f.all, r, NULL) != ESP_UNAVAILABLE;
+    atomic_store(&f.ends, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(lost, 0);
+    request_unref(r);
+    replicas_close(f.all);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_are_those_of_one_replica),
         cmocka_unit_test(requests_one_by_one_take_turns),
         cmocka_unit_test(news_of_all_come_at_one_signal),
+        cmocka_unit_test(news_of_all_come_in_turns),
         cmocka_unit_test(a_cancelled_one_ends_and_the_others_go_on),
         cmocka_unit_test(an_adapter_of_all_is_listed_and_unloaded_as_one),
         cmocka_unit_test(a_request_lets_its_adapter_go_where_it_ran),
         cmocka_unit_test(a_pin_brings_it_to_all),
         cmocka_unit_test(who_is_full_passes_it_on),
+        cmocka_unit_test(who_is_full_says_more_than_who_misses_the_adapter),
         cmocka_unit_test(memory_is_shared_out),
         cmocka_unit_test(too_few_cores_are_refused_with_the_numbers),
         cmocka_unit_test(one_that_fails_takes_nobody_with_it),
         cmocka_unit_test(a_rank_that_fails_ends_its_replica_alone),
+        cmocka_unit_test(a_first_rank_that_fails_ends_its_replica_alone),
         cmocka_unit_test(a_stuck_one_gets_no_more_until_it_moves),
         cmocka_unit_test(a_draining_one_is_refused_by_all),
+        cmocka_unit_test(a_request_is_taken_or_refused_whoever_is_up),
     };
     return cmocka_run_group_tests(tests, make_files, drop_files);
 }

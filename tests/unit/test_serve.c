@@ -179,7 +179,7 @@ typedef struct whole_answer {
 static void keep(whole_answer *out, const Espalier__V1__GenerateResponse *piece) {
     out->messages++;
     assert_false(out->has_final); /* nothing follows the final message */
-    if (piece->n_token_ids) /* a message may carry none, and then no array either */
+    if (piece->n_token_ids)       /* a message may carry none, and then no array either */
         memcpy(out->ids + out->count, piece->token_ids, piece->n_token_ids * sizeof *out->ids);
     out->count += (uint32_t)piece->n_token_ids;
     if (!piece->final) return;
@@ -407,7 +407,8 @@ enum { REPLICAS = 2 };
 /* ref, whose devices fail one after the other when they are told to. */
 static kern_ops fragile;
 static kern_device *_Atomic devices[REPLICAS];
-static _Atomic uint32_t opened, failing;
+static _Atomic uint32_t opened, failing, synced[REPLICAS];
+static _Atomic bool held;
 
 static esp_code fragile_open(kern_device **out, const kern_options *options, esp_error *err) {
     esp_code code = kern_ref.open(out, options, err);
@@ -415,7 +416,19 @@ static esp_code fragile_open(kern_device **out, const kern_options *options, esp
     return code;
 }
 
+/* After so many turns a device waits while it is held: what was begun does not end before a fault is arranged. */
+static void wait_while_held(kern_device *dev) {
+    enum { TURNS = 20 };
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        while (atomic_load(&devices[i]) == dev && atomic_load(&held) &&
+               atomic_load(&synced[i]) >= TURNS)
+            usleep(100);
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        if (atomic_load(&devices[i]) == dev) atomic_fetch_add(&synced[i], 1);
+}
+
 static esp_code fragile_sync(kern_device *dev, esp_error *err) {
+    wait_while_held(dev);
     for (uint32_t i = 0; i < atomic_load(&failing); i++)
         if (atomic_load(&devices[i]) == dev)
             return esp_fail(err, ESP_INTERNAL, "device %u fell off the bus", i);
@@ -431,7 +444,11 @@ static void start_fragile(running *r) {
     atomic_store(&failing, 0);
     config.model.device = DEVICE_REF;
     config.model.ops = &fragile;
+    atomic_store(&held, false);
     start(r, config);
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        atomic_store(&synced[i], 0);
+    atomic_store(&held, true);
 }
 
 static int health_of(running *r, const char *service) {
@@ -480,6 +497,7 @@ static void a_server_lives_as_long_as_one_replica_does(void **state) {
         engine_read_stats(r.engine, &stats);
     while (!stats.output_tokens_total);
     atomic_store(&failing, 1);
+    atomic_store(&held, false);
     uint32_t fell = 0;
     for (uint32_t i = 0; i < REPLICAS; i++) {
         if (read_all(streams[i], &answer, &error) == ESP_OK) continue;
