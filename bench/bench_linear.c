@@ -64,8 +64,11 @@ static void build(const lab *l, model *m, const shape *shapes, uint32_t count) {
                                 .epilogue = shapes[i].epilogue,
                                 .matrix_count = shapes[i].matrices};
             for (uint32_t k = 0; k < shapes[i].matrices; k++) {
-                op->matrix[k] = lab_matrix(l, shapes[i].dtype, shapes[i].rows[k], shapes[i].cols,
-                                           layer * 8 + k);
+                kern_matrix_desc desc = {.dtype = shapes[i].dtype,
+                                         .rows = shapes[i].rows[k],
+                                         .cols = shapes[i].cols,
+                                         .output = shapes[i].rows[k] == VOCAB};
+                op->matrix[k] = lab_random_matrix(l, desc, layer * 8 + k);
                 m->bytes[i] += l->ops->matrix_bytes(op->matrix[k]);
             }
         }

@@ -62,6 +62,7 @@ typedef struct model_config {
     bool digest;               /* the model's digest is computed while it opens: engine_digest */
     const kern_ops *ops;       /* tests: a table instead of the device's; NULL: the device's */
     bool no_replay;            /* tests, benches: every step calls its ops (kern_options) */
+    bool no_lead;     /* tests, benches: each step is collected before the next is planned */
     comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
     bool closes_comm; /* the engine does, at its end */
     /* One of several engines of this process (replicas.h), which share the host's memory. */

@@ -287,7 +287,8 @@ static void take_batch(engine *e) {
     e->step_adapters = mem_new(s, sizeof *e->step_adapters);
     e->step_ids = mem_new(s, sizeof *e->step_ids);
     adapter_order_open(&e->order, s);
-    e->row_work = mem_new(s, sizeof *e->row_work);
+    engine_take_flights(e);
+    e->lead = e->ops->beside && !e->comm && !e->config.no_lead;
     if (e->comm) ranks_take_message(e);
 }
 
@@ -571,9 +572,10 @@ void engine_close(engine *e) {
     step_batch *b = &e->batch;
     void *arrays[] = {b->ids,        b->positions,     b->token_seq, b->seq_first, b->seq_tokens,
                       b->seq_cached, b->seq_adapter,   b->seq_long,  b->tables,    b->rows,
-                      e->row_work,   e->step_adapters, e->step_ids,  e->message,   e->shards};
+                      e->step_ids,   e->step_adapters, e->message,   e->shards};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
         free(arrays[i]);
+    engine_give_flights(e);
     adapter_order_close(&e->order);
     sample_rows_close(e->sampling);
     adapters_close(e->adapters);
@@ -794,6 +796,7 @@ void engine_read_stats(const engine *e, engine_stats *out) {
         .output_tokens_total = atomic_load(&c->output_tokens),
         .preemptions_total = atomic_load(&c->preemptions),
         .steps_total = atomic_load(&c->steps),
+        .steps_ahead_total = atomic_load(&c->steps_ahead),
         .step_tokens_total = atomic_load(&c->step_tokens),
         .embeddings_total = atomic_load(&c->embeddings),
         .last_step_us = atomic_load(&c->step_ended_us),
@@ -817,5 +820,8 @@ bool engine_broken(const engine *e) {
     return atomic_load_explicit(&e->counters.broken, memory_order_relaxed);
 }
 
-bool engine_preempt_newest(engine *e) { return sched_preempt_newest(e->sched); }
+bool engine_preempt_newest(engine *e) {
+    engine_settle(e);
+    return sched_preempt_newest(e->sched);
+}
 void engine_check(const engine *e) { sched_check(e->sched); }

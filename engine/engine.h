@@ -94,6 +94,7 @@ typedef struct engine_stats {
     uint64_t requests_total, prompt_tokens_total, output_tokens_total, preemptions_total;
     uint64_t finished_total[FINISH_ERROR + 1]; /* by finish_reason */
     uint64_t steps_total, step_tokens_total;
+    uint64_t steps_ahead_total; /* launched before the one before was collected */
     uint64_t embeddings_total;
     int64_t last_step_us;  /* when the last step ended (monotonic); 0 = none yet */
     bool step_running;     /* a step is in flight: its age is now - step_began_us */

@@ -1,5 +1,5 @@
-/* engine_parts.h - the inside of an engine, shared by engine.c (open, submit, close) and loop.c
- * (the step); nobody else includes it. */
+/* engine_parts.h - the inside of an engine, shared by engine.c (open, submit, close), the step (loop.c, launch.c,
+ * collect.c) and ranks.c; nobody else includes it. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_ENGINE_PARTS_H
 #define ESPALIER_ENGINE_PARTS_H
@@ -28,6 +28,7 @@ typedef struct atomic_histogram {
 typedef struct engine_counters {
     _Atomic uint32_t waiting, running, pages_used;
     _Atomic uint64_t requests, prompt_tokens, output_tokens, preemptions, steps, step_tokens;
+    _Atomic uint64_t steps_ahead; /* launched before the one before was collected */
     _Atomic uint64_t embeddings;
     _Atomic uint64_t finished[FINISH_ERROR + 1];
     _Atomic int64_t step_began_us, step_ended_us;
@@ -35,6 +36,14 @@ typedef struct engine_counters {
     _Atomic uint32_t retry_ms; /* what a refused client is told */
     atomic_histogram ttft, itl, e2e;
 } engine_counters;
+
+/* A step that was launched and is not collected yet. */
+typedef struct step_flight {
+    bool picked; /* the device picks its tokens; else the host has to, before the next step */
+    uint32_t work_count, row_count;
+    sched_work *works;  /* [seqs] in the batch's order; owners only while their sequences live */
+    uint32_t *row_work; /* [seqs] of each row the index of its work */
+} step_flight;
 
 struct engine {
     model_config config; /* every default resolved */
@@ -75,7 +84,10 @@ struct engine {
     const model_adapter **step_adapters; /* [seqs] what batch.seq_adapter indexes */
     uint32_t *step_ids;                  /* [seqs] what the ranks call them, .. */
     uint32_t step_adapter_count;         /* .. so many of the step */
-    uint32_t *row_work;                  /* [rows] index in the plan of each row */
+    step_flight flights[SCHED_FLIGHTS_MAX];
+    uint32_t flight_first, flight_count; /* the oldest one, and how many in turn */
+    uint32_t lead;  /* steps that may be in flight between calls of engine_step */
+    bool collected; /* some were in this call */
     request *live;                       /* list through live_next */
     bool broken;                         /* a device fault: nothing runs any more */
     bool had_news;                       /* someone has something new since the last wake */
@@ -97,6 +109,38 @@ struct engine {
 /* A request's place among live_max; returned when it is done and its last news were taken, so the
  * news queue never holds more than live_max. Idempotent, any thread. */
 void engine_return_slot(engine *e, request *r);
+
+static inline void engine_count(_Atomic uint64_t *counter, uint64_t by) {
+    atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+}
+
+/* Returns the bucket. */
+static inline uint32_t engine_observe(atomic_histogram *h, int64_t us) {
+    uint32_t bucket = histogram_bucket(us);
+    atomic_fetch_add_explicit(&h->count[bucket], 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&h->sum_us, (uint64_t)(us > 0 ? us : 0), memory_order_relaxed);
+    return bucket;
+}
+
+/* ---- the step ---- */
+
+/* The batch of a plan goes to the device, which picks its tokens if it can: one more step is in flight. */
+ESP_CHECKED esp_code engine_launch(engine *e, const sched_plan *plan, int64_t now_us,
+                                   esp_error *err);
+/* The oldest step in flight: waits for it, keeps its tokens, ends requests. */
+ESP_CHECKED esp_code engine_collect(engine *e, esp_error *err);
+/* It is in flight no more; its tokens, where they were not collected, are lost. */
+void engine_forget_flight(engine *e);
+/* Collects all that is in flight, before something is done that needs it so. */
+void engine_settle(engine *e);
+void engine_take_flights(engine *e); /* their memory; and back */
+void engine_give_flights(engine *e);
+
+bool engine_is_classifier(const request *r);
+/* Puts the request into the news queue unless it is there already. */
+void engine_tell(engine *e, request *r);
+/* Ends a request that the scheduler dropped, or that was cancelled. */
+void engine_end_with(engine *e, request *r, esp_code code);
 
 /* Final fields, last news; the engine's reference goes. */
 void engine_end_request(engine *e, request *r, finish_reason reason, const esp_error *error);

@@ -183,6 +183,7 @@ static void add_stats(engine_stats *to, const engine_stats *from) {
     to->preemptions_total += from->preemptions_total;
     to->steps_total += from->steps_total;
     to->step_tokens_total += from->step_tokens_total;
+    to->steps_ahead_total += from->steps_ahead_total;
     to->embeddings_total += from->embeddings_total;
     to->broken &= from->broken;
     for (uint32_t i = 0; i <= FINISH_ERROR; i++)

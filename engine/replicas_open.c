@@ -55,7 +55,7 @@ static esp_code too_many(const replicas *all, const model_config *c, uint32_t th
     uint32_t first = device_index(c);
     return esp_fail_field(err, ESP_OUT_OF_RANGE, field,
                           "--replicas %u with --tp %u want %llu GPUs, and from cuda:%u on this "
-                          "machine has %u; lower one of them",
+                          "machine has %u; lower one of them, or use --device cpu",
                           all->count, ranks_of(c), (unsigned long long)all->count * ranks_of(c),
                           first, there > first ? there - first : 0);
 }

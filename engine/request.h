@@ -120,6 +120,8 @@ typedef struct request {
     sched_seq seq;
     bool in_scheduler;
     uint32_t output_count;
+    uint32_t ahead;   /* tokens after these that steps in flight pick */
+    uint32_t awaited; /* the row of the last of them, from 1 */
     text_stream scan; /* finds stop strings */
     struct request *live_next, *live_previous;
 

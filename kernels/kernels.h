@@ -9,7 +9,9 @@
  * Memory   `void *` buffers come from alloc and hold elements of one kern_kind; only the backend knows
  *          their layout in bytes. They need not be host memory: upload, download and view lead there.
  *          What an op's comment calls host (ids, rows, the batch) is read before the op returns.
- * Steps    the ops of one forward pass stand between step_begin and step_end; others stand alone.
+ * Steps    the ops of one forward pass stand between step_begin and step_end; others stand alone. A device that runs
+ *          beside the host does all in the order of the calls, so that a step may be launched before
+ *          the one before it is collected.
  * Thread   one owner thread per device calls everything but what says "any thread".
  * Errors   open, alloc and pack can fail; ops assert their shapes and cannot, device faults are sticky and
  *          come from sync. */
@@ -101,6 +103,7 @@ typedef struct kern_matrix_desc {
     /* Column c of the rows meets input order[c]: [K], each input once; read during pack only. NULL:
      * inputs in their own order. */
     const uint32_t *order;
+    bool output; /* of the logits, maybe of the embedding too: few tokens of a step meet it */
 } kern_matrix_desc;
 
 /* What a packed matrix is of. */
@@ -116,6 +119,7 @@ typedef struct kern_image {
     const uint32_t *order; /* [K], or NULL */
     const void *bytes;     /* for open_image 64-byte aligned */
     uint64_t count;
+    bool output; /* as packed; no file keeps it: whoever opens the image knows what it is of */
 } kern_image;
 
 /* The shape of the pages of one page group. A frame holds, for each of its layers, K then V, each
@@ -138,7 +142,7 @@ typedef struct kern_kv_layer {
 /* out[t,:] = scale * row ids[t] of the table (+ row position[t] of the positions) (+ added), as float32 */
 typedef struct kern_embed {
     const kern_matrix *table; /* [V,H] */
-    const int32_t *ids;       /* [T] host, 0 <= id < V */
+    const int32_t *ids;       /* [T] host, 0 <= id < V; or as in step_batch */
     uint32_t token_count;
     float scale;
     const kern_matrix *positions; /* [P,H] learned ones, or NULL */
@@ -335,10 +339,12 @@ typedef struct kern_pool_states {
     void *out; /* [batch->row_count, width] F32 */
 } kern_pool_states;
 
-/* A token for each row of logits: what engine/sample.h's sample_pick says, to the last bit of the id. */
+/* A token for each row of logits: what engine/sample.h's sample_pick says, to the last bit of the id. The
+ * rows of a step come in pieces, one after another. */
 typedef struct kern_sample {
     const void *logits; /* [row_count, vocab] F32 */
     uint32_t row_count, vocab;
+    uint32_t first, step_rows; /* rows [first, first + row_count) of so many */
     sample_row *rows; /* [row_count] host; `logits` of a row is not read */
 } kern_sample;
 
@@ -374,6 +380,7 @@ typedef struct kern_move_frames {
 
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu", "cuda" */
+    bool beside; /* it runs beside the host, and picks tokens; else ops are done when they return */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
     void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
     /* The part of the numeric profile that the backend decides: "cpu:avx512,act=bf16,kv=bf16". */
@@ -444,9 +451,12 @@ typedef struct kern_ops {
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
     void (*attention)(kern_device *dev, const kern_attention *op);
     void (*pool_states)(kern_device *dev, const kern_pool_states *op);
-    /* Picks and waits, not within a step; false: the device leaves that to the host, which has the logits or
-     * has to have a digest of them. */
+    /* Has the device pick; not within a step. The next step's batch may name the rows. false: it leaves that
+     * to the host, which has the logits or has to have a digest of them; or there is a fault. */
     bool (*sample)(kern_device *dev, const kern_sample *op);
+    /* Waits for the oldest of at most two steps whose rows were all given to sample, and fills the rows of op,
+     * whose logits are not read; with the last piece the step is forgotten. false: a fault, which sync tells. */
+    bool (*sampled)(kern_device *dev, const kern_sample *op);
     void (*rank_sum)(kern_device *dev, const kern_rank_sum *op);
     void (*place_columns)(kern_device *dev, const kern_place_columns *op);
     void (*move_frames)(kern_device *dev, const kern_move_frames *op);

@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 39 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 41 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -128,6 +128,9 @@ static void pass_close(kern_device *dev) {
 static bool pass_sample(kern_device *dev, const kern_sample *op) {
     return dev->real->sample(dev->inner, op);
 }
+static bool pass_sampled(kern_device *dev, const kern_sample *op) {
+    return dev->real->sampled(dev->inner, op);
+}
 static const char *pass_profile(const kern_device *dev) { return dev->real->profile(dev->inner); }
 static const char *pass_layout(const kern_device *dev) { return dev->real->layout(dev->inner); }
 static size_t pass_element_bytes(const kern_device *dev, kern_kind kind) {
@@ -220,6 +223,7 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
     t->dev = (kern_device){.timer = t, .real = real, .inner = *dev};
     t->ops = (kern_ops){
         .name = real->name,
+        .beside = real->beside,
         .open = real->open, /* another device, without a timer */
         .close = pass_close,
         .profile = pass_profile,
@@ -254,6 +258,7 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .attention = timed_attention,
         .pool_states = timed_pool_states,
         .sample = pass_sample,
+        .sampled = pass_sampled,
         .rank_sum = pass_rank_sum,
         .place_columns = pass_place_columns,
         .move_frames = pass_move_frames,

@@ -84,7 +84,7 @@ uint32_t sched_leasable(const scheduler *s, uint32_t returned) {
 }
 
 bool sched_lease(scheduler *s, uint32_t count, uint32_t *frames) {
-    return count <= sched_leasable(s, 0) && kv_lease(s->kv, count, frames);
+    return s->flights == 0 && count <= sched_leasable(s, 0) && kv_lease(s->kv, count, frames);
 }
 
 void sched_return(scheduler *s, uint32_t count, const uint32_t *frames) {

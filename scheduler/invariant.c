@@ -37,12 +37,16 @@ static void check_running(const scheduler *s, const sequence *q) {
 
 /* A state has exactly one list, so a slot in two lists would have shown as a wrong count. */
 static void check_sequences(const scheduler *s) {
-    uint32_t count[4] = {0}, with_deadline = 0, cancelled = 0;
+    uint32_t count[SEQ_LEAVING + 1] = {0}, with_deadline = 0, cancelled = 0;
     for (uint32_t slot = 0; slot < s->slot_count; slot++) {
         const sequence *q = &s->sequences[slot];
         count[q->state]++;
-        ESP_ASSERT((q->heap_index[HEAP_DEADLINE] != NO_SLOT) ==
-                   (q->state != SEQ_FREE && q->request.deadline_us != 0));
+        ESP_ASSERT(
+            (q->heap_index[HEAP_DEADLINE] != NO_SLOT) ==
+            (q->state != SEQ_FREE && q->state != SEQ_LEAVING && q->request.deadline_us != 0));
+        ESP_ASSERT(q->flights <= s->flights &&
+                   (q->flights == 0 || q->state == SEQ_RUNNING || q->state == SEQ_LEAVING));
+        ESP_ASSERT(q->state != SEQ_LEAVING || (q->flights > 0 && q->cancel_index == NO_SLOT));
         ESP_ASSERT((q->state != SEQ_WAITING && q->state != SEQ_PARKED) || (q->cached == 0 && q->planned == 0));
         if (q->state == SEQ_RUNNING) check_running(s, q);
         with_deadline += q->heap_index[HEAP_DEADLINE] != NO_SLOT;
@@ -51,13 +55,13 @@ static void check_sequences(const scheduler *s) {
         cancelled++;
     }
     ESP_ASSERT(count[SEQ_FREE] == s->free.count && count[SEQ_RUNNING] == s->running.count);
-    ESP_ASSERT(count[SEQ_PARKED] == s->parked.count);
+    ESP_ASSERT(count[SEQ_PARKED] == s->parked.count && count[SEQ_LEAVING] == s->leaving.count);
     ESP_ASSERT(count[SEQ_WAITING] + count[SEQ_PARKED] == waiting_count(s));
     ESP_ASSERT(with_deadline == s->deadlines.count && cancelled == s->cancelled_count);
 }
 
 static void check_tables(const scheduler *s) {
-    ESP_ASSERT(s->tables_free_count + s->running.count == s->options.seqs_max);
+    ESP_ASSERT(s->tables_free_count + s->running.count + s->leaving.count == s->options.seqs_max);
     for (uint32_t i = 0; i < s->tables_free_count; i++) {
         for (uint32_t group = 0; group < s->options.kv.group_count; group++)
             ESP_ASSERT(kv_pages(s->kv, s->tables_free[i], group).end == 0);
@@ -75,6 +79,7 @@ static void check_plan(const scheduler *s) {
 void sched_check(const scheduler *s) {
     check_list(s, &s->free, SEQ_FREE);
     check_list(s, &s->running, SEQ_RUNNING);
+    check_list(s, &s->leaving, SEQ_LEAVING);
     check_list(s, &s->preempted, SEQ_WAITING);
     check_list(s, &s->parked, SEQ_PARKED);
     check_heap(s, &s->waiting);

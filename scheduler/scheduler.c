@@ -33,6 +33,7 @@ static void make_slots(scheduler *s) {
     s->sequences = mem_new(s->slot_count, sizeof *s->sequences);
     list_init(&s->free);
     list_init(&s->running);
+    list_init(&s->leaving);
     list_init(&s->preempted);
     list_init(&s->parked);
     for (uint32_t slot = 0; slot < s->slot_count; slot++) {
@@ -96,11 +97,11 @@ sched_seq seq_handle(const scheduler *s, uint32_t slot) {
     return (sched_seq){slot, s->sequences[slot].generation};
 }
 
-/* NO_SLOT for a handle whose sequence has ended. */
-static uint32_t slot_of(const scheduler *s, sched_seq seq) {
+uint32_t seq_slot(const scheduler *s, sched_seq seq) {
     if (seq.slot >= s->slot_count) return NO_SLOT;
     const sequence *q = &s->sequences[seq.slot];
-    return q->state != SEQ_FREE && q->generation == seq.generation ? seq.slot : NO_SLOT;
+    bool lives = q->state != SEQ_FREE && q->state != SEQ_LEAVING;
+    return lives && q->generation == seq.generation ? seq.slot : NO_SLOT;
 }
 
 static uint32_t tokens_max(const sequence *q) {
@@ -135,7 +136,7 @@ static void drop_pages(scheduler *s, sequence *q) {
 
 void seq_preempt(scheduler *s, uint32_t slot) {
     sequence *q = &s->sequences[slot];
-    ESP_ASSERT(q->state == SEQ_RUNNING && s->running.tail == slot);
+    ESP_ASSERT(q->state == SEQ_RUNNING && s->running.tail == slot && q->flights == 0);
     list_remove(s, &s->running, slot);
     drop_pages(s, q);
     q->state = SEQ_WAITING;
@@ -150,20 +151,41 @@ static void forget_cancel(scheduler *s, sequence *q) {
     q->cancel_index = NO_SLOT;
 }
 
-void seq_end(scheduler *s, uint32_t slot) {
+static void free_slot(scheduler *s, uint32_t slot) {
     sequence *q = &s->sequences[slot];
-    ESP_ASSERT(q->state != SEQ_FREE);
-    if (q->state == SEQ_RUNNING) {
-        list_remove(s, &s->running, slot);
-        drop_pages(s, q);
-    } else {
-        waiting_remove(s, slot);
-    }
-    if (q->heap_index[HEAP_DEADLINE] != NO_SLOT) heap_remove(s, &s->deadlines, slot);
-    if (q->cancel_index != NO_SLOT) forget_cancel(s, q);
     q->state = SEQ_FREE;
     if (++q->generation == 0) q->generation = 1;
     list_push_tail(s, &s->free, slot);
+}
+
+void seq_gone(scheduler *s, uint32_t slot) {
+    sequence *q = &s->sequences[slot];
+    ESP_ASSERT(q->state == SEQ_LEAVING && q->flights == 0);
+    list_remove(s, &s->leaving, slot);
+    drop_pages(s, q);
+    free_slot(s, slot);
+}
+
+static void leave(scheduler *s, uint32_t slot) {
+    sequence *q = &s->sequences[slot];
+    list_remove(s, &s->running, slot);
+    q->state = SEQ_LEAVING;
+    q->planned = 0;
+    list_push_tail(s, &s->leaving, slot);
+    if (q->flights == 0) seq_gone(s, slot);
+}
+
+void seq_end(scheduler *s, uint32_t slot) {
+    sequence *q = &s->sequences[slot];
+    ESP_ASSERT(q->state != SEQ_FREE && q->state != SEQ_LEAVING);
+    if (q->heap_index[HEAP_DEADLINE] != NO_SLOT) heap_remove(s, &s->deadlines, slot);
+    if (q->cancel_index != NO_SLOT) forget_cancel(s, q);
+    if (q->state == SEQ_RUNNING) {
+        leave(s, slot);
+        return;
+    }
+    waiting_remove(s, slot);
+    free_slot(s, slot);
 }
 
 static esp_code check_context(const scheduler *s, const sched_request *r, esp_error *err) {
@@ -258,14 +280,14 @@ esp_code sched_submit(scheduler *s, int64_t now_us, const sched_request *request
     if (code) return code;
     if (waiting_count(s) >= s->options.waiting_max) return refuse_full(s, now_us, err);
     uint32_t slot = s->free.head;
-    ESP_ASSERT(slot != NO_SLOT); /* running <= seqs_max and waiting < waiting_max */
+    ESP_ASSERT(slot != NO_SLOT); /* running and leaving <= seqs_max, waiting < waiting_max */
     list_remove(s, &s->free, slot);
     sequence *q = &s->sequences[slot];
     q->request = *request;
     q->state = SEQ_WAITING;
     q->arrival = s->arrivals++;
     q->known = request->prompt_tokens;
-    q->cached = q->planned = 0;
+    q->cached = q->planned = q->flights = 0;
     q->parked_us = 0;
     heap_push(s, &s->waiting, slot);
     if (request->deadline_us) heap_push(s, &s->deadlines, slot);
@@ -278,7 +300,7 @@ bool seq_outgrown(const scheduler *s, const sequence *q) {
 }
 
 void sched_append(scheduler *s, sched_seq seq) {
-    uint32_t slot = slot_of(s, seq);
+    uint32_t slot = seq_slot(s, seq);
     ESP_ASSERT(slot != NO_SLOT);
     sequence *q = &s->sequences[slot];
     /* A sequence preempted after its row was computed still owns the token it was given. */
@@ -301,14 +323,14 @@ static void note_finish(scheduler *s, int64_t now_us) {
 }
 
 void sched_finish(scheduler *s, int64_t now_us, sched_seq seq) {
-    uint32_t slot = slot_of(s, seq);
+    uint32_t slot = seq_slot(s, seq);
     ESP_ASSERT(slot != NO_SLOT);
     seq_end(s, slot);
     note_finish(s, now_us);
 }
 
 void sched_cancel(scheduler *s, sched_seq seq) {
-    uint32_t slot = slot_of(s, seq);
+    uint32_t slot = seq_slot(s, seq);
     if (slot == NO_SLOT || s->sequences[slot].cancel_index != NO_SLOT) return;
     s->sequences[slot].cancel_index = s->cancelled_count;
     s->cancelled[s->cancelled_count++] = slot;
@@ -334,4 +356,6 @@ void sched_read_stats(const scheduler *s, sched_stats *out) {
 
 const kv_cache *sched_kv(const scheduler *s) { return s->kv; }
 
-bool sched_idle(const scheduler *s) { return s->running.count == 0 && waiting_count(s) == 0; }
+bool sched_idle(const scheduler *s) {
+    return s->running.count + s->leaving.count == 0 && waiting_count(s) == 0;
+}

@@ -12,7 +12,9 @@
  *                              +--|--------------------------------------------------+  |
  *                                 | sched_cancel, deadline, sched_finish                | the same
  *                                 v                                                     v
- *                               (gone; the slot is free)  <-----------------------------+
+ *                               (gone; the slot is free)  <-------------------------  LEAVING
+ *                                                               sched_collected, or at once when no plan
+ *                                                               in flight computes it
  *
  * Plan: decodes (one token left to compute) first, then prefill chunks, first come first served, until
  * step_tokens are spent; at most one partial chunk a step. A whole request is never cut: it waits, and
@@ -151,12 +153,26 @@ void sched_step(scheduler *s, int64_t now_us, sched_plan *plan);
 /* The plan was computed: cached advances by each work's count. */
 void sched_computed(scheduler *s);
 
-/* One more known token of a sequence whose row was sampled. With the one beyond short_context the model
+/* The same of a plan that a device is at: it is in flight until sched_collected. Until then its sequences
+ * keep pages, adapter and seat, also when they end, and nothing is leased. The steps of a device come one
+ * after another: what a later one is planned with is there when that one runs. */
+enum { SCHED_FLIGHTS_MAX = 2 };
+void sched_launched(scheduler *s);
+/* The oldest plan in flight is over; its works, as it had them. */
+void sched_collected(scheduler *s, const sched_work *works, uint32_t count);
+/* Whether sched_step may be called with a plan in flight: it would preempt nobody. Takes the pages that
+ * running sequences grow into. */
+bool sched_may_lead(scheduler *s);
+/* Not ended yet. */
+bool sched_lives(const scheduler *s, sched_seq seq);
+
+/* One more known token of a sequence whose row was sampled, or will have been before the next plan is
+ * computed. With the one beyond short_context the model
  * treats the whole sequence differently: what is cached no longer counts, and it keeps its pages, but for
  * window groups that have freed some of theirs. */
 void sched_append(scheduler *s, sched_seq seq);
 
-/* The sequence is over; its pages are released now. */
+/* The sequence is over; its pages are released, now or with the last plan in flight that has it. */
 void sched_finish(scheduler *s, int64_t now_us, sched_seq seq);
 
 /* Once, before the first request that has an adapter. */
@@ -167,7 +183,7 @@ void sched_retry(scheduler *s, const void *adapter);
 uint32_t sched_leasable(const scheduler *s, uint32_t returned);
 /* Frames of the arena for an adapter. All or nothing; refused when it would leave less than a free page
  * for each group of each running sequence, so that it preempts nobody, or less than the first in line
- * waits for. */
+ * waits for; or while a plan is in flight, as what is copied into frames is copied beside it. */
 ESP_CHECKED bool sched_lease(scheduler *s, uint32_t count, uint32_t *frames);
 void sched_return(scheduler *s, uint32_t count, const uint32_t *frames);
 

@@ -6,6 +6,8 @@
  *   WAITING    the waiting heap, or the list `preempted` when it has run before
  *   PARKED     the list `parked`, in the order in which they came there
  *   RUNNING    the list `running`, oldest admission first; owns a table
+ *   LEAVING    the list `leaving`: it has ended, and keeps its table and its adapter until the steps
+ *              that compute tokens of it are collected
  *
  * Besides, a live sequence with a deadline is in the deadline heap, and one that was cancelled is
  * in `cancelled` until the next step.
@@ -21,7 +23,7 @@
 
 #define NO_SLOT UINT32_MAX
 
-typedef enum seq_state { SEQ_FREE, SEQ_WAITING, SEQ_PARKED, SEQ_RUNNING } seq_state;
+typedef enum seq_state { SEQ_FREE, SEQ_WAITING, SEQ_PARKED, SEQ_RUNNING, SEQ_LEAVING } seq_state;
 
 enum { HEAP_WAITING, HEAP_DEADLINE, HEAP_KINDS };
 
@@ -32,7 +34,8 @@ typedef struct sequence {
     uint64_t arrival; /* count of submits before this one */
     uint32_t known, cached;
     uint32_t planned;                /* tokens of the plan not yet computed */
-    kv_table table;                  /* while running */
+    uint32_t flights;                /* steps with tokens of it, launched and not collected */
+    kv_table table;                  /* while running or leaving */
     uint32_t next, prev;             /* in its list */
     uint32_t heap_index[HEAP_KINDS]; /* NO_SLOT: not in that heap */
     uint32_t cancel_index;           /* place in `cancelled`, or NO_SLOT */
@@ -59,7 +62,7 @@ struct scheduler {
                               * to ask for */
     uint32_t slot_count; /* seqs_max + waiting_max */
     sequence *sequences; /* [slot_count] */
-    slot_list free, running, preempted, parked;
+    slot_list free, running, leaving, preempted, parked;
     slot_heap waiting, deadlines;
     uint32_t cancelled_count;
     uint32_t *cancelled; /* [slot_count] */
@@ -67,6 +70,7 @@ struct scheduler {
     kv_table *tables_free; /* [seqs_max] a stack */
 
     uint32_t work_count, token_count;
+    uint32_t flights;       /* steps launched and not collected */
     sched_work *work;       /* [seqs_max] the plan */
     sched_dropped *dropped; /* [slot_count] */
 
@@ -114,7 +118,11 @@ uint32_t seq_prefill_tokens(const sequence *q);
 bool seq_admit(scheduler *s, uint32_t slot);
 /* Running -> head of the waiting ones, pages dropped. */
 void seq_preempt(scheduler *s, uint32_t slot);
-/* Out of every list, pages dropped, slot free. */
+/* Out of every list, pages dropped, slot free; or LEAVING, until no step computes it any more. */
 void seq_end(scheduler *s, uint32_t slot);
+/* LEAVING -> pages dropped, slot free. */
+void seq_gone(scheduler *s, uint32_t slot);
+/* NO_SLOT for a handle whose sequence has ended. */
+uint32_t seq_slot(const scheduler *s, sched_seq seq);
 
 #endif

@@ -42,11 +42,14 @@ static uint32_t share(scheduler *s, bool decodes, uint32_t budget) {
     return budget;
 }
 
+static uint32_t tokens_to_back(const sequence *q) {
+    return tokens_left(q) > 1 ? seq_prefill_tokens(q) : q->known;
+}
+
 /* Preempts from the newest on until the sequence has its pages; true when it was the one to go. */
 static bool back(scheduler *s, uint32_t slot, sched_plan *plan) {
     const sequence *q = &s->sequences[slot];
-    uint32_t tokens = tokens_left(q) > 1 ? seq_prefill_tokens(q) : q->known;
-    while (kv_reserve(s->kv, q->table, tokens) != ESP_OK) {
+    while (kv_reserve(s->kv, q->table, tokens_to_back(q)) != ESP_OK) {
         uint32_t newest = s->running.tail;
         bool alone = newest == s->running.head; /* sched_submit took only what fits alone */
         if (seq_shed(s, q, alone ? SHED_PINNED : SHED_WANTED)) continue;
@@ -127,7 +130,9 @@ static bool admit_one(scheduler *s, sched_plan *plan, uint32_t slot, int64_t now
 }
 
 static void admit(scheduler *s, sched_plan *plan, int64_t now_us) {
-    while (s->running.count < s->options.seqs_max && s->token_count < s->options.step_tokens) {
+    uint32_t leaving = s->leaving.count; /* they still have their seats */
+    while (s->running.count + leaving < s->options.seqs_max &&
+           s->token_count < s->options.step_tokens) {
         uint32_t slot = waiting_head(s);
         if (slot == NO_SLOT || !admit_one(s, plan, slot, now_us)) return;
     }
@@ -151,15 +156,56 @@ void sched_step(scheduler *s, int64_t now_us, sched_plan *plan) {
     ESP_ASSERT(s->token_count <= s->options.step_tokens);
 }
 
+/* NULL: ended or preempted since it was planned. */
+static sequence *sequence_of(scheduler *s, const sched_work *w) {
+    sequence *q = &s->sequences[w->seq.slot];
+    return q->state == SEQ_RUNNING && q->generation == w->seq.generation ? q : NULL;
+}
+
 void sched_computed(scheduler *s) {
     for (uint32_t i = 0; i < s->work_count; i++) {
-        const sched_work *w = &s->work[i];
-        sequence *q = &s->sequences[w->seq.slot];
-        /* Ended or preempted since it was planned: its pages are gone. */
-        if (q->state != SEQ_RUNNING || q->generation != w->seq.generation) continue;
+        sequence *q = sequence_of(s, &s->work[i]);
+        if (!q) continue;
         q->cached += q->planned;
         q->planned = 0;
         kv_slide(s->kv, q->table, q->cached);
     }
     s->work_count = 0;
+}
+
+/* ---- steps in flight ---- */
+
+void sched_launched(scheduler *s) {
+    ESP_ASSERT(s->flights < SCHED_FLIGHTS_MAX);
+    s->flights++;
+    for (uint32_t i = 0; i < s->work_count; i++) {
+        sequence *q = sequence_of(s, &s->work[i]);
+        ESP_ASSERT(q); /* nothing came between */
+        q->flights++;
+    }
+    sched_computed(s);
+}
+
+void sched_collected(scheduler *s, const sched_work *works, uint32_t count) {
+    ESP_ASSERT(s->flights > 0);
+    s->flights--;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t slot = works[i].seq.slot;
+        sequence *q = &s->sequences[slot];
+        ESP_ASSERT(q->generation == works[i].seq.generation && q->flights > 0);
+        q->flights--;
+        if (q->state == SEQ_LEAVING && q->flights == 0) seq_gone(s, slot);
+    }
+}
+
+bool sched_lives(const scheduler *s, sched_seq seq) { return seq_slot(s, seq) != NO_SLOT; }
+
+static bool is_backed(scheduler *s, const sequence *q) {
+    return tokens_left(q) == 0 || kv_reserve(s->kv, q->table, tokens_to_back(q)) == ESP_OK;
+}
+
+bool sched_may_lead(scheduler *s) {
+    for (uint32_t slot = s->running.head; slot != NO_SLOT; slot = s->sequences[slot].next)
+        if (!is_backed(s, &s->sequences[slot])) return false;
+    return s->running.count > 0;
 }

@@ -183,6 +183,28 @@ double gpu_step_host_us(const gpu_lab *lab, const kern_step *step, gpu_work work
     return median(us, steps);
 }
 
+double gpu_step_wall_us(const gpu_lab *lab, const kern_step *step, gpu_work work, void *arg,
+                        bool ahead) {
+    enum { STEPS = 100 };
+    uint32_t steps = lab->smoke ? 2 : STEPS;
+    cudaEvent_t done[2];
+    step_case c = {step, work, arg};
+    for (uint32_t i = 0; i < 2; i++)
+        GPU_CHECK(cudaEventCreateWithFlags(&done[i], cudaEventDisableTiming));
+    warm_up(lab, &c);
+    int64_t begin = clock_now_ns();
+    for (uint32_t i = 0; i < steps; i++) {
+        run_step(lab, &c);
+        GPU_CHECK(cudaEventRecord(done[i % 2], lab->stream));
+        GPU_CHECK(cudaEventSynchronize(done[(i + ahead) % 2])); /* at once, of one never recorded */
+    }
+    sync(lab);
+    double us = (double)(clock_now_ns() - begin) * 1e-3 / steps;
+    for (uint32_t i = 0; i < 2; i++)
+        GPU_CHECK(cudaEventDestroy(done[i]));
+    return us;
+}
+
 /* ---- rows ---- */
 
 void gpu_print(const gpu_row *r) {

@@ -49,6 +49,10 @@ double gpu_seconds(const gpu_lab *lab, gpu_work work, void *arg);
 double gpu_step_seconds(const gpu_lab *lab, const kern_step *step, gpu_work work, void *arg);
 /* Microseconds that the host is busy with such a step, the device being idle before. */
 double gpu_step_host_us(const gpu_lab *lab, const kern_step *step, gpu_work work, void *arg);
+/* Microseconds from step to step, where the host waits for each before it goes on: for the one it launched, or, ahead,
+ * for the one before that. */
+double gpu_step_wall_us(const gpu_lab *lab, const kern_step *step, gpu_work work, void *arg,
+                        bool ahead);
 
 /* One row of results on stdout, as JSON: the figure, and what it must reach where there is a bar (0: none). */
 typedef struct gpu_row {

@@ -289,6 +289,10 @@ void adapters_step(adapters *a, int64_t now_us) {
     if (a->wanted.head) ask_for_reads(a);
 }
 
+bool adapters_are_still(const adapters *a) {
+    return !a->leasing.head && queue_count(a->for_engine) == 0;
+}
+
 /* ---- what the scheduler asks ---- */
 
 static sched_turn hold(void *arg, void *what, int64_t now_us) {

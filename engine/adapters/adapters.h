@@ -191,6 +191,8 @@ void adapters_read_stats(adapters *a, adapters_stats *out);
 /* What the loader and others have done since; calls arrived and end_users. One atomic load when that is
  * nothing. Before sched_step. */
 void adapters_step(adapters *a, int64_t now_us);
+/* Whether adapters_step would neither hear of anything nor ask for frames. */
+bool adapters_are_still(const adapters *a);
 
 /* What the scheduler calls (sched_adapters of scheduler.h; the adapter is sched_request.adapter). */
 sched_adapters adapters_for_scheduler(adapters *a);

@@ -24,7 +24,7 @@ typedef struct step_batch {
     uint32_t group_count;  /* page groups of the model */
     uint32_t table_stride; /* entries of one block table */
 
-    int32_t *ids;        /* [T] token id; -1-r: the token sampled for row r by the step before */
+    int32_t *ids; /* [T] token id; -1-r: what the device picked for row r of the step before */
     uint32_t *positions; /* [T] absolute position in its sequence */
     uint32_t *token_seq; /* [T] index of its sequence */
 

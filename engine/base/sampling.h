@@ -51,6 +51,8 @@ typedef struct sample_result {
 typedef struct sample_history {
     const int32_t *tokens; /* prompt then output */
     uint32_t prompt_count, count;
+    /* Not 0: the last of them is not there yet: the device picks it, for row awaited - 1 of the step before. */
+    uint32_t awaited;
 } sample_history;
 
 /* One row of a step. */

@@ -414,14 +414,31 @@ esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **lo
     return view_logits(m, count, logits, err);
 }
 
-esp_code model_tokens(model *m, uint32_t first, uint32_t count, sample_row *rows,
-                      const float **logits, esp_error *err) {
-    kern_sample op = {
-        .logits = m->logits, .row_count = count, .vocab = m->whole.vocab, .rows = rows};
+/* Of a fault that the device did not keep. */
+static esp_code fault_of(model *m, esp_error *err) {
+    esp_code code = finish(m, err);
+    return code != ESP_OK ? code : esp_fail(err, ESP_INTERNAL, "the device picked no tokens");
+}
+
+esp_code model_pick(model *m, uint32_t first, uint32_t count, sample_row *rows, esp_error *err) {
+    kern_sample op = {.logits = m->logits,
+                      .row_count = count,
+                      .vocab = m->whole.vocab,
+                      .first = first,
+                      .step_rows = m->row_count,
+                      .rows = rows};
     make_logits(m, first, count);
-    *logits = NULL;
     esp_code code = check_ranks(m, err);
     if (code != ESP_OK) return code;
-    if (m->options.ops->sample(m->options.dev, &op)) return finish(m, err);
-    return view_logits(m, count, logits, err);
+    return m->options.ops->sample(m->options.dev, &op) ? ESP_OK : fault_of(m, err);
+}
+
+esp_code model_picked(model *m, uint32_t step_rows, uint32_t first, uint32_t count,
+                      sample_row *rows, esp_error *err) {
+    kern_sample op = {.row_count = count,
+                      .vocab = m->whole.vocab,
+                      .first = first,
+                      .step_rows = step_rows,
+                      .rows = rows};
+    return m->options.ops->sampled(m->options.dev, &op) ? ESP_OK : fault_of(m, err);
 }

@@ -139,10 +139,14 @@ ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch,
 ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
                                   esp_error *err);
 
-/* The same rows' tokens, where the device picks: rows[i] has row first + i's, and *logits is NULL. Else *logits is as
- * model_logits gives it, and it is the caller who picks. */
-ESP_CHECKED esp_code model_tokens(model *m, uint32_t first, uint32_t count, sample_row *rows,
-                                  const float **logits, esp_error *err);
+/* The same rows' tokens, of a device that runs beside the host (kern_ops.beside): model_pick has it pick all rows of the
+ * batch last run, piece by piece, and waits for nothing; rows are read before it returns. */
+ESP_CHECKED esp_code model_pick(model *m, uint32_t first, uint32_t count, sample_row *rows,
+                                esp_error *err);
+/* Waits until the oldest batch that was picked and not taken, of step_rows rows, has its tokens, and gives those of
+ * rows [first, first + count), piece by piece. At most two batches are picked and not taken. */
+ESP_CHECKED esp_code model_picked(model *m, uint32_t step_rows, uint32_t first, uint32_t count,
+                                  sample_row *rows, esp_error *err);
 
 /* The vectors of the batch last run, by a model whose spec says how to pool: row i of the batch's rows,
  * *rows [row_count, hidden] float32 in host memory of the model's, valid until the next call. */

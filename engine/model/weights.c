@@ -109,6 +109,14 @@ static esp_code check_quantize(loader *l) {
                           l->weights->name);
 }
 
+/* Whether the logits come of it: of several ranks a tied embedding is kept twice. */
+static bool gives_logits(loader *l, tensor_role role) {
+    source from;
+    if (role != TENSOR_EMBEDDING || l->m->shard.ranks) return role == TENSOR_OUTPUT;
+    bool tied = find_source(l, TENSOR_OUTPUT, 0, &from) == ESP_OK && from.matrix.rows == 0;
+    return tied && l->m->spec.pooling == POOLING_NONE;
+}
+
 /* Rows [first, first + count) of a matrix as one of their own, or columns of these. */
 static esp_code pack_rows(loader *l, const source *from, uint32_t first, uint32_t count,
                           shard_range cols, kern_matrix **out) {
@@ -118,6 +126,7 @@ static esp_code pack_rows(loader *l, const source *from, uint32_t first, uint32_
         checkpoint_read_rows(l->weights, &from->matrix, first, count, &l->scratch, &desc, l->err);
     if (code == ESP_OK) shard_columns(&desc, cols, &l->columns);
     if (code == ESP_OK) code = quantize(l, from, &desc);
+    if (code == ESP_OK) desc.output = gives_logits(l, from->role);
     if (code == ESP_OK) code = o->ops->pack(o->dev, &desc, out, l->err);
     return code;
 }
@@ -157,8 +166,9 @@ static bool map_rows(loader *l, const source *from, uint32_t first, const shard_
     const model_options *o = &l->m->options;
     kern_image image;
     pack_place place = {from->role, from->layer, first};
-    return l->m->cache && pack_cache_find(l->m->cache, place, &image) &&
-           image.rows == cut->rows.count && image.cols == cut->cols.count &&
+    if (!l->m->cache || !pack_cache_find(l->m->cache, place, &image)) return false;
+    image.output = gives_logits(l, from->role);
+    return image.rows == cut->rows.count && image.cols == cut->cols.count &&
            o->ops->open_image(o->dev, &image, out, NULL) == ESP_OK;
 }
 

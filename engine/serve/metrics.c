@@ -74,6 +74,8 @@ static void write_counts(FILE *out, const engine_stats *s) {
     counter(out, "preemptions_total", "Times a request gave its pages up and began again.",
             s->preemptions_total);
     counter(out, "steps_total", "Engine steps.", s->steps_total);
+    counter(out, "steps_ahead_total", "Engine steps launched before the one before was collected.",
+            s->steps_ahead_total);
     counter(out, "step_tokens_total", "Tokens computed in steps, prompt and output.",
             s->step_tokens_total);
 }

@@ -166,6 +166,10 @@ static bool absent_sample(kern_device *dev, const kern_sample *op) {
     (void)dev, (void)op;
     no_device();
 }
+static bool absent_sampled(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    no_device();
+}
 static void absent_rank_sum(kern_device *dev, const kern_rank_sum *op) {
     (void)dev, (void)op;
     no_device();
@@ -219,6 +223,7 @@ const kern_ops kern_cuda = {
     .attention = absent_attention,
     .pool_states = absent_pool_states,
     .sample = absent_sample,
+    .sampled = absent_sampled,
     .rank_sum = absent_rank_sum,
     .place_columns = absent_place_columns,
     .move_frames = absent_move_frames,

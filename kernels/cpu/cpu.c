@@ -81,6 +81,7 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     dev->tile_pages = level == &cpu_level_amx && options->kv_dtype == DT_BF16;
     dev->tokens_max = options->tokens_max;
     if (options->activations == ACT_INT8) dev->linear_int8 = choose_int8(level);
+    dev->exact_output = level == &cpu_level_amx && !dev->linear_int8;
     snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=%s,kv=%s", level->name,
              dev->linear_int8 ? "int8" : "bf16", options->kv_dtype == DT_BF16 ? "bf16" : "f32");
     dev->scratch = mem_map(pool_threads(dev->pool) * sizeof *dev->scratch);
@@ -88,7 +89,8 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
         dev->level_scratch = mem_map(pool_threads(dev->pool) * level->scratch_bytes);
     dev->lora = cpu_lora_plan_open(dev);
     dev->lora_next = cpu_lora_plan_open(dev);
-    if (!dev->scratch || !dev->lora || !dev->lora_next || (level->scratch_bytes && !dev->level_scratch)) {
+    if (!dev->scratch || !dev->lora || !dev->lora_next ||
+        (level->scratch_bytes && !dev->level_scratch)) {
         cpu_close(dev);
         return esp_fail_field(err, ESP_EXHAUSTED, "--threads",
                               "no memory for the working space of %u threads; lower --threads",
@@ -101,6 +103,7 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
 static const char *cpu_profile(const kern_device *dev) { return dev->profile; }
 
 static const char *cpu_layout(const kern_device *dev) {
+    if (dev->exact_output) return "cpu-rows-2";
     if (dev->level->by_rows) return dev->linear_int8 ? "cpu-rows-1,bytes-1" : "cpu-rows-1";
     return dev->linear_int8 ? "cpu-tiles-1,bytes-1" : "cpu-tiles-1";
 }
@@ -158,6 +161,10 @@ static void cpu_norm(kern_device *dev, const kern_norm *op) { dev->level->norm(d
 
 static void run_linear(kern_device *dev, const kern_linear *op) {
     bool bytes = false; /* of any: the others of the op then go with it */
+    if (op->matrix[0]->output) {
+        output_linear_amx(dev, op);
+        return;
+    }
     for (uint32_t m = 0; m < op->matrix_count; m++)
         bytes = bytes || op->matrix[m]->bytes;
     (bytes ? dev->linear_int8 : dev->level->linear)(dev, op);
@@ -238,6 +245,11 @@ static bool cpu_sample(kern_device *dev, const kern_sample *op) {
     return false;
 }
 
+static bool cpu_sampled(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    return false;
+}
+
 static esp_code cpu_check_layers(const kern_device *dev, const kern_kv_shape *shape,
                                  esp_error *err) {
     (void)dev;
@@ -290,6 +302,7 @@ const kern_ops kern_cpu = {
     .attention = cpu_attention,
     .pool_states = cpu_pool_states,
     .sample = cpu_sample,
+    .sampled = cpu_sampled,
     .rank_sum = cpu_rank_sum,
     .place_columns = cpu_place_columns,
     .move_frames = kern_host_move_frames,

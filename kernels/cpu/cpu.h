@@ -11,7 +11,7 @@
  *             with scale, offset and zero as quant.h defines them, whatever the batch, the tile shape or
  *             the thread count (Law 1). The AMX level rounds each weight, scaled, to bf16 and adds up
  *             products in an order of its own, in amx/linear_amx.c; and it rounds attention's weights
- *             to bf16, in amx/attend_span.c.
+ *             to bf16, in amx/attend_span.c. Its output matrix in Q8_0 has exact weights: amx/output_amx.h.
  *
  * Packing     (cpu_layout: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
  *             zeros. The codes of a tile lie block after block, the scales in a second array.
@@ -29,7 +29,7 @@
  *               lowest. As many lines for low and high bits as above
  *   others      [16 rows][32 columns]
  *             In bytes, at every level: what a device with int8 activations makes of formats whose codes are
- *             whole numbers; its other matrices lie as the level has them
+ *             whole numbers, and the AMX level of an output matrix in Q8_0; other matrices lie as the level has them
  *   coded       lines as in the first form, but for the order of columns, so that one shifted and masked is 4
  *               columns of bytes a row: column 4*s + i of a line of n-bit codes lies at bit 8*i + n*s
  *   8 bits      dword r of a line holds 4 columns of row r
@@ -165,6 +165,7 @@ struct kern_matrix {
     size_t map_bytes;       /* of both, side by side */
     bool borrowed;          /* they are another's, and read-only */
     bool by_rows, bytes;    /* how codes lie in a block; both false: by columns */
+    bool output;            /* bytes for amx/output_amx.h */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
 
@@ -225,6 +226,8 @@ typedef void cpu_linear_fn(kern_device *dev, const kern_linear *op);
  * takes for few tokens. */
 cpu_linear_fn linear_int8_avx2, linear_int8_avx2_vnni, linear_int8_avx512, linear_int8_avx512_vnni,
     linear_int8_avx512_bf16, linear_int8_amx;
+/* linear of a matrix that is `output`. */
+cpu_linear_fn output_linear_amx;
 
 typedef enum cpu_feature { CPU_AVX_VNNI, CPU_AVX512_VNNI, CPU_AMX_INT8 } cpu_feature;
 /* Of the processor; whether the system saves the state is kern_cpu_best_level's. */
@@ -259,6 +262,7 @@ struct kern_device {
     float *half_sums;      /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
     int8_block *quantised; /* [planes][blocks][INT8_CHUNK]: activations as codes */
     cpu_linear_fn *linear_int8; /* NULL: activations are bf16 */
+    bool exact_output;          /* an output matrix in Q8_0 is amx/output_amx.h's */
     cpu_lora_plan *lora;        /* of the op that runs */
     cpu_lora_plan *lora_next;   /* of the one that comes next; count 0: not known */
 };

@@ -36,13 +36,13 @@ static uint32_t enabled_state(void) {
     return low;
 }
 
-/* The processor has AMX, GFNI and VBMI, the system saves its tiles, and lets this process use them: it must be asked
+/* The processor has AMX, GFNI, VBMI and VNNI, the system saves its tiles, and lets this process use them: it must be asked
  * once, for all threads. */
 static bool may_use_amx(uint32_t state, uint32_t leaf7_ecx, uint32_t leaf7_edx) {
     uint32_t eax, ebx, ecx, edx;
     const uint32_t needed = LEAF7_EDX_AMX_BF16 | LEAF7_EDX_AMX_TILE;
-    const uint32_t unpacking = bit_GFNI | bit_AVX512VBMI; /* of codes */
-    if ((leaf7_ecx & unpacking) != unpacking) return false;
+    const uint32_t vectors = bit_GFNI | bit_AVX512VBMI | LEAF7_ECX_AVX512_VNNI;
+    if ((leaf7_ecx & vectors) != vectors) return false;
     if ((leaf7_edx & needed) != needed || (state & XCR0_TILES) != XCR0_TILES) return false;
     if (!__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return false;
     if (!(eax & LEAF7_1_EAX_AVX512_BF16)) return false;

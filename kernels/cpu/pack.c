@@ -290,12 +290,15 @@ static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
 }
 
 /* A matrix on its way, without memory. */
-static kern_matrix shape_of(const kern_device *dev, esp_dtype dtype, uint32_t rows, uint32_t cols) {
-    bool bytes = dev->linear_int8 && cpu_has_int8_form(dtype);
+static kern_matrix shape_of(const kern_device *dev, esp_dtype dtype, uint32_t rows, uint32_t cols,
+                            bool output) {
+    bool exact = output && dev->exact_output && dtype == DT_Q8_0;
+    bool bytes = exact || (dev->linear_int8 && cpu_has_int8_form(dtype));
     return (kern_matrix){.dtype = dtype,
                          .rows = rows,
                          .cols = cols,
                          .bytes = bytes,
+                         .output = exact,
                          .by_rows = dev->level->by_rows && !bytes};
 }
 
@@ -311,7 +314,7 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
     ESP_ASSERT(desc->rows > 0 && desc->cols > 0 && desc->cols % info->block_elements == 0);
     *out = NULL;
     kern_matrix *matrix = mem_new(1, sizeof *matrix);
-    *matrix = shape_of(dev, desc->dtype, desc->rows, desc->cols);
+    *matrix = shape_of(dev, desc->dtype, desc->rows, desc->cols, desc->output && !desc->order);
     uint64_t scales_at = 0;
     if (sizes(matrix, &scales_at)) matrix->codes = cpu_room_take(dev, matrix->map_bytes);
     if (!matrix->codes) {
@@ -340,13 +343,15 @@ esp_code cpu_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
                         .cols = matrix->cols,
                         .order = matrix->order ? matrix->order->inputs : NULL,
                         .bytes = matrix->codes,
-                        .count = matrix->map_bytes};
+                        .count = matrix->map_bytes,
+                        .output = matrix->output};
     return ESP_OK;
 }
 
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) {
-    kern_matrix shape = shape_of(dev, image->dtype, image->rows, image->cols);
+    kern_matrix shape =
+        shape_of(dev, image->dtype, image->rows, image->cols, image->output && !image->order);
     uint64_t scales_at = 0;
     *out = NULL;
     if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) || shape.map_bytes != image->count)

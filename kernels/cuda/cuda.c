@@ -133,10 +133,10 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
 
 static void cuda_close(kern_device *dev) {
     if (!dev) return;
-    cuda_room *rooms[] = {&dev->attention,   &dev->linear,       &dev->lora_states,
-                          &dev->lora_delta,  &dev->lora_updated, &dev->lora_pointers,
-                          &dev->lora_whole,  &dev->sample_work,  &dev->sample_rows,
-                          &dev->sample_picks};
+    cuda_room *rooms[] = {&dev->attention,    &dev->linear,       &dev->lora_states,
+                          &dev->lora_delta,   &dev->lora_updated, &dev->lora_pointers,
+                          &dev->lora_whole,   &dev->sample_work,  &dev->sample_rows,
+                          &dev->sample_picks, &dev->sampled};
     (void)cudaSetDevice(dev->index);
     if (dev->stream) (void)cudaStreamSynchronize(dev->stream);
     replay_close(dev);
@@ -155,6 +155,7 @@ static esp_code open_streams(kern_device *dev, esp_error *err) {
     (void)CUDA_OK(dev, cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking));
     (void)CUDA_OK(dev, cudaStreamCreateWithFlags(&dev->copies, cudaStreamNonBlocking));
     replay_open(dev);
+    cuda_sample_open(dev);
     step_open(dev);
     return cuda_tell_fault(dev, err);
 }
@@ -213,6 +214,7 @@ static esp_code cuda_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_cuda = {
     .name = "cuda",
+    .beside = true,
     .open = cuda_open,
     .close = cuda_close,
     .profile = cuda_profile,
@@ -247,6 +249,7 @@ const kern_ops kern_cuda = {
     .attention = cuda_run_attention,
     .pool_states = cuda_run_pool_states,
     .sample = cuda_run_sample,
+    .sampled = cuda_run_sampled,
     .rank_sum = cuda_run_rank_sum,
     .place_columns = cuda_run_place_columns,
     .move_frames = cuda_run_move_frames,

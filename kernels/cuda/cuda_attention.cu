@@ -16,8 +16,7 @@
  *        a head, twice that on the way of 16-row tiles that are half empty
  * Error  of the same pages |gpu - ref| <= u (|ref| + sum_j w_j |v_j|) + sum_j w_j |v_j - ref| (exp(d_j) - 1), where
  *        u = 2^-8 rounds outputs and weights w, and d_j = u scale |q| . |k_j| is what rounding q does to a score. With
- *        q, k, v in (-2, 2) it stays below 1e-2 * (|ref| + 1); of int8 ref
- *        rounds keys and values to the same codes
+ *        q, k, v in (-2, 2) it stays below 1e-2 * (|ref| + 1), also of int8, where ref has the same codes
  * Source online softmax, arXiv:1805.02867; pages, arXiv:2309.06180; a split over keys as in Flash-Decoding, 2023
  *
  * Law 1. A row's sums run over blocks of 32 keys (D > 128: 16) from the first that it sees to the last, in

@@ -21,6 +21,10 @@
 
 #include "kernels/cuda/cuda_launch.h"
 
+/* A linear with updates is computed for so many tokens at a time, as their sums take a float for each output: 59 MB
+ * of a gate and up of 14,336 rows each, where a prefill of 2,048 tokens would take 235 MB. */
+enum { CUDA_UPDATED_TOKENS = 512 };
+
 /* The first call that failed. */
 typedef struct cuda_fault {
     _Atomic uint32_t state; /* 0 none, 1 being written, 2 there */
@@ -56,8 +60,8 @@ struct kern_device {
     struct cuda_stage *stage;  /* for what is packed; NULL until then (cuda_stage.c) */
     struct cuda_order *orders; /* of packed matrices, each once (cuda_order.c) */
     cuda_room sample_work, sample_rows, sample_picks;
-    void *sample_host; /* pinned: rows on their way there, then what was picked */
-    uint64_t sample_host_bytes;
+    cuda_room sampled;            /* the ids of the last step whose rows were all picked, by row */
+    struct cuda_sampler *sampler; /* cuda_sample_host.c */
     uint64_t linear_bytes; /* what `linear` has to have for the matrices that were packed */
     uint64_t lora_piece;   /* the least piece_max of the updates seen; 0: none were */
     bool lora_magnitudes;  /* one of them had one */
@@ -129,6 +133,8 @@ void cuda_order_drop(kern_device *dev, struct cuda_order *order); /* NULL is fin
 /* ---- sampling (cuda_sample_host.c) ---- */
 
 bool cuda_run_sample(kern_device *dev, const kern_sample *op);
+bool cuda_run_sampled(kern_device *dev, const kern_sample *op);
+void cuda_sample_open(kern_device *dev);
 /* Room for the rows of a step and the longest lists that they can have, up to a bound. */
 void cuda_reserve_sample(kern_device *dev, const kern_reserve *most);
 void cuda_sample_close(kern_device *dev);

@@ -3,7 +3,7 @@
  *   out[t,:] = scale * table[ids[t],:] (+ positions[position[t],:]) (+ added[:])
  *
  * In     table [V,H], positions [P,H] in tiles of any format (cuda_matrix.h); ids [T], below 0: -1 - i is the
- *        id at sampled[i]; position [T]; added [H] f32
+ *        id at sampled[i], or 0 where none could be picked; position [T]; added [H] f32
  * Out    out [T,H] f32
  * Grid   (T, H / 256) x 256 threads, one element each
  * Needs  ids below V, positions below P: the host has looked
@@ -26,7 +26,7 @@ struct Embed {
 
 CU_DEV uint32_t row_of(const cuda_embed_args &a, uint32_t token) {
     const int32_t id = a.ids[token];
-    return static_cast<uint32_t>(id >= 0 ? id : a.sampled[-1 - id]);
+    return static_cast<uint32_t>(id >= 0 ? id : max(a.sampled[-1 - id], 0));
 }
 
 __global__ void embed_tokens(Embed e) {

@@ -39,8 +39,7 @@ struct cuda_matrix_view;
 typedef struct cuda_batch {
     uint32_t token_count, seq_count, row_count;
     uint32_t group_count, table_stride;
-    const int32_t *ids;        /* [T]; -1-r: sampled[r] */
-    const int32_t *sampled;    /* ids that the step before sampled, by its rows; NULL: none were */
+    const int32_t *ids;        /* [T]; -1-r: the id that the step before sampled for its row r */
     const uint32_t *positions; /* [T] */
     const uint32_t *token_seq; /* [T] or CUDA_NO_SEQUENCE */
     const uint32_t *seq_first, *seq_tokens, *seq_cached; /* [S]; a padded sequence has 0 tokens */
@@ -64,7 +63,7 @@ typedef struct cuda_kv_layer {
 typedef struct cuda_embed_args {
     const struct cuda_matrix_view *table; /* host */
     const int32_t *ids;                   /* [T] */
-    const int32_t *sampled;               /* for ids below 0; or NULL */
+    const int32_t *sampled;               /* by rows, for ids below 0; one below 0 is read as 0 */
     uint32_t token_count;
     float scale;
     const struct cuda_matrix_view *positions; /* host; or NULL */
@@ -276,7 +275,7 @@ typedef struct cuda_sample_row {
     float repetition_penalty, presence_penalty, frequency_penalty;
     uint32_t position; /* of the token that is picked */
     uint64_t seed;
-    const int32_t *history; /* prompt, then output; read for penalties only */
+    const int32_t *history; /* prompt, then output; ids as in cuda_batch; for penalties only */
     uint32_t prompt_count, history_count;
     const sample_bias *bias; /* [bias_count] */
     uint32_t bias_count;
@@ -289,6 +288,7 @@ typedef struct cuda_sample_args {
     const float *logits; /* [R,V]; read only */
     uint32_t row_count, vocab;
     const cuda_sample_row *row; /* [R] */
+    const int32_t *sampled;     /* as in cuda_embed_args, for histories */
     void *work;                 /* cuda_sample_workspace bytes, whatever they hold */
     int32_t *ids;               /* [R]; -1: no finite logit that may be picked */
     float *logprob;             /* [R] of the one picked, in the logits as they are; 0 unless wanted */

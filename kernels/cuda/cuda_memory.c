@@ -164,10 +164,19 @@ void cuda_expect_matrix(kern_device *dev, const struct cuda_matrix_view *matrix)
     if (bytes > dev->linear_bytes) dev->linear_bytes = bytes;
 }
 
+/* Sums of the tokens of the widest linear that are computed at a time, or of all logits. */
+static uint64_t delta_outputs(const kern_reserve *most) {
+    uint64_t width = (most->lora_outputs + most->tokens - 1) / most->tokens;
+    uint64_t logits = (uint64_t)most->logit_rows * most->vocab;
+    uint64_t outputs = width * CUDA_UPDATED_TOKENS;
+    if (outputs < logits) outputs = logits;
+    return outputs < most->lora_outputs ? outputs : most->lora_outputs;
+}
+
 static void reserve_lora(kern_device *dev, const kern_reserve *most) {
     uint64_t pointers = 2ull * most->tokens * LINEAR_MATRICES_MAX * sizeof(float *);
     cuda_need(dev, &dev->lora_states, cuda_lora_workspace(most->tokens, most->lora_cols));
-    cuda_need(dev, &dev->lora_delta, most->lora_outputs * sizeof(float));
+    cuda_need(dev, &dev->lora_delta, delta_outputs(most) * sizeof(float));
     cuda_need(dev, &dev->lora_updated, most->tokens);
     cuda_need(dev, &dev->lora_pointers, pointers);
 }

@@ -28,6 +28,7 @@ void cuda_run_embed(kern_device *dev, const kern_embed *op) {
     cuda_embed_args args = {
         .table = &op->table->view,
         .ids = step_array(dev, op->ids, bytes),
+        .sampled = dev->sampled.at,
         .token_count = step_count(dev, op->token_count),
         .scale = op->scale,
         .positions = op->positions ? &op->positions->view : NULL,
@@ -136,9 +137,7 @@ static bool run_updates(kern_device *dev, const kern_linear *op, cuda_linear_arg
     return true;
 }
 
-void cuda_run_linear(kern_device *dev, const kern_linear *op) {
-    check_linear(dev, op);
-    if (op->token_count == 0) return;
+static void run_linear(kern_device *dev, const kern_linear *op) {
     begin(dev, cuda_lora_table_bytes(op->lora, op->lora_count, op->token_count));
     cuda_linear_args args = {.in = op->in,
                              .token_count = step_count(dev, op->token_count),
@@ -153,6 +152,49 @@ void cuda_run_linear(kern_device *dev, const kern_linear *op) {
     if (!run_updates(dev, op, &args) || !step_launches(dev)) return;
     args.work = cuda_need(dev, &dev->linear, dev->linear_bytes);
     if (args.work || !dev->linear_bytes) LAUNCH(dev, cuda_linear, &args);
+}
+
+/* The segments of tokens [first, first + count), counted from there; how many there are. */
+static uint32_t cut_segments(const kern_linear *op, uint32_t first, uint32_t count,
+                             kern_lora_segment out[CUDA_UPDATED_TOKENS]) {
+    uint32_t cut = 0;
+    for (uint32_t s = 0; s < op->lora_count; s++) {
+        const kern_lora_segment *all = &op->lora[s];
+        uint32_t begin = all->first > first ? all->first : first;
+        uint32_t end = all->first + all->count, last = first + count;
+        if (end > last) end = last;
+        if (begin < end) out[cut++] = (kern_lora_segment){begin - first, end - begin, all->lora};
+    }
+    return cut;
+}
+
+/* As many tokens at a time as sums of updates have room for; a token's bits do not depend on it. */
+static void run_updated(kern_device *dev, const kern_linear *op) {
+    kern_lora_segment segments[CUDA_UPDATED_TOKENS];
+    size_t in = op->matrix[0]->view.cols * sizeof(uint16_t), rows = op->matrix[0]->view.rows;
+    for (uint32_t m = 1; m < op->matrix_count && !kern_is_gated(op->epilogue); m++)
+        rows += op->matrix[m]->view.rows;
+    size_t out = rows * (kern_gives_act(op->epilogue) ? sizeof(uint16_t) : sizeof(float));
+    for (uint32_t first = 0, count; first < op->token_count; first += count) {
+        kern_linear part = *op;
+        count = op->token_count - first;
+        if (count > CUDA_UPDATED_TOKENS) count = CUDA_UPDATED_TOKENS;
+        part.in = (const char *)op->in + first * in;
+        part.out = (char *)op->out + first * out;
+        part.token_count = count;
+        part.lora = segments;
+        part.lora_count = cut_segments(op, first, count, segments);
+        run_linear(dev, &part);
+    }
+}
+
+void cuda_run_linear(kern_device *dev, const kern_linear *op) {
+    check_linear(dev, op);
+    if (op->token_count == 0) return;
+    if (op->lora_count && op->token_count > CUDA_UPDATED_TOKENS)
+        run_updated(dev, op);
+    else
+        run_linear(dev, op);
 }
 
 /* ---- attention ---- */

@@ -1,6 +1,7 @@
 /* cuda_sample.cu - a token out of each row of logits, by the row's policy (engine/sample.h says the order).
  *
- * In     logits [R,V] f32; row [R]: policies, with the history of penalties, biases and the mask
+ * In     logits [R,V] f32; row [R]: policies, with the history of penalties, biases and the mask; sampled: ids that a
+ *        history names by a number below 0, as cuda_embed.cu's
  * Out    ids [R] i32 (-1: no finite logit is left); logprob [R]; top_ids, top_logprobs [R,20], best first, -1 and 0
  *        behind the last
  * Temp   for each row: scores [V] f32 (logits changed by its policy), counts [V] u32, and of blocks of 256 values
@@ -35,6 +36,7 @@ enum {
 struct sample_job {
     const float *logits;
     const cuda_sample_row *row;
+    const int32_t *sampled;
     float *scores;    /* [R,V] */
     uint32_t *counts; /* [R,V] */
     float *largest;   /* [R,2,blocks] */
@@ -118,18 +120,29 @@ CU_DEV float output_before(const cuda_sample_row &p, float score, uint32_t count
     return __fsub_rn(score, __fadd_rn(p.presence_penalty, often));
 }
 
+struct token_list {
+    const int32_t *ids, *sampled;
+    uint32_t count;
+};
+
+CU_DEV uint32_t token_at(const token_list &list, uint32_t i) {
+    const int32_t id = list.ids[i];
+    return (uint32_t)(id >= 0 ? id : max(list.sampled[-1 - id], 0));
+}
+
 /* Each token of the list once, by whoever takes its count. */
-CU_DEV void penalise(const cuda_sample_row &p, const int32_t *tokens, uint32_t count,
-                     bool repetition, uint32_t *counts, float *scores) {
-    for (uint32_t i = threadIdx.x; i < count; i += ORDER_THREADS)
-        atomicExch(&counts[tokens[i]], 0u);
+CU_DEV void penalise(const cuda_sample_row &p, const token_list &list, bool repetition,
+                     uint32_t *counts, float *scores) {
+    for (uint32_t i = threadIdx.x; i < list.count; i += ORDER_THREADS)
+        atomicExch(&counts[token_at(list, i)], 0u);
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < count; i += ORDER_THREADS)
-        atomicAdd(&counts[tokens[i]], 1u);
+    for (uint32_t i = threadIdx.x; i < list.count; i += ORDER_THREADS)
+        atomicAdd(&counts[token_at(list, i)], 1u);
     __syncthreads();
-    for (uint32_t i = threadIdx.x; i < count; i += ORDER_THREADS) {
-        const uint32_t often = atomicExch(&counts[tokens[i]], 0u);
-        float *score = &scores[tokens[i]];
+    for (uint32_t i = threadIdx.x; i < list.count; i += ORDER_THREADS) {
+        const uint32_t id = token_at(list, i);
+        const uint32_t often = atomicExch(&counts[id], 0u);
+        float *score = &scores[id];
         if (often == 0 || !sample_is_finite(*score)) continue;
         *score = clamped(repetition ? repeated(p, *score) : output_before(p, *score, often));
     }
@@ -145,10 +158,11 @@ __global__ void __launch_bounds__(ORDER_THREADS)
     uint32_t *counts = job.counts + (uint64_t)r * job.vocab;
     copy_allowed(job, p, r, scores);
     add_biases(p, scores);
-    if (wants_repetition(p)) penalise(p, p.history, p.history_count, true, counts, scores);
-    if (wants_output(p))
-        penalise(p, p.history + p.prompt_count, p.history_count - p.prompt_count, false, counts,
-                 scores);
+    const token_list all = {p.history, job.sampled, p.history_count};
+    const token_list output = {p.history + p.prompt_count, job.sampled,
+                               p.history_count - p.prompt_count};
+    if (wants_repetition(p)) penalise(p, all, true, counts, scores);
+    if (wants_output(p)) penalise(p, output, false, counts, scores);
 }
 
 /* ---- 2. peaks: the largest finite value of each block ---- */
@@ -479,6 +493,7 @@ sample_job job_of(const cuda_sample_args *args) {
     sample_job job = {};
     job.logits = args->logits;
     job.row = args->row;
+    job.sampled = args->sampled;
     job.blocks = blocks_of(args->vocab);
     job.vocab = args->vocab;
     job.ids = args->ids;

@@ -217,6 +217,11 @@ static bool ref_sample(kern_device *dev, const kern_sample *op) {
     return false;
 }
 
+static bool ref_sampled(kern_device *dev, const kern_sample *op) {
+    (void)dev, (void)op;
+    return false;
+}
+
 static esp_code ref_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     return ESP_OK;
@@ -258,6 +263,7 @@ const kern_ops kern_ref = {
     .attention = ref_attention,
     .pool_states = ref_pool_states,
     .sample = ref_sample,
+    .sampled = ref_sampled,
     .rank_sum = ref_rank_sum,
     .place_columns = ref_place_columns,
     .move_frames = kern_host_move_frames,

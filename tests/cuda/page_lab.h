@@ -156,7 +156,7 @@ static inline page_result page_run_ref(const page_case *c) {
                             .norm_eps = 1e-5f,
                             .kv = kv};
     l.ops->rope_store(l.dev, &rope);
-    page_round(kv.arena, arena / sizeof(float));
+    if (!c->int8) page_round(kv.arena, arena / sizeof(float));
     kern_attention attention = {.batch = &batch.b,
                                 .qkv = qkv,
                                 .heads = c->heads,

@@ -203,18 +203,23 @@ static inline uint8_t *lab_blocks(esp_dtype dtype, uint32_t rows, uint32_t cols,
     return blocks;
 }
 
-/* order: of the columns' inputs, or NULL. */
-static inline kern_matrix *lab_ordered_matrix(const lab *l, esp_dtype dtype, uint32_t rows,
-                                              uint32_t cols, const uint32_t *order, uint64_t seed) {
-    uint8_t *blocks = lab_blocks(dtype, rows, cols, seed);
-    kern_matrix_desc desc = {
-        .dtype = dtype, .rows = rows, .cols = cols, .data = blocks, .order = order};
+/* desc: all but the weights. */
+static inline kern_matrix *lab_random_matrix(const lab *l, kern_matrix_desc desc, uint64_t seed) {
+    uint8_t *blocks = lab_blocks(desc.dtype, desc.rows, desc.cols, seed);
+    desc.data = blocks;
     kern_matrix *matrix = NULL;
     esp_error err = {0};
     esp_code code = l->ops->pack(l->dev, &desc, &matrix, &err);
     ESP_ASSERT(code == ESP_OK);
     free(blocks);
     return matrix;
+}
+
+/* order: of the columns' inputs, or NULL. */
+static inline kern_matrix *lab_ordered_matrix(const lab *l, esp_dtype dtype, uint32_t rows,
+                                              uint32_t cols, const uint32_t *order, uint64_t seed) {
+    kern_matrix_desc desc = {.dtype = dtype, .rows = rows, .cols = cols, .order = order};
+    return lab_random_matrix(l, desc, seed);
 }
 
 static inline kern_matrix *lab_matrix(const lab *l, esp_dtype dtype, uint32_t rows, uint32_t cols,

@@ -441,14 +441,14 @@ static void impossible_images_are_refused(void **state) {
     (void)state;
     _Alignas(64) static uint8_t bytes[4096];
     static const uint32_t twice[32] = {0}, far[32] = {0, 1, 2, 900};
-    static const kern_image bad[] = {{DT_COUNT, 16, 32, NULL, bytes, 512},
-                                     {DT_Q4_1, 0, 32, NULL, bytes, 0},
-                                     {DT_Q4_1, 16, 0, NULL, bytes, 0},
-                                     {DT_Q4_1, 16, 33, NULL, bytes, 320},
-                                     {DT_Q4_1, 16, 32, NULL, bytes + 8, 320},
-                                     {DT_Q4_1, 16, 32, twice, bytes, 320},
-                                     {DT_Q4_1, 16, 32, far, bytes, 320},
-                                     {DT_F32, UINT32_MAX, UINT32_MAX, NULL, bytes, 4096}};
+    static const kern_image bad[] = {{DT_COUNT, 16, 32, NULL, bytes, 512, false},
+                                     {DT_Q4_1, 0, 32, NULL, bytes, 0, false},
+                                     {DT_Q4_1, 16, 0, NULL, bytes, 0, false},
+                                     {DT_Q4_1, 16, 33, NULL, bytes, 320, false},
+                                     {DT_Q4_1, 16, 32, NULL, bytes + 8, 320, false},
+                                     {DT_Q4_1, 16, 32, twice, bytes, 320, false},
+                                     {DT_Q4_1, 16, 32, far, bytes, 320, false},
+                                     {DT_F32, UINT32_MAX, UINT32_MAX, NULL, bytes, 4096, false}};
     const kern_ops *all[] = {&kern_ref, &kern_cpu};
     for (uint32_t i = 0; i < (have(LEVEL_AVX2) ? 2 : 1); i++) {
         lab l = lab_open(all[i], LEVEL_AUTO, DT_F32, 1);

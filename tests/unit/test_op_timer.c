@@ -161,6 +161,10 @@ static bool fake_sample(kern_device *dev, const kern_sample *op) {
     remember(dev, "sample", op);
     return true;
 }
+static bool fake_sampled(kern_device *dev, const kern_sample *op) {
+    remember(dev, "sampled", op);
+    return true;
+}
 static void fake_rank_sum(kern_device *dev, const kern_rank_sum *op) {
     remember(dev, "rank_sum", op);
 }
@@ -179,6 +183,7 @@ static esp_code fake_sync(kern_device *dev, esp_error *err) {
 
 static const kern_ops fake = {
     .name = "fake",
+    .beside = true,
     .layout = fake_layout,
     .open = fake_open,
     .close = fake_close,
@@ -211,6 +216,7 @@ static const kern_ops fake = {
     .attention = fake_attention,
     .pool_states = fake_pool_states,
     .sample = fake_sample,
+    .sampled = fake_sampled,
     .rank_sum = fake_rank_sum,
     .place_columns = fake_place_columns,
     .move_frames = fake_move_frames,
@@ -336,6 +342,9 @@ static void each_op_is_passed_on_and_counted_under_its_kind(void **state) {
     kern_sample sample = {.row_count = 1, .vocab = 32};
     assert_true(w.ops->sample(w.dev, &sample));
     assert_called("sample", &sample);
+    assert_true(w.ops->sampled(w.dev, &sample));
+    assert_called("sampled", &sample);
+    assert_true(w.ops->beside);
     kern_rank_sum sum_op = {.ranks = 2};
     w.ops->rank_sum(w.dev, &sum_op);
     assert_called("rank_sum", &sum_op);

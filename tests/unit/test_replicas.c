@@ -142,23 +142,30 @@ static void keep(request *r, answer *out) {
 
 /* ---- tests ---- */
 
-/* Every second request goes through the adapter; where one is computed changes no bit. */
+/* Every second request goes through the adapter. */
+static void answer_all(uint32_t replica_count, uint32_t tp, answer *out) {
+    request *asked[REQUESTS];
+    model_config config = {
+        .adapters = {.count = 1, .at = {named}}, .tp = tp, .threads = replica_count * tp};
+    replicas *all = start_many(config, replica_count);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        submit(all, asked[i] = make_request(all, i, i % 2 ? "a" : NULL, OUTPUT));
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        keep(asked[i], &out[i]);
+    for (uint32_t i = 0; i < replica_count; i++)
+        assert_true(requests_of(all, i) > 0);
+    replicas_close(all);
+}
+
+/* Where one is computed changes no bit. */
 static void answers_are_those_of_one_replica(void **state) {
     (void)state;
-    static answer answers[2][REQUESTS];
-    for (uint32_t k = 0; k < 2; k++) {
-        request *asked[REQUESTS];
-        model_config config = {.adapters = {.count = 1, .at = {named}}};
-        replicas *all = start_many(config, k ? REPLICAS : 1);
-        for (uint32_t i = 0; i < REQUESTS; i++)
-            submit(all, asked[i] = make_request(all, i, i % 2 ? "a" : NULL, OUTPUT));
-        for (uint32_t i = 0; i < REQUESTS; i++)
-            keep(asked[i], &answers[k][i]);
-        for (uint32_t i = 0; i < replicas_count(all); i++)
-            assert_true(requests_of(all, i) > 0);
-        replicas_close(all);
+    static answer one[REQUESTS], both[REQUESTS];
+    for (uint32_t tp = 1; tp <= 2; tp++) {
+        answer_all(1, tp, one);
+        answer_all(REPLICAS, tp, both);
+        assert_memory_equal(one, both, sizeof one);
     }
-    assert_memory_equal(answers[0], answers[1], sizeof answers[0]);
 }
 
 static void requests_one_by_one_take_turns(void **state) {

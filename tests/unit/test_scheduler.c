@@ -427,6 +427,47 @@ static void a_token_sampled_before_a_preemption_is_kept(void **state) {
     sched_close(s);
 }
 
+static uint32_t launch(scheduler *s, int64_t now_us, sched_work *works) {
+    sched_plan plan;
+    sched_step(s, now_us, &plan);
+    memcpy(works, plan.work, plan.work_count * sizeof *works);
+    sched_launched(s);
+    for (uint32_t i = 0; i < plan.work_count; i++)
+        sched_append(s, works[i].seq);
+    sched_check(s);
+    return plan.work_count;
+}
+
+/* One of two ends with the first step while the second is in flight, which writes to its page: page and seat are let
+ * go with that one, and who waits comes in then. Frames are leased when nothing is in flight. */
+static void what_a_step_in_flight_uses_is_kept(void **state) {
+    (void)state;
+    scheduler *s = open_small(3);
+    sched_work first[2], second[2], third[2];
+    uint32_t frame;
+    sched_seq ends = submit(s, 0), stays = submit(s, 0), waits = submit(s, 0);
+    assert_int_equal(launch(s, 0, first), 2);
+    assert_true(sched_may_lead(s));
+    assert_int_equal(launch(s, 1, second), 2);
+    assert_int_equal(second[0].first, 8);
+    assert_false(sched_lease(s, 1, &frame));
+    sched_finish(s, 2, ends);
+    sched_collected(s, first, 2);
+    assert_false(sched_lives(s, ends));
+    assert_int_equal(kv_free_count(sched_kv(s)), 14);
+
+    assert_true(sched_may_lead(s));
+    assert_int_equal(launch(s, 2, third), 1);
+    assert_int_equal(third[0].seq.slot, stays.slot);
+    sched_collected(s, second, 2);
+    sched_check(s);
+    assert_int_equal(kv_free_count(sched_kv(s)), 15);
+    sched_collected(s, third, 1);
+    assert_int_equal(launch(s, 3, first), 2);
+    assert_int_equal(first[1].seq.slot, waits.slot);
+    sched_close(s);
+}
+
 /* Pushed back between plan and result: the result must not count as cached. */
 static void a_plan_of_a_preempted_sequence_does_not_count(void **state) {
     (void)state;
@@ -512,6 +553,7 @@ int main(void) {
         cmocka_unit_test(scenarios_lead_to_their_plans),
         cmocka_unit_test(a_stale_cancel_harms_nobody),
         cmocka_unit_test(a_token_sampled_before_a_preemption_is_kept),
+        cmocka_unit_test(what_a_step_in_flight_uses_is_kept),
         cmocka_unit_test(a_plan_of_a_preempted_sequence_does_not_count),
         cmocka_unit_test(a_plan_that_was_not_computed_comes_again),
         cmocka_unit_test(the_retry_hint_follows_the_pace_of_finishes),
