@@ -35,7 +35,8 @@ static const flag_command command = {
                "embeds: an encoder, or a decoder with a pooling rule.",
     .usage = "--model PATH [--text TEXT] [options]",
     .examples = "  espalier embed --model all-MiniLM-L6-v2 --text \"Hello world\"\n"
-                "  espalier embed --model all-MiniLM-L6-v2 --truncate < notes.txt\n",
+                "  espalier embed --model all-MiniLM-L6-v2 --truncate < notes.txt\n"
+                "  espalier embed --model all-MiniLM-L6-v2 --adapter ./tickets-lora --text \"Hello\"\n",
     .part = {{&config_model_flags, offsetof(options, model)}, {&own_table, 0}},
 };
 

@@ -153,6 +153,83 @@ def test_a_client_that_leaves_frees_its_places(tiny, tiny_stub):
     assert len(tiny_stub.Embed(embed_request("cat")).embeddings) == 1
 
 
+# --- adapters ---------------------------------------------------------------------------------------
+
+LORA = os.path.join(VECTORS, "embedding-lora")
+ADAPTERS = ["bert-all", "bert-words", "bert-dora", "bert-sentence"]
+
+
+def lora_cases():
+    """Prompt and peft's vector of each adapter."""
+    rows = [json.loads(line) for line in open(os.path.join(LORA, "cases.jsonl"))]
+    numbers = np.fromfile(os.path.join(LORA, "pooled.f32"), dtype=np.float32)
+    return {row["name"]: (row["ids"], numbers[row["offset"]:row["offset"] + 64]) for row in rows}
+
+
+@pytest.fixture(scope="module")
+def adapted(start_encoder, espalier, tmp_path_factory):
+    """Two adapters from the command line, two from the store."""
+    store = tmp_path_factory.mktemp("store")
+    for name in ADAPTERS[2:]:
+        espalier("adapter", "import", os.path.join(LORA, name), "--name", name, "--base", TINY, "--store", store)
+    return start_encoder(TINY, "--adapter-store", store, *(f"--adapter={n}={os.path.join(LORA, n)}" for n in ADAPTERS[:2]))
+
+
+@pytest.fixture(scope="module")
+def adapted_stub(adapted):
+    with adapted.channel() as channel:
+        yield adapted.stub(channel)
+
+
+@pytest.mark.smoke
+def test_a_model_may_be_an_adapter(adapted_stub, tiny_stub):
+    for name, (ids, wanted) in lora_cases().items():
+        if name not in ADAPTERS:
+            continue
+        reply = adapted_stub.Embed(embed_request(ids, model=name))
+        assert cosines(rows_of(reply), wanted[None])[0] >= 0.9995
+        assert (reply.model, reply.adapter) == ("bert", name + "@1") and reply.adapter_digest.startswith("sha256:")
+        plain = rows_of(adapted_stub.Embed(embed_request(ids)))
+        assert plain.tobytes() == rows_of(tiny_stub.Embed(embed_request(ids))).tobytes()
+        assert cosines(plain, wanted[None])[0] < 0.995
+
+
+def test_adapters_mixed_in_a_batch_give_what_each_gives_alone(adapted, adapted_stub):
+    texts = [("hello world the cat sat on " * 9)[:3 + 3 * i] for i in range(20)]
+    names = [(ADAPTERS + [""])[i % 5] for i in range(40)]
+    alone = {name: rows_of(adapted_stub.Embed(embed_request(*texts, model=name))) for name in set(names)}
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda n: rows_of(adapted_stub.Embed(embed_request(*texts, model=n))), names))
+    for name, rows in zip(names, replies):
+        assert rows.tobytes() == alone[name].tobytes(), name or "the base"
+    for name in ADAPTERS:
+        assert adapted.metric(f'espalier_adapter_requests_total{{adapter="{name}"}}') >= 8 * len(texts)
+
+
+def test_the_command_embeds_through_an_adapter(espalier, adapted_stub):
+    text = "the red car is new"
+    wanted = rows_of(adapted_stub.Embed(embed_request(text, model="bert-all")))[0]
+    printed = json.loads(espalier("embed", "--model", TINY, "--adapter", os.path.join(LORA, "bert-all"), "--text", text).stdout)
+    assert np.array(printed, dtype=np.float32).tobytes() == wanted.tobytes()
+    assert "embed" in espalier("embed", "--help").stdout and "--adapter" in espalier("embed", "--help").stdout
+
+
+@pytest.mark.parametrize("adapter, words", [
+    (os.path.join(VECTORS, "lora", "llama-all"), ("is of a decoder", "bert.gguf is an encoder")),
+    (os.path.join(LORA, "xlmr-all"), ("wants",)),
+], ids=["decoder", "shapes"])
+def test_an_adapter_of_another_base_is_refused(espalier, tmp_path, adapter, words):
+    for command in (["embed", "--model", TINY, "--adapter", adapter, "--text", "cat"],
+                    ["adapter", "import", adapter, "--name", "x", "--base", TINY, "--store", tmp_path / "store"]):
+        stderr = espalier(*command, code=65).stderr
+        assert all(word in stderr for word in words), stderr
+
+
+def test_merging_onto_an_encoder_is_refused(espalier, tmp_path):
+    done = espalier("adapter", "merge", "--model", TINY, "--adapter", os.path.join(LORA, "bert-all"), "--out", tmp_path / "out", code=69)
+    assert "is an encoder" in done.stderr and not (tmp_path / "out").exists()
+
+
 # --- a real one -------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")

@@ -234,6 +234,8 @@ static void facts_alone_are_checked_too(void **state) {
         {{.tensor = Q_A, .rows = 3, .cols = 64}, "has rank 3; its B has 2"},
         {{.tensor = Q_B, .poison = NAN}, "no finite number"},
         {{.tensor = Q_B, .rename = "base_model.model.x"}, "is no part of an adapter"},
+        {{.more = "base_model.model.pooler.dense.lora_A.weight", .more_rows = 2, .more_cols = 64},
+         "is of an encoder, and tensors before it are of a decoder"},
         {{.key = "bias", .value = "\"all\"", .more = LB_Q(3) ".base_layer.bias", .more_cols = 64},
          "tensors of layer 3, but none of layer 2"},
     };
@@ -252,7 +254,7 @@ static void another_base_is_refused_by_shape(void **state) {
     esp_error err = {0};
     snprintf(path, sizeof path, "%s/tests/vectors/encoders/bert.gguf", TEST_SOURCE_DIR);
     if (model_file_open(&encoder, path, &err)) fail_msg("%s", err.message);
-    judge(&(bad_case){{0}, "is an encoder"}, 1, encoder);
+    judge(&(bad_case){{0}, "is of a decoder; the base bert.gguf is an encoder"}, 1, encoder);
     model_file_close(encoder);
 }
 

@@ -19,6 +19,7 @@ uint32_t lora_site_rows(const model_spec *spec, lora_site site) {
         [SITE_DOWN] = spec->hidden,
         [SITE_OUTPUT] = spec->vocab,
         [SITE_EMBEDDING] = spec->vocab,
+        [SITE_POOLER] = spec->hidden,
     };
     return rows[site];
 }

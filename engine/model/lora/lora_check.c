@@ -94,6 +94,20 @@ static esp_code check_update(const lora_file *file, const lora_update *update, u
     return code ? code : check_vector(file, update, PIECE_MAGNITUDE, rows, err);
 }
 
+/* An encoder's MLP has one matrix before its activation. */
+static esp_code check_gate(const lora_file *file, uint32_t layer, esp_error *err) {
+    static const lora_site gates[] = {SITE_GATE, SITE_GATE_UP};
+    for (size_t i = 0; file->base->spec.encoder && i < sizeof gates / sizeof *gates; i++) {
+        const lora_update *update = lora_at(file, layer, gates[i]);
+        if (update->module.bytes)
+            return esp_fail(
+                err, ESP_INVALID,
+                "%s: the adapter changes %.*s, and the base %s, an encoder, has no gate",
+                file->name, (int)update->module.bytes, update->module.at, file->base->name);
+    }
+    return ESP_OK;
+}
+
 /* A new bias stands instead of the base's, so there must be one. */
 static esp_code check_bias(const lora_file *file, uint32_t layer, lora_site site, esp_error *err) {
     const lora_update *update = lora_at(file, layer, site);
@@ -114,7 +128,7 @@ static esp_code check_bias(const lora_file *file, uint32_t layer, lora_site site
 
 static esp_code check_layer(const lora_file *file, uint32_t layer, esp_error *err) {
     const model_spec *spec = &file->base->spec;
-    esp_code code = ESP_OK;
+    esp_code code = check_gate(file, layer, err);
     for (lora_site site = SITE_Q; site < SITE_LAYER_COUNT && !code; site++) {
         code = check_update(file, lora_at(file, layer, site), lora_site_rows(spec, site),
                             lora_site_cols(spec, site), err);
@@ -177,6 +191,16 @@ static esp_code check_score(lora_file *file, esp_error *err) {
     return check_matrix(file, score, score->dims[1], file->base->spec.hidden, err);
 }
 
+/* Of the base's shape, though nothing is computed with it. */
+static esp_code check_pooler(const lora_file *file, esp_error *err) {
+    const lora_update *update = lora_at(file, 0, SITE_POOLER);
+    uint32_t hidden = file->base->spec.hidden;
+    const model_tensor *whole = update->piece[PIECE_WEIGHT];
+    esp_code code = check_update(file, update, hidden, hidden, err);
+    if (whole && !code) code = check_matrix(file, whole, hidden, hidden, err);
+    return code ? code : check_vector(file, update, PIECE_BIAS, hidden, err);
+}
+
 /* A base that ties its two tables has one for both when the training said so, and when tokens were added:
  * resizing ties them again. */
 static esp_code tie(lora_file *file, esp_error *err) {
@@ -197,16 +221,13 @@ static esp_code tie(lora_file *file, esp_error *err) {
 }
 
 esp_code lora_check(lora_file *file, esp_error *err) {
-    if (file->base->spec.encoder)
-        return esp_fail(err, ESP_INVALID,
-                        "%s: the base %s is an encoder; adapters are computed for decoders only",
-                        file->name, file->base->name);
     esp_code code = check_architecture(file, err);
     for (uint32_t layer = 0; layer < file->layers && !code; layer++)
         code = check_layer(file, layer, err);
     if (!code) code = check_embedding(file, err);
     if (!code) code = check_output(file, err);
     if (!code) code = check_score(file, err);
+    if (!code) code = check_pooler(file, err);
     if (!code) code = lora_drop_copies(file, err);
     if (!code) code = tie(file, err);
     if (!code) code = lora_embedding_factor(file, err);

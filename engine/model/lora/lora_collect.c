@@ -36,9 +36,23 @@ static bool parse(const lora_file *file, const model_tensor *tensor, lora_place 
     return lora_parse_gguf(tensor->name, phi, out);
 }
 
+/* A decoder's adapter on an encoder and the other way round; without a base: names of both in one file. */
+static esp_code check_kind(const lora_file *file, const model_tensor *tensor,
+                           const lora_place *place, esp_error *err) {
+    const char *kinds[] = {"a decoder", "an encoder"};
+    if (file->gguf || place->encoder == file->encoder) return ESP_OK;
+    if (file->base)
+        return lora_fail_tensor(
+            tensor, err, "is of %s; the base %s is %s: the adapter was trained for another one",
+            kinds[place->encoder], file->base->name, kinds[file->encoder]);
+    return lora_fail_tensor(tensor, err, "is of %s, and tensors before it are of %s",
+                            kinds[place->encoder], kinds[file->encoder]);
+}
+
 /* Why a piece that has a place is not wanted there, or NULL. */
 static const char *find_fault(const lora_file *file, const lora_place *place) {
     bool of_model = place->site >= SITE_LAYER_COUNT;
+    if (place->site == SITE_POOLER) return NULL; /* whatever it is, nothing is computed with it */
     switch (place->piece) {
     case PIECE_WEIGHT:
         return of_model ? NULL
@@ -77,6 +91,8 @@ static esp_code put(lora_file *file, const model_tensor *tensor, esp_error *err)
         return lora_fail_tensor(tensor, err,
                                 "is no part of an adapter that is computed here; without it the "
                                 "adapter would answer wrongly");
+    esp_code code = check_kind(file, tensor, &place, err);
+    if (code) return code;
     if (place.site < SITE_LAYER_COUNT && place.layer >= file->layers)
         return lora_fail_tensor(tensor, err, "is of layer %u; the base %s has %u layers",
                                 place.layer, file->base->name, file->layers);
@@ -94,13 +110,17 @@ static esp_code put(lora_file *file, const model_tensor *tensor, esp_error *err)
     return check_values(tensor, err);
 }
 
-/* Without a base: as many as are named. */
+/* Without a base: as many as are named, of the kind that the first one is of. */
 static void count_layers(lora_file *file) {
+    bool begun = false;
     file->layers = file->base ? file->base->spec.layers : 0;
+    file->encoder = file->base && file->base->spec.encoder;
     for (uint32_t i = 0; i < lora_tensor_count(file) && !file->base; i++) {
         lora_place place;
-        if (parse(file, lora_tensor(file, i), &place) && place.layer >= file->layers)
-            file->layers = place.layer + 1;
+        if (!parse(file, lora_tensor(file, i), &place)) continue;
+        if (!begun) file->encoder = place.encoder;
+        begun = true;
+        if (place.layer >= file->layers) file->layers = place.layer + 1;
     }
 }
 
@@ -130,7 +150,7 @@ static esp_code check_target(const lora_file *file, const lora_update *update, l
     esp_code code = lora_config_targets(&file->config, update->module, &wanted, err);
     if (code) return code;
     if (site >= SITE_LAYER_COUNT)
-        wanted = wanted && !lora_config_saves(&file->config, lora_site_name(site));
+        wanted = wanted && !lora_config_saves(&file->config, lora_site_name(file, site));
     if (wanted) return ESP_OK;
     return lora_fail_tensor(update->piece[PIECE_A], err,
                             "is of a module that the config does not target (target_modules, "
@@ -190,7 +210,7 @@ static esp_code check_fused(const lora_file *file, uint32_t layer, lora_site fus
         return esp_fail(err, ESP_INVALID,
                         "%s: the modules %s and %s of layer %u are both updated, but are the same "
                         "rows; wanted one of them",
-                        file->name, lora_site_name(fused), lora_site_name(site), layer);
+                        file->name, lora_site_name(file, fused), lora_site_name(file, site), layer);
     }
     return ESP_OK;
 }
@@ -199,13 +219,15 @@ static esp_code check_fused(const lora_file *file, uint32_t layer, lora_site fus
 
 /* The beginning of the names of modules, up to "layers.": that of any module that was found. */
 static model_text find_prefix(const lora_file *file) {
+    const char *layers = lora_layers_name(file);
+    size_t bytes = strlen(layers);
     for (uint32_t layer = 0; layer < file->layers; layer++)
         for (lora_site site = SITE_Q; site < SITE_LAYER_COUNT; site++) {
             model_text module = lora_at(file, layer, site)->module;
-            for (size_t i = 0; i + 7 <= module.bytes; i++)
-                if (memcmp(module.at + i, "layers.", 7) == 0) return (model_text){module.at, i};
+            for (size_t i = 0; i + bytes <= module.bytes; i++)
+                if (memcmp(module.at + i, layers, bytes) == 0) return (model_text){module.at, i};
         }
-    return (model_text){"model.", 6};
+    return file->encoder ? (model_text){"", 0} : (model_text){"model.", 6};
 }
 
 /* Kinds of modules that the adapter's own base has: those that were seen, and, where no other cut of the
@@ -222,7 +244,8 @@ static void find_kinds(const lora_file *file, bool kinds[SITE_LAYER_COUNT]) {
     if (!gate_up) kinds[SITE_GATE_UP] = file->base->tensor_names[TENSOR_GATE_UP] != NULL;
     for (lora_site site = SITE_Q; site <= SITE_V; site++)
         kinds[site] = !kinds[SITE_QKV];
-    kinds[SITE_GATE] = kinds[SITE_UP] = !kinds[SITE_GATE_UP];
+    kinds[SITE_GATE] = !kinds[SITE_GATE_UP] && !file->encoder;
+    kinds[SITE_UP] = !kinds[SITE_GATE_UP];
     kinds[SITE_O] = kinds[SITE_DOWN] = true;
 }
 
@@ -261,27 +284,35 @@ static esp_code check_layers(const lora_file *file, esp_error *err) {
     find_kinds(file, kinds);
     for (uint32_t layer = 0; layer < file->layers && !code; layer++)
         for (lora_site site = SITE_Q; site < SITE_LAYER_COUNT && !code; site++) {
-            bool attention = site <= SITE_O;
             char module[SAFETENSORS_NAME_MAX + 64];
-            snprintf(module, sizeof module, "%.*slayers.%u.%s.%s", (int)prefix.bytes, prefix.at,
-                     layer, attention ? "self_attn" : "mlp", lora_site_name(site));
+            if (kinds[site])
+                snprintf(module, sizeof module, "%.*s%s%u.%s", (int)prefix.bytes, prefix.at,
+                         lora_layers_name(file), layer, lora_site_path(file, site));
             if (kinds[site]) code = check_wanted(file, module, lora_at(file, layer, site), err);
             if (code && is_hole(file, layer)) code = blame_hole(file, layer, err);
         }
     return code;
 }
 
-/* lm_head and embed_tokens: named as targets or as modules to save. A classifier has no lm_head. */
+/* Whether the model that was trained had an lm_head, where no tensor says so. */
+static bool is_headless(const lora_file *file) {
+    bool embeds = file->base && file->base->spec.pooling != POOLING_NONE;
+    return embeds || file->encoder || strcmp(file->config.task, "SEQ_CLS") == 0 ||
+           strcmp(file->config.task, "FEATURE_EXTRACTION") == 0;
+}
+
+/* lm_head and embed_tokens: named as targets or as modules to save. */
 static esp_code check_model_sites(const lora_file *file, esp_error *err) {
-    static const struct {
+    const struct {
         lora_site site;
         const char *module;
-    } sites[] = {{SITE_OUTPUT, "lm_head"}, {SITE_EMBEDDING, "model.embed_tokens"}};
-    bool classifies = strcmp(file->config.task, "SEQ_CLS") == 0;
+    } sites[] = {{SITE_OUTPUT, "lm_head"},
+                 {SITE_EMBEDDING,
+                  file->encoder ? lora_site_path(file, SITE_EMBEDDING) : "model.embed_tokens"}};
     esp_code code = ESP_OK;
-    for (size_t i = classifies; i < sizeof sites / sizeof *sites && !code; i++) {
+    for (size_t i = is_headless(file); i < sizeof sites / sizeof *sites && !code; i++) {
         const lora_update *update = lora_at(file, 0, sites[i].site);
-        const char *name = lora_site_name(sites[i].site);
+        const char *name = lora_site_name(file, sites[i].site);
         bool saved = lora_config_saves(&file->config, name);
         if (saved && !update->piece[PIECE_WEIGHT])
             code = esp_fail(err, ESP_INVALID,
@@ -306,7 +337,7 @@ static void note(lora_facts *facts, const lora_update *update) {
 static void fill_facts(lora_file *file) {
     lora_facts *facts = &file->facts;
     facts->tensors = lora_tensor_count(file);
-    for (lora_site site = SITE_Q; site < SITE_COUNT; site++) {
+    for (lora_site site = SITE_Q; site < SITE_POOLER; site++) {
         uint32_t layers = site < SITE_LAYER_COUNT ? file->layers : 1;
         bool changed = false;
         for (uint32_t layer = 0; layer < layers; layer++) {
@@ -314,7 +345,7 @@ static void fill_facts(lora_file *file) {
             note(facts, update);
             changed = changed || update->module.bytes;
         }
-        if (changed) facts->targets[facts->target_count++] = lora_site_name(site);
+        if (changed) facts->targets[facts->target_count++] = lora_site_name(file, site);
     }
 }
 

@@ -30,7 +30,7 @@ enum { LORA_TARGETS_MAX = 12 };
 typedef enum lora_linear {
     LORA_QKV,     /* q, k, v */
     LORA_O,       /* o */
-    LORA_GATE_UP, /* gate, up */
+    LORA_GATE_UP, /* gate, up; of an encoder up alone */
     LORA_DOWN,    /* down */
     LORA_LINEARS
 } lora_linear;

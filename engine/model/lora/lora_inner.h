@@ -30,6 +30,7 @@ typedef enum lora_site {
     SITE_OUTPUT = SITE_LAYER_COUNT, /* these: of the model */
     SITE_EMBEDDING,
     SITE_SCORE,
+    SITE_POOLER, /* of an encoder, behind the states that are pooled: no vector depends on it */
     SITE_COUNT
 } lora_site;
 
@@ -49,6 +50,7 @@ typedef struct lora_place {
     lora_site site;
     lora_piece piece;
     model_text module; /* as patterns see it: "model.layers.0.self_attn.q_proj" */
+    bool encoder;      /* a PEFT name of an encoder's module */
 } lora_place;
 
 /* All there is at one site; all-zero: nothing. */
@@ -72,14 +74,18 @@ struct lora_file {
     model_text architecture; /* of a GGUF file */
     float alpha;             /* of a GGUF file */
     uint32_t layers;
+    bool encoder;             /* modules are an encoder's: the base's, or the first tensor's */
     lora_update *updates;     /* [layers, SITE_LAYER_COUNT], then the sites of the model */
     bool output_is_embedding; /* LORA_OUTPUT is what LORA_EMBEDDING is: the base ties the two */
     float *embedding_factor;  /* [H] DoRA: of each column, or NULL */
 };
 
 lora_update *lora_at(const lora_file *file, uint32_t layer, lora_site site);
-/* "q_proj" */
-const char *lora_site_name(lora_site site);
+/* "q_proj", "query" */
+const char *lora_site_name(const lora_file *file, lora_site site);
+/* Of the names of the file's kind, "self_attn.q_proj" behind "layers." and a number; NULL: it has no such site. */
+const char *lora_site_path(const lora_file *file, lora_site site);
+const char *lora_layers_name(const lora_file *file);
 /* Rows of q and k lie so that neighbours turn (spec.rope_interleaved): in this adapter's files. */
 bool lora_rows_interleaved(const lora_file *file);
 

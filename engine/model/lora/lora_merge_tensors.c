@@ -362,8 +362,8 @@ static esp_code check_biases(const lora_merge_run *run, uint32_t layer, lora_lin
             return esp_fail(err, ESP_UNIMPLEMENTED,
                             "%s: the adapter adds a bias to %s of layer %u, where a %s model has "
                             "none; it can be served, not merged",
-                            run->adapter->name, lora_site_name(site_of(parts, i)), layer,
-                            run->base->spec.family);
+                            run->adapter->name, lora_site_name(run->adapter, site_of(parts, i)),
+                            layer, run->base->spec.family);
     }
     return code;
 }
@@ -377,6 +377,11 @@ esp_code lora_merge_check(const lora_merge_run *run, esp_error *err) {
                         "%s: the adapter is a sequence classifier; its score head has no place in "
                         "a model that generates",
                         adapter->name);
+    if (run->base->spec.encoder)
+        return esp_fail(err, ESP_UNIMPLEMENTED,
+                        "%s: the base %s is an encoder; merged checkpoints are written of decoders "
+                        "only: serve the adapter beside its base",
+                        adapter->name, run->base->name);
     if (!run->family->classes)
         return esp_fail(err, ESP_UNIMPLEMENTED, "%s: %s models have no form as a folder",
                         run->base->name, run->base->spec.family);

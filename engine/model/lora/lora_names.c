@@ -5,24 +5,27 @@
 
 #include "engine/model/lora/lora_inner.h"
 
-typedef struct site_name {
-    const char *folder, *gguf; /* behind "layers.<n>." and "blk.<n>."; whole names of the model's */
-    const char *shown;
-} site_name;
+/* Whose names they are. */
+typedef enum naming { OF_DECODER, OF_ENCODER, OF_GGUF, NAMINGS } naming;
 
-static const site_name SITES[SITE_COUNT] = {
-    [SITE_Q] = {"self_attn.q_proj", "attn_q", "q_proj"},
-    [SITE_K] = {"self_attn.k_proj", "attn_k", "k_proj"},
-    [SITE_V] = {"self_attn.v_proj", "attn_v", "v_proj"},
-    [SITE_QKV] = {"self_attn.qkv_proj", "attn_qkv", "qkv_proj"},
-    [SITE_O] = {"self_attn.o_proj", "attn_output", "o_proj"},
-    [SITE_GATE] = {"mlp.gate_proj", "ffn_gate", "gate_proj"},
-    [SITE_UP] = {"mlp.up_proj", "ffn_up", "up_proj"},
-    [SITE_GATE_UP] = {"mlp.gate_up_proj", NULL, "gate_up_proj"},
-    [SITE_DOWN] = {"mlp.down_proj", "ffn_down", "down_proj"},
-    [SITE_OUTPUT] = {"lm_head", "output", "lm_head"},
-    [SITE_EMBEDDING] = {"embed_tokens", "token_embd", "embed_tokens"},
-    [SITE_SCORE] = {"score", NULL, "score"},
+/* What stands before the number of a layer. */
+static const char *const LAYERS[NAMINGS] = {"layers.", "encoder.layer.", "blk."};
+
+/* Behind "layers.<n>."; whole names of the model's sites. NULL: there is none of that name. */
+static const char *const SITES[SITE_COUNT][NAMINGS] = {
+    [SITE_Q] = {"self_attn.q_proj", "attention.self.query", "attn_q"},
+    [SITE_K] = {"self_attn.k_proj", "attention.self.key", "attn_k"},
+    [SITE_V] = {"self_attn.v_proj", "attention.self.value", "attn_v"},
+    [SITE_QKV] = {"self_attn.qkv_proj", NULL, "attn_qkv"},
+    [SITE_O] = {"self_attn.o_proj", "attention.output.dense", "attn_output"},
+    [SITE_GATE] = {"mlp.gate_proj", NULL, "ffn_gate"},
+    [SITE_UP] = {"mlp.up_proj", "intermediate.dense", "ffn_up"},
+    [SITE_GATE_UP] = {"mlp.gate_up_proj", NULL, NULL},
+    [SITE_DOWN] = {"mlp.down_proj", "output.dense", "ffn_down"},
+    [SITE_OUTPUT] = {"lm_head", NULL, "output"},
+    [SITE_EMBEDDING] = {"embed_tokens", "embeddings.word_embeddings", "token_embd"},
+    [SITE_SCORE] = {"score", NULL, NULL},
+    [SITE_POOLER] = {NULL, "pooler.dense", NULL},
 };
 
 typedef struct piece_name {
@@ -60,7 +63,21 @@ static const piece_name GGUF_PIECES[] = {
     {NULL, PIECE_COUNT},
 };
 
-const char *lora_site_name(lora_site site) { return SITES[site].shown; }
+static naming naming_of(const lora_file *file) { return file->encoder ? OF_ENCODER : OF_DECODER; }
+
+/* Of "self_attn.q_proj" the last part; of an encoder's "dense" there are several. */
+const char *lora_site_name(const lora_file *file, lora_site site) {
+    const char *name = SITES[site][naming_of(file)];
+    if (!name) name = SITES[site][OF_DECODER];
+    const char *dot = strrchr(name, '.');
+    return dot && strcmp(dot, ".dense") != 0 ? dot + 1 : name;
+}
+
+const char *lora_layers_name(const lora_file *file) { return LAYERS[naming_of(file)]; }
+
+const char *lora_site_path(const lora_file *file, lora_site site) {
+    return SITES[site][naming_of(file)];
+}
 
 static bool is(model_text text, const char *wanted) {
     return text.bytes == strlen(wanted) && memcmp(text.at, wanted, text.bytes) == 0;
@@ -103,10 +120,9 @@ static bool take_layer(model_text *name, uint32_t *layer) {
     return take_start(name, ".");
 }
 
-static bool find_site(model_text name, bool folder, lora_site first, lora_site end,
-                      lora_site *out) {
+static bool find_site(model_text name, naming how, lora_site first, lora_site end, lora_site *out) {
     for (lora_site site = first; site < end; site++) {
-        const char *known = folder ? SITES[site].folder : SITES[site].gguf;
+        const char *known = SITES[site][how];
         if (!known || !is(name, known)) continue;
         *out = site;
         return true;
@@ -114,25 +130,29 @@ static bool find_site(model_text name, bool folder, lora_site first, lora_site e
     return false;
 }
 
-static bool parse_site(model_text module, const char *layers, bool folder, lora_place *out) {
+static bool parse_site(model_text module, naming how, lora_place *out) {
     out->layer = 0;
-    if (!take_start(&module, layers))
-        return find_site(module, folder, SITE_OUTPUT, SITE_COUNT, &out->site);
+    if (!take_start(&module, LAYERS[how]))
+        return find_site(module, how, SITE_OUTPUT, SITE_COUNT, &out->site);
     return take_layer(&module, &out->layer) &&
-           find_site(module, folder, SITE_Q, SITE_LAYER_COUNT, &out->site);
+           find_site(module, how, SITE_Q, SITE_LAYER_COUNT, &out->site);
 }
 
 bool lora_parse_peft(model_text name, lora_place *out) {
     if (!take_start(&name, "base_model.model.")) return false;
     if (!take_piece(&name, FOLDER_PIECES, &out->piece)) return false;
     out->module = name;
-    return parse_site(family_bare_name(name), "layers.", true, out);
+    take_start(&name, "0.auto_model."); /* the transformer of a sentence transformer */
+    name = family_bare_name(name);
+    out->encoder = parse_site(name, OF_ENCODER, out);
+    return out->encoder || parse_site(name, OF_DECODER, out);
 }
 
 bool lora_parse_gguf(model_text name, bool fused_up, lora_place *out) {
     if (!take_piece(&name, GGUF_PIECES, &out->piece)) return false;
     out->module = name;
-    if (!parse_site(name, "blk.", false, out)) return false;
+    out->encoder = false;
+    if (!parse_site(name, OF_GGUF, out)) return false;
     if (fused_up && out->site == SITE_UP) out->site = SITE_GATE_UP;
     return true;
 }

@@ -38,20 +38,24 @@ typedef struct part_source {
     uint32_t rows, cols;
 } part_source;
 
-static const struct {
+typedef struct linear_sites {
     lora_site first, fused; /* fused == first: there is no such site */
     uint32_t count;
-} LINEARS[LORA_LINEARS] = {
-    [LORA_QKV] = {SITE_Q, SITE_QKV, 3},
-    [LORA_O] = {SITE_O, SITE_O, 1},
-    [LORA_GATE_UP] = {SITE_GATE, SITE_GATE_UP, 2},
-    [LORA_DOWN] = {SITE_DOWN, SITE_DOWN, 1},
-};
+} linear_sites;
 
-static part_source find_part(const lora_file *file, uint32_t layer, lora_linear which,
+static linear_sites sites_of(const model_spec *spec, lora_linear which) {
+    static const linear_sites sites[LORA_LINEARS] = {[LORA_QKV] = {SITE_Q, SITE_QKV, 3},
+                                                     [LORA_O] = {SITE_O, SITE_O, 1},
+                                                     [LORA_GATE_UP] = {SITE_GATE, SITE_GATE_UP, 2},
+                                                     [LORA_DOWN] = {SITE_DOWN, SITE_DOWN, 1}};
+    if (spec->encoder && which == LORA_GATE_UP) return (linear_sites){SITE_UP, SITE_UP, 1};
+    return sites[which];
+}
+
+static part_source find_part(const lora_file *file, uint32_t layer, const linear_sites *sites,
                              uint32_t index) {
     const model_spec *spec = &file->base->spec;
-    lora_site site = LINEARS[which].first + index;
+    lora_site site = sites->first + index;
     part_source part = {.file = file,
                         .update = lora_at(file, layer, site),
                         .layer = layer,
@@ -59,8 +63,8 @@ static part_source find_part(const lora_file *file, uint32_t layer, lora_linear 
                         .rows = lora_site_rows(spec, site),
                         .cols = lora_site_cols(spec, site)};
     if (part.update->module.bytes) return part;
-    part.update = lora_at(file, layer, LINEARS[which].fused);
-    for (lora_site before = LINEARS[which].first; before < site; before++)
+    part.update = lora_at(file, layer, sites->fused);
+    for (lora_site before = sites->first; before < site; before++)
         part.first += lora_site_rows(spec, before);
     if (!part.update->module.bytes) part.update = NULL;
     return part;
@@ -239,9 +243,10 @@ esp_code lora_file_read(const lora_file *file, uint32_t layer, lora_linear which
                         lora_scratch *scratch, kern_lora_desc *out, bool *touched, esp_error *err) {
     ESP_ASSERT(file->base && layer < file->layers && which < LORA_LINEARS);
     part_source parts[LINEAR_MATRICES_MAX];
-    for (uint32_t i = 0; i < LINEARS[which].count; i++)
-        parts[i] = find_part(file, layer, which, i);
-    return read_parts(parts, LINEARS[which].count, scratch, out, touched, err);
+    linear_sites sites = sites_of(&file->base->spec, which);
+    for (uint32_t i = 0; i < sites.count; i++)
+        parts[i] = find_part(file, layer, &sites, i);
+    return read_parts(parts, sites.count, scratch, out, touched, err);
 }
 
 esp_code lora_file_read_head(const lora_file *file, lora_scratch *scratch, kern_lora_desc *out,
