@@ -129,7 +129,9 @@ static bool meet(local_comm *c) {
     return true;
 }
 
+/* Once the group has failed nothing more is shown: a slower rank may still read what was. */
 static bool show(local_comm *c, shown what) {
+    if (atomic_load(&c->group->failed)) return false;
     c->group->ranks[c->head.rank].shows = what;
     return meet(c);
 }
