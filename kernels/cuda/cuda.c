@@ -33,6 +33,7 @@ uint32_t kern_cuda_count(esp_error *why) {
 }
 
 void *kern_cuda_stream(kern_device *dev) { return dev->stream; }
+bool kern_cuda_launches(const kern_device *dev) { return step_launches(dev); }
 
 static esp_code check_options(const kern_options *options, esp_error *err) {
     uint32_t count = kern_cuda_count(err);
@@ -110,6 +111,8 @@ static esp_code cuda_open(kern_device **out, const kern_options *options, esp_er
     dev->index = (int)options->index;
     dev->tokens_max = options->tokens_max;
     dev->replays = !options->no_replay;
+    dev->least = options->least;
+    dev->least_arg = options->least_arg;
     code = name_profile(dev, err);
     if (code == ESP_OK) code = open_streams(dev, err);
     if (code != ESP_OK) {

@@ -43,6 +43,8 @@ struct kern_device {
     int index;                /* as the runtime counts */
     uint32_t tokens_max;
     bool replays; /* steps may be remembered */
+    uint32_t (*least)(void *arg, uint32_t own); /* as in kern_options */
+    void *least_arg;
     char profile[48];
     cudaStream_t stream, copies;
     cuda_fault fault;

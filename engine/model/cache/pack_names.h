@@ -3,8 +3,8 @@
  *   beside      MODEL[.FORMAT].LAYOUT.espalier-pack of a file; of a folder, inside of it
  *   in a folder NAME.HASH[.FORMAT].LAYOUT.espalier-pack, HASH being of the model's real path
  *
- * LAYOUT is the device's, and which part of how many ("cpu-tiles+rank0of2") of a rank's pack, without its number ("cpu-tiles"), so that a new number takes the old one's
- * place and does not leave a file behind. */
+ * LAYOUT is the device's without its number ("cpu-tiles"), so that a new number takes the old one's
+ * place and does not leave a file behind; and of a rank's pack, which part it is ("cpu-tiles+rank0of2"). */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_PACK_NAMES_H
 #define ESPALIER_MODEL_PACK_NAMES_H
