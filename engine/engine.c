@@ -65,9 +65,9 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
 /* ---- ranks ---- */
 
 static uint32_t rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
-/* Ranks on GPUs have one each, from --device's on. */
+/* Ranks on GPUs have one each, from --device's on; each machine counts its own. */
 static uint32_t rank_of_gpu(const engine *e) {
-    return e->comm && e->config.device == DEVICE_CUDA ? e->comm->rank : 0;
+    return e->comm && e->config.device == DEVICE_CUDA ? e->comm->local_rank : 0;
 }
 static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 

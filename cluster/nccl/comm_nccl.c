@@ -180,6 +180,7 @@ esp_code comm_nccl_open(comm **out, comm *control, kern_device *dev, esp_error *
     c->head = (comm){.ops = &nccl_ops,
                      .rank = control->rank,
                      .size = control->size,
+                     .local_rank = control->local_rank,
                      .patience_us = COMM_PATIENCE_US};
     c->control = control;
     c->dev = dev;
