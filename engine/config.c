@@ -24,7 +24,7 @@ static const flag_choice devices[] = {
 static const flag_choice kv_dtypes[] = {
     {.word = "bf16", .value = DT_BF16},
     {.word = "f32", .value = DT_F32},
-    {.word = "int8", .later = true},
+    {.word = "int8", .value = DT_KV_INT8},
     {0},
 };
 
@@ -85,7 +85,8 @@ static const flag model_flags[] = {
      .given_offset = offsetof(model_config, kv_dtype_given),
      .choices = kv_dtypes,
      .placeholder = "TYPE",
-     .help = "bf16 or f32, how keys and values are kept; default bf16, always f32 on ref"},
+     .help = "bf16, f32 (cpu) or int8 (cuda: a byte an element and a scale a token and head, half "
+             "the memory), how keys and values are kept; default bf16. ref: f32 or int8"},
     {.name = "kv-memory",
      .kind = FLAG_BYTES,
      MODEL_FIELD(kv_memory),
@@ -273,10 +274,12 @@ static const flag serve_flags[] = {
      .placeholder = "BYTES",
      .help = "a stream with more unsent text than this is cut; default 262144"},
     {.name = "replicas",
-     .kind = FLAG_ONLY,
-     .only = "1",
+     .kind = FLAG_U32,
+     SERVE_FIELD(replicas),
+     .most = LIMIT_REPLICAS_MAX,
      .placeholder = "N",
-     .help = "copies of the model; 1 in this build"},
+     .help = "copies of the model, each with --tp ranks, that share the requests (data parallel); "
+             "default 1"},
 };
 const flag_table config_serve_flags = {
     .title = "Server", .flags = serve_flags, .count = sizeof serve_flags / sizeof *serve_flags};
@@ -304,6 +307,12 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
     if (c->http_adapters && c->http && !strcmp(c->http, "off"))
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
                               "--http-adapters needs the HTTP listener: give --http HOST:PORT");
+    if (c->replicas > 1 && (config_under_mpi() || c->model.rendezvous))
+        return esp_fail_field(
+            err, ESP_OUT_OF_RANGE, "--replicas",
+            "--replicas %u does not go with %s: its processes are the ranks of "
+            "one replica; start a server for each replica",
+            c->replicas, c->model.rendezvous ? "--rendezvous" : "mpirun");
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");

@@ -24,6 +24,7 @@ enum {
     LIMIT_CONTEXT_MAX = 1 << 20,
     LIMIT_STEP_TOKENS_MAX = 65536,
     LIMIT_DEVICES_MAX = 64, /* of one kind in a machine */
+    LIMIT_REPLICAS_MAX = 64,
 };
 
 typedef enum device_kind { DEVICE_AUTO, DEVICE_REF, DEVICE_CPU, DEVICE_CUDA } device_kind;
@@ -36,7 +37,8 @@ typedef struct model_config {
     kern_level level;
     uint32_t device_index;        /* N of cuda:N */
     float gpu_memory_utilization; /* --gpu-memory-utilization; 0: 0.9 */
-    esp_dtype kv_dtype; /* --kv-dtype bf16|f32; read only if kv_dtype_given, else bf16; ref: f32 */
+    /* --kv-dtype bf16|f32|int8; read only if kv_dtype_given, else bf16; ref: f32 */
+    esp_dtype kv_dtype;
     bool kv_dtype_given;
     kern_activations activations; /* --activations bf16|int8 */
     esp_dtype quantize;           /* --quantize q8_0|q4_k; read only if quantize_given */
@@ -64,11 +66,16 @@ typedef struct model_config {
     bool no_replay;            /* tests, benches: every step calls its ops (kern_options) */
     comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
     bool closes_comm; /* the engine does, at its end */
+    /* One of several engines of this process (replicas.h), which share the host's memory. */
+    uint32_t replica, replicas; /* the replica-th of so many; 0: 1 */
+    const uint32_t *gpus;       /* [tp] the CUDA device of each rank; NULL: from device_index on */
+    uint32_t page_count;        /* exactly so many; 0: what --kv-memory says */
 } model_config;
 
 /* What `serve` takes besides. */
 typedef struct serve_config {
     model_config model;
+    uint32_t replicas;                          /* --replicas; 0: 1 */
     const char *grpc;                           /* --grpc, default 127.0.0.1:8470 */
     const char *http;                           /* --http, default 127.0.0.1:8471; "off" for none */
     const char *tls_cert, *tls_key, *client_ca; /* PEM files */

@@ -7,9 +7,9 @@
 static void choose_auto(model_config *c) {
     esp_error why = {0};
     c->device = kern_cpu_best_level() == LEVEL_AUTO ? DEVICE_REF : DEVICE_CPU;
-    if (c->ops || c->activations == ACT_INT8 || (c->kv_dtype_given && c->kv_dtype != DT_BF16))
+    if (c->ops || c->activations == ACT_INT8 || (c->kv_dtype_given && c->kv_dtype == DT_F32))
         return;
-    if (kern_cuda_count(&why) > 0) c->device = DEVICE_CUDA;
+    if (kern_cuda_check(0, &why) == ESP_OK) c->device = DEVICE_CUDA;
     if (!c->serves) return; /* a command's stderr is its errors'; its profile says the device */
     if (c->device == DEVICE_CUDA) {
         log_event(LOG_INFO, "device_chosen", "device=cuda:0");
@@ -19,26 +19,16 @@ static void choose_auto(model_config *c) {
     }
 }
 
-static esp_code check_cuda(const model_config *c, esp_error *err) {
-    uint32_t count = kern_cuda_count(err), index = device_index(c);
-    if (count == 0) return err ? err->code : ESP_UNAVAILABLE;
-    if (index < count) return ESP_OK;
-    return esp_fail_field(err, ESP_OUT_OF_RANGE, "--device",
-                          "--device cuda:%u: this machine has %u, the first of which is cuda:0",
-                          index, count);
-}
-
 static esp_code choose_kv_dtype(model_config *c, esp_error *err) {
     if (c->device != DEVICE_REF) {
         if (!c->kv_dtype_given) c->kv_dtype = DT_BF16;
         return ESP_OK;
     }
-    if (c->kv_dtype_given && c->kv_dtype != DT_F32)
-        return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "--kv-dtype %s: --device ref always keeps f32",
-                              dtype_info(c->kv_dtype)->name);
-    c->kv_dtype = DT_F32;
-    return ESP_OK;
+    if (!c->kv_dtype_given) c->kv_dtype = DT_F32;
+    if (c->kv_dtype == DT_F32 || c->kv_dtype == DT_KV_INT8) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
+                          "--kv-dtype %s: --device ref keeps f32 or, as --device cuda does, int8",
+                          kern_kv_name(c->kv_dtype));
 }
 
 esp_code device_choose(model_config *config, esp_error *err) {
@@ -46,7 +36,7 @@ esp_code device_choose(model_config *config, esp_error *err) {
     if (config->device == DEVICE_AUTO)
         choose_auto(config);
     else if (config->device == DEVICE_CUDA && !config->ops)
-        code = check_cuda(config, err);
+        code = kern_cuda_check(device_index(config), err);
     return code ? code : choose_kv_dtype(config, err);
 }
 
@@ -61,4 +51,9 @@ kern_level device_level(const model_config *config) {
 
 uint32_t device_index(const model_config *config) {
     return config->device == DEVICE_CUDA ? config->device_index : 0;
+}
+
+uint32_t device_of_rank(const model_config *config, uint32_t rank) {
+    if (config->device != DEVICE_CUDA) return 0;
+    return config->gpus ? config->gpus[rank] : device_index(config) + rank;
 }

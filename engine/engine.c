@@ -65,10 +65,6 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
 /* ---- ranks ---- */
 
 static uint32_t rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
-/* Ranks on GPUs have one each, from --device's on; each machine counts its own. */
-static uint32_t rank_of_gpu(const engine *e) {
-    return e->comm && e->config.device == DEVICE_CUDA ? e->comm->local_rank : 0;
-}
 static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 
 /* Who this engine computes with. Threads are shared between ranks of one process. */
@@ -148,15 +144,16 @@ static esp_code open_device(engine *e, esp_error *err) {
     esp_code code = pool_open(&e->pool, e->config.threads, err);
     if (code != ESP_OK) return code;
     e->ops = e->config.ops ? e->config.ops : device_ops(e->config.device);
-    e->opened_with = (kern_options){.pool = e->pool,
-                                    .level = device_level(&e->config),
-                                    .index = device_index(&e->config) + rank_of_gpu(e),
-                                    .kv_dtype = e->config.kv_dtype,
-                                    .activations = e->config.activations,
-                                    .tokens_max = e->config.step_tokens,
-                                    .no_replay = e->config.no_replay,
-                                    .least = e->comm ? least_of_ranks : NULL,
-                                    .least_arg = e};
+    e->opened_with =
+        (kern_options){.pool = e->pool,
+                       .level = device_level(&e->config),
+                       .index = device_of_rank(&e->config, e->comm ? e->comm->local_rank : 0),
+                       .kv_dtype = e->config.kv_dtype,
+                       .activations = e->config.activations,
+                       .tokens_max = e->config.step_tokens,
+                       .no_replay = e->config.no_replay,
+                       .least = e->comm ? least_of_ranks : NULL,
+                       .least_arg = e};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, rank_count(e),
@@ -183,10 +180,13 @@ static uint64_t pages_wanted(const engine *e, uint32_t tokens) {
     return pages;
 }
 
+/* Engines that share the host's memory. */
+static uint64_t sharers(const model_config *c) { return c->replicas ? c->replicas : 1; }
+
 static uint64_t adapter_memory(const model_config *c) {
     uint64_t tenth = mem_available() / 10;
-    if (c->adapter_memory) return c->adapter_memory;
-    return tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT;
+    if (c->adapter_memory) return c->adapter_memory / sharers(c);
+    return (tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT) / sharers(c);
 }
 
 static bool takes_adapters(const model_config *c) {
@@ -217,16 +217,16 @@ static uint64_t memory_left(const engine *e, const kern_memory *memory) {
 }
 
 /* --kv-memory; or what the device has left; or, in memory that is shared with others, min(25% of what is
- * available, what max_seqs sequences of 2,048 tokens need, and adapters). */
+ * available, what max_seqs sequences of 2,048 tokens need, and adapters). Replicas share the host's. */
 static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
     const model_config *c = &e->config;
     kern_memory memory;
-    if (c->kv_memory) return c->kv_memory;
     e->ops->memory(e->dev, &memory);
+    if (c->kv_memory) return c->kv_memory / (memory.shared ? sharers(c) : 1);
     if (!memory.shared) return memory_left(e, &memory);
     uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
     uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
-    uint64_t quarter = memory.free / 4;
+    uint64_t quarter = memory.free / 4 / sharers(c);
     return need < quarter ? need : quarter;
 }
 
@@ -244,6 +244,10 @@ static uint64_t whole_frame_bytes(const engine *e) {
 static esp_code plan_pages(engine *e, esp_error *err) {
     const page_groups *groups = model_page_groups(e->model);
     uint64_t frame = whole_frame_bytes(e);
+    if (e->config.page_count) {
+        e->page_count = e->config.page_count;
+        return ESP_OK;
+    }
     uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
     uint64_t useful = frames_wanted(e, e->config.max_context, frame);
     uint64_t fewest = 2ull * groups->count;
@@ -459,6 +463,7 @@ static void ask_for_weights(const engine *e, model_options *o, char *folder, siz
     o->quantize_to = c->quantize;
     o->pool = e->pool;
     o->packs = off                          ? PACKS_OFF
+               : c->replica                 ? PACKS_USE /* the first one keeps it */
                : asked || c->quantize_given ? PACKS_KEEP
                : c->serves                  ? PACKS_KEEP_IF_WORTH
                                             : PACKS_USE;
@@ -544,6 +549,7 @@ esp_code engine_open(engine **out, const model_config *config,
         return code;
     }
     e->config.name = e->name;
+    e->tells = &e->news_signal;
     e->inbox = queue_open(e->live_max);
     e->cancels = queue_open(e->live_max);
     /* Twice: a request whose end was seen early gives its place back and is told once more. */
@@ -736,8 +742,10 @@ request *engine_news(engine *e) {
 
 signal_word *engine_news_signal(engine *e) {
     atomic_store_explicit(&e->news_wanted, true, memory_order_release);
-    return &e->news_signal;
+    return e->tells;
 }
+
+void engine_share_news(engine *e, signal_word *with) { e->tells = with; }
 
 /* ---- the engine's own thread ---- */
 
@@ -820,6 +828,14 @@ void engine_read_stats(const engine *e, engine_stats *out) {
     read_histogram(&c->ttft, &out->ttft);
     read_histogram(&c->itl, &out->itl);
     read_histogram(&c->e2e, &out->e2e);
+}
+
+uint32_t engine_live(const engine *e) {
+    return atomic_load_explicit(&e->live_count, memory_order_relaxed);
+}
+
+bool engine_broken(const engine *e) {
+    return atomic_load_explicit(&e->counters.broken, memory_order_relaxed);
 }
 
 bool engine_preempt_newest(engine *e) { return sched_preempt_newest(e->sched); }

@@ -61,6 +61,8 @@ void engine_cancel(engine *e, request *r);
  * caller. Wait on the signal between: seen = signal_seen(s); drain; signal_wait(s, seen, ...). */
 request *engine_news(engine *e);
 signal_word *engine_news_signal(engine *e);
+/* Before the first call of engine_news_signal: several engines tell their news at one signal, which outlives them. */
+void engine_share_news(engine *e, signal_word *with);
 
 /* One step: take submissions and cancels, plan, launch, collect, publish. false when there is nothing to do
  * now: no request lives, or all of them wait for adapters that are being brought. */
@@ -101,6 +103,9 @@ typedef struct engine_stats {
     histogram ttft, itl, e2e;
 } engine_stats;
 void engine_read_stats(const engine *e, engine_stats *out);
+/* Two of them alone. */
+uint32_t engine_live(const engine *e);
+bool engine_broken(const engine *e);
 
 /* Tests and benches only (owner thread). */
 bool engine_preempt_newest(engine *e);

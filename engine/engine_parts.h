@@ -85,6 +85,7 @@ struct engine {
     /* Between threads. */
     queue *inbox, *cancels, *news;
     signal_word inbox_signal, news_signal;
+    signal_word *tells; /* where news are told: news_signal, or that of several engines */
     _Atomic bool news_wanted, draining, stopping, cancel_all;
     _Atomic uint32_t live_count;
     engine_counters counters;

@@ -170,9 +170,6 @@ esp_code flag_set(const flag *f, const char *source, const char *value, void *ba
     case FLAG_CHOICE:
         code = set_choice(f, source, value, base, err);
         break;
-    case FLAG_ONLY:
-        if (strcmp(value, f->only)) code = later(err, source, value);
-        break;
     case FLAG_LATER:
         code = later(err, source, value);
         break;

@@ -27,7 +27,6 @@ typedef enum flag_kind {
     FLAG_BYTES,  /* uint64_t; K, M, G, T are powers of 1,024 */
     FLAG_F32,    /* float in [least, most] */
     FLAG_CHOICE, /* int; one of the choices */
-    FLAG_ONLY,   /* nothing: the word `only` is accepted, others are not built yet */
     FLAG_LATER,  /* nothing: not built yet */
 } flag_kind;
 
@@ -54,7 +53,6 @@ typedef struct flag {
     const char *help; /* what it does, its unit, its default */
     double least, most;
     const flag_choice *choices;
-    const char *only;
     size_t also_offset;  /* int that takes the choice's second value; 0 = none */
     size_t
         number_offset; /* uint32_t <= most: what stands behind a choice that ends in ':'; 0 = none */

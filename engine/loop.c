@@ -421,7 +421,7 @@ static bool publish(engine *e, const sched_plan *plan) {
     atomic_store_explicit(&c->step_running, false, memory_order_release);
     if (e->had_news) {
         e->had_news = false;
-        signal_wake(&e->news_signal);
+        signal_wake(e->tells);
     }
     bool lives = stats.running + stats.waiting > 0, did = plan->work_count + plan->preempted > 0;
     return plan->dropped_count > 0 || (lives && did);

@@ -110,6 +110,8 @@ typedef struct request {
     int64_t submitted_us, /* arrival, if the submitter set it; else engine_submit's time */
         scheduled_us, first_token_us, last_token_us, done_us;
 
+    uint32_t replica; /* of several (replicas.h), whose it is; constant once submitted */
+
     /* Let go by the engine thread when the request ends, or with a request that was never submitted. */
     adapters *adapters;
     adapter *adapter;

@@ -45,10 +45,19 @@ typedef enum kern_activations {
     ACT_INT8, /* cpu: blocks of 32 codes with a scale (kernels/cpu/int8/int8.h) */
 } kern_activations;
 
+/* As --kv-dtype has it. */
+static inline const char *kern_kv_name(esp_dtype kv_dtype) {
+    return kv_dtype == DT_BF16      ? "bf16"
+           : kv_dtype == DT_F32     ? "f32"
+           : kv_dtype == DT_KV_INT8 ? "int8"
+                                    : dtype_info(kv_dtype)->name;
+}
+
 typedef struct kern_options {
     struct thread_pool *pool; /* borrowed; outlives the device */
     kern_level level;         /* cpu: which instructions; AUTO picks the best this machine has */
-    esp_dtype kv_dtype;       /* DT_BF16 or DT_F32; ref takes DT_F32 only, cuda DT_BF16 */
+    /* cpu: DT_BF16 or DT_F32; cuda: DT_BF16 or DT_KV_INT8; ref: DT_F32 or DT_KV_INT8 (rope_store) */
+    esp_dtype kv_dtype;
     kern_activations activations;
     uint32_t tokens_max;      /* most tokens of a batch: sizes the workspace, taken at open */
     uint32_t index;           /* which of the backend's devices; ref and cpu have one */
@@ -100,6 +109,12 @@ typedef struct kern_matrix_desc {
      * inputs in their own order. */
     const uint32_t *order;
 } kern_matrix_desc;
+
+/* What a packed matrix is of. */
+typedef struct kern_matrix_shape {
+    esp_dtype dtype;
+    uint32_t rows, cols;
+} kern_matrix_shape;
 
 /* A packed matrix as it lies in memory, for a file that keeps it. */
 typedef struct kern_image {
@@ -268,13 +283,20 @@ typedef struct kern_linear {
     void *out;     /* [T, sum of rows] (gated: [T, rows]) */
 } kern_linear;
 
+#define KV_INT8_LEAST 1e-30f /* see below */
+
 /* Norms q and k where weights are given (RMSNorm over each head), rotates both by position and stores k
  * and v into the pages.
  *   qkv[t] = q [heads,D] | k [kv_heads,D] | v [kv_heads,D]; q is changed in place.
  * The first `rotary` dims of each head turn: pairs (2i, 2i+1) if interleaved, else (i, i + rotary/2);
  * with rotary 0 nothing turns, and there are no tables.
  * cos_sin[p][i] = (cos, sin) of position p, pair i (RoFormer, arXiv:2104.09864). A model may have a second
- * table for sequences that outgrew its first context (LongRoPE, arXiv:2402.13753). */
+ * table for sequences that outgrew its first context (LongRoPE, arXiv:2402.13753).
+ *
+ * DT_KV_INT8: of a key or value x [D] of one head of one token, and of nothing else,
+ *   x[i] ~ scale * code[i],  scale = max |x| / 127,  code[i] = x[i] * (127 / max |x|), to nearest even
+ * in float32; of a maximum below KV_INT8_LEAST scale and codes are 0, of one that is infinite or NaN
+ * the scale is so and codes are 0. */
 typedef struct kern_rope_store {
     const step_batch *batch;
     void *qkv; /* [T, (heads + 2*kv_heads) * D] F32 */
@@ -347,6 +369,16 @@ typedef struct kern_place_columns {
     void *out; /* [rows, out_cols] F32 */
 } kern_place_columns;
 
+/* Frame from_frames[i] of `from` becomes frame to_frames[i] of `to`, whole: within the pages, out of them into a run
+ * of frames, and back. What is read is not written. Not within a step. */
+typedef struct kern_move_frames {
+    const void *from;
+    void *to;                                /* both from alloc; they may be the same */
+    const uint32_t *from_frames, *to_frames; /* [count] host; NULL: 0, 1, 2 .. */
+    uint32_t count;
+    size_t frame_bytes; /* a multiple of 64 */
+} kern_move_frames;
+
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu", "cuda" */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
@@ -376,11 +408,17 @@ typedef struct kern_ops {
     /* Takes what a step needs besides, so that none has to; at most once, outside of steps. */
     ESP_CHECKED esp_code (*reserve)(kern_device *dev, const kern_reserve *most, esp_error *err);
 
+    /* Whether the device computes layers of this shape; asked before anything is packed. ESP_INVALID says what it
+     * has and which flag mends it; ops assert. */
+    ESP_CHECKED esp_code (*check_layers)(const kern_device *dev, const kern_kv_shape *shape,
+                                         esp_error *err);
     /* Copies and packs; desc->data may go away afterwards. Uses the pool. */
     ESP_CHECKED esp_code (*pack)(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                                  esp_error *err);
-    /* The matrix's own memory, valid while it is open. */
-    void (*image)(const kern_matrix *matrix, kern_image *out);
+    kern_matrix_shape (*shape)(const kern_matrix *matrix);
+    /* The matrix's own memory, valid while it is open. A device with memory of its own makes a copy for it:
+     * ESP_EXHAUSTED, or the device's fault. */
+    ESP_CHECKED esp_code (*image)(const kern_matrix *matrix, kern_image *out, esp_error *err);
     /* A matrix over the bytes of an image, which outlive it and are only read. ESP_INVALID unless
      * shape and order are possible and count is what they take. */
     ESP_CHECKED esp_code (*open_image)(kern_device *dev, const kern_image *image, kern_matrix **out,
@@ -418,6 +456,7 @@ typedef struct kern_ops {
     bool (*sample)(kern_device *dev, const kern_sample *op);
     void (*rank_sum)(kern_device *dev, const kern_rank_sum *op);
     void (*place_columns)(kern_device *dev, const kern_place_columns *op);
+    void (*move_frames)(kern_device *dev, const kern_move_frames *op);
 
     /* Waits for all ops; the first device fault since open, for ever after. */
     ESP_CHECKED esp_code (*sync)(kern_device *dev, esp_error *err);
@@ -427,9 +466,16 @@ extern const kern_ops kern_ref;
 extern const kern_ops kern_cpu;
 /* In no library of this folder: a program links esp_cuda, whose open may say what is missing. */
 extern const kern_ops kern_cuda;
-/* CUDA devices that can be opened here; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where
- * the build has no CUDA at all. */
+/* CUDA devices of this machine; 0: `why` says what is missing, with code ESP_UNIMPLEMENTED where the build has
+ * no CUDA at all. */
 uint32_t kern_cuda_count(esp_error *why);
+/* Whether this one, counted from 0, is there and new enough to be opened: ESP_UNAVAILABLE or, without CUDA in the
+ * build, ESP_UNIMPLEMENTED where there is none; ESP_OUT_OF_RANGE; ESP_INVALID of one that is too old. */
+ESP_CHECKED esp_code kern_cuda_check(uint32_t index, esp_error *err);
+/* How far two different devices are from each other, as the driver ranks links: 0 the fastest; KERN_LINK_NONE where
+ * neither reaches the other's memory. */
+enum { KERN_LINK_NONE = 1 << 20 };
+uint32_t kern_cuda_link(uint32_t device, uint32_t other);
 /* The cudaStream_t of all its ops, of a device that kern_cuda opened: for exchanges between ranks. */
 void *kern_cuda_stream(kern_device *dev);
 /* Whether its ops launch anything now: in a step whose launches it remembers they may not. */

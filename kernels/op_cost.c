@@ -10,8 +10,7 @@ static double act_bytes(const kern_ops *ops, const kern_device *dev) {
 
 op_cost op_cost_embed(const kern_ops *ops, const kern_device *dev, const kern_embed *op) {
     (void)dev;
-    kern_image table;
-    ops->image(op->table, &table);
+    kern_matrix_shape table = ops->shape(op->table);
     double row = (double)ops->matrix_bytes(op->table) / table.rows;
     return (op_cost){.bytes = op->token_count * (row + table.cols * F32_BYTES)};
 }
@@ -39,17 +38,17 @@ static op_cost lora_cost(const kern_ops *ops, const kern_device *dev, const kern
 
 op_cost op_cost_linear(const kern_ops *ops, const kern_device *dev, const kern_linear *op) {
     op_cost cost = lora_cost(ops, dev, op);
-    kern_image image;
+    kern_matrix_shape shape = {0};
     double rows = 0, out = kern_gives_act(op->epilogue) ? act_bytes(ops, dev) : F32_BYTES;
     for (uint32_t i = 0; i < op->matrix_count; i++) {
-        ops->image(op->matrix[i], &image);
+        shape = ops->shape(op->matrix[i]);
         cost.bytes += (double)ops->matrix_bytes(op->matrix[i]);
-        cost.flops += 2.0 * image.rows * image.cols * op->token_count;
-        rows += image.rows;
+        cost.flops += 2.0 * shape.rows * shape.cols * op->token_count;
+        rows += shape.rows;
     }
     if (op->epilogue == EPI_RESIDUAL) out *= 2;
     if (kern_is_gated(op->epilogue)) rows /= 2;
-    cost.bytes += op->token_count * (image.cols * act_bytes(ops, dev) + rows * out);
+    cost.bytes += op->token_count * (shape.cols * act_bytes(ops, dev) + rows * out);
     return cost;
 }
 

@@ -22,7 +22,7 @@ struct op_timer {
 };
 
 /* An entry that is not passed on would be called with a device it does not know. */
-_Static_assert(sizeof(kern_ops) == 36 * sizeof(void *), "op_timer.c passes on every entry");
+_Static_assert(sizeof(kern_ops) == 39 * sizeof(void *), "op_timer.c passes on every entry");
 
 static const char *const names[OP_KINDS] = {
     [OP_EMBED] = "embed",
@@ -47,10 +47,16 @@ static const op_kind kinds[] = {
 
 /* ---- ops ---- */
 
+/* When all that was asked of the device is done; a fault is the caller's to find. */
+static int64_t done_ns(kern_device *dev) {
+    (void)!dev->real->sync(dev->inner, NULL);
+    return clock_now_ns();
+}
+
 static op_time *count(kern_device *dev, op_kind kind, int64_t began_ns, op_cost cost) {
     op_times *times = &dev->timer->times;
     op_time *time = &times->of[kind];
-    int64_t ended_ns = clock_now_ns();
+    int64_t ended_ns = done_ns(dev);
     if (!times->first_ns) times->first_ns = began_ns;
     times->last_ns = ended_ns;
     time->calls++;
@@ -62,54 +68,54 @@ static op_time *count(kern_device *dev, op_kind kind, int64_t began_ns, op_cost 
 
 static void timed_embed(kern_device *dev, const kern_embed *op) {
     op_cost cost = op_cost_embed(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->embed(dev->inner, op);
     count(dev, OP_EMBED, began_ns, cost);
 }
 
 static void timed_norm(kern_device *dev, const kern_norm *op) {
     op_cost cost = op_cost_norm(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->norm(dev->inner, op);
     count(dev, OP_NORM, began_ns, cost);
 }
 
 static void note_shape(kern_device *dev, const kern_linear *op, op_time *time) {
-    kern_image image;
+    kern_matrix_shape shape = {0};
     uint32_t rows = 0;
     for (uint32_t i = 0; i < op->matrix_count; i++) {
-        dev->real->image(op->matrix[i], &image);
-        rows += image.rows;
+        shape = dev->real->shape(op->matrix[i]);
+        rows += shape.rows;
     }
-    if (time->calls > 1 && (rows != time->rows || image.cols != time->cols)) time->other_shapes++;
+    if (time->calls > 1 && (rows != time->rows || shape.cols != time->cols)) time->other_shapes++;
     time->rows = rows;
-    time->cols = image.cols;
+    time->cols = shape.cols;
 }
 
 static void timed_linear(kern_device *dev, const kern_linear *op) {
     op_cost cost = op_cost_linear(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->linear(dev->inner, op);
     note_shape(dev, op, count(dev, kinds[op->role], began_ns, cost));
 }
 
 static void timed_rope_store(kern_device *dev, const kern_rope_store *op) {
     op_cost cost = op_cost_rope_store(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->rope_store(dev->inner, op);
     count(dev, OP_ROPE_STORE, began_ns, cost);
 }
 
 static void timed_attention(kern_device *dev, const kern_attention *op) {
     op_cost cost = op_cost_attention(dev->real, dev->inner, op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->attention(dev->inner, op);
     count(dev, OP_ATTENTION, began_ns, cost);
 }
 
 static void timed_pool_states(kern_device *dev, const kern_pool_states *op) {
     op_cost cost = op_cost_pool_states(op);
-    int64_t began_ns = clock_now_ns();
+    int64_t began_ns = done_ns(dev);
     dev->real->pool_states(dev->inner, op);
     count(dev, OP_POOL_STATES, began_ns, cost);
 }
@@ -164,6 +170,10 @@ static bool pass_step_begin(kern_device *dev, const kern_step *step) {
     return dev->real->step_begin(dev->inner, &called);
 }
 static bool pass_step_end(kern_device *dev) { return dev->real->step_end(dev->inner); }
+static esp_code pass_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                  esp_error *err) {
+    return dev->real->check_layers(dev->inner, shape, err);
+}
 static esp_code pass_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                           esp_error *err) {
     return dev->real->pack(dev->inner, desc, out, err);
@@ -191,6 +201,9 @@ static void pass_rank_sum(kern_device *dev, const kern_rank_sum *op) {
 }
 static void pass_place_columns(kern_device *dev, const kern_place_columns *op) {
     dev->real->place_columns(dev->inner, op);
+}
+static void pass_move_frames(kern_device *dev, const kern_move_frames *op) {
+    dev->real->move_frames(dev->inner, op);
 }
 static esp_code pass_sync(kern_device *dev, esp_error *err) {
     return dev->real->sync(dev->inner, err);
@@ -222,7 +235,9 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .upload_beside = pass_upload_beside,
         .memory = pass_memory,
         .reserve = pass_reserve,
+        .check_layers = pass_check_layers,
         .pack = pass_pack,
+        .shape = real->shape,
         .image = real->image,
         .open_image = pass_open_image,
         .matrix_close = pass_matrix_close,
@@ -241,6 +256,7 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
         .sample = pass_sample,
         .rank_sum = pass_rank_sum,
         .place_columns = pass_place_columns,
+        .move_frames = pass_move_frames,
         .sync = pass_sync,
     };
     *ops = &t->ops;

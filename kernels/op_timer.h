@@ -1,7 +1,10 @@
 /* op_timer.h - an op table around another that times each op and passes it on.
  *
  * For benches: without one nothing of it is in the way of a step. It counts what it saw since the
- * last op_timer_clear, by kind of op and, for linears, by their role in the model.
+ * last op_timer_clear, by kind of op and, for linears, by their role in the model. An op's time ends when the
+ * device has computed it, not when it was asked to: before and behind each the timer waits for the device (sync),
+ * so ops that would overlap stand side by side, and on a device with a queue each takes a launch and a wait, some
+ * microseconds, more than it does alone.
  *
  * Thread  the device's owner. */
 // SPDX-License-Identifier: Apache-2.0

@@ -14,26 +14,23 @@
 #include <sysexits.h>
 
 static const char *const SHAPES[GPU_SHAPES_MAX] = {"llama-3.1-8b", "llama-3.2-1b", "gemma-2-9b"};
-static const synthetic_shape SMALL = {
-    .name = "small",
-    .family = &family_llama,
-    .layers = 1,
-    .hidden = 256,
-    .heads = 4,
-    .kv_heads = 2,
-    .head_dim = 64,
-    .intermediate = 256,
-    .vocab = 512,
-    .context = 512,
-    .theta = 1e4,
-    .norm_eps = 1e-5,
-    .tied = true,
-};
+#define SMALL_SHAPE                                                                                \
+    .hidden = 256, .heads = 4, .kv_heads = 2, .head_dim = 64, .intermediate = 256, .vocab = 512,   \
+    .context = 512, .theta = 1e4, .norm_eps = 1e-5, .tied = true
+static const synthetic_shape SMALL[] = {
+    {.name = "small llama", .family = &family_llama, .layers = 1, SMALL_SHAPE},
+    {.name = "small gemma",
+     .family = &family_gemma2,
+     .layers = 2,
+     SMALL_SHAPE,
+     .more = "{\"hidden_activation\": \"gelu_pytorch_tanh\", \"query_pre_attn_scalar\": 64, "
+             "\"sliding_window\": 24, \"attn_logit_softcapping\": 50.0, "
+             "\"final_logit_softcapping\": 30.0}"}};
 
 const synthetic_shape *bench_gpu_shape(const gpu_lab *lab, uint32_t index) {
     const synthetic_shape *shape = NULL;
     esp_error err = {0};
-    if (lab->smoke) return index == 0 ? &SMALL : NULL;
+    if (lab->smoke) return index < sizeof SMALL / sizeof *SMALL ? &SMALL[index] : NULL;
     if (index >= GPU_SHAPES_MAX) return NULL;
     gpu_expect(synthetic_find(SHAPES[index], &shape, &err), &err);
     return shape;

@@ -8,7 +8,7 @@
 
 enum { GPU_SHAPES_MAX = 3, GPU_TOKENS_MAX = 2048 };
 
-/* The shapes that are measured; in a smoke run a small one. NULL at the end. */
+/* The shapes that are measured; in a smoke run small ones. NULL at the end. */
 const synthetic_shape *bench_gpu_shape(const gpu_lab *lab, uint32_t index);
 
 /* Copy bandwidth and the rate of mma.sync, which the other parts are held to; goes first. */

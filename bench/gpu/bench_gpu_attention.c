@@ -1,6 +1,6 @@
-/* bench_gpu_attention.c - attention alone: decode should take as long as reading the keys and values. */
+/* bench_gpu_attention.c - attention alone, over pages of bf16 and of int8, of layers that see everything: decode should
+ * take as long as reading the keys and values. */
 // SPDX-License-Identifier: Apache-2.0
-#include <math.h>
 #include <stdio.h>
 
 #include "bench/gpu/bench_gpu.h"
@@ -15,6 +15,7 @@ typedef struct attention_case {
     kern_kv_shape kv_shape;
     kern_attention op;
     uint32_t layers;
+    bool int8; /* pages */
 } attention_case;
 
 static void attention_work(const gpu_lab *lab, void *arg) {
@@ -68,32 +69,41 @@ static void print_row(const gpu_lab *lab, const attention_case *c, const attenti
     const synthetic_shape *s = c->shape;
     bool prefill = size->tokens > 1;
     double keys = size->cached + size->tokens;
-    double bytes = 2 * keys * s->kv_heads * s->head_dim * sizeof(uint16_t) * size->seqs;
+    double row = c->int8 ? s->head_dim + sizeof(float) : s->head_dim * sizeof(uint16_t);
+    double bytes = 2 * keys * s->kv_heads * row * size->seqs;
     double flops = 4 * op_cost_seen(size->cached, size->tokens, 0) * s->heads * s->head_dim;
     char of[96];
     snprintf(of, sizeof of, "%s %u x %.0f", s->name, size->seqs, keys);
     gpu_print(&(gpu_row){.bench = "attention",
                          .of = of,
-                         .format = "bf16",
+                         .format = c->int8 ? "int8" : "bf16",
                          .tokens = size->seqs * size->tokens,
                          .us = seconds * 1e6,
                          .value = prefill ? flops * size->seqs / seconds / lab->mma_flop_per_s
                                           : bytes / seconds / lab->copy_bytes_per_s,
                          .unit = prefill ? "of the mma rate" : "of copy bandwidth",
-                         .bar = prefill ? 0 : 0.85});
+                         .bar = prefill || c->int8 ? 0 : 0.85});
 }
 
 /* A device of its own: it remembers the step. */
-static void measure(const gpu_lab *of, const synthetic_shape *shape, const attention_size *size) {
-    gpu_lab lab = gpu_lab_open(of->index, size->seqs * size->tokens, of->smoke);
+static void measure(const gpu_lab *of, const synthetic_shape *shape, const attention_size *size,
+                    bool int8) {
+    model_spec spec;
+    esp_error err = {0};
+    gpu_lab lab = gpu_lab_open_kv(int8 ? DT_KV_INT8 : DT_BF16, of->index, size->seqs * size->tokens,
+                                  of->smoke);
     lab.copy_bytes_per_s = of->copy_bytes_per_s;
     lab.mma_flop_per_s = of->mma_flop_per_s;
     attention_case c = {.shape = shape,
                         .batch = gpu_batch_of(size->seqs, size->cached, size->tokens),
-                        .layers = lab.smoke ? 1 : LAYERS};
+                        .layers = lab.smoke ? 1 : LAYERS,
+                        .int8 = int8};
     c.kv_shape = (kern_kv_shape){c.layers, shape->kv_heads, shape->head_dim};
-    c.op = (kern_attention){
-        .batch = &c.batch, .heads = shape->heads, .scale = 1 / sqrtf((float)shape->head_dim)};
+    gpu_expect(synthetic_spec(shape, &spec, &err), &err);
+    c.op = (kern_attention){.batch = &c.batch,
+                            .heads = shape->heads,
+                            .scale = spec.attention_scale,
+                            .softcap = spec.attention_softcap};
     print_row(&lab, &c, size, time_case(&lab, &c));
     gpu_batch_free(&c.batch);
     gpu_lab_close(&lab);
@@ -106,6 +116,6 @@ void bench_gpu_attention(gpu_lab *lab) {
     const attention_size *list = lab->smoke ? small : sizes;
     size_t count = lab->smoke ? sizeof small / sizeof *small : sizeof sizes / sizeof *sizes;
     for (uint32_t i = 0; bench_gpu_shape(lab, i); i++)
-        for (size_t n = 0; n < count; n++)
-            measure(lab, bench_gpu_shape(lab, i), &list[n]);
+        for (size_t n = 0; n < 2 * count; n++)
+            measure(lab, bench_gpu_shape(lab, i), &list[n / 2], n % 2);
 }

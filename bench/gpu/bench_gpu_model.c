@@ -1,8 +1,8 @@
 /* bench_gpu_model.c - whole models of published shapes: a decode step as the engine calls it, beside the time that
- * reading its weights takes at copy bandwidth; and how long a step keeps the host busy. Norms' weights and the
- * tables of angles are one for all layers: they are no traffic to speak of. */
+ * reading its weights takes at copy bandwidth; and how long a step keeps the host busy. Gemma is computed as Gemma:
+ * caps, windows, gates and norms are as the shape's config says. Norms' weights and the tables of angles are one
+ * for all layers: they are no traffic to speak of. */
 // SPDX-License-Identifier: Apache-2.0
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -20,6 +20,8 @@ typedef struct layer {
 
 typedef struct model {
     const synthetic_shape *shape;
+    model_spec spec;
+    bool post_norms; /* behind what attention and the MLP add */
     layer *layers;
     kern_matrix *head;
     double bytes; /* of weights that a step reads */
@@ -27,7 +29,7 @@ typedef struct model {
     kern_kv_shape kv_shape;
     kern_kv_layer kv;
     size_t arena_bytes, wide_bytes;
-    void *stream, *act, *wide, *inner, *weight, *angles, *logits;
+    void *stream, *branch, *act, *wide, *inner, *weight, *angles, *logits;
 } model;
 
 /* ---- weights ---- */
@@ -79,7 +81,7 @@ static void norm(const gpu_lab *lab, const model *m, const uint32_t *rows, uint3
                     .count = count,
                     .width = m->shape->hidden,
                     .weight = m->weight,
-                    .eps = (float)m->shape->norm_eps,
+                    .eps = m->spec.norm_eps,
                     .out = m->act};
     kern_cuda.norm(lab->dev, &op);
 }
@@ -90,24 +92,43 @@ static void linear(const gpu_lab *lab, const model *m, kern_matrix *const *matri
                       .token_count = m->batch.token_count,
                       .matrix_count = count,
                       .epilogue = epilogue,
+                      .softcap = m->spec.logit_softcap,
                       .out = out};
     for (uint32_t i = 0; i < count; i++)
         op.matrix[i] = matrices[i];
     kern_cuda.linear(lab->dev, &op);
 }
 
+/* stream += matrix . in, or the norm of that. */
+static void add_branch(const gpu_lab *lab, const model *m, kern_matrix *const *matrix,
+                       const void *in) {
+    kern_norm behind = {.in = m->branch,
+                        .count = m->batch.token_count,
+                        .width = m->shape->hidden,
+                        .weight = m->weight,
+                        .eps = m->spec.norm_eps,
+                        .residual = true,
+                        .out = m->stream};
+    linear(lab, m, matrix, 1, m->post_norms ? EPI_STORE : EPI_RESIDUAL, in,
+           m->post_norms ? m->branch : m->stream);
+    if (m->post_norms) kern_cuda.norm(lab->dev, &behind);
+}
+
+/* All layers' pages are of one group: tables of windows would name fewer frames and cost the same. */
 static void attend(const gpu_lab *lab, const model *m, uint32_t l) {
-    const synthetic_shape *s = m->shape;
+    const model_spec *s = &m->spec;
     kern_rope_store rope = {.batch = &m->batch,
                             .qkv = m->wide,
                             .heads = s->heads,
-                            .rotary = s->head_dim,
+                            .rotary = s->rotary,
                             .cos_sin = m->angles,
                             .kv = m->kv};
     kern_attention attention = {.batch = &m->batch,
                                 .qkv = m->wide,
                                 .heads = s->heads,
-                                .scale = 1 / sqrtf((float)s->head_dim),
+                                .scale = s->attention_scale,
+                                .softcap = s->attention_softcap,
+                                .window = s->slides[l] ? s->window : 0,
                                 .kv = m->kv,
                                 .out = m->act};
     rope.kv.layer = attention.kv.layer = l;
@@ -118,10 +139,11 @@ static void attend(const gpu_lab *lab, const model *m, uint32_t l) {
 static void step_work(const gpu_lab *lab, void *arg) {
     const model *m = arg;
     const step_batch *b = &m->batch;
+    bool gelu = m->spec.activation == ACTIVATION_GELU_TANH;
     kern_embed embed = {.table = m->head,
                         .ids = b->ids,
                         .token_count = b->token_count,
-                        .scale = 1,
+                        .scale = m->spec.embedding_scale,
                         .out = m->stream};
     kern_cuda.embed(lab->dev, &embed);
     for (uint32_t l = 0; l < m->shape->layers; l++) {
@@ -129,13 +151,14 @@ static void step_work(const gpu_lab *lab, void *arg) {
         norm(lab, m, NULL, b->token_count);
         linear(lab, m, w->qkv, 3, EPI_STORE, m->act, m->wide);
         attend(lab, m, l);
-        linear(lab, m, w->o, 1, EPI_RESIDUAL, m->act, m->stream);
+        add_branch(lab, m, w->o, m->act);
         norm(lab, m, NULL, b->token_count);
-        linear(lab, m, w->gate_up, 2, EPI_SILU_MUL, m->act, m->inner);
-        linear(lab, m, w->down, 1, EPI_RESIDUAL, m->inner, m->stream);
+        linear(lab, m, w->gate_up, 2, gelu ? EPI_GELU_MUL : EPI_SILU_MUL, m->act, m->inner);
+        add_branch(lab, m, w->down, m->inner);
     }
     norm(lab, m, b->rows, b->row_count);
-    linear(lab, m, &m->head, 1, EPI_STORE, m->act, m->logits);
+    linear(lab, m, &m->head, 1, m->spec.logit_softcap > 0 ? EPI_SOFTCAP : EPI_STORE, m->act,
+           m->logits);
 }
 
 /* ---- memory ---- */
@@ -162,6 +185,7 @@ static void take_memory(const gpu_lab *lab, model *m) {
     m->kv.arena = gpu_alloc_filled(lab, m->arena_bytes);
     m->wide_bytes = bytes_of(m, widest(s));
     m->stream = gpu_alloc(lab, bytes_of(m, s->hidden));
+    m->branch = gpu_alloc(lab, bytes_of(m, s->hidden));
     m->act = gpu_alloc(lab, m->wide_bytes);
     m->wide = gpu_alloc(lab, m->wide_bytes);
     m->inner = gpu_alloc(lab, m->wide_bytes);
@@ -183,6 +207,7 @@ static void take_memory(const gpu_lab *lab, model *m) {
 static void give_memory(const gpu_lab *lab, model *m) {
     gpu_free(lab, m->kv.arena, m->arena_bytes);
     gpu_free(lab, m->stream, bytes_of(m, m->shape->hidden));
+    gpu_free(lab, m->branch, bytes_of(m, m->shape->hidden));
     gpu_free(lab, m->act, m->wide_bytes);
     gpu_free(lab, m->wide, m->wide_bytes);
     gpu_free(lab, m->inner, m->wide_bytes);
@@ -220,6 +245,12 @@ static void print_rows(const gpu_lab *lab, const model *m, esp_dtype dtype, doub
                          .at_most = true});
 }
 
+static void read_spec(model *m) {
+    esp_error err = {0};
+    gpu_expect(synthetic_spec(m->shape, &m->spec, &err), &err);
+    m->post_norms = m->shape->family->config_tensor_names[TENSOR_ATTN_POST_NORM] != NULL;
+}
+
 /* A device of its own: it remembers the step. */
 static void measure(const gpu_lab *of, const synthetic_shape *shape, esp_dtype dtype,
                     uint32_t seqs) {
@@ -227,6 +258,7 @@ static void measure(const gpu_lab *of, const synthetic_shape *shape, esp_dtype d
     lab.copy_bytes_per_s = of->copy_bytes_per_s;
     model m = {.shape = shape,
                .batch = gpu_batch_of(seqs, (lab.smoke ? CONTEXT_SMOKE : CONTEXT) - 1, 1)};
+    read_spec(&m);
     make_weights(&lab, &m, dtype);
     take_memory(&lab, &m);
     kern_step step = {.batch = &m.batch, .repeats = true};

@@ -26,13 +26,13 @@ void gpu_expect(esp_code code, const esp_error *err) {
     if (code) gpu_die(esp_code_name(code), err->message);
 }
 
-gpu_lab gpu_lab_open(uint32_t index, uint32_t tokens_max, bool smoke) {
+gpu_lab gpu_lab_open_kv(esp_dtype kv_dtype, uint32_t index, uint32_t tokens_max, bool smoke) {
     gpu_lab lab = {.smoke = smoke, .index = index};
     esp_error err = {0};
     int l2 = 0, processors = 0;
     gpu_expect(pool_open(&lab.pool, smoke ? 1 : 0, &err), &err);
     kern_options options = {
-        .pool = lab.pool, .kv_dtype = DT_BF16, .tokens_max = tokens_max, .index = index};
+        .pool = lab.pool, .kv_dtype = kv_dtype, .tokens_max = tokens_max, .index = index};
     gpu_expect(kern_cuda.open(&lab.dev, &options, &err), &err);
     lab.stream = lab.dev->stream;
     GPU_CHECK(cudaDeviceGetAttribute(&l2, cudaDevAttrL2CacheSize, (int)index));
@@ -40,6 +40,10 @@ gpu_lab gpu_lab_open(uint32_t index, uint32_t tokens_max, bool smoke) {
     lab.l2_bytes = (uint64_t)l2;
     lab.processors = (uint32_t)processors;
     return lab;
+}
+
+gpu_lab gpu_lab_open(uint32_t index, uint32_t tokens_max, bool smoke) {
+    return gpu_lab_open_kv(DT_BF16, index, tokens_max, smoke);
 }
 
 void gpu_lab_close(gpu_lab *lab) {

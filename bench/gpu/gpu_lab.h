@@ -32,6 +32,8 @@ void gpu_check(int error, const char *call);
 void gpu_expect(esp_code code, const esp_error *err);
 
 gpu_lab gpu_lab_open(uint32_t index, uint32_t tokens_max, bool smoke);
+/* With pages of another kind than bf16. */
+gpu_lab gpu_lab_open_kv(esp_dtype kv_dtype, uint32_t index, uint32_t tokens_max, bool smoke);
 void gpu_lab_close(gpu_lab *lab);
 
 /* Device memory of the backend, filled with bf16 or float32 values about 1. */

@@ -11,11 +11,18 @@ uint32_t gpu_linear_rows(const gpu_linear_part *part) {
     return rows;
 }
 
+static kern_epilogue gate_of(const synthetic_shape *s) {
+    model_spec spec;
+    esp_error err = {0};
+    gpu_expect(synthetic_spec(s, &spec, &err), &err);
+    return spec.activation == ACTIVATION_GELU_TANH ? EPI_GELU_MUL : EPI_SILU_MUL;
+}
+
 static void name_parts(const synthetic_shape *s, gpu_linear_part out[GPU_LINEAR_PARTS]) {
     uint32_t q = s->heads * s->head_dim, kv = s->kv_heads * s->head_dim, inner = s->intermediate;
     out[0] = (gpu_linear_part){"qkv", {q, kv, kv}, 3, s->hidden, EPI_STORE, ROLE_QKV};
     out[1] = (gpu_linear_part){"o", {s->hidden}, 1, q, EPI_RESIDUAL, ROLE_ATTENTION_OUT};
-    out[2] = (gpu_linear_part){"gate_up", {inner, inner}, 2, s->hidden, EPI_SILU_MUL, ROLE_GATE_UP};
+    out[2] = (gpu_linear_part){"gate_up", {inner, inner}, 2, s->hidden, gate_of(s), ROLE_GATE_UP};
     out[3] = (gpu_linear_part){"down", {s->hidden}, 1, inner, EPI_RESIDUAL, ROLE_DOWN};
 }
 

@@ -39,7 +39,7 @@ gpu_matrix gpu_matrix_make(const gpu_lab *lab, esp_dtype dtype, uint32_t rows, u
     kern_matrix_desc desc = {.dtype = dtype, .rows = rows, .cols = cols, .data = data};
     gpu_expect(kern_cuda.pack(lab->dev, &desc, &m.first, &err), &err);
     free(data);
-    kern_cuda.image(m.first, &m.image);
+    gpu_expect(kern_cuda.image(m.first, &m.image, &err), &err);
     return m;
 }
 

@@ -26,6 +26,8 @@ SHAPES = (Shape("llama-3.1-8b", 32, 4096, 14336, 32, 8, 128, 128256),
 FORMATS = {"BF16": 2.0, "Q4_K": 0.625}
 """Bytes a weight as packed: of Q4_K, tiles of 16 x 64 codes of 4 bits, 8 bytes of scales a row and tile."""
 
+KV = ("bf16", "int8")
+
 Work = collections.namedtuple("Work", "what bytes flops bench of format tokens", defaults=("", "", "", 0))
 """bench, of, format, tokens: the row of bench_gpu that measures it."""
 
@@ -51,12 +53,17 @@ def linear_works(s, fmt, tokens):
     return works
 
 
-def attention_work(s, seqs, cached, tokens):
+def kv_bytes(s, kv):
+    """Of a token in one layer: codes of int8 have a float32 scale for each head's key and value."""
+    return 2 * s.kv_heads * (2 * s.dim if kv == "bf16" else s.dim + 4)
+
+
+def attention_work(s, seqs, cached, tokens, kv="bf16"):
     keys = cached + tokens
     seen = sum(cached + i + 1 for i in range(tokens))
-    moved = seqs * (2 * keys * s.kv_heads * s.dim * 2 + tokens * s.heads * s.dim * (4 + 2))
-    return Work(f"attention, {seqs} x {keys} keys, {count_of(tokens)} each", moved, 4.0 * seqs * seen * s.heads * s.dim, "attention",
-                f"{s.name} {seqs} x {keys}", "bf16", seqs * tokens)
+    moved = seqs * (keys * kv_bytes(s, kv) + tokens * s.heads * s.dim * (4 + 2))
+    return Work(f"attention, {kv}, {seqs} x {keys} keys, {count_of(tokens)} each", moved, 4.0 * seqs * seen * s.heads * s.dim,
+                "attention", f"{s.name} {seqs} x {keys}", kv, seqs * tokens)
 
 
 def small_works(s, tokens):
@@ -78,15 +85,16 @@ def lora_work(s, adapters, rank):
     return Work(f"lora, {adapters} sequences over {adapters} adapters of rank {rank}, one layer", moved, flops)
 
 
-def page_work(s, frames):
-    frame = s.layers * 2 * s.kv_heads * 16 * s.dim * 2
-    return Work(f"page_copy, {frames} frames of {frame / 2**20:g} MiB", 2 * frames * frame, 0)
+def page_work(s, frames, kv):
+    frame = s.layers * 16 * kv_bytes(s, kv)
+    return Work(f"page_copy, {kv}, {frames} frames of {frame / 2**20:.3g} MiB", 2 * frames * frame, 0)
 
 
-def model_work(s, fmt, seqs, context):
+def model_work(s, fmt, seqs, context, kv="bf16"):
     weights = sum(rows * cols for _, rows, cols, _ in linear_parts(s)) * s.layers + s.vocab * s.hidden
-    kv = seqs * context * 2 * s.kv_heads * s.dim * 2 * s.layers
-    return Work(f"a decode step, {fmt}, {seqs} x {context} keys", weights * FORMATS[fmt] + kv, 2.0 * weights * seqs, "model",
+    moved = weights * FORMATS[fmt] + seqs * context * s.layers * kv_bytes(s, kv)
+    over = "" if kv == "bf16" else f" of {kv}"
+    return Work(f"a decode step, {fmt}, {seqs} x {context} keys{over}", moved, 2.0 * weights * seqs, "model" if context <= 512 else "",
                 f"{s.name} decode step", fmt, seqs)
 
 
@@ -95,10 +103,11 @@ def works_of(s):
     for fmt in FORMATS:
         for tokens in (1, 16, 2048):
             works += linear_works(s, fmt, tokens)
-    works += [attention_work(s, 1, 8191, 1), attention_work(s, 16, 8191, 1), attention_work(s, 1, 0, 2048)]
+    works += [attention_work(s, *size, kv) for size in ((1, 8191, 1), (16, 8191, 1), (1, 0, 2048)) for kv in KV]
     works += [w for tokens in (16, 2048) for w in small_works(s, tokens) if not (tokens == 2048 and w.what.startswith("sample"))]
-    works += [lora_work(s, 32, 16), page_work(s, 64)]
-    return works + [model_work(s, fmt, seqs, 512) for fmt in FORMATS for seqs in (1, 16)]
+    works += [lora_work(s, 32, 16)] + [page_work(s, 64, kv) for kv in KV]
+    works += [model_work(s, fmt, seqs, 512) for fmt in FORMATS for seqs in (1, 16)]
+    return works + [model_work(s, "Q4_K", 16, 8192, kv) for kv in KV]
 
 
 def results():
@@ -153,7 +162,7 @@ What a kernel must move and multiply at least, from its shapes alone, and the ti
 of bytes over memory bandwidth and operations over matrix rate. Printed by `bench/gpu/roofline.py`, and held to it by a test; change that.
 
 **Counted.** Weights once, as packed (bf16 2 bytes; Q4_K 0.625, codes and scales). Inputs of linears bf16; the residual stream, queries and logits
-float32; keys and values bf16. A linear that adds to the residual stream reads and writes it. Attention reads each sequence's keys and values
+float32; keys and values bf16, or int8 with a float32 scale for each of a head's (`--kv-dtype int8`). A linear that adds to the residual stream reads and writes it. Attention reads each sequence's keys and values
 once. Operations are multiplications and additions of matrices and attention scores; what rides along with bytes is not counted. Adapters:
 A and B in bf16, inputs, and what they add, which is written and read back.
 

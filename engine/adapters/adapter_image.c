@@ -104,7 +104,11 @@ static esp_code add_frame(adapter_image *image, esp_error *err) {
     uint8_t *at = o->ops->host_take(o->dev, o->frame_bytes);
     if (!at) {
         give(image, o->frame_bytes);
-        return esp_fail(err, ESP_EXHAUSTED, "no memory for the adapter");
+        return esp_fail_field(err, ESP_EXHAUSTED, "--adapter-memory",
+                              "this machine has no %zu bytes left for frame %u of the adapter; "
+                              "lower --adapter-memory, so that fewer adapters stay in memory, or "
+                              "end what else uses it",
+                              o->frame_bytes, image->frame_count);
     }
     image->frames = mem_resize(image->frames, image->frame_count + 1, sizeof *image->frames);
     image->frames[image->frame_count++] = (image_frame_room){.at = at};

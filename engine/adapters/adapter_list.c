@@ -46,6 +46,15 @@ void adapter_read_info(adapters *a, const adapter *ad, adapter_info *out) {
     pthread_mutex_unlock(&a->lock);
 }
 
+adapter_tier adapters_tier(adapters *a, const char *name, const char *digest) {
+    pthread_mutex_lock(&a->lock);
+    const adapter_entry *entry = names_find(a, name);
+    const adapter *ad = entry ? names_digest(entry, digest) : NULL;
+    adapter_tier tier = ad ? tier_of(ad) : ADAPTER_DISK;
+    pthread_mutex_unlock(&a->lock);
+    return tier;
+}
+
 static int by_name(const void *x, const void *y) {
     const adapter_info *p = x, *q = y;
     int names = strcmp(p->name, q->name);

@@ -175,6 +175,8 @@ ESP_CHECKED esp_code adapters_set_alias(adapters *a, const char *name, uint32_t 
 /* All that are known, by name and version: *out is malloc'd, the caller's. */
 void adapters_list(adapters *a, adapter_info **out, size_t *count);
 void adapter_read_info(adapters *a, const adapter *ad, adapter_info *out);
+/* Where that content is under that name; ADAPTER_DISK also where it is not known. Asks for nothing. */
+adapter_tier adapters_tier(adapters *a, const char *name, const char *digest);
 
 typedef struct adapters_stats {
     uint32_t listed, host, device, pinned; /* adapters */

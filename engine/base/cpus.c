@@ -98,3 +98,13 @@ uint32_t cpus_node_of(const cpu_map *map, uint32_t index, uint32_t count) {
     }
     return map->nodes - 1;
 }
+
+bool cpus_part(const cpu_map *map, uint32_t part, uint32_t parts, cpu_set_t *out) {
+    if (map->nodes < 2 || parts < 2) return false;
+    uint32_t first = (uint32_t)((uint64_t)part * map->nodes / parts);
+    uint32_t end = (uint32_t)((uint64_t)(part + 1) * map->nodes / parts);
+    *out = map->node[first];
+    for (uint32_t n = first + 1; n < end; n++)
+        CPU_OR(out, out, &map->node[n]);
+    return true;
+}

@@ -1,5 +1,5 @@
 /* cpus.h - the processors that this process may run on: how many, how many cores they are, and which
- * lie beside which memory. Private to this folder.
+ * lie beside which memory.
  *
  * What the system does not tell is taken to be simple: each processor a core of its own, all of them
  * beside one memory. Source  Linux, Documentation/ABI: sysfs-devices-system-cpu, -node */
@@ -28,6 +28,10 @@ void cpus_read_own(cpu_map *out);
 
 /* The node of worker index of count: neighbours share one, each gets workers by its processors. */
 uint32_t cpus_node_of(const cpu_map *map, uint32_t index, uint32_t count);
+
+/* The processors of one of several that share the machine out by its memories: each has some memories to itself where
+ * there are enough, else one with others. false: one memory, nothing to share out. */
+bool cpus_part(const cpu_map *map, uint32_t part, uint32_t parts, cpu_set_t *out);
 
 /* "0-3,8,10-11" as sysfs writes it; false when the text is anything else. Numbers that a cpu_set_t
  * has no room for are passed over. */

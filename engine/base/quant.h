@@ -33,7 +33,8 @@ typedef enum esp_dtype {
     DT_G4,
     DT_G8,
     DT_F8_E4M3, /* 32 weights, a float32 scale, bytes that are floats: w = scale*e4m3(q) */
-    DT_COUNT
+    DT_COUNT,
+    DT_KV_INT8, /* no tensor's: one of the ways to keep keys and values (kernels/kernels.h) */
 } esp_dtype; /* byte by byte: quant_blocks.h */
 
 enum { QUANT_PIECE = 32 }; /* weights */

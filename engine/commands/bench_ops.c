@@ -1,9 +1,9 @@
 /* bench_ops.c - espalier bench --ops: where the time of the steps went, op by op.
  *
- * Ops are timed one by one by kernels/op_timer.h, which costs a step some tens of microseconds. What a
- * step does outside of them stands below: before its first op (submissions, plan, batch), between
- * ops, and after the last (sampling, stop rules, publishing). Steps that prefill and steps that only
- * decode have a table each. Between steps the caller takes tokens and sends requests. */
+ * Ops are timed one by one by kernels/op_timer.h, which costs a step some tens of microseconds, on a CUDA
+ * device a wait for each. What a step does outside of them stands below: before its first op (submissions,
+ * plan, batch), between ops, and after the last (sampling, stop rules, publishing). Steps that prefill and
+ * steps that only decode have a table each. Between steps the caller takes tokens and sends requests. */
 // SPDX-License-Identifier: Apache-2.0
 #include <jansson.h>
 #include <stdio.h>

@@ -70,7 +70,7 @@ static void add_word(words *w, const char *option, char *value) {
 }
 
 /* "cpu:avx2,act=bf16,kv=f32,tp=1,numerics=3,quantize=Q8_0": each part that an option sets. ref,
- * recorded or asked for, takes no choice of types. */
+ * recorded or asked for, has one kind of activations, and no bf16. */
 static void add_profile(words *w, const char *profile, device_kind asked) {
     static const struct {
         const char *key, *option;
@@ -83,7 +83,8 @@ static void add_profile(words *w, const char *profile, device_kind asked) {
     while ((part = strsep(&rest, ",")))
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
             size_t bytes = strlen(parts[i].key);
-            if (strncmp(part, parts[i].key, bytes) != 0 || (ref && i < 2)) continue;
+            if (strncmp(part, parts[i].key, bytes) != 0) continue;
+            if (ref && (i == 0 || (i == 1 && !strcmp(part + bytes, "bf16")))) continue;
             for (char *c = part; *c; c++)
                 *c = (char)tolower((unsigned char)*c);
             add_word(w, parts[i].option, part + bytes);

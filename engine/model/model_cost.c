@@ -9,10 +9,9 @@
 static void count_matrix(const model *m, const kern_matrix *matrix, uint64_t *bytes,
                          uint64_t *flops) {
     if (!matrix) return;
-    kern_image image;
-    m->options.ops->image(matrix, &image);
+    kern_matrix_shape shape = m->options.ops->shape(matrix);
     *bytes += m->options.ops->matrix_bytes(matrix);
-    *flops += 2ull * image.rows * image.cols;
+    *flops += 2ull * shape.rows * shape.cols;
 }
 
 model_cost model_cost_of(const model *m) {

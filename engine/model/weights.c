@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "engine/base/check.h"
+#include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
 #include "engine/model/cache/pack_cache.h"
@@ -365,6 +366,17 @@ static esp_code take_workspace(model *m, esp_error *err) {
 
 static uint64_t most(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
+static esp_code no_results(const model *m, esp_error *err) {
+    const char *mends = m->pooled
+                            ? "lower --max-seqs"
+                            : "raise what may be locked (ulimit -l) or use --device cpu, if it "
+                              "is a GPU's results";
+    return esp_fail_field(err, ESP_EXHAUSTED, m->pooled ? "--max-seqs" : "--device",
+                          "model: this machine has no %llu bytes left for the results of a step; "
+                          "end what else uses its memory, or %s",
+                          (unsigned long long)m->seen_bytes, mends);
+}
+
 /* What the steps will need besides: the device's own workspace, and host memory for rows to be read. */
 static esp_code reserve(model *m, esp_error *err) {
     const model_spec *s = &m->spec;
@@ -389,9 +401,7 @@ static esp_code reserve(model *m, esp_error *err) {
     uint64_t seen = (uint64_t)MODEL_LOGITS_ROWS * m->whole.vocab;
     m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : seen) * sizeof(float);
     m->seen = o->ops->host_take(o->dev, m->seen_bytes);
-    if (!m->seen)
-        return esp_fail(err, ESP_EXHAUSTED, "model: no memory for %llu bytes of results",
-                        (unsigned long long)m->seen_bytes);
+    if (!m->seen) return no_results(m, err);
     return o->ops->reserve(o->dev, &at_most, err);
 }
 
@@ -450,12 +460,16 @@ static void keep_pack(loader *l, double packing) {
     if (!l->m->cache || pack_cache_was_found(l->m->cache) || !pays) return;
     /* Images are asked for now that they are wanted: a device with memory of its own copies them. */
     pack_item *items = mem_new(l->packed_count, sizeof *items);
-    for (uint32_t i = 0; i < l->packed_count; i++) {
+    esp_code code = ESP_OK;
+    esp_error why = {0};
+    for (uint32_t i = 0; i < l->packed_count && code == ESP_OK; i++) {
         items[i].place = l->packed[i].place;
-        o->ops->image(l->packed[i].matrix, &items[i].image);
+        code = o->ops->image(l->packed[i].matrix, &items[i].image, &why);
     }
-    if (o->ops->sync(o->dev, NULL) == ESP_OK)
+    if (code == ESP_OK)
         pack_cache_keep(l->m->cache, items, l->packed_count, o->packs_behind);
+    else /* nothing of packs fails a start */
+        log_event(LOG_INFO, "pack_not_kept", "reason=\"%s\"", why.message);
     free(items);
 }
 
@@ -502,6 +516,7 @@ esp_code model_open(model **out, model_file *file, const model_options *options,
     page_groups_plan(&m->groups, &m->spec, options->context_max, options->keep_pages);
     m->kv_shape = (kern_kv_shape){m->groups.layers, m->spec.kv_heads, m->spec.head_dim};
 
+    if (code == ESP_OK) code = options->ops->check_layers(options->dev, &m->kv_shape, err);
     if (code == ESP_OK) code = load(m, file, err);
     if (code == ESP_OK) code = model_prepare_rope(m, err);
     if (code == ESP_OK) code = take_workspace(m, err);

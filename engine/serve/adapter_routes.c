@@ -92,10 +92,10 @@ esp_code adapter_ask_read(adapter_ask *out, const char *path, const char *text, 
 
 /* ---- doing it ---- */
 
-static bool is_served(adapters *all, const char *name) {
+static bool is_served(adapter_group *all, const char *name) {
     adapter_info *infos;
     size_t count, i = 0;
-    adapters_list(all, &infos, &count);
+    group_list(all, &infos, &count);
     while (i < count && !(infos[i].state == ADAPTER_READY && infos[i].current &&
                           adapter_is_named(&infos[i], name)))
         i++;
@@ -115,9 +115,8 @@ static esp_code check_load(const adapter_routes *r, const adapter_ask *ask, esp_
 
 static esp_code load(const adapter_routes *r, const adapter_ask *ask, esp_error *err) {
     esp_code code = check_load(r, ask, err);
-    return code == ESP_OK
-               ? adapters_load_stored_as(r->adapters, ask->name, ask->reference, NULL, err)
-               : code;
+    return code == ESP_OK ? group_load_stored_as(r->adapters, ask->name, ask->reference, NULL, err)
+                          : code;
 }
 
 void adapter_routes_post(const adapter_routes *r, const http_post *in, http_answer *out) {
@@ -125,7 +124,7 @@ void adapter_routes_post(const adapter_routes *r, const http_post *in, http_answ
     esp_error error = {0};
     esp_code code = adapter_ask_read(&ask, in->path, in->body, in->bytes, &error);
     if (code == ESP_OK)
-        code = ask.unloads ? adapters_unload(r->adapters, ask.name, ADAPTER_WAIT, &error)
+        code = ask.unloads ? group_unload(r->adapters, ask.name, ADAPTER_WAIT, &error)
                            : load(r, &ask, &error);
     if (code != ESP_OK) {
         say_failed(out, &error);

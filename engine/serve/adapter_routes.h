@@ -16,13 +16,13 @@
 #ifndef ESPALIER_ADAPTER_ROUTES_H
 #define ESPALIER_ADAPTER_ROUTES_H
 
-#include "engine/adapters/adapters.h"
+#include "engine/adapters/adapter_group.h"
 #include "engine/adapters/store.h"
 #include "engine/serve/http.h"
 
 /* store may be NULL. */
 typedef struct adapter_routes {
-    adapters *adapters;
+    adapter_group *adapters;
     adapter_store *store;
 } adapter_routes;
 

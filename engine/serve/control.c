@@ -12,7 +12,7 @@
 #include "engine/base/mem.h"
 #include "engine/serve/control_parts.h"
 
-esp_code control_open(control **out, adapters *from, adapter_store *store, esp_error *err) {
+esp_code control_open(control **out, adapter_group *from, adapter_store *store, esp_error *err) {
     control *c = mem_new(1, sizeof *c);
     *out = c;
     c->adapters = from;
@@ -67,7 +67,7 @@ bool control_find(control *c, const char *reference, adapter_info *out) {
     adapter_info *infos;
     size_t count, i = 0;
     bool bare = !strchr(reference, '@');
-    adapters_list(c->adapters, &infos, &count);
+    group_list(c->adapters, &infos, &count);
     while (i < count && !(adapter_is_named(&infos[i], reference) && (infos[i].current || !bare)))
         i++;
     if (i < count) *out = infos[i];
@@ -88,7 +88,7 @@ void control_unload(control *c, rpc_call *call, const ProtobufCMessage *message)
         code = esp_fail_field(&error, ESP_INVALID, "users",
                               "users: %d is neither USERS_WAIT nor USERS_END", in->users);
     if (code == ESP_OK)
-        code = adapters_unload(c->adapters, in->adapter, end ? ADAPTER_END : ADAPTER_WAIT, &error);
+        code = group_unload(c->adapters, in->adapter, end ? ADAPTER_END : ADAPTER_WAIT, &error);
     if (code != ESP_OK) {
         rpc_finish(call, NULL, &error);
         return;
@@ -167,7 +167,7 @@ void control_list(control *c, rpc_call *call, const ProtobufCMessage *message) {
     }
     adapter_info *infos;
     size_t count;
-    adapters_list(c->adapters, &infos, &count);
+    group_list(c->adapters, &infos, &count);
     send_page(call, in, &after, infos, count);
     free(infos);
 }
@@ -190,7 +190,7 @@ void control_set_alias(control *c, rpc_call *call, const ProtobufCMessage *messa
     const Espalier__V1__SetAliasRequest *in = (const void *)message;
     Espalier__V1__SetAliasResponse answer = ESPALIER__V1__SET_ALIAS_RESPONSE__INIT;
     esp_error error = {0};
-    if (adapters_set_alias(c->adapters, in->name, in->version, &error) != ESP_OK) {
+    if (group_set_alias(c->adapters, in->name, in->version, &error) != ESP_OK) {
         rpc_finish(call, NULL, &error);
         return;
     }
@@ -202,7 +202,7 @@ void control_pin(control *c, rpc_call *call, const ProtobufCMessage *message) {
     const Espalier__V1__PinRequest *in = (const void *)message;
     Espalier__V1__PinResponse answer = ESPALIER__V1__PIN_RESPONSE__INIT;
     esp_error error = {0};
-    if (adapters_pin(c->adapters, in->adapter, in->pinned, &error) != ESP_OK) {
+    if (group_pin(c->adapters, in->adapter, in->pinned, &error) != ESP_OK) {
         rpc_finish(call, NULL, &error);
         return;
     }

@@ -11,7 +11,7 @@
 #ifndef ESPALIER_CONTROL_H
 #define ESPALIER_CONTROL_H
 
-#include "engine/adapters/adapters.h"
+#include "engine/adapters/adapter_group.h"
 #include "engine/adapters/store.h"
 #include "proto/rpc.h"
 
@@ -20,7 +20,7 @@ typedef struct control control;
 enum { CONTROL_PAGE_DEFAULT = 100, CONTROL_PAGE_MAX = 1000 };
 
 /* store NULL: uploads, and what is stored, are refused. Both outlive the control. */
-ESP_CHECKED esp_code control_open(control **out, adapters *from, adapter_store *store,
+ESP_CHECKED esp_code control_open(control **out, adapter_group *from, adapter_store *store,
                                   esp_error *err);
 void control_close(control *c); /* its calls are over; NULL is fine */
 

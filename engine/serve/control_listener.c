@@ -26,7 +26,7 @@ static void post(void *arg, const http_post *in, http_answer *out) {
 
 void control_listener_add_routes(serve *s, http_source *source) {
     if (!s->config->http_adapters) return;
-    s->routes = (adapter_routes){.adapters = engine_adapters(s->engine),
+    s->routes = (adapter_routes){.adapters = replicas_adapters(s->replicas),
                                  .store = engine_adapter_store(s->engine)};
     source->posts_to = posts_to;
     source->authorise = authorise;
@@ -58,8 +58,8 @@ esp_code control_listener_open(serve *s, esp_error *err) {
     esp_code code = auth_open(&s->control_auth, c->control_token_file, "--control-token-file", err);
     if (code != ESP_OK || !c->control) return code;
     s->control_reflection = reflection_open("espalier/v1/inference.proto");
-    code =
-        control_open(&s->control, engine_adapters(s->engine), engine_adapter_store(s->engine), err);
+    code = control_open(&s->control, replicas_adapters(s->replicas),
+                        engine_adapter_store(s->engine), err);
     return code == ESP_OK ? open_rpc(s, err) : code;
 }
 

@@ -30,11 +30,11 @@ typedef struct upload {
 /* name: whose alias moves there now that it is served; or NULL. */
 static esp_code load(control *c, const char *reference, const char *name, adapter_info *info,
                      esp_error *err) {
-    esp_code code = adapters_load_stored(c->adapters, reference, info, err);
+    esp_code code = group_load_stored(c->adapters, reference, info, err);
     if (code != ESP_OK || !name) return code;
-    code = adapters_set_alias(c->adapters, name, info->version, err);
+    code = group_set_alias(c->adapters, name, info->version, err);
     if (code != ESP_OK) return code;
-    (void)!adapters_load_stored(c->adapters, name, NULL, NULL); /* also where it was unloaded */
+    (void)!group_load_stored(c->adapters, name, NULL, NULL); /* also where it was unloaded */
     (void)!control_find(c, reference, info);
     return ESP_OK;
 }
@@ -112,7 +112,7 @@ static esp_code check_upload(const Espalier__V1__AdapterUpload *in, esp_error *e
 
 /* What the store asks before anything gets a name. */
 static esp_code fits_base(void *arg, const char *path, esp_error *err) {
-    return adapters_check(((control *)arg)->adapters, path, err);
+    return group_check(((control *)arg)->adapters, path, err);
 }
 
 static esp_code begin_upload(control *c, upload *u, const Espalier__V1__AdapterUpload *in,

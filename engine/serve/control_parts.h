@@ -8,7 +8,7 @@
 #include "espalier/v1/control.pb-c.h"
 
 struct control {
-    adapters *adapters;
+    adapter_group *adapters;
     adapter_store *store; /* or NULL */
     unload_waits *waits;
 };

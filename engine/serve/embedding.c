@@ -142,7 +142,7 @@ static void cancel_submitted(embedding_call *c) {
     uint32_t count = c->submitted;
     pthread_mutex_unlock(&c->lock);
     for (uint32_t i = 0; i < count; i++)
-        engine_cancel(generations_engine(c->all), c->requests[i]);
+        replicas_cancel(generations_replicas(c->all), c->requests[i]);
 }
 
 static void on_event(void *user, rpc_call *call, rpc_event event) {
@@ -288,7 +288,7 @@ static esp_code submit(embedding_call *c, uint32_t index, esp_error *err) {
     esp_code code = c->closed ? ESP_CANCELLED : ESP_OK;
     if (code == ESP_OK) {
         hold(c); /* the request's */
-        code = engine_submit(generations_engine(c->all), c->requests[index], err);
+        code = replicas_submit(generations_replicas(c->all), c->requests[index], err);
         if (code == ESP_OK)
             c->submitted++;
         else

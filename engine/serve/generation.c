@@ -78,13 +78,13 @@ static void cut_slow_reader(generation *g) {
              unsent_bytes(g), g->all->options.unsent_bytes_max);
     g->cut = true;
     rpc_cut(g->call, ESP_EXHAUSTED, sentence);
-    engine_cancel(g->all->options.engine, g->request);
+    replicas_cancel(g->all->options.replicas, g->request);
 }
 
 static void read_tokens(generation *g, uint32_t published, bool done) {
     const request *r = g->request;
     char piece[TEXT_PIECE_MAX];
-    const tokenizer *tok = engine_tokenizer(g->all->options.engine);
+    const tokenizer *tok = engine_tokenizer(generations_engine(g->all));
     for (; g->read < published; g->read++) {
         size_t bytes =
             text_next(&g->stream, tok, &r->stops, r->tokens[r->prompt_count + g->read], piece);
@@ -102,7 +102,7 @@ static mem_arena *answer_arena(const generation *g) {
 
 static Espalier__V1__GenerateResponse *build(generation *g, mem_arena *arena) {
     answer_piece piece = {.r = g->request,
-                          .tok = engine_tokenizer(g->all->options.engine),
+                          .tok = engine_tokenizer(generations_engine(g->all)),
                           .first = g->sent,
                           .end = g->read,
                           .text = g->text.at};
@@ -132,7 +132,7 @@ void generations_explain(const generations *all, const request *r, esp_error *er
 
 /* What is left, and the status. Tokens made before an error are given out too. */
 static void finish(generation *g) {
-    engine *e = g->all->options.engine;
+    engine *e = generations_engine(g->all);
     mem_arena *arena = answer_arena(g);
     Espalier__V1__GenerateResponse *answer = build(g, arena);
     g->finished = true;
@@ -181,7 +181,7 @@ static void on_event(void *user, rpc_call *call, rpc_event event) {
         cancel = g->request; /* NULL: not submitted, and will not be */
     }
     pthread_mutex_unlock(&g->lock);
-    if (cancel) engine_cancel(g->all->options.engine, cancel);
+    if (cancel) replicas_cancel(g->all->options.replicas, cancel);
     if (event == RPC_CLOSED) release(g);
 }
 
@@ -206,11 +206,11 @@ static void take_news(request *r) {
 
 static void *run(void *arg) {
     generations *all = arg;
-    engine *e = all->options.engine;
-    signal_word *news = engine_news_signal(e);
+    replicas *from = all->options.replicas;
+    signal_word *news = replicas_news_signal(from);
     while (!atomic_load(&all->stop)) {
         uint32_t seen = signal_seen(news);
-        for (request *r; (r = engine_news(e));) {
+        for (request *r; (r = replicas_news(from));) {
             take_news(r);
             request_unref(r);
         }
@@ -225,7 +225,8 @@ esp_code generations_open(generations **out, const generations_options *options,
     generations *all = mem_new(1, sizeof *all);
     *out = all;
     all->options = *options;
-    engine_news_signal(options->engine); /* from now on there is news, also of the first request */
+    replicas_news_signal(
+        options->replicas); /* from now on there is news, also of the first request */
     if (pthread_create(&all->thread, NULL, run, all))
         return esp_fail(err, ESP_EXHAUSTED,
                         "serve: cannot start a thread; raise the limit of threads");
@@ -234,7 +235,8 @@ esp_code generations_open(generations **out, const generations_options *options,
     return ESP_OK;
 }
 
-engine *generations_engine(const generations *all) { return all->options.engine; }
+replicas *generations_replicas(const generations *all) { return all->options.replicas; }
+engine *generations_engine(const generations *all) { return replicas_first(all->options.replicas); }
 void generations_enter(generations *all) { atomic_fetch_add(&all->live, 1); }
 void generations_leave(generations *all) { atomic_fetch_sub(&all->live, 1); }
 
@@ -247,7 +249,7 @@ uint32_t generations_live(const generations *all) { return atomic_load(&all->liv
 
 void generations_close(generations *all) {
     if (!all) return;
-    signal_word *news = engine_news_signal(all->options.engine);
+    signal_word *news = replicas_news_signal(all->options.replicas);
     while (all->started && generations_live(all))
         signal_wait(news, signal_seen(news), CLOSE_WAIT_US);
     atomic_store(&all->stop, true);
@@ -257,7 +259,7 @@ void generations_close(generations *all) {
 }
 
 static served_model served(const generations *all) {
-    engine *e = all->options.engine;
+    engine *e = generations_engine(all);
     served_model out = {.name = engine_name(e),
                         .adapters = engine_adapters(e),
                         .tok = engine_tokenizer(e),
@@ -272,13 +274,12 @@ static served_model served(const generations *all) {
 /* Submits unless the call is over already; the lock is held across the submit, so that the end of
  * the call either comes before it or finds the request to cancel. */
 static esp_code submit(generation *g, request *r, esp_error *err) {
-    engine *e = g->all->options.engine;
     pthread_mutex_lock(&g->lock);
     esp_code code = g->closed ? ESP_CANCELLED : ESP_OK;
     if (code == ESP_OK) {
         g->request = r;
         hold(g); /* the stream side's */
-        code = engine_submit(e, r, err);
+        code = replicas_submit(g->all->options.replicas, r, err);
         if (code != ESP_OK) {
             g->request = NULL;
             release(g); /* not the last: the call's is held by the caller */

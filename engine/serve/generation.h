@@ -14,14 +14,14 @@
 #ifndef ESPALIER_GENERATION_H
 #define ESPALIER_GENERATION_H
 
-#include "engine/engine.h"
+#include "engine/replicas.h"
 #include "espalier/v1/inference.pb-c.h"
 #include "proto/rpc.h"
 
 typedef struct generations generations;
 
 typedef struct generations_options {
-    engine *engine;
+    replicas *replicas;
     uint32_t unsent_bytes_max; /* beyond: the reader is cut */
     struct recorder *recorder; /* gets each request that ends; NULL: none */
     struct adapter_metrics *metrics; /* counts each request that ends; NULL: nobody counts */
@@ -41,7 +41,8 @@ void generation_start(generations *all, rpc_call *call, const Espalier__V1__Gene
 
 /* For the calls of another kind that wait for requests too (embedding.h): they count among those that
  * live, and the stream thread tells them of their news. */
-engine *generations_engine(const generations *all);
+engine *generations_engine(const generations *all); /* the first, which stands for all */
+replicas *generations_replicas(const generations *all);
 void generations_enter(generations *all);
 void generations_leave(generations *all);
 /* Of a request that is done, once, by the stream thread. */

@@ -12,17 +12,20 @@
 typedef Grpc__Health__V1__HealthCheckResponse__ServingStatus serving_status;
 #define STATUS(name) GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__##name
 
+typedef enum service { SERVICE_NONE, SERVICE_ANY_REPLICA, SERVICE_ALL_REPLICAS } service;
+
 typedef struct watcher {
     health *health;
     rpc_call *call;
-    bool known, sending, told;
+    service of;
+    bool sending, told;
     serving_status last;
     struct watcher *next, *previous;
 } watcher;
 
 struct health {
     pthread_mutex_t lock; /* everything; outer to the calls' own locks */
-    bool serving, ending;
+    bool serving, whole, ending;
     watcher *watchers;
 };
 
@@ -39,19 +42,21 @@ void health_close(health *h) {
     free(h);
 }
 
-static bool is_known(const char *service) {
-    return !*service || !strcmp(service, "espalier.v1.Inference");
+static service service_of(const char *name) {
+    if (!*name || !strcmp(name, "espalier.v1.Inference")) return SERVICE_ANY_REPLICA;
+    return strcmp(name, "espalier.v1.Inference/replicas") ? SERVICE_NONE : SERVICE_ALL_REPLICAS;
 }
 
 /* ---- under the lock ---- */
 
-static serving_status status_of(const health *h, bool known) {
-    if (!known) return STATUS(SERVICE_UNKNOWN);
-    return h->serving ? STATUS(SERVING) : STATUS(NOT_SERVING);
+static serving_status status_of(const health *h, service of) {
+    if (of == SERVICE_NONE) return STATUS(SERVICE_UNKNOWN);
+    bool good = h->serving && (of == SERVICE_ANY_REPLICA || h->whole);
+    return good ? STATUS(SERVING) : STATUS(NOT_SERVING);
 }
 
 static void send_change(watcher *w) {
-    serving_status now = status_of(w->health, w->known);
+    serving_status now = status_of(w->health, w->of);
     if (w->sending || (w->told && now == w->last)) return;
     Grpc__Health__V1__HealthCheckResponse answer = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
     answer.status = now;
@@ -101,13 +106,16 @@ static void on_event(void *user, rpc_call *call, rpc_event event) {
     }
 }
 
-void health_set(health *h, bool serving) {
+static void set(health *h, bool *what, bool now) {
     pthread_mutex_lock(&h->lock);
-    h->serving = serving;
+    *what = now;
     for (watcher *w = h->watchers; w; w = w->next)
         send_change(w);
     pthread_mutex_unlock(&h->lock);
 }
+
+void health_set(health *h, bool serving) { set(h, &h->serving, serving); }
+void health_set_whole(health *h, bool whole) { set(h, &h->whole, whole); }
 
 bool health_serving(health *h) {
     pthread_mutex_lock(&h->lock);
@@ -127,14 +135,18 @@ void health_end_watches(health *h) {
 void health_check(health *h, rpc_call *call, const ProtobufCMessage *message) {
     const Grpc__Health__V1__HealthCheckRequest *asked = (const void *)message;
     Grpc__Health__V1__HealthCheckResponse answer = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
-    if (!is_known(asked->service)) {
+    service of = service_of(asked->service);
+    if (of == SERVICE_NONE) {
         esp_error error = {0};
         (void)esp_fail_field(&error, ESP_NOT_FOUND, "service",
-                             "service: not served here; wanted \"\" or \"espalier.v1.Inference\"");
+                             "service: not served here; wanted \"\", \"espalier.v1.Inference\" or "
+                             "\"espalier.v1.Inference/replicas\"");
         rpc_finish(call, NULL, &error);
         return;
     }
-    answer.status = health_serving(h) ? STATUS(SERVING) : STATUS(NOT_SERVING);
+    pthread_mutex_lock(&h->lock);
+    answer.status = status_of(h, of);
+    pthread_mutex_unlock(&h->lock);
     rpc_finish(call, &answer.base, NULL);
 }
 
@@ -143,7 +155,7 @@ void health_watch(health *h, rpc_call *call, const ProtobufCMessage *message) {
     watcher *w = mem_new(1, sizeof *w);
     w->health = h;
     w->call = call;
-    w->known = is_known(asked->service);
+    w->of = service_of(asked->service);
     /* Under the lock from here: the end of the call may be told before this returns. */
     pthread_mutex_lock(&h->lock);
     bool open = rpc_call_attach(call, on_event, w);

@@ -1,5 +1,8 @@
 /* health.h - grpc.health.v1: SERVING or not, asked once or watched.
  *
+ *   "", "espalier.v1.Inference"       requests are taken
+ *   "espalier.v1.Inference/replicas"  ... by all replicas
+ *
  * The main thread says how things are (health_set); watchers are told of each change.
  *
  * Thread  any. */
@@ -16,6 +19,7 @@ typedef struct health health;
 health *health_open(void);    /* not serving */
 void health_close(health *h); /* no call may live; NULL is fine */
 void health_set(health *h, bool serving);
+void health_set_whole(health *h, bool whole); /* all replicas are up */
 bool health_serving(health *h);
 /* Ends all watches, and new ones at once: a watch never ends by itself, so the drain would wait for
  * it. */

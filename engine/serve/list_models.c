@@ -70,8 +70,8 @@ void inference_list_models(void *arg, rpc_call *call, const ProtobufCMessage *me
     (void)message;
     adapter_info *infos = NULL;
     size_t count = 0;
-    adapters *all = engine_adapters(s->engine);
-    if (all) adapters_list(all, &infos, &count);
+    adapter_group *all = replicas_adapters(s->replicas);
+    if (all) group_list(all, &infos, &count);
     listing *l = mem_new(1, sizeof *l);
     Espalier__V1__Model base = describe_base(s->engine);
     add(l, &base);

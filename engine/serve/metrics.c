@@ -41,6 +41,16 @@ static void write_finished(FILE *out, const engine_stats *s) {
                 finish_reason_name((finish_reason)reason), s->finished_total[reason]);
 }
 
+/* Of several replicas the oldest. */
+static double step_age(const metrics_input *in) {
+    double age = metrics_step_age(in->stats, in->now_us);
+    for (uint32_t i = 0; i < in->replica_count; i++) {
+        double one = metrics_step_age(&in->replicas[i].stats, in->now_us);
+        if (one > age) age = one;
+    }
+    return age;
+}
+
 static void write_state(FILE *out, const metrics_input *in) {
     const engine_stats *s = in->stats;
     gauge(out, "serving", "1 while new requests are taken.", in->serving);
@@ -51,7 +61,7 @@ static void write_state(FILE *out, const metrics_input *in) {
     gauge(out, "kv_pages_used", "Attention memory pages held.", s->pages_used);
     gauge(out, "kv_pages_total", "Attention memory pages there are.", s->pages_total);
     gauge(out, "step_age_seconds", "Time since the engine last made progress while it has work.",
-          metrics_step_age(s, in->now_us));
+          step_age(in));
 }
 
 static void write_counts(FILE *out, const engine_stats *s) {
@@ -68,6 +78,42 @@ static void write_counts(FILE *out, const engine_stats *s) {
             s->step_tokens_total);
 }
 
+/* ---- of each replica ---- */
+
+static uint64_t get_up(const metrics_replica *r) { return r->up; }
+static uint64_t get_running(const metrics_replica *r) { return r->stats.running; }
+static uint64_t get_waiting(const metrics_replica *r) { return r->stats.waiting; }
+static uint64_t get_pages(const metrics_replica *r) { return r->stats.pages_used; }
+static uint64_t get_requests(const metrics_replica *r) { return r->stats.requests_total; }
+static uint64_t get_prompt_tokens(const metrics_replica *r) { return r->stats.prompt_tokens_total; }
+static uint64_t get_output_tokens(const metrics_replica *r) { return r->stats.output_tokens_total; }
+static uint64_t get_steps(const metrics_replica *r) { return r->stats.steps_total; }
+
+static const struct {
+    const char *name, *kind, *help;
+    uint64_t (*get)(const metrics_replica *r);
+} of_replicas[] = {
+    {"replica_up", "gauge", "1 while the replica takes requests.", get_up},
+    {"replica_requests_running", "gauge", "Requests that take part in its steps.", get_running},
+    {"replica_requests_waiting", "gauge", "Requests that wait for its steps.", get_waiting},
+    {"replica_kv_pages_used", "gauge", "Attention memory pages held there.", get_pages},
+    {"replica_requests_total", "counter", "Requests that went there.", get_requests},
+    {"replica_prompt_tokens_total", "counter", "Prompt tokens of started requests there.",
+     get_prompt_tokens},
+    {"replica_output_tokens_total", "counter", "Tokens generated there.", get_output_tokens},
+    {"replica_steps_total", "counter", "Its steps.", get_steps},
+};
+
+static void write_replicas(FILE *out, const metrics_input *in) {
+    if (in->replica_count < 2) return;
+    for (size_t k = 0; k < sizeof of_replicas / sizeof *of_replicas; k++) {
+        exposition_head(out, of_replicas[k].name, of_replicas[k].kind, of_replicas[k].help);
+        for (uint32_t i = 0; i < in->replica_count; i++)
+            fprintf(out, "espalier_%s{replica=\"%u\"} %" PRIu64 "\n", of_replicas[k].name, i,
+                    of_replicas[k].get(&in->replicas[i]));
+    }
+}
+
 static void write_records(FILE *out, const record_stats *records) {
     if (!records) return;
     counter(out, "records_total", "Finished requests written to --record.", records->written);
@@ -80,8 +126,8 @@ static void write_adapters(FILE *out, const metrics_input *in) {
     adapter_info *infos;
     size_t count;
     adapters_stats stats;
-    adapters_list(in->adapters, &infos, &count);
-    adapters_read_stats(in->adapters, &stats);
+    group_list(in->adapters, &infos, &count);
+    group_read_stats(in->adapters, &stats);
     adapter_metrics_write(in->by_adapter, out, infos, count, &stats);
     free(infos);
 }
@@ -93,6 +139,7 @@ char *metrics_page(const metrics_input *in, size_t *bytes) {
     write_build(out, in);
     write_state(out, in);
     write_counts(out, in->stats);
+    write_replicas(out, in);
     write_records(out, in->records);
     write_histogram(out, "time_to_first_token_seconds", "Submission to first token.",
                     &in->stats->ttft);

@@ -5,18 +5,26 @@
 
 #include <stddef.h>
 
-#include "engine/engine.h"
 #include "engine/record/recorder.h"
+#include "engine/replicas.h"
 #include "engine/serve/adapter_metrics.h"
 
+/* Of one of several replicas. */
+typedef struct metrics_replica {
+    bool up;
+    engine_stats stats;
+} metrics_replica;
+
 typedef struct metrics_input {
-    const engine_stats *stats;
-    int64_t now_us; /* monotonic */
-    uint32_t calls; /* live gRPC calls */
+    const engine_stats *stats; /* of all */
+    const metrics_replica *replicas;
+    uint32_t replica_count; /* 0, 1: there is nothing to tell of each */
+    int64_t now_us;         /* monotonic */
+    uint32_t calls;         /* live gRPC calls */
     bool serving;
     const char *model, *profile, *version;
     const record_stats *records; /* NULL: nothing is recorded */
-    adapters *adapters;          /* NULL: there are none */
+    adapter_group *adapters;     /* NULL: there are none */
     adapter_metrics *by_adapter; /* with them */
 } metrics_input;
 

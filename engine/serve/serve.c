@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -115,34 +116,59 @@ static void raise_file_limit(void) {
 
 /* ---- what the HTTP listener asks ---- */
 
+static bool is_stuck(const engine *e) {
+    engine_stats stats;
+    engine_read_stats(e, &stats);
+    return metrics_step_age(&stats, clock_now_us()) > STEP_STUCK_SECONDS;
+}
+
+/* Some replica makes progress. */
 static bool is_alive(void *arg) {
     const serve *s = arg;
-    engine_stats stats;
-    engine_read_stats(s->engine, &stats);
-    return !stats.broken && metrics_step_age(&stats, clock_now_us()) <= STEP_STUCK_SECONDS;
+    bool alive = false;
+    for (uint32_t i = 0; i < replicas_count(s->replicas) && !alive; i++) {
+        const engine *e = replicas_engine(s->replicas, i);
+        alive = !engine_broken(e) && !is_stuck(e);
+    }
+    return alive;
 }
 
 static bool is_ready(void *arg) { return health_serving(((serve *)arg)->health); }
 
+static metrics_replica *read_replicas(const serve *s) {
+    uint32_t count = replicas_count(s->replicas);
+    metrics_replica *out = mem_new(count, sizeof *out);
+    for (uint32_t i = 0; i < count; i++) {
+        engine_read_stats(replicas_engine(s->replicas, i), &out[i].stats);
+        out[i].up = replicas_is_up(s->replicas, i);
+    }
+    return out;
+}
+
 static char *write_metrics(void *arg, size_t *bytes) {
     const serve *s = arg;
     engine_stats stats;
-    engine_read_stats(s->engine, &stats);
+    replicas_read_stats(s->replicas, &stats);
+    metrics_replica *each = read_replicas(s);
     metrics_input in = {.stats = &stats,
+                        .replicas = each,
+                        .replica_count = replicas_count(s->replicas),
                         .now_us = clock_now_us(),
                         .calls = rpc_server_calls(s->rpc),
                         .serving = health_serving(s->health),
                         .model = engine_name(s->engine),
                         .profile = engine_profile(s->engine),
                         .version = ESPALIER_VERSION,
-                        .adapters = engine_adapters(s->engine),
+                        .adapters = replicas_adapters(s->replicas),
                         .by_adapter = s->adapter_metrics};
     record_stats records;
     if (s->recorder) {
         recorder_read_stats(s->recorder, &records);
         in.records = &records;
     }
-    return metrics_page(&in, bytes);
+    char *page = metrics_page(&in, bytes);
+    free(each);
+    return page;
 }
 
 static bool authorise(void *arg, const char *header, size_t bytes) {
@@ -154,7 +180,7 @@ static bool authorise(void *arg, const char *header, size_t bytes) {
 static uint32_t calls_max(const serve_config *c) {
     uint32_t waiting = c->model.waiting_max ? c->model.waiting_max : LIMIT_WAITING_DEFAULT;
     uint32_t running = c->model.max_seqs ? c->model.max_seqs : 256;
-    return waiting + running + CALLS_SPARE;
+    return (waiting + running) * (c->replicas ? c->replicas : 1) + CALLS_SPARE;
 }
 
 static esp_code open_rpc(serve *s, esp_error *err) {
@@ -181,7 +207,7 @@ static esp_code open_parts(serve *s, esp_error *err) {
     esp_code code = serve_check(s->config, err);
     if (code == ESP_OK) code = auth_open(&s->auth, s->config->token_file, "--token-file", err);
     if (code != ESP_OK) return code;
-    generations_options streams = {.engine = s->engine,
+    generations_options streams = {.replicas = s->replicas,
                                    .unsent_bytes_max = s->config->slow_reader_bytes};
     if (!streams.unsent_bytes_max) streams.unsent_bytes_max = 256 << 10;
     if (s->config->record) code = recorder_open(&s->recorder, s->config->record, s->engine, err);
@@ -195,7 +221,7 @@ static esp_code open_parts(serve *s, esp_error *err) {
     if (code == ESP_OK) code = open_rpc(s, err);
     if (code == ESP_OK) code = control_listener_open(s, err);
     if (code == ESP_OK) code = open_http(s, err);
-    if (code == ESP_OK) code = engine_start(s->engine, err);
+    if (code == ESP_OK) code = replicas_start(s->replicas, err);
     if (code == ESP_OK) code = rpc_server_start(s->rpc, err);
     if (code == ESP_OK && s->control_rpc) code = rpc_server_start(s->control_rpc, err);
     return code;
@@ -227,18 +253,53 @@ static void log_serving(const serve *s) {
 
 /* ---- serve ---- */
 
+static void tell_change(const serve *s, uint32_t replica, bool up) {
+    log_level level = up ? LOG_INFO : LOG_ERROR;
+    if (replicas_count(s->replicas) == 1)
+        log_event(level, up ? "engine_recovered" : "engine_stuck", "step_seconds=%d",
+                  STEP_STUCK_SECONDS);
+    else
+        log_event(level, up ? "replica_back" : "replica_out", "replica=%u reason=%s left=%u",
+                  replica,
+                  up                                                     ? "progress"
+                  : engine_broken(replicas_engine(s->replicas, replica)) ? "broken"
+                                                                         : "stuck",
+                  replicas_up(s->replicas));
+}
+
+/* up: [count] as they were found before. */
+static void look_at_replicas(serve *s, bool *up) {
+    uint32_t count = replicas_count(s->replicas);
+    for (uint32_t i = 0; i < count; i++) {
+        replicas_set_stuck(s->replicas, i, is_stuck(replicas_engine(s->replicas, i)));
+        bool now = replicas_is_up(s->replicas, i);
+        if (now != up[i]) tell_change(s, i, now);
+        up[i] = now;
+    }
+    health_set(s->health, replicas_up(s->replicas) > 0);
+    health_set_whole(s->health, replicas_up(s->replicas) == count);
+}
+
+/* Several that are all broken: another process can serve, this one never will. A single one stays, and says so. */
+static bool none_is_left(const serve *s) {
+    uint32_t count = replicas_count(s->replicas), broken = 0;
+    for (uint32_t i = 0; i < count; i++)
+        broken += engine_broken(replicas_engine(s->replicas, i));
+    return count > 1 && broken == count;
+}
+
+/* 0: none of the replicas is left. */
 static int serve_until_signal(serve *s) {
-    bool serving = true;
+    bool up[REPLICAS_MAX];
+    for (uint32_t i = 0; i < REPLICAS_MAX; i++)
+        up[i] = true;
     health_set(s->health, true);
+    health_set_whole(s->health, true);
     for (;;) {
         int got = wait_signal(LOOK_US);
         if (got) return got;
-        bool alive = is_alive(s);
-        if (alive != serving)
-            log_event(alive ? LOG_INFO : LOG_ERROR, alive ? "engine_recovered" : "engine_stuck",
-                      "step_seconds=%d", STEP_STUCK_SECONDS);
-        if (alive != serving) health_set(s->health, alive);
-        serving = alive;
+        look_at_replicas(s, up);
+        if (none_is_left(s)) return 0;
     }
 }
 
@@ -263,13 +324,14 @@ static void drain(serve *s) {
     /* Refusing comes first: who reads NOT_SERVING and calls all the same is surely refused. */
     if (s->control_rpc) rpc_server_drain(s->control_rpc);
     generations_drain(s->generations);
-    engine_drain(s->engine);
+    replicas_drain(s->replicas);
     health_set(s->health, false);
+    health_set_whole(s->health, false);
     bool hurry = wait_signal(LAME_DUCK_US) != 0;
     health_end_watches(s->health);
     rpc_server_drain(s->rpc);
     if (hurry || !drain_calmly(s, until_us)) {
-        engine_cancel_all(s->engine);
+        replicas_cancel_all(s->replicas);
         (void)!rpc_server_wait_drained(s->rpc, CANCEL_US);
     }
     log_event(LOG_INFO, "drained", "seconds=%.3f cancelled_calls=%u",
@@ -289,17 +351,24 @@ static void close_parts(serve *s) {
     auth_close(s->auth);
 }
 
-esp_code serve_run(engine *e, const serve_config *config, esp_error *err) {
-    ESP_ASSERT(e && config && config->grpc);
-    serve s = {.engine = e, .config = config};
+static const char *why_draining(int got) {
+    return got == SIGTERM ? "SIGTERM" : got == SIGINT ? "SIGINT" : "none";
+}
+
+esp_code serve_run(replicas *all, const serve_config *config, esp_error *err) {
+    ESP_ASSERT(all && config && config->grpc);
+    serve s = {.replicas = all, .engine = replicas_first(all), .config = config};
     esp_code code = open_parts(&s, err);
     if (code == ESP_OK) {
         log_serving(&s);
         int got = serve_until_signal(&s);
-        log_event(LOG_INFO, "draining", "signal=%s calls=%u grace_seconds=%u",
-                  got == SIGTERM ? "SIGTERM" : "SIGINT", rpc_server_calls(s.rpc),
-                  config->grace_seconds);
+        log_event(LOG_INFO, "draining", "signal=%s calls=%u grace_seconds=%u", why_draining(got),
+                  rpc_server_calls(s.rpc), config->grace_seconds);
         drain(&s);
+        if (!got)
+            code = esp_fail(err, ESP_UNAVAILABLE,
+                            "all %u replicas have failed; the log says of each why (engine_broken)",
+                            replicas_count(all));
     }
     close_parts(&s);
     return code;

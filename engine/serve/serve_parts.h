@@ -8,6 +8,7 @@
 #include "engine/config.h"
 #include "engine/engine.h"
 #include "engine/record/recorder.h"
+#include "engine/replicas.h"
 #include "engine/serve/adapter_metrics.h"
 #include "engine/serve/adapter_routes.h"
 #include "engine/serve/auth.h"
@@ -20,7 +21,8 @@
 
 /* One running server. Handlers get it as their arg. */
 typedef struct serve {
-    engine *engine;
+    replicas *replicas;
+    engine *engine; /* the first of them, which stands for all */
     const serve_config *config;
     auth *auth;
     health *health;

@@ -24,7 +24,7 @@ typedef struct waiter {
 } waiter;
 
 struct unload_waits {
-    adapters *adapters;
+    adapter_group *adapters;
     pthread_t thread;
     bool started;
     _Atomic bool stop;
@@ -78,7 +78,7 @@ static bool any_waits(const unload_waits *all) {
 static void answer_ready(unload_waits *all) {
     adapter_info *infos;
     size_t count;
-    adapters_list(all->adapters, &infos, &count);
+    group_list(all->adapters, &infos, &count);
     for (waiter *w = all->first; w; w = w->next) {
         if (w->answered || has_users(w, infos, count)) continue;
         w->answered = true;
@@ -104,7 +104,7 @@ static void *run(void *arg) {
 
 /* ---- the door ---- */
 
-esp_code unload_waits_open(unload_waits **out, adapters *from, esp_error *err) {
+esp_code unload_waits_open(unload_waits **out, adapter_group *from, esp_error *err) {
     unload_waits *all = mem_new(1, sizeof *all);
     *out = all;
     all->adapters = from;

@@ -9,12 +9,12 @@
 #ifndef ESPALIER_UNLOAD_WAIT_H
 #define ESPALIER_UNLOAD_WAIT_H
 
-#include "engine/adapters/adapters.h"
+#include "engine/adapters/adapter_group.h"
 #include "proto/rpc.h"
 
 typedef struct unload_waits unload_waits;
 
-ESP_CHECKED esp_code unload_waits_open(unload_waits **out, adapters *from, esp_error *err);
+ESP_CHECKED esp_code unload_waits_open(unload_waits **out, adapter_group *from, esp_error *err);
 void unload_waits_close(unload_waits *all); /* its calls are over; NULL is fine */
 
 /* Finishes the call with answer, which is static, once no version that the reference names is leaving with

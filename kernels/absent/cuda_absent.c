@@ -26,6 +26,16 @@ uint32_t kern_cuda_count(esp_error *why) {
     return 0;
 }
 
+esp_code kern_cuda_check(uint32_t index, esp_error *err) {
+    (void)index;
+    return say_why(err);
+}
+
+uint32_t kern_cuda_link(uint32_t device, uint32_t other) {
+    (void)device, (void)other;
+    return KERN_LINK_NONE;
+}
+
 static esp_code absent_open(kern_device **out, const kern_options *options, esp_error *err) {
     ESP_ASSERT(out && options);
     *out = NULL;
@@ -88,13 +98,22 @@ static bool absent_step_end(kern_device *dev) {
     (void)dev;
     no_device();
 }
+static esp_code absent_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                    esp_error *err) {
+    (void)dev, (void)shape, (void)err;
+    no_device();
+}
 static esp_code absent_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                             esp_error *err) {
     (void)dev, (void)desc, (void)out, (void)err;
     no_device();
 }
-static void absent_image(const kern_matrix *matrix, kern_image *out) {
-    (void)matrix, (void)out;
+static kern_matrix_shape absent_shape(const kern_matrix *matrix) {
+    (void)matrix;
+    no_device();
+}
+static esp_code absent_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
+    (void)matrix, (void)out, (void)err;
     no_device();
 }
 static esp_code absent_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
@@ -160,6 +179,10 @@ static void absent_place_columns(kern_device *dev, const kern_place_columns *op)
     (void)dev, (void)op;
     no_device();
 }
+static void absent_move_frames(kern_device *dev, const kern_move_frames *op) {
+    (void)dev, (void)op;
+    no_device();
+}
 static esp_code absent_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     no_device();
@@ -182,7 +205,9 @@ const kern_ops kern_cuda = {
     .upload_beside = absent_copy,
     .memory = absent_memory,
     .reserve = absent_reserve,
+    .check_layers = absent_check_layers,
     .pack = absent_pack,
+    .shape = absent_shape,
     .image = absent_image,
     .open_image = absent_open_image,
     .matrix_close = absent_matrix_close,
@@ -201,5 +226,6 @@ const kern_ops kern_cuda = {
     .sample = absent_sample,
     .rank_sum = absent_rank_sum,
     .place_columns = absent_place_columns,
+    .move_frames = absent_move_frames,
     .sync = absent_sync,
 };

@@ -44,8 +44,9 @@ static cpu_linear_fn *choose_int8(const cpu_level *level) {
 static esp_code check_options(const kern_options *options, esp_error *err) {
     if (options->kv_dtype != DT_BF16 && options->kv_dtype != DT_F32)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "the cpu device keeps its KV cache in bf16 or f32, not %s",
-                              dtype_info(options->kv_dtype)->name);
+                              "the cpu device keeps its KV cache in bf16 or f32, not %s; int8 is "
+                              "of --device cuda, and of ref",
+                              kern_kv_name(options->kv_dtype));
     if (options->tokens_max == 0)
         return esp_fail_field(err, ESP_INVALID, "--step-tokens",
                               "a step of 0 tokens computes nothing; raise --step-tokens");
@@ -237,6 +238,17 @@ static bool cpu_sample(kern_device *dev, const kern_sample *op) {
     return false;
 }
 
+static esp_code cpu_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                 esp_error *err) {
+    (void)dev;
+    uint32_t dim = shape->head_dim;
+    if (dim > 0 && dim <= CPU_HEAD_DIM_MAX && dim % 2 == 0) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "--device",
+                          "cpu: the model's heads have %u dims; the CPU backend wants an even "
+                          "number of at most %d: use --device ref",
+                          dim, CPU_HEAD_DIM_MAX);
+}
+
 static esp_code cpu_sync(kern_device *dev, esp_error *err) {
     (void)dev, (void)err;
     return ESP_OK;
@@ -259,7 +271,9 @@ const kern_ops kern_cpu = {
     .upload_beside = cpu_copy,
     .memory = kern_host_memory,
     .reserve = cpu_reserve,
+    .check_layers = cpu_check_layers,
     .pack = cpu_pack,
+    .shape = cpu_shape,
     .image = cpu_image,
     .open_image = cpu_open_image,
     .matrix_close = cpu_matrix_close,
@@ -278,5 +292,6 @@ const kern_ops kern_cpu = {
     .sample = cpu_sample,
     .rank_sum = cpu_rank_sum,
     .place_columns = cpu_place_columns,
+    .move_frames = kern_host_move_frames,
     .sync = cpu_sync,
 };

@@ -329,7 +329,8 @@ void cpu_room_give_back(kern_device *dev, const void *at);
 
 esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                   esp_error *err) ESP_CHECKED;
-void cpu_image(const kern_matrix *matrix, kern_image *out);
+kern_matrix_shape cpu_shape(const kern_matrix *matrix);
+esp_code cpu_image(const kern_matrix *matrix, kern_image *out, esp_error *err) ESP_CHECKED;
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) ESP_CHECKED;
 /* Whether the format's codes are whole numbers of at most 8 bits. */

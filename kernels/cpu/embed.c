@@ -125,46 +125,137 @@ float cpu_weight_at(const kern_matrix *matrix, uint32_t row, uint32_t col) {
     return pair.scale * (w - pair.zero) + pair.offset;
 }
 
-/* out = before + scale * the row; before may be NULL, or out. */
-static void read_row(const kern_matrix *table, uint32_t row, float scale, const float *before,
-                     float *out) {
+/* --- whole rows --------------------------------------------------------------------------- */
+
+/* How the rows of a table are read. A code of at most 8 bits is one or two fields, each within a byte. */
+typedef struct row_reader {
+    const kern_matrix *table;
+    uint32_t low_bits, high_bits; /* 0 and 0: elements are no codes */
+    float values[256];            /* of each code */
+} row_reader;
+
+static float byte_value(esp_dtype dtype, uint8_t code) {
+    const quant_coding *coding = dtype_info(dtype)->coding;
+    if (dtype == DT_Q8_0) return (float)(int8_t)code;
+    if (dtype == DT_F8_E4M3) return f32_of_e4m3(code);
+    return dtype == DT_G8 ? (float)code : quant_value(coding, code);
+}
+
+static row_reader reader_of(const kern_matrix *table) {
     const cpu_format *format = &cpu_formats[table->dtype];
-    uint32_t lane = row % TILE_ROWS;
-    const uint8_t *codes = cpu_tile_codes(table, row / TILE_ROWS);
-    const uint8_t *scales = table->scales + row / TILE_ROWS * table->scale_bytes;
-    const uint32_t *order = table->order ? table->order->inputs : NULL;
-    scale_pair pair = {.scale = 1};
-    for (uint32_t i = 0; i < table->cols; i++) {
-        uint32_t b = i / TILE_COLS, k = i % TILE_COLS;
-        if (format->scaling != SCALE_NONE && k % 16 == 0)
-            pair = scales_at(table, scales, b, k / 16, lane);
-        float w = value_at(table, codes + b * cpu_block_step(table), k, lane);
-        uint32_t at = order ? order[i] : i;
-        float value = scale * (pair.scale * (w - pair.zero) + pair.offset);
-        out[at] = before ? before[at] + value : value;
+    row_reader reader = {
+        .table = table, .low_bits = format->low_bits, .high_bits = format->high_bits};
+    bool whole = format->code_bytes == TILE_ROWS * TILE_COLS && format->low_bits == 0;
+    if (whole) reader.low_bits = 8;
+    uint32_t bits = reader.low_bits + reader.high_bits;
+    for (uint32_t code = 0; bits > 0 && code < 1u << bits; code++)
+        reader.values[code] = byte_value(table->dtype, (uint8_t)code);
+    return reader;
+}
+
+/* Of one field of each column of a row: its byte in the block, and by how much that is shifted. */
+typedef struct field_places {
+    uint16_t at[TILE_COLS];
+    uint8_t shift[TILE_COLS], mask;
+} field_places;
+
+static void place_fields(const kern_matrix *table, uint32_t lines_at, uint32_t bits, uint32_t lane,
+                         field_places *out) {
+    out->mask = (uint8_t)((1u << bits) - 1);
+    for (uint32_t k = 0; k < TILE_COLS && bits > 0; k++) {
+        uint32_t line, unit, bit; /* of the line, words or dwords; of that */
+        if (bits == 8) {
+            line = unit = bit = 0;
+            out->at[k] = (uint16_t)element_at(table, k, lane);
+        } else if (table->by_rows) {
+            line = lane / (16 / bits), unit = 2 * k, bit = lane % (16 / bits) * bits;
+        } else {
+            uint32_t cols = 32 / bits;
+            line = k / cols, unit = 4 * lane;
+            bit = table->bytes ? k % 4 * 8 + k % cols / 4 * bits : k % cols * bits;
+        }
+        if (bits < 8) out->at[k] = (uint16_t)(lines_at + line * LINE_BYTES + unit + bit / 8);
+        out->shift[k] = (uint8_t)(bit % 8);
     }
 }
 
-static void add_rest(const kern_embed *op, uint32_t t, float *out) {
+/* The 32 values of a row's block. */
+static void read_codes(const row_reader *reader, const field_places *low, const field_places *high,
+                       const uint8_t *block, float *out) {
+    for (uint32_t k = 0; k < TILE_COLS; k++) {
+        uint32_t code = (uint32_t)block[low->at[k]] >> low->shift[k] & low->mask;
+        if (reader->high_bits)
+            code |= ((uint32_t)block[high->at[k]] >> high->shift[k] & high->mask)
+                    << reader->low_bits;
+        out[k] = reader->values[code];
+    }
+}
+
+/* out = before + scale * the row; before may be NULL, or out. */
+static void read_row(const row_reader *reader, uint32_t row, float scale, const float *before,
+                     float *out) {
+    const kern_matrix *table = reader->table;
+    const uint32_t lane = row % TILE_ROWS, cols = table->cols;
+    const uint8_t *codes = cpu_tile_codes(table, row / TILE_ROWS);
+    const uint8_t *scales = table->scales + row / TILE_ROWS * table->scale_bytes;
+    const uint32_t *order = table->order ? table->order->inputs : NULL;
+    const bool scaled = cpu_formats[table->dtype].scaling != SCALE_NONE;
+    field_places low, high;
+    place_fields(table, 0, reader->low_bits, lane, &low);
+    place_fields(table, reader->low_bits * LINE_BYTES, reader->high_bits, lane, &high);
+    scale_pair pair = {.scale = 1};
+    for (uint32_t b = 0; b < table->blocks; b++, codes += cpu_block_step(table)) {
+        float values[TILE_COLS];
+        if (reader->low_bits) read_codes(reader, &low, &high, codes, values);
+        for (uint32_t k = 0, i = b * TILE_COLS; k < TILE_COLS && i < cols; k++, i++) {
+            if (scaled && k % 16 == 0) pair = scales_at(table, scales, b, k / 16, lane);
+            float w = reader->low_bits ? values[k] : value_at(table, codes, k, lane);
+            uint32_t at = order ? order[i] : i;
+            float value = scale * (pair.scale * (w - pair.zero) + pair.offset);
+            out[at] = before ? before[at] + value : value;
+        }
+    }
+}
+
+/* Its lines lie far apart: all are asked for at once. */
+static void fetch_row(const kern_matrix *table, uint32_t row) {
+    const cpu_format *format = &cpu_formats[table->dtype];
+    const size_t step = cpu_block_step(table);
+    const uint8_t *codes = cpu_tile_codes(table, row / TILE_ROWS);
+    const uint8_t *scales = table->scales + row / TILE_ROWS * table->scale_bytes;
+    if (table->by_rows) codes += row % TILE_ROWS * (format->code_bytes / TILE_ROWS);
+    for (uint32_t b = 0; b < table->blocks; b++) {
+        __builtin_prefetch(codes + b * step);
+        __builtin_prefetch(scales + cpu_scales_at(format, b));
+    }
+}
+
+static void add_rest(const kern_embed *op, const row_reader *positions_reader, uint32_t t,
+                     float *out) {
     const kern_matrix *positions = op->positions;
     const float *added = op->added;
     if (positions) {
         ESP_ASSERT(op->position[t] < positions->rows && positions->cols == op->table->cols);
-        read_row(positions, op->position[t], 1, out, out);
+        read_row(positions_reader, op->position[t], 1, out, out);
     }
     for (uint32_t i = 0; added && i < op->table->cols; i++)
         out[i] += added[i];
 }
 
 static void embed_tokens(void *arg, uint32_t worker, uint32_t workers) {
-    const kern_embed *const *op = arg;
-    uint32_t begin, end, width = (*op)->table->cols;
-    pool_share((*op)->token_count, 1, worker, workers, &begin, &end);
+    const kern_embed *op = *(const kern_embed *const *)arg;
+    const kern_matrix *table = op->table;
+    const row_reader reader = reader_of(table);
+    row_reader positions = {0};
+    if (op->positions) positions = reader_of(op->positions);
+    uint32_t begin, end;
+    pool_share(op->token_count, 1, worker, workers, &begin, &end);
     for (uint32_t t = begin; t < end; t++) {
-        ESP_ASSERT((*op)->ids[t] >= 0 && (uint32_t)(*op)->ids[t] < (*op)->table->rows);
-        float *out = (float *)(*op)->out + (size_t)t * width;
-        read_row((*op)->table, (uint32_t)(*op)->ids[t], (*op)->scale, NULL, out);
-        add_rest(*op, t, out);
+        ESP_ASSERT(op->ids[t] >= 0 && (uint32_t)op->ids[t] < table->rows);
+        if (t + 1 < end) fetch_row(table, (uint32_t)op->ids[t + 1] % table->rows);
+        float *out = (float *)op->out + (size_t)t * table->cols;
+        read_row(&reader, (uint32_t)op->ids[t], op->scale, NULL, out);
+        add_rest(op, &positions, t, out);
     }
 }
 

@@ -329,13 +329,19 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
     return ESP_OK;
 }
 
-void cpu_image(const kern_matrix *matrix, kern_image *out) {
+kern_matrix_shape cpu_shape(const kern_matrix *matrix) {
+    return (kern_matrix_shape){matrix->dtype, matrix->rows, matrix->cols};
+}
+
+esp_code cpu_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
+    (void)err;
     *out = (kern_image){.dtype = matrix->dtype,
                         .rows = matrix->rows,
                         .cols = matrix->cols,
                         .order = matrix->order ? matrix->order->inputs : NULL,
                         .bytes = matrix->codes,
                         .count = matrix->map_bytes};
+    return ESP_OK;
 }
 
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,

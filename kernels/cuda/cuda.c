@@ -32,21 +32,73 @@ uint32_t kern_cuda_count(esp_error *why) {
     return 0;
 }
 
+static bool peer_attribute(int *out, enum cudaDeviceP2PAttr which, int from, int to) {
+    if (cudaDeviceGetP2PAttribute(out, which, from, to) == cudaSuccess) return true;
+    (void)cudaGetLastError();
+    return false;
+}
+
+uint32_t kern_cuda_link(uint32_t device, uint32_t other) {
+    int from = (int)device, to = (int)other, reaches = 0, rank = 0;
+    ESP_ASSERT(from != to);
+    if (!peer_attribute(&reaches, cudaDevP2PAttrAccessSupported, from, to) || !reaches)
+        return KERN_LINK_NONE;
+    if (!peer_attribute(&rank, cudaDevP2PAttrPerformanceRank, from, to) || rank < 0)
+        return KERN_LINK_NONE;
+    return rank < KERN_LINK_NONE ? (uint32_t)rank : KERN_LINK_NONE;
+}
+
 void *kern_cuda_stream(kern_device *dev) { return dev->stream; }
 bool kern_cuda_launches(const kern_device *dev) { return step_launches(dev); }
 
-static esp_code check_options(const kern_options *options, esp_error *err) {
+/* -1: it does not say. */
+static int attribute(uint32_t index, enum cudaDeviceAttr which) {
+    int value = -1;
+    if (cudaDeviceGetAttribute(&value, which, (int)index) == cudaSuccess) return value;
+    (void)cudaGetLastError();
+    return -1;
+}
+
+static const char *name_of(uint32_t index, struct cudaDeviceProp *properties) {
+    if (cudaGetDeviceProperties(properties, (int)index) == cudaSuccess) return properties->name;
+    (void)cudaGetLastError();
+    return "device";
+}
+
+static esp_code check_capability(uint32_t index, esp_error *err) {
+    struct cudaDeviceProp properties; /* C: the toolkit has no typedef of it */
+    int major = attribute(index, cudaDevAttrComputeCapabilityMajor);
+    int minor = attribute(index, cudaDevAttrComputeCapabilityMinor);
+    if (10 * major + minor >= CAPABILITY_LEAST) return ESP_OK;
+    if (major < 0 || minor < 0)
+        return esp_fail_field(err, ESP_UNAVAILABLE, "--device",
+                              "--device cuda:%u: the driver does not say what this device is; see "
+                              "whether nvidia-smi does, or use --device cpu",
+                              index);
+    return esp_fail_field(err, ESP_INVALID, "--device",
+                          "--device cuda:%u: this %s has compute capability %d.%d, and 8.0 or "
+                          "higher is wanted; use another with --device cuda:N, or --device cpu",
+                          index, name_of(index, &properties), major, minor);
+}
+
+esp_code kern_cuda_check(uint32_t index, esp_error *err) {
     uint32_t count = kern_cuda_count(err);
     if (count == 0) return ESP_UNAVAILABLE;
-    if (options->index >= count)
-        return esp_fail_field(err, ESP_INVALID, "--device",
-                              "--device cuda:%u: there are %u CUDA devices here, counted from 0",
-                              options->index, count);
-    if (options->kv_dtype != DT_BF16)
+    if (index >= count)
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--device",
+                              "--device cuda:%u: this machine has %u, the first of which is cuda:0",
+                              index, count);
+    return check_capability(index, err);
+}
+
+static esp_code check_options(const kern_options *options, esp_error *err) {
+    esp_code code = kern_cuda_check(options->index, err);
+    if (code != ESP_OK) return code;
+    if (options->kv_dtype != DT_BF16 && options->kv_dtype != DT_KV_INT8)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "the cuda device keeps its KV cache in bf16, not %s; use --kv-dtype "
-                              "bf16 or --device cpu",
-                              dtype_info(options->kv_dtype)->name);
+                              "the cuda device keeps its KV cache in bf16 or int8, not %s; use "
+                              "--kv-dtype bf16 or --device cpu",
+                              kern_kv_name(options->kv_dtype));
     if (options->activations != ACT_BF16)
         return esp_fail_field(err, ESP_INVALID, "--activations",
                               "--activations int8: the cuda device computes with bf16; use "
@@ -57,20 +109,27 @@ static esp_code check_options(const kern_options *options, esp_error *err) {
     return ESP_OK;
 }
 
-/* The instructions that the kernels were compiled to and their matrix units differ from capability to
- * capability, and with them the last bits. */
+/* Bits depend on the instructions that run, not on the device that runs them: those that were built for an older
+ * capability of its generation, "sm_86"; or such as its driver made of PTX, "sm_120/ptx_90/driver_13.0". */
+static void name_code(kern_device *dev, char *out, size_t bytes) {
+    cuda_code code = {0};
+    int driver = 0;
+    if (!CUDA_OK(dev, cuda_linear_code(&code)) || !CUDA_OK(dev, cudaDriverGetVersion(&driver)))
+        return;
+    if (code.binary == code.ptx)
+        snprintf(out, bytes, "sm_%d", code.binary);
+    else
+        snprintf(out, bytes, "sm_%d/ptx_%d/driver_%d.%d", code.binary, code.ptx, driver / 1000,
+                 driver % 1000 / 10);
+}
+
 static esp_code name_profile(kern_device *dev, esp_error *err) {
-    struct cudaDeviceProp properties; /* C: the toolkit has no typedef of it */
-    if (!CUDA_OK(dev, cudaGetDeviceProperties(&properties, dev->index)))
-        return cuda_tell_fault(dev, err);
-    int capability = 10 * properties.major + properties.minor;
-    if (capability < CAPABILITY_LEAST)
-        return esp_fail_field(err, ESP_INVALID, "--device",
-                              "cuda:%d is a %s of compute capability %d.%d; 8.0 or higher is "
-                              "wanted: use another with --device cuda:N, or --device cpu",
-                              dev->index, properties.name, properties.major, properties.minor);
-    snprintf(dev->profile, sizeof dev->profile, "cuda:sm_%d,act=bf16,kv=bf16", capability);
-    return ESP_OK;
+    char code[48] = "";
+    cuda_use(dev);
+    name_code(dev, code, sizeof code);
+    snprintf(dev->profile, sizeof dev->profile, "cuda:%s,act=bf16,kv=%s", code,
+             dev->kv_int8 ? "int8" : "bf16");
+    return cuda_tell_fault(dev, err);
 }
 
 static void cuda_close(kern_device *dev) {
@@ -113,6 +172,7 @@ static esp_code cuda_open(kern_device **out, const kern_options *options, esp_er
     dev->replays = !options->no_replay;
     dev->least = options->least;
     dev->least_arg = options->least_arg;
+    dev->kv_int8 = options->kv_dtype == DT_KV_INT8;
     code = name_profile(dev, err);
     if (code == ESP_OK) code = open_streams(dev, err);
     if (code != ESP_OK) {
@@ -136,8 +196,17 @@ static size_t cuda_element_bytes(const kern_device *dev, kern_kind kind) {
 }
 
 static size_t cuda_frame_bytes(const kern_device *dev, const kern_kv_shape *shape) {
-    (void)dev;
-    return cuda_kv_frame_bytes(shape);
+    return cuda_kv_frame_bytes(shape, dev->kv_int8);
+}
+
+static esp_code cuda_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                  esp_error *err) {
+    uint32_t dim = shape->head_dim;
+    if (dim > 0 && dim <= CUDA_HEAD_DIM_MAX && dim % 2 == 0) return ESP_OK;
+    return esp_fail_field(err, ESP_INVALID, "--device",
+                          "cuda:%d: the model's heads have %u dims; the CUDA backend wants an even "
+                          "number of at most %d: use --device cpu",
+                          dev->index, dim, CUDA_HEAD_DIM_MAX);
 }
 
 static esp_code cuda_sync(kern_device *dev, esp_error *err) {
@@ -162,7 +231,9 @@ const kern_ops kern_cuda = {
     .upload_beside = cuda_upload_beside,
     .memory = cuda_memory,
     .reserve = cuda_reserve,
+    .check_layers = cuda_check_layers,
     .pack = cuda_pack,
+    .shape = cuda_shape,
     .image = cuda_image,
     .open_image = cuda_open_image,
     .matrix_close = cuda_matrix_close,
@@ -181,5 +252,6 @@ const kern_ops kern_cuda = {
     .sample = cuda_run_sample,
     .rank_sum = cuda_run_rank_sum,
     .place_columns = cuda_run_place_columns,
+    .move_frames = cuda_run_move_frames,
     .sync = cuda_sync,
 };

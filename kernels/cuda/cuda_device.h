@@ -10,7 +10,7 @@
  * Streams  `stream` has all ops and all copies of the owner thread, in order; `copies` those of
  *          upload_beside, which nothing waits for but its caller.
  * Memory   Workspaces grow where they are asked for more than they have, which reserve does for all steps
- *          beforehand; graphs that knew the old ones are forgotten then.
+ *          beforehand; graphs that knew the old ones are forgotten then. No graph knows those of sample.
  * Faults   The first one stays; from then on nothing is launched, and sync tells it. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_CUDA_DEVICE_H
@@ -45,7 +45,8 @@ struct kern_device {
     bool replays; /* steps may be remembered */
     uint32_t (*least)(void *arg, uint32_t own); /* as in kern_options */
     void *least_arg;
-    char profile[48];
+    bool kv_int8; /* keys and values are codes with scales; else bf16 */
+    char profile[72];
     cudaStream_t stream, copies;
     cuda_fault fault;
     struct cuda_step *step;
@@ -82,6 +83,13 @@ void cuda_use(kern_device *dev);
 
 /* At least so many bytes; NULL when there is a fault, or none are left, which is one. */
 void *cuda_need(kern_device *dev, cuda_room *room, uint64_t bytes);
+/* The same of a room that no graph knows, outside of steps: none is forgotten, and what grows step by step is
+ * taken ever more rarely (cuda_with_spare). */
+void *cuda_need_apart(kern_device *dev, cuda_room *room, uint64_t bytes);
+/* What is taken where there is `had` and `bytes` are wanted, which are more: twice as much, if that is enough. */
+static inline uint64_t cuda_with_spare(uint64_t had, uint64_t bytes) {
+    return bytes > 2 * had ? bytes : 2 * had;
+}
 void cuda_room_close(cuda_room *room);
 
 /* Linears over this matrix will need their workspace (cuda_linear_workspace); for pack and open_image. */
@@ -102,12 +110,12 @@ esp_code cuda_reserve(kern_device *dev, const kern_reserve *most, esp_error *err
 
 esp_code cuda_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                    esp_error *err);
-void cuda_image(const kern_matrix *matrix, kern_image *out);
+kern_matrix_shape cuda_shape(const kern_matrix *matrix);
+esp_code cuda_image(const kern_matrix *matrix, kern_image *out, esp_error *err) ESP_CHECKED;
 esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                          esp_error *err);
 void cuda_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cuda_matrix_bytes(const kern_matrix *matrix);
-const struct cuda_matrix_view *cuda_view_of(const kern_matrix *matrix);
 
 /* Pinned memory for so many bytes, which cuda_stage_send then copies to the device, without waiting; the owner
  * thread. NULL: there is none, or a fault. */
@@ -123,8 +131,8 @@ void cuda_order_drop(kern_device *dev, struct cuda_order *order); /* NULL is fin
 /* ---- sampling (cuda_sample_host.c) ---- */
 
 bool cuda_run_sample(kern_device *dev, const kern_sample *op);
-/* Room for so many rows, with lists that are not long. */
-void cuda_reserve_sample(kern_device *dev, uint32_t rows, uint32_t vocab);
+/* Room for the rows of a step and the longest lists that they can have, up to a bound. */
+void cuda_reserve_sample(kern_device *dev, const kern_reserve *most);
 void cuda_sample_close(kern_device *dev);
 
 /* ---- ops (cuda_ops.c) ---- */
@@ -137,5 +145,6 @@ void cuda_run_attention(kern_device *dev, const kern_attention *op);
 void cuda_run_pool_states(kern_device *dev, const kern_pool_states *op);
 void cuda_run_rank_sum(kern_device *dev, const kern_rank_sum *op);
 void cuda_run_place_columns(kern_device *dev, const kern_place_columns *op);
+void cuda_run_move_frames(kern_device *dev, const kern_move_frames *op);
 
 #endif

@@ -56,6 +56,7 @@ typedef struct cuda_kv_layer {
     uint64_t k_offset, v_offset; /* of the layer's K and V in a frame, in bytes: cuda_kv_offset */
     uint32_t kv_heads, head_dim;
     uint32_t group; /* which block tables */
+    bool int8;      /* codes and scales; else bf16 */
 } cuda_kv_layer;
 
 /* ---- embed (cuda_embed.cu): as kern_embed ---- */
@@ -147,6 +148,15 @@ typedef struct cuda_linear_args {
 } cuda_linear_args;
 
 int cuda_linear(const cuda_linear_args *args, void *stream);
+
+/* What the current device runs of this file, and so of all that were compiled as it was: the capability that its
+ * instructions are of, and that of the PTX they come from, each times ten. The two differ where a driver made
+ * instructions for a device that is newer than the build. */
+typedef struct cuda_code {
+    int binary, ptx;
+} cuda_code;
+
+int cuda_linear_code(cuda_code *out);
 
 /* Bytes of `work` for linears of at most tokens_max tokens over a matrix (host) and others of its shape; mostly 0. */
 uint64_t cuda_linear_workspace(const struct cuda_matrix_view *matrix, uint32_t tokens_max);
@@ -242,29 +252,17 @@ typedef struct cuda_lora_args {
 
 int cuda_lora(const cuda_lora_args *args, void *stream);
 
-/* ---- page copy (cuda_page_copy.cu) ---- */
+/* ---- pages (cuda_page_copy.cu): as kern_move_frames ---- */
 
-/* Frames from[i] -> to[i], whole, of one arena; the sets are disjoint. */
-typedef struct cuda_page_copy_args {
-    void *arena;
-    uint64_t frame_bytes;
+typedef struct cuda_move_frames_args {
+    const void *from;
+    void *to;
+    const uint32_t *from_frames, *to_frames; /* [count]; NULL: 0, 1, 2 .. */
     uint32_t count;
-    const uint32_t *from, *to; /* [count] */
-} cuda_page_copy_args;
+    uint64_t frame_bytes; /* a multiple of 64, or cudaErrorInvalidValue */
+} cuda_move_frames_args;
 
-int cuda_page_copy(const cuda_page_copy_args *args, void *stream);
-
-/* Frames -> one contiguous run of them, and back (offload). */
-typedef struct cuda_page_gather_args {
-    void *arena;
-    uint64_t frame_bytes;
-    uint32_t count;
-    const uint32_t *frames; /* [count] */
-    void *run;              /* [count] frames */
-    bool scatter;           /* run -> arena instead */
-} cuda_page_gather_args;
-
-int cuda_page_gather(const cuda_page_gather_args *args, void *stream);
+int cuda_move_frames(const cuda_move_frames_args *args, void *stream);
 
 /* ---- sample (cuda_sample.cu): one token out of each row, the one that engine/sample.c picks ---- */
 

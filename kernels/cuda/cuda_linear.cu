@@ -36,6 +36,13 @@ static __global__ void __launch_bounds__(GATHER_THREADS)
         out[c] = c < cols ? in[order ? order[c] : c] : static_cast<uint16_t>(0);
 }
 
+int cuda_linear_code(cuda_code *out) {
+    cudaFuncAttributes attributes;
+    const cudaError_t code = cudaFuncGetAttributes(&attributes, linear_gather);
+    if (code == cudaSuccess) *out = cuda_code{attributes.binaryVersion, attributes.ptxVersion};
+    return code;
+}
+
 /* ---- inputs */
 
 static uint32_t padded_cols(const cuda_matrix_view &matrix) {

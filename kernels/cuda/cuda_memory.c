@@ -1,5 +1,6 @@
 /* cuda_memory.c - buffers, copies, workspaces and faults of a CUDA device. */
 // SPDX-License-Identifier: Apache-2.0
+#include <sched.h>
 #include <string.h>
 
 #include "kernels/cuda/cuda_device.h"
@@ -23,18 +24,37 @@ bool cuda_noted(kern_device *dev, cudaError_t code, const char *call, const char
 
 esp_code cuda_tell_fault(kern_device *dev, esp_error *err) {
     const cuda_fault *f = &dev->fault;
-    uint32_t state = atomic_load_explicit(&f->state, memory_order_acquire);
-    if (state == 0) return ESP_OK;
-    if (state == 1) /* another thread is writing it down */
-        return esp_fail(err, ESP_UNAVAILABLE, "cuda:%d: a call failed", dev->index);
+    if (cuda_is_well(dev)) return ESP_OK;
+    while (atomic_load_explicit(&f->state, memory_order_acquire) == 1)
+        sched_yield(); /* another thread is writing four words down */
     const char *file = strrchr(f->file, '/');
-    return esp_fail(err, ESP_UNAVAILABLE, "cuda:%d: %s failed at %s:%d: %s", dev->index, f->call,
-                    file ? file + 1 : f->file, f->line, cudaGetErrorString(f->code));
+    file = file ? file + 1 : f->file;
+    if (f->code == cudaErrorMemoryAllocation)
+        return esp_fail_field(err, ESP_EXHAUSTED, "--step-tokens",
+                              "cuda:%d: %s at %s:%d found no memory: lower --step-tokens or "
+                              "--gpu-memory-utilization, or end what else uses the device",
+                              dev->index, f->call, file, f->line);
+    return esp_fail_field(err, ESP_UNAVAILABLE, "--device",
+                          "cuda:%d: %s failed at %s:%d: %s; start again, and if that comes back "
+                          "see the driver's log (dmesg, nvidia-smi -q) or use another --device",
+                          dev->index, f->call, file, f->line, cudaGetErrorString(f->code));
 }
 
 void cuda_use(kern_device *dev) { (void)CUDA_OK(dev, cudaSetDevice(dev->index)); }
 
 /* ---- buffers ---- */
+
+static esp_code no_room(kern_device *dev, size_t bytes, esp_error *err) {
+    kern_memory memory;
+    cuda_memory(dev, &memory);
+    return esp_fail_field(
+        err, ESP_EXHAUSTED, "--device",
+        "cuda:%d: %zu bytes are wanted, and of %llu MiB %llu are free: end what else uses the "
+        "device, lower --kv-memory or --step-tokens, make the weights smaller with --quantize "
+        "q4_k, share them out with --tp N, or use --device cpu",
+        dev->index, bytes, (unsigned long long)(memory.total >> 20),
+        (unsigned long long)(memory.free >> 20));
+}
 
 esp_code cuda_alloc(kern_device *dev, size_t bytes, void **out, esp_error *err) {
     cuda_use(dev);
@@ -42,8 +62,7 @@ esp_code cuda_alloc(kern_device *dev, size_t bytes, void **out, esp_error *err) 
     cudaError_t code = cudaMalloc(out, bytes ? bytes : 1);
     if (code == cudaErrorMemoryAllocation) {
         (void)cudaGetLastError(); /* not a fault: who asked for too much is told so */
-        return esp_fail(err, ESP_EXHAUSTED, "cuda:%d: no memory for a buffer of %zu bytes",
-                        dev->index, bytes);
+        return no_room(dev, bytes, err);
     }
     if (!CUDA_OK(dev, code) || !CUDA_OK(dev, cudaMemsetAsync(*out, 0, bytes, dev->stream)) ||
         !CUDA_OK(dev, cudaStreamSynchronize(dev->stream)))
@@ -114,15 +133,25 @@ void cuda_memory(const kern_device *dev, kern_memory *out) {
 
 /* ---- workspaces ---- */
 
-void *cuda_need(kern_device *dev, cuda_room *room, uint64_t bytes) {
-    if (bytes <= room->bytes) return room->at;
-    if (!cuda_is_well(dev) || step_is_recorded(dev)) return NULL;
-    replay_forget(dev);
+/* What lay there is lost, once nothing reads it. */
+static void *take_room(kern_device *dev, cuda_room *room, uint64_t bytes) {
     if (!CUDA_OK(dev, cudaStreamSynchronize(dev->stream))) return NULL;
     cuda_room_close(room);
     if (!CUDA_OK(dev, cudaMalloc(&room->at, bytes))) return NULL;
     room->bytes = bytes;
     return room->at;
+}
+
+void *cuda_need(kern_device *dev, cuda_room *room, uint64_t bytes) {
+    if (bytes <= room->bytes) return room->at;
+    if (!cuda_is_well(dev) || step_is_recorded(dev)) return NULL;
+    replay_forget(dev);
+    return take_room(dev, room, bytes);
+}
+
+void *cuda_need_apart(kern_device *dev, cuda_room *room, uint64_t bytes) {
+    if (bytes <= room->bytes) return room->at;
+    return cuda_is_well(dev) ? take_room(dev, room, cuda_with_spare(room->bytes, bytes)) : NULL;
 }
 
 void cuda_room_close(cuda_room *room) {
@@ -148,7 +177,7 @@ esp_code cuda_reserve(kern_device *dev, const kern_reserve *most, esp_error *err
     cuda_need(dev, &dev->linear, dev->linear_bytes);
     cuda_need(dev, &dev->attention, CUDA_ATTENTION_WORK_BYTES);
     if (most->lora_outputs) reserve_lora(dev, most);
-    if (most->logit_rows) cuda_reserve_sample(dev, most->logit_rows, most->vocab);
+    if (most->logit_rows) cuda_reserve_sample(dev, most);
     step_reserve(dev, most);
     replay_reserve(dev, most);
     if (dev->fault.code == cudaErrorMemoryAllocation)

@@ -157,14 +157,15 @@ void cuda_run_linear(kern_device *dev, const kern_linear *op) {
 
 /* ---- attention ---- */
 
-static cuda_kv_layer layer_of(const kern_kv_layer *kv) {
+static cuda_kv_layer layer_of(const kern_device *dev, const kern_kv_layer *kv) {
     return (cuda_kv_layer){.arena = kv->arena,
                            .frame_bytes = kv->frame_bytes,
-                           .k_offset = cuda_kv_offset(kv->shape, kv->layer, 0),
-                           .v_offset = cuda_kv_offset(kv->shape, kv->layer, 1),
+                           .k_offset = cuda_kv_offset(kv->shape, dev->kv_int8, kv->layer, 0),
+                           .v_offset = cuda_kv_offset(kv->shape, dev->kv_int8, kv->layer, 1),
                            .kv_heads = kv->shape->kv_heads,
                            .head_dim = kv->shape->head_dim,
-                           .group = kv->group};
+                           .group = kv->group,
+                           .int8 = dev->kv_int8};
 }
 
 static void check_layer(const kern_kv_layer *kv, const step_batch *batch) {
@@ -189,7 +190,7 @@ void cuda_run_rope_store(kern_device *dev, const kern_rope_store *op) {
         .q_norm = op->q_norm,
         .k_norm = op->k_norm,
         .norm_eps = op->norm_eps,
-        .kv = layer_of(&op->kv),
+        .kv = layer_of(dev, &op->kv),
     };
     if (step_launches(dev) && batch->token_count) LAUNCH(dev, cuda_rope_store, &args);
 }
@@ -218,7 +219,7 @@ void cuda_run_attention(kern_device *dev, const kern_attention *op) {
                                 .qkv = op->qkv,
                                 .scale = op->scale,
                                 .softcap = op->softcap,
-                                .kv = layer_of(&op->kv),
+                                .kv = layer_of(dev, &op->kv),
                                 .out = op->out};
     args.plan = step_plan_of(dev, &kind, op->batch, &args.host_plan);
     if (!step_launches(dev) || !args.plan || !batch->token_count) return;
@@ -262,4 +263,19 @@ void cuda_run_place_columns(kern_device *dev, const kern_place_columns *op) {
                                     .out_cols = op->out_cols,
                                     .out = op->out};
     if (step_launches(dev) && op->rows) LAUNCH(dev, cuda_place_columns, &args);
+}
+
+/* ---- pages ---- */
+
+void cuda_run_move_frames(kern_device *dev, const kern_move_frames *op) {
+    ESP_ASSERT(!dev->step->batch && op->frame_bytes % 64 == 0);
+    size_t bytes = op->count * sizeof(uint32_t);
+    begin(dev, 2 * bytes);
+    cuda_move_frames_args args = {.from = op->from,
+                                  .to = op->to,
+                                  .from_frames = step_array(dev, op->from_frames, bytes),
+                                  .to_frames = step_array(dev, op->to_frames, bytes),
+                                  .count = op->count,
+                                  .frame_bytes = op->frame_bytes};
+    if (cuda_is_well(dev) && op->count) LAUNCH(dev, cuda_move_frames, &args);
 }

@@ -40,6 +40,18 @@ static uint32_t slice_tile_rows(const cuda_matrix_view *shape, uint32_t tile_row
     return fit == 0 ? 1 : fit < tile_rows ? (uint32_t)fit : tile_rows;
 }
 
+static esp_code no_stage(kern_device *dev, const cuda_matrix_view *view, uint64_t bytes,
+                         esp_error *err) {
+    esp_code code = cuda_tell_fault(dev, err);
+    if (code != ESP_OK) return code;
+    return esp_fail_field(
+        err, ESP_EXHAUSTED, "--device",
+        "cuda:%d: no 2 x %llu bytes of pinned host memory to pack a matrix of %u "
+        "x %u: end what else uses this machine's memory, raise what may be locked "
+        "(ulimit -l), or use --device cpu",
+        dev->index, (unsigned long long)bytes, view->rows, view->cols);
+}
+
 /* Head and tiles to the device; a slice is filled while the one before it travels. */
 static esp_code send_tiles(kern_device *dev, const kern_matrix_desc *desc,
                            const kern_matrix *matrix, esp_error *err) {
@@ -51,13 +63,7 @@ static esp_code send_tiles(kern_device *dev, const kern_matrix_desc *desc,
     for (uint32_t first = 0; first < tile_rows; first += step) {
         uint32_t count = tile_rows - first < step ? tile_rows - first : step;
         uint8_t *slice = cuda_stage_next(dev, CUDA_HEAD_BYTES + step * line), *tiles = slice;
-        if (!slice) {
-            esp_code code = cuda_tell_fault(dev, err);
-            return code != ESP_OK ? code
-                                  : esp_fail(err, ESP_EXHAUSTED,
-                                             "cuda: no pinned memory to pack a matrix of %u x %u",
-                                             view->rows, view->cols);
-        }
+        if (!slice) return no_stage(dev, view, CUDA_HEAD_BYTES + step * line, err);
         if (first == 0) {
             memset(slice, 0, CUDA_HEAD_BYTES);
             memcpy(slice, &(cuda_head){.format = view->format}, sizeof(cuda_head));
@@ -79,7 +85,9 @@ esp_code cuda_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix *
     *out = NULL;
     if (!cuda_tiles_shape(cuda_tiles_format(desc, dev->pool), desc->rows, desc->cols, &shape,
                           &bytes))
-        return esp_fail(err, ESP_EXHAUSTED, "cuda: no memory for a %s matrix of %u x %u",
+        return esp_fail(err, ESP_INVALID,
+                        "cuda: a %s matrix of %u x %u has more bytes than can be addressed; the "
+                        "model's file is damaged, see espalier inspect",
                         info->name, desc->rows, desc->cols);
     kern_matrix *matrix;
     esp_code code = matrix_new(dev, desc->dtype, &shape, bytes, desc->order, &matrix, err);
@@ -93,19 +101,33 @@ esp_code cuda_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix *
     return ESP_OK;
 }
 
-void cuda_image(const kern_matrix *matrix, kern_image *out) {
+kern_matrix_shape cuda_shape(const kern_matrix *matrix) {
+    return (kern_matrix_shape){matrix->dtype, matrix->view.rows, matrix->view.cols};
+}
+
+static esp_code bring_image(kern_matrix *matrix, esp_error *err) {
+    matrix->image = mem_map(matrix->bytes);
+    if (!matrix->image)
+        return esp_fail_field(err, ESP_EXHAUSTED, "--pack",
+                              "cuda:%d: this machine has no %llu bytes left for a copy of a matrix "
+                              "of %u x %u; use --pack off, or end what else uses its memory",
+                              matrix->dev->index, (unsigned long long)matrix->bytes,
+                              matrix->view.rows, matrix->view.cols);
+    cuda_download(matrix->dev, matrix->image, matrix->memory, matrix->bytes);
+    return cuda_tell_fault(matrix->dev, err);
+}
+
+esp_code cuda_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
     kern_matrix *own = (kern_matrix *)(uintptr_t)matrix; /* what is kept is no part of its value */
-    if (!own->image) {
-        own->image = mem_map(own->bytes);
-        ESP_ASSERT(own->image);
-        cuda_download(own->dev, own->image, own->memory, own->bytes);
-    }
+    esp_code code = own->image ? ESP_OK : bring_image(own, err);
+    if (code != ESP_OK) return code;
     *out = (kern_image){.dtype = own->dtype,
                         .rows = own->view.rows,
                         .cols = own->view.cols,
                         .order = own->order ? own->order->inputs : NULL,
                         .bytes = own->image,
                         .count = own->bytes};
+    return ESP_OK;
 }
 
 esp_code cuda_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
@@ -135,5 +157,3 @@ void cuda_matrix_close(kern_device *dev, kern_matrix *matrix) {
 }
 
 size_t cuda_matrix_bytes(const kern_matrix *matrix) { return sizeof *matrix + matrix->bytes; }
-
-const cuda_matrix_view *cuda_view_of(const kern_matrix *matrix) { return &matrix->view; }

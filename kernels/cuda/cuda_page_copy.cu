@@ -1,7 +1,7 @@
 /* cuda_page_copy.cu - whole frames from place to place: within the arena, into one run of them, and back.
  *
- * In     frames of the arena, numbers [count] u32; or a run of frames, one after another
- * Out    the same
+ * In     frames at `from`, their numbers [count] u32 or those from 0 on
+ * Out    the same at `to`
  * Grid   (pieces of a frame, count) x 256 threads; a thread moves 64 bytes, 16 at a time
  * Needs  frame_bytes a multiple of 64; what is read is not written
  * Cost   2*frame_bytes a frame: bandwidth bound
@@ -14,23 +14,14 @@ namespace {
 
 constexpr int THREADS = 256, EACH = 4; /* words of 16 bytes */
 
-/* One side of a move: a base, and which frames of it; NULL: 0, 1, 2 ... */
-struct Side {
-    unsigned char *base;
-    const uint32_t *frames;
-};
-
-CU_DEV unsigned char *frame_at(const Side &side, uint64_t frame_bytes, uint32_t i) {
-    return side.base + (side.frames ? side.frames[i] : i) * frame_bytes;
-}
-
-__global__ void __launch_bounds__(THREADS)
-    move_frames(Side from, Side to, uint64_t frame_bytes, uint32_t count) {
-    const uint64_t words = frame_bytes / 16;
+__global__ void __launch_bounds__(THREADS) move_frames(const cuda_move_frames_args a) {
+    const uint64_t words = a.frame_bytes / 16;
     const uint64_t first = (uint64_t)blockIdx.x * (THREADS * EACH) + threadIdx.x;
-    for (uint32_t i = blockIdx.y; i < count; i += gridDim.y) {
-        const unsigned char *source = frame_at(from, frame_bytes, i);
-        unsigned char *target = frame_at(to, frame_bytes, i);
+    for (uint32_t i = blockIdx.y; i < a.count; i += gridDim.y) {
+        const unsigned char *source = static_cast<const unsigned char *>(a.from) +
+                                      (a.from_frames ? a.from_frames[i] : i) * a.frame_bytes;
+        unsigned char *target = static_cast<unsigned char *>(a.to) +
+                                (a.to_frames ? a.to_frames[i] : i) * a.frame_bytes;
 #pragma unroll
         for (int j = 0; j < EACH; j++) {
             const uint64_t word = first + (uint64_t)j * THREADS;
@@ -39,26 +30,13 @@ __global__ void __launch_bounds__(THREADS)
     }
 }
 
-int move(Side from, Side to, uint64_t frame_bytes, uint32_t count, void *stream) {
-    if (frame_bytes % 64) return cudaErrorInvalidValue;
-    if (frame_bytes == 0 || count == 0) return cudaSuccess;
-    const uint64_t bytes = THREADS * EACH * 16;
-    const dim3 grid((unsigned)((frame_bytes + bytes - 1) / bytes), count < 65535 ? count : 65535);
-    return CU_LAUNCH(move_frames, grid, dim3(THREADS), 0, static_cast<cudaStream_t>(stream), from,
-                     to, frame_bytes, count);
-}
-
 } // namespace
 
-extern "C" int cuda_page_copy(const cuda_page_copy_args *args, void *stream) {
-    unsigned char *arena = static_cast<unsigned char *>(args->arena);
-    return move(Side{arena, args->from}, Side{arena, args->to}, args->frame_bytes, args->count,
-                stream);
-}
-
-extern "C" int cuda_page_gather(const cuda_page_gather_args *args, void *stream) {
-    const Side pages = {static_cast<unsigned char *>(args->arena), args->frames};
-    const Side run = {static_cast<unsigned char *>(args->run), nullptr};
-    return args->scatter ? move(run, pages, args->frame_bytes, args->count, stream)
-                         : move(pages, run, args->frame_bytes, args->count, stream);
+extern "C" int cuda_move_frames(const cuda_move_frames_args *args, void *stream) {
+    if (args->frame_bytes % 64) return cudaErrorInvalidValue;
+    if (args->frame_bytes == 0 || args->count == 0) return cudaSuccess;
+    const uint64_t bytes = THREADS * EACH * 16;
+    const dim3 grid((unsigned)((args->frame_bytes + bytes - 1) / bytes),
+                    args->count < 65535 ? args->count : 65535);
+    return CU_LAUNCH(move_frames, grid, dim3(THREADS), 0, static_cast<cudaStream_t>(stream), *args);
 }

@@ -7,7 +7,10 @@
 #include "kernels/cuda/cuda_device.h"
 #include "kernels/cuda/cuda_step.h"
 
-enum { LISTS_BYTES = 1 << 20, LIST_ALIGNMENT = 16 };
+enum {
+    LISTS_BYTES_MAX = 64 << 20, /* that are reserved: of 64 rows of 200,000 tokens all */
+    LIST_ALIGNMENT = 16
+};
 
 static_assert((int)CUDA_SAMPLE_TOP == (int)SAMPLE_LOGPROBS_MAX, "what the device tells");
 
@@ -19,6 +22,7 @@ static const uint64_t PICK_BYTES =
 
 static bool need_host(kern_device *dev, uint64_t bytes) {
     if (bytes <= dev->sample_host_bytes) return true;
+    bytes = cuda_with_spare(dev->sample_host_bytes, bytes);
     cuda_sample_close(dev);
     if (!CUDA_OK(dev, cudaHostAlloc(&dev->sample_host, bytes, cudaHostAllocDefault))) return false;
     dev->sample_host_bytes = bytes;
@@ -34,13 +38,27 @@ void cuda_sample_close(kern_device *dev) {
 static bool take_rooms(kern_device *dev, uint32_t rows, uint32_t vocab, uint64_t row_bytes) {
     uint64_t picks = rows * PICK_BYTES;
     return cuda_is_well(dev) && need_host(dev, row_bytes > picks ? row_bytes : picks) &&
-           cuda_need(dev, &dev->sample_work, cuda_sample_workspace(rows, vocab)) &&
-           cuda_need(dev, &dev->sample_rows, row_bytes) &&
-           cuda_need(dev, &dev->sample_picks, picks);
+           cuda_need_apart(dev, &dev->sample_work, cuda_sample_workspace(rows, vocab)) &&
+           cuda_need_apart(dev, &dev->sample_rows, row_bytes) &&
+           cuda_need_apart(dev, &dev->sample_picks, picks);
 }
 
-void cuda_reserve_sample(kern_device *dev, uint32_t rows, uint32_t vocab) {
-    (void)take_rooms(dev, rows, vocab, rows * sizeof(cuda_sample_row) + LISTS_BYTES);
+static uint64_t list_bytes(uint64_t count, size_t size) {
+    return (count * size + LIST_ALIGNMENT - 1) / LIST_ALIGNMENT * LIST_ALIGNMENT;
+}
+
+/* All that the model sees as history and as many biases as there may be, of each sequence. */
+static uint64_t lists_bytes_most(const kern_reserve *most) {
+    uint64_t context = (uint64_t)most->table_stride * KV_PAGE_TOKENS;
+    uint64_t rows = most->logit_rows < most->seqs ? most->logit_rows : most->seqs;
+    uint64_t bytes = rows * (list_bytes(context, sizeof(int32_t)) +
+                             list_bytes(SAMPLE_BIAS_MAX, sizeof(sample_bias)));
+    return bytes < LISTS_BYTES_MAX ? bytes : LISTS_BYTES_MAX;
+}
+
+void cuda_reserve_sample(kern_device *dev, const kern_reserve *most) {
+    uint64_t rows_bytes = list_bytes(most->logit_rows, sizeof(cuda_sample_row));
+    (void)take_rooms(dev, most->logit_rows, most->vocab, rows_bytes + lists_bytes_most(most));
 }
 
 /* ---- there: rows, then their lists ---- */
@@ -48,10 +66,6 @@ void cuda_reserve_sample(kern_device *dev, uint32_t rows, uint32_t vocab) {
 static bool has_penalties(const sample_policy *p) {
     return (p->repetition_penalty != 0 && p->repetition_penalty != 1) || p->presence_penalty != 0 ||
            p->frequency_penalty != 0;
-}
-
-static uint64_t list_bytes(uint64_t count, size_t size) {
-    return (count * size + LIST_ALIGNMENT - 1) / LIST_ALIGNMENT * LIST_ALIGNMENT;
 }
 
 static uint64_t history_bytes(const sample_row *row) {

@@ -16,11 +16,11 @@ static size_t lora_bytes(const kern_device *dev) {
 static esp_code ref_open(kern_device **out, const kern_options *options, esp_error *err) {
     ESP_ASSERT(out && options && options->pool);
     *out = NULL;
-    if (options->kv_dtype != DT_F32)
+    if (options->kv_dtype != DT_F32 && options->kv_dtype != DT_KV_INT8)
         return esp_fail_field(err, ESP_INVALID, "--kv-dtype",
-                              "the ref device keeps its KV cache in float32, not %s; use "
+                              "the ref device keeps its KV cache in f32 or int8, not %s; use "
                               "--kv-dtype f32 or --device cpu",
-                              dtype_info(options->kv_dtype)->name);
+                              kern_kv_name(options->kv_dtype));
     if (options->activations != ACT_BF16)
         return esp_fail_field(err, ESP_INVALID, "--activations",
                               "--activations int8: the ref device computes in float32 throughout; "
@@ -31,6 +31,7 @@ static esp_code ref_open(kern_device **out, const kern_options *options, esp_err
     kern_device *dev = mem_new(1, sizeof *dev);
     dev->pool = options->pool;
     dev->tokens_max = options->tokens_max;
+    dev->kv_int8 = options->kv_dtype == DT_KV_INT8;
     dev->lora_states = mem_map(lora_bytes(dev));
     if (!dev->lora_states) {
         free(dev);
@@ -50,8 +51,7 @@ static void ref_close(kern_device *dev) {
 }
 
 static const char *ref_profile(const kern_device *dev) {
-    (void)dev;
-    return "ref,act=f32,kv=f32";
+    return dev->kv_int8 ? "ref,act=f32,kv=int8" : "ref,act=f32,kv=f32";
 }
 
 static const char *ref_layout(const kern_device *dev) {
@@ -113,6 +113,13 @@ static bool ref_step_end(kern_device *dev) {
 
 /* ---- matrices ---- */
 
+/* Of any. */
+static esp_code ref_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                 esp_error *err) {
+    (void)dev, (void)shape, (void)err;
+    return ESP_OK;
+}
+
 /* The bytes of a row and of all rows. */
 static bool sizes(esp_dtype dtype, uint32_t rows, uint32_t cols, uint64_t *row, uint64_t *all) {
     const dtype_row *info = dtype_info(dtype);
@@ -156,13 +163,19 @@ static esp_code ref_pack(kern_device *dev, const kern_matrix_desc *desc, kern_ma
     return ESP_OK;
 }
 
-static void ref_image(const kern_matrix *matrix, kern_image *out) {
+static kern_matrix_shape ref_shape(const kern_matrix *matrix) {
+    return (kern_matrix_shape){matrix->dtype, matrix->rows, matrix->cols};
+}
+
+static esp_code ref_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
+    (void)err;
     *out = (kern_image){.dtype = matrix->dtype,
                         .rows = matrix->rows,
                         .cols = matrix->cols,
                         .order = matrix->order,
                         .bytes = matrix->blocks,
                         .count = matrix->rows * matrix->row_bytes};
+    return ESP_OK;
 }
 
 static esp_code ref_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
@@ -226,7 +239,9 @@ const kern_ops kern_ref = {
     .upload_beside = ref_copy,
     .memory = kern_host_memory,
     .reserve = ref_reserve,
+    .check_layers = ref_check_layers,
     .pack = ref_pack,
+    .shape = ref_shape,
     .image = ref_image,
     .open_image = ref_open_image,
     .matrix_close = ref_matrix_close,
@@ -245,5 +260,6 @@ const kern_ops kern_ref = {
     .sample = ref_sample,
     .rank_sum = ref_rank_sum,
     .place_columns = ref_place_columns,
+    .move_frames = kern_host_move_frames,
     .sync = ref_sync,
 };

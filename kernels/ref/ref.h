@@ -1,6 +1,6 @@
 /* ref.h - what the files of the reference backend share.
  *
- * float32 throughout, KV included; weights are dequantised a row at a time exactly as their format
+ * float32 throughout, KV included: of int8 it keeps what codes and scales stand for; weights are dequantised a row at a time exactly as their format
  * says. Written to be read: one loop nest an op. The pool splits outputs, never a sum, so the
  * thread count changes no bit. */
 // SPDX-License-Identifier: Apache-2.0
@@ -20,6 +20,7 @@ struct kern_device {
     float *row_scratch;  /* [threads][REF_SCRATCH_ROWS][cols_max] dequantised weight rows */
     uint32_t cols_max;   /* widest matrix packed so far */
     uint32_t tokens_max; /* of a batch */
+    bool kv_int8;
     float *lora_states;  /* [tokens_max][REF_LORA_RANKS]: scale * A x of updates (ref_lora.h) */
 };
 

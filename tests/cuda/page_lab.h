@@ -21,6 +21,8 @@ typedef struct page_case {
     bool interleaved, bidirectional;
     bool head_norm;   /* of q and k */
     bool second_long; /* the second sequence is turned by the long table */
+    bool int8;        /* pages */
+    bool ref_exact;   /* ref's are float32 all the same */
     float softcap;
     uint32_t lengths[PAGE_SEQS];
 } page_case;
@@ -71,14 +73,23 @@ static inline float *page_angles(const page_case *c, float theta) {
     return angles;
 }
 
+/* Of int8 each key and each value has a size of its own, and thus a scale. */
+static inline float page_size(const page_case *c, uint32_t seq, uint32_t position, uint32_t head) {
+    if (!c->int8 || head < c->heads) return 2;
+    uint32_t kind = (uint32_t)(lab_hash(1000 * position + 10 * head + seq) % 5);
+    return 2.0f / (float)(1u << 2 * kind); /* from 2 to 1/128 */
+}
+
 /* free() it. */
 static inline float *page_qkv(const page_case *c, const lab_batch *batch) {
     uint32_t width = qkv_width(c);
     float *qkv = malloc((size_t)batch->b.token_count * width * sizeof *qkv);
     for (uint32_t t = 0; t < batch->b.token_count; t++) {
         uint32_t seq = batch->seq_of[batch->b.token_seq[t]];
+        uint32_t position = batch->b.positions[t];
         for (uint32_t i = 0; i < width; i++)
-            qkv[(size_t)t * width + i] = 2 * lab_value(1000 * seq + batch->b.positions[t] + 1, i);
+            qkv[(size_t)t * width + i] =
+                page_size(c, seq, position, i / c->dim) * lab_value(1000 * seq + position + 1, i);
     }
     return qkv;
 }
@@ -111,9 +122,15 @@ static inline void page_collect(const page_case *c, const lab_batch *batch, cons
 
 /* --- ref -------------------------------------------------------------------------------------- */
 
+/* Keys and values as the device's pages have them: attention is then held to what ref makes of the same. */
+static inline void page_round(float *values, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        values[i] = f32_of_bf16(bf16_of_f32(values[i]));
+}
+
 /* All sequences at once. */
 static inline page_result page_run_ref(const page_case *c) {
-    lab l = lab_open(&kern_ref, LEVEL_AUTO, DT_F32, 2);
+    lab l = lab_open(&kern_ref, LEVEL_AUTO, c->int8 && !c->ref_exact ? DT_KV_INT8 : DT_F32, 2);
     uint32_t cached[PAGE_SEQS] = {0};
     lab_batch batch = lab_batch_of(PAGE_SEQS, cached, c->lengths, PAGE_GROUPS, page_stride(c));
     kern_kv_shape shape = {.layers = PAGE_LAYERS, .kv_heads = c->kv_heads, .head_dim = c->dim};
@@ -139,6 +156,7 @@ static inline page_result page_run_ref(const page_case *c) {
                             .norm_eps = 1e-5f,
                             .kv = kv};
     l.ops->rope_store(l.dev, &rope);
+    page_round(kv.arena, arena / sizeof(float));
     kern_attention attention = {.batch = &batch.b,
                                 .qkv = qkv,
                                 .heads = c->heads,
@@ -190,15 +208,17 @@ static inline page_device page_device_new(const page_case *c, uint64_t work_byte
                               .window = c->window,
                               .bidirectional = c->bidirectional,
                               .work_bytes = work_bytes}};
-    size_t frame = cuda_kv_frame_bytes(&d.shape), angles = (size_t)PAGE_LONGEST * c->rotary;
+    size_t frame = cuda_kv_frame_bytes(&d.shape, c->int8),
+           angles = (size_t)PAGE_LONGEST * c->rotary;
     assert_int_equal(frame % 64, 0);
     d.kv = (cuda_kv_layer){.arena = device_new(frame * frame_count),
                            .frame_bytes = frame,
-                           .k_offset = cuda_kv_offset(&d.shape, 1, 0),
-                           .v_offset = cuda_kv_offset(&d.shape, 1, 1),
+                           .k_offset = cuda_kv_offset(&d.shape, c->int8, 1, 0),
+                           .v_offset = cuda_kv_offset(&d.shape, c->int8, 1, 1),
                            .kv_heads = c->kv_heads,
                            .head_dim = c->dim,
-                           .group = 1};
+                           .group = 1,
+                           .int8 = c->int8};
     d.angles = device_floats(page_angles(c, 10000), angles);
     d.long_angles = device_floats(page_angles(c, 70000), angles);
     d.norms[0] = device_floats(lab_random(21, c->dim), c->dim);

@@ -2,9 +2,12 @@
  * (Law 1). */
 // SPDX-License-Identifier: Apache-2.0
 #include "page_lab.h"
+#include "tests/cuda/kernel_cases.h"
 
-/* Keys, values, queries and weights are bf16; values are below 2, and so are the sums of them. */
-static const float TOLERANCE = 1e-2f, LARGEST = 2;
+/* Over the same pages, of |ref| + 1: what is left is that queries, weights and outputs become bf16, as
+ * cuda_attention.cu counts it. The worst of these cases has 9.1e-3; keys and values that ref kept in float32 made it
+ * 1.08e-2. */
+static const float TOLERANCE = 1e-2f, FLOOR = 1;
 
 enum { WORK = 4 << 20 };
 
@@ -54,7 +57,8 @@ static void attention_agrees_with_ref(void **state) {
         page_way way = {.seed = i, .step_max = i % 2 ? 0 : 60, .work_bytes = WORK};
         page_result want = page_run_ref(&cases[i]), got = page_run(&cases[i], &way);
         page_assert_close(got.q, want.q, want.count, 2e-6f, 1, "q");
-        page_assert_close(got.out, want.out, want.count, TOLERANCE, LARGEST, "attention");
+        page_assert_close(got.out, want.out, want.count, TOLERANCE, FLOOR, "attention");
+        kernel_case();
         page_result_free(&want);
         page_result_free(&got);
     }
@@ -143,7 +147,8 @@ static void encoders_see_the_whole_sequence(void **state) {
         page_case c = encoders[i];
         c.bidirectional = true;
         page_result want = page_run_ref(&c), got = page_run(&c, &at_once);
-        page_assert_close(got.out, want.out, want.count, TOLERANCE, LARGEST, "attention");
+        page_assert_close(got.out, want.out, want.count, TOLERANCE, FLOOR, "attention");
+        kernel_case();
         page_way whole = {0};
         compare_ways(&c, &at_once, &whole);
         page_result_free(&want);
@@ -174,5 +179,5 @@ int main(void) {
         cmocka_unit_test(encoders_see_the_whole_sequence),
         cmocka_unit_test(impossible_shapes_are_refused),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -78,6 +78,10 @@ static void too_large_a_buffer_is_refused_and_no_fault(void **state) {
     kern_cuda.memory(l.dev, &memory);
     assert_int_equal(kern_cuda.alloc(l.dev, memory.total + 4096, &out, &err), ESP_EXHAUSTED);
     assert_null(out);
+    assert_string_equal(err.field, "--device");
+    assert_non_null(strstr(err.message, "bytes are wanted, and of"));
+    assert_non_null(strstr(err.message, "--kv-memory"));
+    assert_non_null(strstr(err.message, "--device cpu"));
     assert_well();
 }
 
@@ -145,6 +149,24 @@ static void every_op_reads_the_rows_that_it_was_given(void **state) {
     assert_well();
 }
 
+/* What ops assert is asked before: of too wide and of odd heads. */
+static void heads_that_it_cannot_compute_are_refused(void **state) {
+    (void)state;
+    static const uint32_t good[] = {2, 64, 80, 254, 256}, bad[] = {0, 1, 127, 257, 258, 512};
+    kern_kv_shape shape = {.layers = 1, .kv_heads = 1};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        shape.head_dim = good[i];
+        assert_int_equal(kern_cuda.check_layers(l.dev, &shape, NULL), ESP_OK);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        esp_error err = {0};
+        shape.head_dim = bad[i];
+        assert_int_equal(kern_cuda.check_layers(l.dev, &shape, &err), ESP_INVALID);
+        assert_string_equal(err.field, "--device");
+        assert_non_null(strstr(err.message, "even number of at most 256: use --device cpu"));
+    }
+}
+
 /* The first fault is told for ever, with the call; what comes after is not launched. */
 static void a_fault_stays(void **state) {
     (void)state;
@@ -154,10 +176,27 @@ static void a_fault_stays(void **state) {
     assert_int_equal(kern_cuda.sync(broken.dev, &err), ESP_UNAVAILABLE);
     assert_non_null(strstr(err.message, "cudaErrorLaunchFailure"));
     assert_non_null(strstr(err.message, "test_cuda_device.c:"));
+    assert_non_null(strstr(err.message, "start again"));
     assert_false(CUDA_OK(broken.dev, cudaErrorInvalidValue));
     kern_cuda.upload(broken.dev, NULL, NULL, 16);
     assert_int_equal(kern_cuda.sync(broken.dev, &again), ESP_UNAVAILABLE);
     assert_string_equal(again.message, err.message);
+    lab_close(&broken);
+}
+
+/* A workspace that grew in a step found none. */
+static void a_fault_for_want_of_memory_names_what_takes_less(void **state) {
+    (void)state;
+    lab broken = lab_open(&kern_cuda, LEVEL_AUTO, DT_BF16, 1);
+    cuda_room room = {0};
+    esp_error err = {0};
+    kern_memory memory;
+    kern_cuda.memory(broken.dev, &memory);
+    assert_null(cuda_need(broken.dev, &room, memory.total + 4096));
+    assert_int_equal(kern_cuda.sync(broken.dev, &err), ESP_EXHAUSTED);
+    assert_string_equal(err.field, "--step-tokens");
+    assert_non_null(strstr(err.message, "found no memory: lower --step-tokens or "
+                                        "--gpu-memory-utilization"));
     lab_close(&broken);
 }
 
@@ -168,7 +207,9 @@ int main(void) {
         cmocka_unit_test(too_large_a_buffer_is_refused_and_no_fault),
         cmocka_unit_test(another_thread_uploads_beside),
         cmocka_unit_test(every_op_reads_the_rows_that_it_was_given),
+        cmocka_unit_test(heads_that_it_cannot_compute_are_refused),
         cmocka_unit_test(a_fault_stays),
+        cmocka_unit_test(a_fault_for_want_of_memory_names_what_takes_less),
     };
     return cmocka_run_group_tests(tests, open_lab, close_lab);
 }

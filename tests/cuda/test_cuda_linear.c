@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "tests/cuda/kernel_cases.h"
 #include "tests/cuda/linear_rig.h"
 
 static thread_pool *pool;
@@ -195,6 +196,7 @@ static void check(const linear_try *try) {
         }
     free(y);
     tear_down(&s);
+    kernel_case();
 }
 
 /* --- results ---------------------------------------------------------------------------------- */
@@ -476,5 +478,5 @@ int main(void) {
         cmocka_unit_test(updates_touch_their_tokens_alone),
         cmocka_unit_test(no_tokens_are_no_work),
     };
-    return cmocka_run_group_tests(tests, open_pool, close_pool);
+    return kernel_cases_end(cmocka_run_group_tests(tests, open_pool, close_pool));
 }

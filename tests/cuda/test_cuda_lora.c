@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/cuda_launch.h"
 #include "kernels/cuda/cuda_lora_host.h"
+#include "tests/cuda/kernel_cases.h"
 #include "tests/unit/lora_case.h"
 
 #ifdef ESPALIER_SANITIZED
@@ -296,6 +297,7 @@ static void check(const lora_test *c, const char *name) {
         adapter_free(&adapters[a]);
     free(in);
     output_free(&out);
+    kernel_case();
 }
 
 /* ---- cases ---- */
@@ -511,5 +513,5 @@ int main(void) {
         cmocka_unit_test(empty_table_does_nothing),
         cmocka_unit_test(what_touches_nothing_has_no_pieces),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -10,6 +10,8 @@
 #include <cmocka.h>
 
 #include "kernels/cuda/cuda_matrix.h"
+#include "kernels/op_cost.h"
+#include "tests/cuda/kernel_cases.h"
 #include "tests/unit/linear_case.h"
 
 static lab ref, cuda;
@@ -66,6 +68,7 @@ static void assert_near_ref(const linear_case *c) {
     if (!(most <= 1e-2 * range))
         fail_msg("%s, %u tokens, epilogue %d: off by %g of %g", dtype_info(c->dtype[0])->name,
                  c->tokens, c->epilogue, most, range);
+    kernel_case();
     free(want);
     free(got);
 }
@@ -99,7 +102,7 @@ static void an_image_opens_as_the_same_matrix(void **state) {
     take_matrices(&cuda, &ORDERED, &op);
     for (uint32_t m = 0; m < 2; m++) {
         kern_image image;
-        cuda.ops->image(op.matrix[m], &image);
+        assert_int_equal(cuda.ops->image(op.matrix[m], &image, &err), ESP_OK);
         assert_int_equal(cuda.ops->open_image(cuda.dev, &image, &opened[m], &err), ESP_OK);
         assert_int_equal(cuda.ops->matrix_bytes(opened[m]), cuda.ops->matrix_bytes(op.matrix[m]));
         again.matrix[m] = opened[m];
@@ -138,6 +141,18 @@ static void equal_orders_are_one(void **state) {
     }
 }
 
+/* A matrix comes back to the host when a file is to keep it, not to tell its shape. */
+static void a_shape_brings_no_matrix_to_the_host(void **state) {
+    (void)state;
+    kern_matrix *matrix = lab_matrix(&cuda, DT_Q4_0, 20, 96, 3);
+    kern_linear op = {.matrix = {matrix}, .matrix_count = 1, .token_count = 2};
+    kern_matrix_shape shape = cuda.ops->shape(matrix);
+    assert_true(shape.dtype == DT_Q4_0 && shape.rows == 20 && shape.cols == 96);
+    assert_true(op_cost_linear(cuda.ops, cuda.dev, &op).flops == 2.0 * 20 * 96 * 2);
+    assert_null(matrix->image);
+    cuda.ops->matrix_close(cuda.dev, matrix);
+}
+
 static void assert_refused(const kern_image *image) {
     kern_matrix *matrix;
     esp_error err = {0};
@@ -149,7 +164,8 @@ static void bytes_that_are_no_image_are_refused(void **state) {
     (void)state;
     kern_matrix *matrix = lab_matrix(&cuda, DT_Q4_0, 20, 96, 3);
     kern_image good, image;
-    cuda.ops->image(matrix, &good);
+    esp_error err = {0};
+    assert_int_equal(cuda.ops->image(matrix, &good, &err), ESP_OK);
     uint8_t *bytes = aligned_alloc(64, (good.count + 63) / 64 * 64);
     memcpy(bytes, good.bytes, good.count);
     image = good;
@@ -177,9 +193,10 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(linears_are_near_ref),
         cmocka_unit_test(an_image_opens_as_the_same_matrix),
+        cmocka_unit_test(a_shape_brings_no_matrix_to_the_host),
         cmocka_unit_test(a_matrix_of_several_slices_is_whole),
         cmocka_unit_test(equal_orders_are_one),
         cmocka_unit_test(bytes_that_are_no_image_are_refused),
     };
-    return cmocka_run_group_tests(tests, open_labs, close_labs);
+    return kernel_cases_end(cmocka_run_group_tests(tests, open_labs, close_labs));
 }

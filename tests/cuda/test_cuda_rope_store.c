@@ -1,6 +1,7 @@
 /* test_cuda_rope_store.c - norm, rotation and store on the device: held to ref; what is written where. */
 // SPDX-License-Identifier: Apache-2.0
 #include "page_lab.h"
+#include "tests/cuda/kernel_cases.h"
 
 static const page_case cases[] = {
     {.heads = 4, .kv_heads = 2, .dim = 64, .rotary = 64, .lengths = {1, 37, 20}},
@@ -99,7 +100,7 @@ static stored store(const page_case *c) {
     uint32_t cached[PAGE_SEQS] = {0};
     stored s = {.batch = lab_batch_of(PAGE_SEQS, cached, c->lengths, PAGE_GROUPS, page_stride(c)),
                 .width = qkv_width(c),
-                .row = CUDA_KV_ROW(c->dim),
+                .row = CUDA_KV_ROW(c->dim, false) / 2,
                 .shape = {.layers = PAGE_LAYERS, .kv_heads = c->kv_heads, .head_dim = c->dim}};
     run_ref(c, &s);
     run_device(c, &s);
@@ -119,7 +120,7 @@ static uint16_t *row_in_page(const stored *s, uint32_t t, uint32_t is_v, uint32_
     uint32_t position = b->positions[t];
     uint32_t frame = b->tables[(size_t)(b->seq_count + b->token_seq[t]) * b->table_stride +
                                position / KV_PAGE_TOKENS];
-    size_t offset = frame * s->frame_bytes + cuda_kv_offset(&s->shape, 1, is_v);
+    size_t offset = frame * s->frame_bytes + cuda_kv_offset(&s->shape, false, 1, is_v);
     return s->arena + offset / sizeof *s->arena +
            (size_t)(head * KV_PAGE_TOKENS + position % KV_PAGE_TOKENS) * s->row;
 }
@@ -153,6 +154,7 @@ static void heads_are_normed_turned_and_stored_as_ref_does(void **state) {
             check_rows(&cases[i], &s, t, 0);
             check_rows(&cases[i], &s, t, 1);
         }
+        kernel_case();
         stored_free(&s);
     }
 }
@@ -194,7 +196,7 @@ static void tokens_of_no_sequence_are_left_alone(void **state) {
     size_t written = 0;
     for (size_t e = 0; e < arena / 2; e++)
         written += pages[e] != 0xffff;
-    assert_int_equal(written, 2 * 2 * c->kv_heads * CUDA_KV_ROW(c->dim));
+    assert_int_equal(written, 2 * 2 * c->kv_heads * CUDA_KV_ROW(c->dim, false) / 2);
     free(pages);
     free(before);
     page_batch_free(&batch);
@@ -203,18 +205,23 @@ static void tokens_of_no_sequence_are_left_alone(void **state) {
     lab_batch_free(&host);
 }
 
+static void check_frame(uint32_t dim, bool int8) {
+    kern_kv_shape shape = {.layers = 3, .kv_heads = 5, .head_dim = dim};
+    size_t block = cuda_kv_block_bytes(dim, int8), blocks = 5 * block;
+    assert_int_equal(blocks % 16, 0);
+    assert_true(block >= 16 * (int8 ? dim + sizeof(float) : 2 * dim));
+    for (uint32_t i = 0; i < 6; i++)
+        assert_int_equal(cuda_kv_offset(&shape, int8, i / 2, i % 2), i * blocks);
+    assert_int_equal(cuda_kv_frame_bytes(&shape, int8) % 64, 0);
+    assert_in_range(cuda_kv_frame_bytes(&shape, int8), 6 * blocks, 6 * blocks + 63);
+}
+
 /* A frame holds its layers' blocks one after another, none overlapping, each where cp.async can read it. */
 static void a_frame_holds_its_blocks_side_by_side(void **state) {
     (void)state;
     for (uint32_t dim = 2; dim <= 256; dim += 2) {
-        kern_kv_shape shape = {.layers = 3, .kv_heads = 5, .head_dim = dim};
-        size_t blocks = 5 * cuda_kv_block_bytes(dim);
-        assert_int_equal(blocks % 16, 0);
-        assert_true(cuda_kv_block_bytes(dim) >= 16 * dim * 2);
-        for (uint32_t i = 0; i < 6; i++)
-            assert_int_equal(cuda_kv_offset(&shape, i / 2, i % 2), i * blocks);
-        assert_int_equal(cuda_kv_frame_bytes(&shape) % 64, 0);
-        assert_in_range(cuda_kv_frame_bytes(&shape), 6 * blocks, 6 * blocks + 63);
+        check_frame(dim, false);
+        check_frame(dim, true);
     }
 }
 
@@ -226,8 +233,72 @@ static void impossible_rotations_are_refused(void **state) {
     odd.rotary = 6;
     assert_int_equal(cuda_rope_store(&odd, NULL), cudaErrorInvalidValue);
     odd.rotary = 4;
+    odd.kv.int8 = true; /* more dims than a warp has room for */
+    odd.kv.head_dim = CUDA_HEAD_DIM_MAX + 2;
+    assert_int_equal(cuda_rope_store(&odd, NULL), cudaErrorInvalidValue);
+    odd.kv.head_dim = 4;
     odd.q_norm = &one;
     assert_int_equal(cuda_rope_store(&odd, NULL), cudaErrorInvalidValue);
+}
+
+/* --- in 8 bits -------------------------------------------------------------------------------- */
+
+enum { ROWS = 7, DIM = 10, ROW = 16 };
+
+/* A value of one head a token, stored; the block that it lies in. */
+static void store_values(float values[ROWS][DIM], uint8_t *block) {
+    page_case c = {.heads = 1, .kv_heads = 1, .dim = DIM, .int8 = true, .lengths = {ROWS}};
+    uint32_t cached[PAGE_SEQS] = {0};
+    lab_batch host = lab_batch_of(PAGE_SEQS, cached, c.lengths, PAGE_GROUPS, 1);
+    page_device d = page_device_new(&c, 0, host.frame_count);
+    float qkv[ROWS][3][DIM] = {0};
+    for (uint32_t t = 0; t < ROWS; t++)
+        memcpy(qkv[t][2], values[t], sizeof values[t]);
+    float *there = device_copy(qkv, sizeof qkv);
+    cuda_batch batch = page_batch_put(&c, &host);
+    cuda_rope_store_args args = page_rope(&c, &d, &batch, there);
+    assert_int_equal(cuda_rope_store(&args, NULL), cudaSuccess);
+    uint32_t frame = host.b.tables[host.b.seq_count];
+    device_read(block,
+                (uint8_t *)d.kv.arena + frame * d.kv.frame_bytes +
+                    cuda_kv_offset(&d.shape, true, 1, 1),
+                cuda_kv_block_bytes(DIM, true));
+    page_batch_free(&batch);
+    device_free(there);
+    page_device_free(&d);
+    lab_batch_free(&host);
+}
+
+static float scale_of(const uint8_t *block, uint32_t row) {
+    float scale;
+    memcpy(&scale, block + KV_PAGE_TOKENS * ROW + row * sizeof scale, sizeof scale);
+    return scale;
+}
+
+/* kernels.h, kern_rope_store: to the last bit, halves to even, and what is no number. */
+static void codes_and_scales_are_as_documented(void **state) {
+    (void)state;
+    float values[ROWS][DIM] = {{127, -127, 0.5f, 1.5f, -0.5f, -2.5f, 126.4f, -1, 0, 3},
+                               {0},
+                               {1e-31f, -1e-31f},
+                               {1e-3f, -2.54e-3f},
+                               {1, INFINITY, -2},
+                               {NAN, 5},
+                               {-3e38f, 1e38f}};
+    static const int8_t codes[ROWS][ROW] = {
+        {127, -127, 0, 2, 0, -2, 126, -1, 0, 3}, {0}, {0}, {50, -127}, {0}, {0}, {-127, 42}};
+    uint8_t block[KV_PAGE_TOKENS * (ROW + sizeof(float))];
+    assert_int_equal(sizeof block, cuda_kv_block_bytes(DIM, true));
+    store_values(values, block);
+    for (uint32_t r = 0; r < ROWS; r++)
+        assert_memory_equal(block + r * ROW, codes[r], ROW);
+    assert_true(scale_of(block, 0) == 1 && scale_of(block, 1) == 0 && scale_of(block, 2) == 0);
+    assert_true(scale_of(block, 3) == 2.54e-3f / 127 && isinf(scale_of(block, 4)));
+    assert_true(isnan(scale_of(block, 5)) && scale_of(block, 6) == 3e38f / 127);
+    for (size_t i = ROWS * ROW; i < KV_PAGE_TOKENS * ROW; i++) /* other rows, other scales */
+        assert_int_equal(block[i], 0xff);
+    for (uint32_t r = ROWS; r < KV_PAGE_TOKENS; r++)
+        assert_true(bits_of_f32(scale_of(block, r)) == 0xffffffff);
 }
 
 int main(void) {
@@ -237,6 +308,7 @@ int main(void) {
         cmocka_unit_test(tokens_of_no_sequence_are_left_alone),
         cmocka_unit_test(a_frame_holds_its_blocks_side_by_side),
         cmocka_unit_test(impossible_rotations_are_refused),
+        cmocka_unit_test(codes_and_scales_are_as_documented),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -8,6 +8,7 @@
 
 #include "engine/sample.h"
 #include "kernels/cuda/cuda_launch.h"
+#include "tests/cuda/kernel_cases.h"
 #include "tests/cuda/sample_case.h"
 
 #ifdef ESPALIER_SANITIZED
@@ -147,6 +148,7 @@ static void compare_rows(uint32_t vocab, uint32_t rows) {
         if (code != ESP_OK) assert_int_equal(got.ids[r], -1);
         free(cases[r].mask);
     }
+    kernel_case();
     free(logits);
     sample_scratch_close(scratch);
 }
@@ -195,6 +197,7 @@ static void equal_logits_are_ordered_by_id(void **state) {
             sample_result want;
             assert_int_equal(pick_on_host(scratch, &c, logits, VOCAB, &want), ESP_OK);
             assert_int_equal(pick_one(&c, logits, VOCAB), want.id);
+            kernel_case();
         }
     sample_scratch_close(scratch);
     free(logits);
@@ -241,5 +244,5 @@ int main(void) {
         cmocka_unit_test(nothing_to_pick_is_told),
         cmocka_unit_test(row_is_the_same_in_any_company),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "engine/sample.h"
+#include "tests/cuda/kernel_cases.h"
 #include "tests/cuda/sample_case.h"
 
 enum { ROWS = 24, VOCAB = 1500 };
@@ -80,6 +81,7 @@ static void rows_come_back_as_the_host_picks_them(void **state) {
         assert_true(sample_there(&l, c));
         for (uint32_t r = 0; r < ROWS; r++)
             check_row(scratch, c, r);
+        kernel_case();
         rows_free(c);
     }
     sample_scratch_close(scratch);
@@ -123,5 +125,5 @@ int main(void) {
         cmocka_unit_test(row_without_a_finite_logit_fails_alone),
         cmocka_unit_test(digests_are_left_to_the_host),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return kernel_cases_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

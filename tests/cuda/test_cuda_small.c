@@ -8,6 +8,7 @@
 #include <cmocka.h>
 #include <math.h>
 
+#include "tests/cuda/kernel_cases.h"
 #include "tests/unit/kernel_lab.h"
 
 enum { ROWS = 9, PICKED = 4 };
@@ -105,6 +106,7 @@ static void norms_are_near_ref(void **state) {
         if (!(d <= (c->residual ? 1e-5 : 4e-3))) fail_msg("width %u: %g", c->width, d);
         size_t kept = (size_t)count * c->width;
         if (c->kept) assert_true(worst(seen + kept, wanted + kept, kept) <= 1e-5);
+        kernel_case();
         free(wanted);
         free(seen);
     }
@@ -160,6 +162,7 @@ static void rows_of_a_table_are_those_of_ref(void **state) {
             double bound = dtype == DT_F32 || dtype == DT_F16 ? 4e-3 : 1e-6;
             double d = worst(seen, wanted, 5ul * cols);
             if (!(d <= bound)) fail_msg("%s: %g", dtype_info(dtype)->name, d);
+            kernel_case();
             free(wanted);
             free(seen);
         }
@@ -219,6 +222,7 @@ static void pooled_states_are_those_of_ref(void **state) {
             float *seen = run_pool(&cuda, pooling, normalise, 0);
             float *alone = run_pool(&cuda, pooling, normalise, 2);
             assert_true(worst(seen, wanted, COUNT) <= 1e-6);
+            kernel_case();
             assert_memory_equal(seen + LAST, alone, 300 * sizeof *seen);
             free(wanted);
             free(seen);
@@ -233,5 +237,5 @@ int main(void) {
         cmocka_unit_test(rows_of_a_table_are_those_of_ref),
         cmocka_unit_test(pooled_states_are_those_of_ref),
     };
-    return cmocka_run_group_tests(tests, open_labs, close_labs);
+    return kernel_cases_end(cmocka_run_group_tests(tests, open_labs, close_labs));
 }

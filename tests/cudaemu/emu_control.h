@@ -32,7 +32,11 @@ void emu_set_streams(emu_streams when);
 /* Number of devices from now on, 0 to 16. */
 void emu_set_devices(int count);
 
-/* 80, 86, 89 or 90. */
+/* What the driver says of the link between two devices, both ways: its performance rank, or no access where rank
+ * is negative. Before: 0 between all. */
+void emu_set_link(int device, int other, int rank);
+
+/* 80, 86, 89 or 90; others have the limits of 86. */
 void emu_set_sm(int sm);
 
 /* Clears a device's sticky error, as a new process would find it. */

@@ -14,6 +14,7 @@ enum { REGISTERS = 65536, PROCESSORS = 4, L2_BYTES = 4 << 20 };
 static struct {
     size_t used[DEVICES_MAX];
     bool peer[DEVICES_MAX][DEVICES_MAX];
+    int link[DEVICES_MAX][DEVICES_MAX]; /* performance rank; negative: no access */
     cudaError_t error[DEVICES_MAX];
 } devices;
 
@@ -96,6 +97,10 @@ static int attribute(enum cudaDeviceAttr which, const cudaDeviceProp *p) {
     return -1;
 }
 
+static bool can_reach(int device, int peer) {
+    return device != peer && devices.link[device][peer] >= 0;
+}
+
 /* Success, or why this device (and these others) cannot be asked. */
 static cudaError_t check_devices(int device, int other) {
     if (device_none()) return failed(cudaErrorNoDevice);
@@ -171,7 +176,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
 
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) {
     cudaError_t error = check_devices(device, peer);
-    if (error == cudaSuccess) *can = device != peer;
+    if (error == cudaSuccess) *can = can_reach(device, peer);
     return error;
 }
 
@@ -180,6 +185,7 @@ cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned flags) {
     cudaError_t error = check_devices(chosen, peer);
     if (error != cudaSuccess) return error;
     if (flags || peer == chosen) return failed(cudaErrorInvalidValue);
+    if (!can_reach(chosen, peer)) return failed(cudaErrorPeerAccessUnsupported);
     if (devices.peer[chosen][peer]) return failed(cudaErrorPeerAccessAlreadyEnabled);
     devices.peer[chosen][peer] = true;
     return cudaSuccess;
@@ -197,11 +203,19 @@ cudaError_t cudaDeviceDisablePeerAccess(int peer) {
 cudaError_t cudaDeviceGetP2PAttribute(int *out, enum cudaDeviceP2PAttr which, int source,
                                       int dest) {
     cudaError_t error = check_devices(source, dest);
-    if (error == cudaSuccess) *out = which == cudaDevP2PAttrPerformanceRank ? 0 : source != dest;
-    return error;
+    if (error != cudaSuccess) return error;
+    if (source == dest) return failed(cudaErrorInvalidDevice);
+    bool can = can_reach(source, dest);
+    *out = which == cudaDevP2PAttrPerformanceRank && can ? devices.link[source][dest] : can;
+    return cudaSuccess;
 }
 
 void emu_set_devices(int count) { settings()->device_count = count; }
+
+void emu_set_link(int device, int other, int rank) {
+    Locked lock;
+    devices.link[device][other] = devices.link[other][device] = rank;
+}
 
 void emu_reset(void) {
     Locked lock;

@@ -127,13 +127,24 @@ cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute wh
     return cudaSuccess;
 }
 
+/* What a build for these has for a device: the newest instructions of its generation that are not newer than it,
+ * or, for a generation to come, the last one's PTX, translated. */
+static void choose_code(cudaFuncAttributes *out, int sm) {
+    constexpr int built[] = {80, 86, 89, 90};
+    for (int arch : built)
+        if (arch / 10 == sm / 10 && arch <= sm) out->ptxVersion = out->binaryVersion = arch;
+    if (out->binaryVersion) return;
+    out->ptxVersion = 90;
+    out->binaryVersion = sm;
+}
+
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *out, const void *function) {
     Locked lock;
     if (device_none()) return failed(cudaErrorNoDevice);
     *out = cudaFuncAttributes{};
     out->maxThreadsPerBlock = THREADS_MAX;
     out->numRegs = 64;
-    out->ptxVersion = out->binaryVersion = settings()->sm;
+    choose_code(out, settings()->sm);
     out->maxDynamicSharedSizeBytes = static_cast<int>(shared_bytes_of(function));
     return cudaSuccess;
 }

@@ -1,5 +1,5 @@
 /* gpu_probe.c - the CUDA device of a number (0 by default) as one JSON object; exit 77 and a sentence where there
- * is none. */
+ * is none that can be computed with. */
 // SPDX-License-Identifier: Apache-2.0
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -13,8 +13,8 @@ int main(int argc, char **argv) {
     int index = argc > 1 ? atoi(argv[1]) : 0, driver = 0, runtime = 0;
     esp_error why = {0};
     struct cudaDeviceProp p;
-    if (kern_cuda_count(&why) <= (uint32_t)index) {
-        fprintf(stderr, "%s\n", why.code ? why.message : "there is no device of that number");
+    if (kern_cuda_check((uint32_t)index, &why) != ESP_OK) {
+        fprintf(stderr, "%s\n", why.message);
         return NONE;
     }
     if (cudaGetDeviceProperties(&p, index) || cudaDriverGetVersion(&driver) ||

@@ -58,17 +58,19 @@ run_test() {
 }
 
 run_all() {
-    local logs="$ROOT/build/gpu-tests" program name verdict began rows=() bad=0
+    local logs="$ROOT/build/gpu-tests" program name verdict began cases rows=() bad=0 all=0
     mkdir -p "$logs"
-    printf '%-34s %-8s %9s\n' test verdict seconds
+    printf '%-34s %-8s %9s %6s\n' test verdict seconds cases
     for program in "$PROGRAMS"/test_cuda_*; do
         name="$(basename "$program")"
         is_wanted "$name" || continue
         began="$(date +%s.%N)"
         verdict="$(run_test "$program" "$logs/$name.log")"
         began="$(awk -v a="$began" -v b="$(date +%s.%N)" 'BEGIN {printf "%.2f", b - a}')"
-        printf '%-34s %-8s %9s\n' "$name" "$verdict" "$began"
-        rows+=("{\"test\":\"$name\",\"verdict\":\"$verdict\",\"seconds\":$began}")
+        cases="$(sed -n 's/^cases: //p' "$logs/$name.log")" # of the kernel matrix: tests/cuda/kernel_cases.h
+        all=$((all + ${cases:-0}))
+        printf '%-34s %-8s %9s %6s\n' "$name" "$verdict" "$began" "$cases"
+        rows+=("{\"test\":\"$name\",\"verdict\":\"$verdict\",\"seconds\":$began,\"cases\":${cases:-0}}")
         if [ "$verdict" = failed ] || [ "$verdict" = late ]; then
             bad=$((bad + 1))
             grep -E 'ERROR|LINE|FAILED|Error|assert' "$logs/$name.log" | head -n 5 | sed 's/^/    /'
@@ -76,7 +78,7 @@ run_all() {
     done
     [ "${#rows[@]}" -gt 0 ] || fail "no test has such a name"
     write_results "${rows[@]}"
-    printf '%d tests on %s, %d failed\n' "${#rows[@]}" "$DEVICE_NAME" "$bad"
+    printf '%d tests with %d cases of kernels on %s, %d failed\n' "${#rows[@]}" "$all" "$DEVICE_NAME" "$bad"
     [ "$bad" -eq 0 ]
 }
 

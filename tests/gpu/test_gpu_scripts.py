@@ -37,14 +37,15 @@ class Scripts(unittest.TestCase):
             return json.load(file)
 
     def test_a_run_in_which_all_pass_is_good(self):
-        self.program("test_cuda_one", "exit 0")
+        self.program("test_cuda_one", "echo cases: 12; exit 0")
         self.program("test_cuda_two", "exit 77")
         done = self.run_script("tests/gpu/run.sh")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"test_cuda_one +passed")
         self.assertRegex(done.stdout, r"test_cuda_two +skipped")
-        self.assertIn("2 tests on NVIDIA Pretended, 0 failed", done.stdout)
+        self.assertIn("2 tests with 12 cases of kernels on NVIDIA Pretended, 0 failed", done.stdout)
         rows = self.results("tests-nvidia-pretended-*.json")["rows"]
+        self.assertEqual([row["cases"] for row in rows], [12, 0])
         self.assertEqual([(row["test"], row["verdict"]) for row in rows], [("test_cuda_one", "passed"), ("test_cuda_two", "skipped")])
 
     def test_a_test_that_fails_fails_the_run_and_shows_why(self):

@@ -29,6 +29,8 @@ class Roofline(unittest.TestCase):
         work = roofline.attention_work(LLAMA, 2, 5, 3)
         self.assertEqual(work.flops, 4 * 2 * (6 + 7 + 8) * 32 * 128)
         self.assertEqual(work.bytes, 2 * (2 * 8 * 8 * 128 * 2 + 3 * 32 * 128 * 6))
+        coded = roofline.attention_work(LLAMA, 2, 5, 3, "int8")
+        self.assertEqual((coded.flops, coded.bytes), (work.flops, 2 * (2 * 8 * 8 * (128 + 4) + 3 * 32 * 128 * 6)))
 
     def test_a_measured_time_stands_in_its_row_alone(self):
         work = roofline.linear_works(LLAMA, "BF16", 1)[0]

@@ -62,13 +62,6 @@ static void refused(const char *words, const char *seen, const char *wanted) {
     flag_values_free(&p.values);
 }
 
-static void later(const char *words, const char *flag_name) {
-    parsed p = parse(&serve, words);
-    assert_int_equal(p.code, ESP_UNIMPLEMENTED);
-    if (!strstr(p.err.message, "not in this build yet") || !strstr(p.err.message, flag_name))
-        fail_msg("%s: \"%s\"", words, p.err.message);
-}
-
 static void defaults_are_those_of_the_help(void **state) {
     (void)state;
     parsed p = accepted("--model m.gguf");
@@ -85,15 +78,17 @@ static void defaults_are_those_of_the_help(void **state) {
 static void every_kind_of_flag_is_read(void **state) {
     (void)state;
     parsed p = accepted("--model=m.gguf --device cpu:avx512 --kv-dtype f32 --kv-memory 1.5G "
-                        "--max-seqs 4096 --insecure --grace 0 --name n --tp 1 --replicas 1 "
+                        "--max-seqs 4096 --insecure --grace 0 --name n --tp 1 --replicas 3 "
                         "--activations int8 --threads 2 --http off");
     assert_string_equal(p.config.model.model_path, "m.gguf");
     assert_int_equal(p.config.model.device, DEVICE_CPU);
     assert_int_equal(p.config.model.level, LEVEL_AVX512);
     assert_true(p.config.model.kv_dtype_given);
     assert_int_equal(p.config.model.kv_dtype, DT_F32);
+    assert_int_equal(accepted("--model m --kv-dtype int8").config.model.kv_dtype, DT_KV_INT8);
     assert_int_equal(p.config.model.kv_memory, 1610612736);
     assert_int_equal(p.config.model.max_seqs, 4096);
+    assert_int_equal(p.config.replicas, 3);
     assert_int_equal(p.config.model.threads, 2);
     assert_int_equal(p.config.model.activations, ACT_INT8);
     assert_int_equal(p.config.grace_seconds, 0);
@@ -119,7 +114,7 @@ static void bad_values_name_flag_seen_and_wanted(void **state) {
     refused("--model m --max-seqs=", "--max-seqs is \"\"", "whole number");
     refused("--model m --device gpu", "--device is \"gpu\"", "cpu:avx512");
     refused("--model m --device cpu:sse", "\"cpu:sse\"", "ref");
-    refused("--model m --kv-dtype f16", "\"f16\"", "bf16, f32");
+    refused("--model m --kv-dtype f16", "\"f16\"", "bf16, f32, int8");
     refused("--model m --activations f16", "\"f16\"", "bf16, int8");
     refused("--model m --kv-memory 4X", "--kv-memory is \"4X\"", "512M");
     refused("--model m --slow-reader-bytes 1", "\"1\"", "from 4096");
@@ -160,13 +155,6 @@ static void a_cuda_device_is_named_by_its_number(void **state) {
     refused("--model m --device cuda:x", "\"cuda:x\"", "number");
     refused("--model m --gpu-memory-utilization 1.5", "\"1.5\"", "0.01 to 1");
     refused("--model m --gpu-memory-utilization 0", "\"0\"", "0.01 to 1");
-}
-
-/* Options of the design that this build has not are told apart from spelling mistakes. */
-static void planned_options_are_refused_as_such(void **state) {
-    (void)state;
-    later("--model m --replicas 4", "--replicas");
-    later("--model m --kv-dtype int8", "--kv-dtype");
 }
 
 /* What stands before "=" is a name, unless a '/' comes before it. */
@@ -446,7 +434,7 @@ static void bad_config_files_are_refused_with_a_sentence(void **state) {
     refused_file("model: m\nmax-seqs: many\n", ESP_OUT_OF_RANGE, "max-seqs in test_config_",
                  "\"many\"");
     refused_file("model: m\nmax_seqs: 4\n", ESP_INVALID, "max_seqs", "without dashes");
-    refused_file("model: m\nreplicas: 2\n", ESP_UNIMPLEMENTED, "replicas in", "not in this build yet");
+    refused_file("model: m\nreplicas: 65\n", ESP_OUT_OF_RANGE, "replicas in", "64");
     refused_file("model: m\nadapter: [a, b]\n", ESP_INVALID, "--config", "wanted");
     refused_file("model: {a: b}\n", ESP_INVALID, "--config", "wanted");
     refused_file("- model\n", ESP_INVALID, "--config", "wanted");
@@ -539,7 +527,6 @@ int main(void) {
         cmocka_unit_test(bad_values_name_flag_seen_and_wanted),
         cmocka_unit_test(usage_mistakes_point_to_the_help),
         cmocka_unit_test(a_cuda_device_is_named_by_its_number),
-        cmocka_unit_test(planned_options_are_refused_as_such),
         cmocka_unit_test(quantize_takes_two_formats),
         cmocka_unit_test(an_adapter_is_a_folder_and_a_name),
         cmocka_unit_test(a_name_that_is_too_long_for_an_adapter_is_refused),

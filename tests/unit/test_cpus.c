@@ -138,6 +138,33 @@ static void workers_go_to_the_nodes_by_their_processors(void **state) {
     assert_int_equal(map_of("4-7").nodes, 1);
 }
 
+static void assert_part(const cpu_map *map, uint32_t part, uint32_t parts, const char *list) {
+    cpu_set_t set, wanted = set_of(list);
+    assert_true(cpus_part(map, part, parts, &set));
+    assert_true(CPU_EQUAL(&set, &wanted));
+}
+
+/* Four memories of two processors: whole ones for each where they suffice, else one is shared. */
+static void memories_are_shared_out_whole(void **state) {
+    (void)state;
+    cpu_set_t set;
+    put("node/node0/cpulist", "0-1\n");
+    put("node/node1/cpulist", "2-3\n");
+    put("node/node2/cpulist", "4-5\n");
+    put("node/node3/cpulist", "6-7\n");
+    cpu_map map = map_of("0-7");
+    assert_part(&map, 0, 2, "0-3");
+    assert_part(&map, 1, 2, "4-7");
+    assert_part(&map, 0, 3, "0-1");
+    assert_part(&map, 2, 3, "4-7");
+    assert_part(&map, 3, 4, "6-7");
+    assert_part(&map, 4, 8, "4-5");
+    assert_part(&map, 5, 8, "4-5");
+    assert_false(cpus_part(&map, 0, 1, &set));
+    map = map_of("0-1");
+    assert_false(cpus_part(&map, 0, 2, &set));
+}
+
 /* Two nodes with one processor in common, or an allowed one that no node has. */
 static void nodes_that_contradict_each_other_are_no_map(void **state) {
     (void)state;
@@ -159,6 +186,7 @@ int main(void) {
         WITH_ROOT(there_is_always_one_processor),
         WITH_ROOT(two_threads_of_a_core_count_once),
         WITH_ROOT(workers_go_to_the_nodes_by_their_processors),
+        WITH_ROOT(memories_are_shared_out_whole),
         WITH_ROOT(nodes_that_contradict_each_other_are_no_map),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

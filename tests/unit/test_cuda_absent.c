@@ -26,6 +26,8 @@ static void open_says_what_is_missing_and_which_flag_mends_it(void **state) {
     assert_int_equal(kern_cuda_count(&why), 0);
     assert_int_equal(why.code, ESP_UNIMPLEMENTED);
     assert_string_equal(why.message, err.message);
+    assert_int_equal(kern_cuda_check(0, &why), ESP_UNIMPLEMENTED);
+    assert_string_equal(why.message, err.message);
 }
 
 /* The table is as long as the others: no entry may be NULL. */

@@ -28,12 +28,15 @@ static void a_device_that_was_asked_for_and_is_not_there_is_no_cpu(void **state)
     assert_non_null(strstr(err.message, "--device cpu"));
 }
 
-static void ref_keeps_float32_alone(void **state) {
+static void ref_keeps_float32_or_what_8_bits_stand_for(void **state) {
     (void)state;
     model_config c = {.device = DEVICE_REF};
     assert_int_equal(device_choose(&c, NULL), ESP_OK);
     assert_int_equal(c.kv_dtype, DT_F32);
-    c = (model_config){.device = DEVICE_REF, .kv_dtype = DT_BF16, .kv_dtype_given = true};
+    c = (model_config){.device = DEVICE_REF, .kv_dtype = DT_KV_INT8, .kv_dtype_given = true};
+    assert_int_equal(device_choose(&c, NULL), ESP_OK);
+    assert_int_equal(c.kv_dtype, DT_KV_INT8);
+    c.kv_dtype = DT_BF16;
     assert_int_equal(device_choose(&c, NULL), ESP_INVALID);
 }
 
@@ -52,7 +55,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_is_the_cpu_where_no_cuda_is_built_in),
         cmocka_unit_test(a_device_that_was_asked_for_and_is_not_there_is_no_cpu),
-        cmocka_unit_test(ref_keeps_float32_alone),
+        cmocka_unit_test(ref_keeps_float32_or_what_8_bits_stand_for),
         cmocka_unit_test(a_level_is_the_cpus_and_a_number_the_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -401,7 +401,9 @@ static void image_of_a_matrix_computes_the_same(void **state) {
             kern_matrix *second = NULL;
             kern_image image;
             esp_error err = {0};
-            l.ops->image(first, &image);
+            assert_int_equal(l.ops->image(first, &image, &err), ESP_OK);
+            kern_matrix_shape shape = l.ops->shape(first);
+            assert_true(shape.dtype == (esp_dtype)d && shape.rows == ROWS && shape.cols == COLS);
             void *copy = lab_alloc(&other, image.count);
             memcpy(copy, image.bytes, image.count);
             image.bytes = copy;
@@ -933,6 +935,13 @@ static void open_says_what_it_cannot_do(void **state) {
     options.kv_dtype = DT_Q8_0;
     assert_int_equal(kern_cpu.open(&dev, &options, &err), ESP_INVALID);
     assert_non_null(strstr(err.message, "Q8_0"));
+    options.kv_dtype = DT_KV_INT8; /* which device has it is told */
+    assert_int_equal(kern_cpu.open(&dev, &options, &err), ESP_INVALID);
+    assert_string_equal(err.field, "--kv-dtype");
+    assert_non_null(strstr(err.message, "int8 is of --device cuda"));
+    assert_int_equal(kern_ref.open(&dev, &options, &err), ESP_OK);
+    assert_string_equal(kern_ref.profile(dev), "ref,act=f32,kv=int8");
+    kern_ref.close(dev);
     options.kv_dtype = DT_F32;
     options.tokens_max = 0;
     assert_int_equal(kern_ref.open(&dev, &options, &err), ESP_INVALID);

@@ -442,7 +442,7 @@ static void images_are_of_this_mode(void **state) {
         kern_matrix *first = lab_matrix(&l, d, ROWS, COLS, 6), *second = NULL;
         kern_image image;
         esp_error err = {0};
-        l.ops->image(first, &image);
+        assert_int_equal(l.ops->image(first, &image, &err), ESP_OK);
         assert_int_equal(l.ops->open_image(l.dev, &image, &second, &err), ESP_OK);
         for (uint32_t i = 0; i < 2; i++)
             l.ops->linear(l.dev, &(kern_linear){.in = x,

@@ -71,6 +71,35 @@ static void records_are_counted_where_there_are_any(void **state) {
     free(page);
 }
 
+/* Sums under the names that one engine has, and some numbers of each. */
+static void replicas_are_told_apart_where_there_are_several(void **state) {
+    (void)state;
+    engine_stats sum = {.output_tokens_total = 12};
+    metrics_replica of[] = {
+        {.up = true, .stats = {.output_tokens_total = 5}},
+        {.stats = {.output_tokens_total = 7, .step_running = true, .step_began_us = 1000000}}};
+    metrics_input in = {.stats = &sum,
+                        .replicas = of,
+                        .replica_count = 2,
+                        .now_us = 4000000,
+                        .model = "m",
+                        .profile = "ref",
+                        .version = "1"};
+    size_t bytes;
+    char *page = metrics_page(&in, &bytes);
+    assert_line(page, "espalier_output_tokens_total 12");
+    assert_line(page, "espalier_replica_up{replica=\"0\"} 1");
+    assert_line(page, "espalier_replica_up{replica=\"1\"} 0");
+    assert_line(page, "espalier_replica_output_tokens_total{replica=\"0\"} 5");
+    assert_line(page, "espalier_replica_output_tokens_total{replica=\"1\"} 7");
+    assert_line(page, "espalier_step_age_seconds 3");
+    free(page);
+    in.replica_count = 1;
+    page = metrics_page(&in, &bytes);
+    assert_null(strstr(page, "replica"));
+    free(page);
+}
+
 /* Buckets are cumulative; the last is +Inf and equals the count. */
 static void histogram_buckets_add_up(void **state) {
     (void)state;
@@ -133,6 +162,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_stand_under_their_names),
         cmocka_unit_test(records_are_counted_where_there_are_any),
+        cmocka_unit_test(replicas_are_told_apart_where_there_are_several),
         cmocka_unit_test(histogram_buckets_add_up),
         cmocka_unit_test(label_values_are_escaped),
         cmocka_unit_test(each_metric_has_its_type_once),

@@ -17,9 +17,13 @@ static kern_device *const device = (kern_device *)&device_memory;
 static kern_matrix *const matrix = (kern_matrix *)&matrix_memory;
 static const char *called;
 static const void *with;
+/* How often it was waited for between the last two entries that were called, and since. */
+static uint32_t waits_before, waits_behind;
 
 static void remember(const kern_device *dev, const char *entry, const void *argument) {
     assert_ptr_equal(dev, device);
+    waits_before = waits_behind;
+    waits_behind = 0;
     called = entry;
     with = argument;
 }
@@ -100,6 +104,12 @@ static bool fake_step_end(kern_device *dev) {
     remember(dev, "step_end", NULL);
     return false;
 }
+static esp_code fake_check_layers(const kern_device *dev, const kern_kv_shape *shape,
+                                  esp_error *err) {
+    (void)err;
+    remember(dev, "check_layers", shape);
+    return ESP_INVALID;
+}
 static esp_code fake_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **out,
                           esp_error *err) {
     (void)err;
@@ -107,9 +117,15 @@ static esp_code fake_pack(kern_device *dev, const kern_matrix_desc *desc, kern_m
     *out = matrix;
     return ESP_UNAVAILABLE;
 }
-static void fake_image(const kern_matrix *m, kern_image *out) {
+static kern_matrix_shape fake_shape(const kern_matrix *m) {
     assert_ptr_equal(m, matrix);
-    *out = (kern_image){.rows = 64, .cols = 32};
+    return (kern_matrix_shape){.rows = 64, .cols = 32};
+}
+static esp_code fake_image(const kern_matrix *m, kern_image *out, esp_error *err) {
+    (void)err;
+    assert_ptr_equal(m, matrix);
+    *out = (kern_image){.rows = 64};
+    return ESP_EXHAUSTED;
 }
 static esp_code fake_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                                 esp_error *err) {
@@ -151,9 +167,13 @@ static void fake_rank_sum(kern_device *dev, const kern_rank_sum *op) {
 static void fake_place_columns(kern_device *dev, const kern_place_columns *op) {
     remember(dev, "place_columns", op);
 }
+static void fake_move_frames(kern_device *dev, const kern_move_frames *op) {
+    remember(dev, "move_frames", op);
+}
 static esp_code fake_sync(kern_device *dev, esp_error *err) {
     (void)err;
-    remember(dev, "sync", NULL);
+    assert_ptr_equal(dev, device);
+    waits_behind++;
     return ESP_UNAVAILABLE;
 }
 
@@ -176,7 +196,9 @@ static const kern_ops fake = {
     .reserve = fake_reserve,
     .step_begin = fake_step_begin,
     .step_end = fake_step_end,
+    .check_layers = fake_check_layers,
     .pack = fake_pack,
+    .shape = fake_shape,
     .image = fake_image,
     .open_image = fake_open_image,
     .matrix_close = fake_matrix_close,
@@ -191,6 +213,7 @@ static const kern_ops fake = {
     .sample = fake_sample,
     .rank_sum = fake_rank_sum,
     .place_columns = fake_place_columns,
+    .move_frames = fake_move_frames,
     .sync = fake_sync,
 };
 
@@ -263,21 +286,25 @@ static void what_is_no_op_is_passed_on_with_its_answer(void **state) {
     assert_called("host_give", &buffer);
     w.ops->upload_beside(w.dev, &buffer, &desc, 7);
     assert_called("upload_beside", &desc);
+    assert_int_equal(w.ops->check_layers(w.dev, &shape, NULL), ESP_INVALID);
+    assert_called("check_layers", &shape);
     assert_int_equal(w.ops->pack(w.dev, &desc, &made, NULL), ESP_UNAVAILABLE);
     assert_called("pack", &desc);
     assert_ptr_equal(made, matrix);
     assert_int_equal(w.ops->open_image(w.dev, &image, &made, NULL), ESP_INVALID);
     assert_called("open_image", &image);
-    w.ops->image(matrix, &image);
+    assert_int_equal(w.ops->image(matrix, &image, NULL), ESP_EXHAUSTED);
     assert_int_equal(image.rows, 64);
+    assert_int_equal(w.ops->shape(matrix).cols, 32);
     assert_int_equal(w.ops->matrix_bytes(matrix), 1000);
     w.ops->matrix_close(w.dev, matrix);
     assert_called("matrix_close", matrix);
     assert_int_equal(w.ops->frame_bytes(w.dev, &shape), 4096);
     assert_called("frame_bytes", &shape);
     check_steps(&w);
+    waits_behind = 0;
     assert_int_equal(w.ops->sync(w.dev, NULL), ESP_UNAVAILABLE);
-    assert_called("sync", NULL);
+    assert_int_equal(waits_behind, 1);
     assert_int_equal(op_times_sum_ns(op_timer_read(w.timer)), 0);
     assert_int_equal(op_timer_read(w.timer)->first_ns, 0);
     unwrap(&w);
@@ -315,6 +342,9 @@ static void each_op_is_passed_on_and_counted_under_its_kind(void **state) {
     kern_place_columns place = {.cols = 0};
     w.ops->place_columns(w.dev, &place);
     assert_called("place_columns", &place);
+    kern_move_frames move = {.count = 0};
+    w.ops->move_frames(w.dev, &move);
+    assert_called("move_frames", &move);
     for (kern_role role = ROLE_NONE; role <= ROLE_HEAD; role++) {
         kern_linear linear = {
             .matrix = {matrix}, .matrix_count = 1, .token_count = 1, .role = role};
@@ -386,11 +416,31 @@ static void times_add_up_and_are_cleared(void **state) {
     unwrap(&w);
 }
 
+/* A device that computes behind what it is asked has done so when the clock is read. */
+static void an_op_is_waited_for_before_and_behind_it(void **state) {
+    (void)state;
+    wrapped w = wrap();
+    kern_norm norm = {.count = 1, .width = 32};
+    kern_linear linear = {
+        .matrix = {matrix}, .matrix_count = 1, .token_count = 1, .role = ROLE_DOWN};
+    w.ops->norm(w.dev, &norm);
+    assert_int_equal(waits_behind, 1);
+    waits_behind = 0;
+    w.ops->linear(w.dev, &linear);
+    assert_int_equal(waits_before, 1);
+    assert_int_equal(waits_behind, 1);
+    waits_behind = 0;
+    w.ops->step_end(w.dev); /* what is not timed is not */
+    assert_int_equal(waits_before + waits_behind, 0);
+    unwrap(&w);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_no_op_is_passed_on_with_its_answer),
         cmocka_unit_test(each_op_is_passed_on_and_counted_under_its_kind),
         cmocka_unit_test(linears_count_their_shapes),
+        cmocka_unit_test(an_op_is_waited_for_before_and_behind_it),
         cmocka_unit_test(times_add_up_and_are_cleared),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

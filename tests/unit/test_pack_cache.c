@@ -230,6 +230,22 @@ static void what_packs_quickly_is_not_kept(void **state) {
     assert_int_equal(access(plain_path, F_OK), -1);
 }
 
+static esp_code no_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
+    (void)matrix, (void)out;
+    return esp_fail(err, ESP_EXHAUSTED, "no memory for a copy");
+}
+
+/* The model starts all the same. */
+static void where_images_find_no_memory_none_is_kept(void **state) {
+    (void)state;
+    kern_ops ops = kern_ref;
+    start_as(&kern_ref, (model_options){.packs = PACKS_OFF}, first);
+    ops.image = no_image;
+    start_as(&ops, (model_options){.packs = PACKS_KEEP}, second);
+    assert_memory_equal(first, second, sizeof first);
+    assert_int_equal(access(plain_path, F_OK), -1);
+}
+
 /* Whoever comes second while the pack is being written packs for himself and leaves it alone. */
 static void of_two_at_once_one_writes(void **state) {
     (void)state;
@@ -327,9 +343,7 @@ static void a_pack_may_lie_in_the_folder_of_caches(void **state) {
 }
 
 static esp_dtype dtype_at(const kern_ops *ops, const kern_matrix *matrix) {
-    kern_image image;
-    ops->image(matrix, &image);
-    return image.dtype;
+    return ops->shape(matrix).dtype;
 }
 
 /* Rows of 64 cannot be Q4_K: they are Q8_0. */
@@ -389,6 +403,7 @@ int main(void) {
         cmocka_unit_test(a_pack_of_another_layout_is_replaced),
         cmocka_unit_test(a_plain_model_has_a_pack_too),
         cmocka_unit_test(what_packs_quickly_is_not_kept),
+        cmocka_unit_test(where_images_find_no_memory_none_is_kept),
         cmocka_unit_test(of_two_at_once_one_writes),
         cmocka_unit_test(a_pack_written_behind_is_whole_or_none),
         cmocka_unit_test(a_pack_is_written_behind),

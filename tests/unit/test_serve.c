@@ -60,6 +60,7 @@ static int drop_model(void **state) {
 /* ---- a server on its own thread ---- */
 
 typedef struct running {
+    replicas *replicas;
     engine *engine;
     serve_config config;
     pthread_t thread;
@@ -81,7 +82,7 @@ static void free_address(char out[32]) {
 
 static void *run_server(void *arg) {
     running *r = arg;
-    r->code = serve_run(r->engine, &r->config, &r->error);
+    r->code = serve_run(r->replicas, &r->config, &r->error);
     return NULL;
 }
 
@@ -106,10 +107,12 @@ static void start(running *r, serve_config config) {
     r->config.http = "127.0.0.1:0";
     r->config.model.model_path = model_path;
     r->config.model.name = "tiny";
-    r->config.model.threads = 1;
+    r->config.model.threads = config.replicas ? config.replicas : 1;
     if (!r->config.grace_seconds) r->config.grace_seconds = HANG_LIMIT_MS / 1000;
-    if (engine_open(&r->engine, &r->config.model, NULL, NULL, &error) != ESP_OK)
+    if (replicas_open(&r->replicas, &r->config.model, config.replicas, NULL, NULL, &error) !=
+        ESP_OK)
         fail_msg("%s", error.message);
+    r->engine = replicas_first(r->replicas);
     assert_int_equal(pthread_create(&r->thread, NULL, run_server, r), 0);
     wait_serving(r);
     rpc_channel_options to = {.address = r->address};
@@ -120,7 +123,7 @@ static void join(running *r) {
     pthread_join(r->thread, NULL);
     if (r->code != ESP_OK) fail_msg("%s", r->error.message);
     rpc_channel_close(r->channel);
-    engine_close(r->engine);
+    replicas_close(r->replicas);
 }
 
 static void stop(running *r) {
@@ -397,18 +400,147 @@ static void second_signal_cancels_what_runs(void **state) {
     join(&r);
 }
 
+/* ---- several replicas ---- */
+
+enum { REPLICAS = 2 };
+
+/* ref, whose devices fail one after the other when they are told to. */
+static kern_ops fragile;
+static kern_device *_Atomic devices[REPLICAS];
+static _Atomic uint32_t opened, failing;
+
+static esp_code fragile_open(kern_device **out, const kern_options *options, esp_error *err) {
+    esp_code code = kern_ref.open(out, options, err);
+    if (code == ESP_OK) atomic_store(&devices[atomic_fetch_add(&opened, 1)], *out);
+    return code;
+}
+
+static esp_code fragile_sync(kern_device *dev, esp_error *err) {
+    for (uint32_t i = 0; i < atomic_load(&failing); i++)
+        if (atomic_load(&devices[i]) == dev)
+            return esp_fail(err, ESP_INTERNAL, "device %u fell off the bus", i);
+    return kern_ref.sync(dev, err);
+}
+
+static void start_fragile(running *r) {
+    serve_config config = {.replicas = REPLICAS};
+    fragile = kern_ref;
+    fragile.open = fragile_open;
+    fragile.sync = fragile_sync;
+    atomic_store(&opened, 0);
+    atomic_store(&failing, 0);
+    config.model.device = DEVICE_REF;
+    config.model.ops = &fragile;
+    start(r, config);
+}
+
+static int health_of(running *r, const char *service) {
+    Grpc__Health__V1__HealthCheckRequest about = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
+    ProtobufCMessage *got = NULL;
+    about.service = (char *)(uintptr_t)service;
+    assert_int_equal(rpc_unary(r->channel, "/grpc.health.v1.Health/Check", &about.base,
+                               &grpc__health__v1__health_check_response__descriptor, HANG_LIMIT_MS,
+                               &got, NULL),
+                     ESP_OK);
+    int status = ((Grpc__Health__V1__HealthCheckResponse *)(void *)got)->status;
+    protobuf_c_message_free_unpacked(got, NULL);
+    return status;
+}
+
+static void wait_health(running *r, const char *service, int wanted) {
+    int64_t until_us = clock_now_us() + HANG_LIMIT_MS * 1000;
+    while (health_of(r, service) != wanted) {
+        assert_true(clock_now_us() < until_us);
+        usleep(20000);
+    }
+}
+
+static esp_code answer_one(running *r, uint32_t max_tokens, esp_error *err) {
+    whole_answer answer;
+    rpc_stream *stream = generate(r, &(ask){.max_tokens = max_tokens});
+    esp_code code = read_all(stream, &answer, err);
+    rpc_stream_close(stream);
+    return code;
+}
+
+/* The first of two loses its device: its stream is told so, health says that a replica is missing, and all requests
+ * after that are the other one's. With that one the server ends. */
+static void a_server_lives_as_long_as_one_replica_does(void **state) {
+    (void)state;
+    running r;
+    esp_error error = {0};
+    whole_answer answer;
+    start_fragile(&r);
+    assert_int_equal(health_of(&r, "espalier.v1.Inference/replicas"), 1);
+    rpc_stream *streams[REPLICAS];
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        streams[i] = generate(&r, &(ask){.max_tokens = 1500});
+    engine_stats stats;
+    do
+        engine_read_stats(r.engine, &stats);
+    while (!stats.output_tokens_total);
+    atomic_store(&failing, 1);
+    uint32_t fell = 0;
+    for (uint32_t i = 0; i < REPLICAS; i++) {
+        if (read_all(streams[i], &answer, &error) == ESP_OK) continue;
+        assert_int_equal(error.code, ESP_UNAVAILABLE);
+        assert_non_null(strstr(error.message, "device 0 fell"));
+        fell++;
+    }
+    assert_int_equal(fell, 1);
+    for (uint32_t i = 0; i < REPLICAS; i++)
+        rpc_stream_close(streams[i]);
+    wait_health(&r, "espalier.v1.Inference/replicas", 2);
+    assert_int_equal(health_of(&r, ""), 1);
+    for (uint32_t i = 0; i < 4; i++)
+        if (answer_one(&r, 20, &error) != ESP_OK) fail_msg("%s", error.message);
+    atomic_store(&failing, REPLICAS);
+    assert_int_equal(answer_one(&r, 20, &error), ESP_UNAVAILABLE);
+    pthread_join(r.thread, NULL);
+    assert_int_equal(r.code, ESP_UNAVAILABLE);
+    assert_non_null(strstr(r.error.message, "all 2 replicas have failed"));
+    rpc_channel_close(r.channel);
+    replicas_close(r.replicas);
+}
+
+static void a_drain_waits_for_all_replicas(void **state) {
+    (void)state;
+    enum { STREAMS = 6 };
+    running r;
+    rpc_stream *streams[STREAMS];
+    whole_answer answer;
+    start(&r, (serve_config){.replicas = REPLICAS});
+    for (uint32_t i = 0; i < STREAMS; i++)
+        streams[i] = generate(&r, &(ask){.max_tokens = 300, .timeout_ms = -1});
+    engine_stats stats;
+    do
+        replicas_read_stats(r.replicas, &stats);
+    while (stats.requests_total < STREAMS);
+    for (uint32_t i = 0; i < REPLICAS; i++) {
+        engine_read_stats(replicas_engine(r.replicas, i), &stats);
+        assert_true(stats.requests_total > 0);
+    }
+    kill(getpid(), SIGTERM);
+    for (uint32_t i = 0; i < STREAMS; i++) {
+        assert_int_equal(read_all(streams[i], &answer, NULL), ESP_OK);
+        assert_int_equal(answer.count, 300);
+        rpc_stream_close(streams[i]);
+    }
+    join(&r);
+}
+
 static void open_address_without_tls_is_refused(void **state) {
     (void)state;
     esp_error error = {0};
-    engine *e;
+    replicas *all;
     serve_config config = {.grpc = "0.0.0.0:0", .http = "off"};
     config.model.model_path = model_path;
     config.model.threads = 1;
-    assert_int_equal(engine_open(&e, &config.model, NULL, NULL, &error), ESP_OK);
-    assert_int_equal(serve_run(e, &config, &error), ESP_OUT_OF_RANGE);
+    assert_int_equal(replicas_open(&all, &config.model, 1, NULL, NULL, &error), ESP_OK);
+    assert_int_equal(serve_run(all, &config, &error), ESP_OUT_OF_RANGE);
     assert_string_equal(error.field, "--grpc");
     assert_non_null(strstr(error.message, "--insecure"));
-    engine_close(e);
+    replicas_close(all);
 }
 
 int main(void) {
@@ -420,6 +552,8 @@ int main(void) {
         cmocka_unit_test(bad_requests_are_refused_by_field),
         cmocka_unit_test(drain_finishes_streams_and_refuses_new_ones),
         cmocka_unit_test(second_signal_cancels_what_runs),
+        cmocka_unit_test(a_server_lives_as_long_as_one_replica_does),
+        cmocka_unit_test(a_drain_waits_for_all_replicas),
         cmocka_unit_test(open_address_without_tls_is_refused),
     };
     return cmocka_run_group_tests(tests, make_model, drop_model);

@@ -200,8 +200,27 @@ static void an_unknown_shape_is_answered_with_the_known_ones(void **state) {
         assert_non_null(strstr(err.message, synthetic_at(i)->name));
 }
 
+/* A bench that computes as a model of the shape would has it from here: Gemma 2 is no Llama. */
+static void a_shape_says_what_a_model_of_it_is(void **state) {
+    (void)state;
+    const synthetic_shape *shape;
+    model_spec gemma, llama;
+    assert_int_equal(synthetic_find("gemma-2-9b", &shape, NULL), ESP_OK);
+    assert_int_equal(synthetic_spec(shape, &gemma, NULL), ESP_OK);
+    assert_int_equal(gemma.activation, ACTIVATION_GELU_TANH);
+    assert_true(gemma.attention_softcap == 50 && gemma.logit_softcap == 30);
+    assert_true(gemma.window == 4096 && gemma.slides[0] && !gemma.slides[1] && gemma.slides[40]);
+    assert_true(gemma.attention_scale == 1 / 16.0f && gemma.embedding_scale > 59);
+    assert_int_equal(synthetic_find("llama-3.1-8b", &shape, NULL), ESP_OK);
+    assert_int_equal(synthetic_spec(shape, &llama, NULL), ESP_OK);
+    assert_int_equal(llama.layers, 32);
+    assert_int_equal(llama.activation, ACTIVATION_SILU);
+    assert_true(llama.attention_softcap == 0 && llama.window == 0 && llama.embedding_scale == 1);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_shape_says_what_a_model_of_it_is),
         cmocka_unit_test(each_family_opens_as_the_model_it_says),
         cmocka_unit_test(sizes_are_those_of_the_published_models),
         cmocka_unit_test(equal_seeds_give_equal_files_and_others_do_not),

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 
 HERE = pathlib.Path(__file__).parent
-NAMES = ["llama3", "qwen3", "gemma2", "mistral"]
+NAMES = ["llama3", "qwen3", "gemma2", "mistral", "phi3"]
 NOT_OURS = ("GGUF.", "general.architecture")  # the writer makes these itself
 
 

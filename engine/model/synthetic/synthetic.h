@@ -44,6 +44,9 @@ static inline uint64_t synthetic_bytes(const synthetic_shape *shape) {
     return synthetic_parameters(shape) * sizeof(uint16_t);
 }
 
+/* What a model of it is, as its config.json is read. */
+ESP_CHECKED esp_code synthetic_spec(const synthetic_shape *shape, model_spec *out, esp_error *err);
+
 typedef struct synthetic_options {
     const synthetic_shape *shape;
     const char *out; /* the folder to make; nothing may lie there */

@@ -1,5 +1,8 @@
 /* synthetic_config.c - config.json of a shape, and a tokenizer of the 256 bytes. */
 // SPDX-License-Identifier: Apache-2.0
+#include <stdlib.h>
+#include <string.h>
+
 #include "engine/base/status.h"
 #include "engine/model/synthetic/synthetic_inner.h"
 
@@ -24,6 +27,20 @@ json_t *synthetic_config(const synthetic_shape *s) {
         json_decref(more);
     }
     return config;
+}
+
+esp_code synthetic_spec(const synthetic_shape *shape, model_spec *out, esp_error *err) {
+    json_t *config = synthetic_config(shape);
+    char *text = json_dumps(config, JSON_COMPACT);
+    hf_config *read = NULL;
+    json_decref(config);
+    ESP_ASSERT(text);
+    *out = (model_spec){0};
+    esp_code code = hf_config_open_memory(&read, text, strlen(text), err);
+    if (code == ESP_OK) code = shape->family->read_config(read, out, err);
+    hf_config_close(read);
+    free(text);
+    return code;
 }
 
 /* ---- the byte-level alphabet: the visible characters of Latin-1 stand for themselves, the other bytes

@@ -270,7 +270,7 @@ ALWAYS_INLINE void fetch_ahead(span_turns *turns) {
     size_t bytes = (size_t)width * KV_PAGE_TOKENS * sizeof *block / 2;
     const char *from = (const char *)block + (i % 2 ? bytes : 0);
     for (size_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
-        _mm_prefetch(from + at, _MM_HINT_T0);
+        _mm_prefetch(from + at, _MM_HINT_T1);
 }
 
 ALWAYS_INLINE void take_turn(span_turns *turns) {

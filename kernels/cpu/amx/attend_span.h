@@ -37,6 +37,7 @@ typedef struct span_unit {
     uint16_t *weights;   /* [pairs of keys][16][2] */
     _Alignas(CACHE_LINE_BYTES) float shrink[AMX_QUERIES];
     bool shrinks; /* some shrink is not 1 */
+    bool ends;    /* the tile's last; for whoever closes it */
 } span_unit;
 
 void span_pack_values(const span_shape *shape, const key_span *span);

@@ -16,77 +16,14 @@
  * Source  online softmax, arXiv:1805.02867; pages, arXiv:2309.06180 */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
-#include "kernels/cpu/amx/attend_span.h"
+#include "kernels/cpu/amx/attend_item.h"
 #include "kernels/cpu/amx/level_amx.h"
 #include "kernels/cpu/level/simd.h"
 
-#define LOG2_E 1.44269504088896341f
-
 enum {
-    TILE_COST = 4,  /* pages whose work equals that of opening and closing a tile */
-    LONE_TILES = 2, /* so few wait for memory: their spans are packed one by one */
+    TILE_COST = 4, /* pages whose work equals that of opening and closing a tile */
+    LONE_MAX = 32, /* items that wait for each other */
 };
-
-typedef struct attention_job {
-    kern_device *dev;
-    const kern_attention *op;
-    uint32_t group; /* query heads of a kv head */
-    span_shape shape;
-} attention_job;
-
-/* Some tiles of one sequence and kv head. Queries are numbered token by token, the heads of the
- * group within. */
-typedef struct attention_item {
-    uint32_t seq, kv_head;
-    uint32_t begin, end; /* queries */
-} attention_item;
-
-static void prefetch_block(const void *block, size_t bytes) {
-    for (size_t at = 0; at < bytes; at += CACHE_LINE_BYTES)
-        _mm_prefetch((const char *)block + at, _MM_HINT_T0);
-}
-
-/* --- tiles -------------------------------------------------------------------------------- */
-
-static uint32_t last_key(const kern_attention *op, uint32_t seq, uint32_t position) {
-    return op->bidirectional ? op->batch->seq_tokens[seq] - 1 : position;
-}
-static uint32_t first_key(const kern_attention *op, uint32_t position) {
-    return op->window && position >= op->window ? position - op->window + 1 : 0;
-}
-
-static void open_query(const attention_job *job, const attention_item *item, uint32_t index,
-                       query_tile *tile) {
-    const kern_attention *op = job->op;
-    uint32_t dim = op->kv.shape->head_dim, i = tile->count++;
-    uint32_t t = op->batch->seq_first[item->seq] + index / job->group;
-    uint32_t head = item->kv_head * job->group + index % job->group;
-    uint32_t stride = op->heads + 2 * op->kv.shape->kv_heads;
-    tile->in[i] = (const float *)op->qkv + ((size_t)t * stride + head) * dim;
-    tile->out[i] = (uint16_t *)op->out + ((size_t)t * op->heads + head) * dim;
-    tile->first[i] = first_key(op, op->batch->positions[t]);
-    tile->last[i] = last_key(op, item->seq, op->batch->positions[t]);
-}
-
-/* The rows of all queries are fetched while the first are split. */
-static void open_tiles(const attention_job *job, const attention_item *item, amx_attention *scratch,
-                       query_tile *tiles, uint32_t count) {
-    uint32_t dim = job->op->kv.shape->head_dim;
-    size_t queries = 2 * (size_t)job->shape.key_width * AMX_QUERIES;
-    size_t outs = (size_t)job->shape.value_width * AMX_QUERIES;
-    for (uint32_t i = 0; i < count; i++) {
-        tiles[i].count = 0;
-        tiles[i].queries = scratch->queries + i * queries;
-        tiles[i].outs = scratch->outs + i * outs;
-    }
-    for (uint32_t index = item->begin; index < item->end; index++) {
-        query_tile *tile = &tiles[(index - item->begin) / AMX_QUERIES];
-        open_query(job, item, index, tile);
-        prefetch_block(tile->in[tile->count - 1], dim * sizeof(float));
-    }
-    for (uint32_t i = 0; i < count; i++)
-        query_tile_open(&tiles[i], dim, job->op->scale * LOG2_E);
-}
 
 /* --- spans -------------------------------------------------------------------------------- */
 
@@ -97,65 +34,27 @@ typedef struct span_walk {
     const attention_item *item;
     amx_attention *scratch;
     query_tile *tiles;
-    uint32_t count;                /* tiles */
-    uint32_t page_first, page_end; /* that the item sees */
-    uint32_t block, block_spans;   /* first page of the block; as many spans at most */
-    uint32_t tile, span;           /* whose turn is next; span of the block */
-    uint32_t units, blocks;        /* so far */
-    key_span *block_span;          /* the block's */
+    uint32_t count;                              /* tiles */
+    page_range sees;                             /* of the item */
+    uint32_t block;                              /* its first page */
+    uint32_t tile, span;                         /* whose turn is next; span of the block */
+    uint32_t units, blocks;                      /* so far */
+    key_span *block_span;                        /* the block's */
     key_span spans[AMX_BLOCKS][AMX_BLOCK_SPANS]; /* of the last blocks */
-    key_span next_span;                          /* to be fetched */
-    const key_span *ahead;                       /* that, or NULL once it is */
 } span_walk;
 
-static const void *page_block(const span_walk *walk, uint32_t page, bool values) {
-    const kern_attention *op = walk->job->op;
-    uint32_t frame = cpu_block_table(op->batch, &op->kv, walk->item->seq)[page];
-    return cpu_kv_block(walk->job->dev, &op->kv, frame, values, walk->item->kv_head);
-}
+enum { BLOCK_PAGES = AMX_BLOCK_SPANS * AMX_SPAN_PAGES };
 
-static key_span span_at(const span_walk *walk, uint32_t page) {
-    key_span span = {.begin = page * KV_PAGE_TOKENS};
-    for (uint32_t i = 0; i < AMX_SPAN_PAGES; i++, page++) {
-        if (page < walk->page_first || page >= walk->page_end) continue;
-        span.keys[i] = page_block(walk, page, false);
-        span.values[i] = page_block(walk, page, true);
-    }
-    return span;
-}
-
-/* The first span of the item that is likely this worker's next: of the next kv head or sequence. */
-static key_span span_of_next(const span_walk *walk) {
-    const kern_attention *op = walk->job->op;
-    attention_item item = {.seq = walk->item->seq, .kv_head = walk->item->kv_head + 1};
-    if (item.kv_head == op->kv.shape->kv_heads) item = (attention_item){.seq = item.seq + 1};
-    if (item.seq == op->batch->seq_count) return (key_span){.begin = 0};
-    uint32_t position = op->batch->positions[op->batch->seq_first[item.seq]];
-    span_walk next = {.job = walk->job,
-                      .item = &item,
-                      .page_first = first_key(op, position) / KV_PAGE_TOKENS,
-                      .page_end = last_key(op, item.seq, position) / KV_PAGE_TOKENS + 1};
-    return span_at(&next, next.page_first / AMX_SPAN_PAGES * AMX_SPAN_PAGES);
-}
-
-/* Pages lie anywhere, where no hardware prefetcher looks, and few tiles wait for them. */
-static void look_ahead(span_walk *walk, uint32_t page) {
-    if (walk->block_spans > 1) return;
-    walk->next_span = page < walk->page_end ? span_at(walk, page) : span_of_next(walk);
-    walk->ahead = &walk->next_span;
-}
-
-/* Three units are under way, of as many blocks where a block is one span. */
+/* Three units are under way, of as many blocks where a tile sees one span of each. */
 static void enter_block(span_walk *walk, uint32_t page) {
     const span_shape *shape = &walk->job->shape;
     size_t elements = (size_t)shape->value_width * AMX_SPAN_KEYS;
-    uint32_t turn = walk->blocks++ % AMX_BLOCKS, end = page + walk->block_spans * AMX_SPAN_PAGES;
-    uint16_t *values = walk->scratch->values + turn * walk->block_spans * elements;
+    uint32_t turn = walk->blocks++ % AMX_BLOCKS, end = page + BLOCK_PAGES;
+    uint16_t *values = walk->scratch->values + turn * AMX_BLOCK_SPANS * elements;
     walk->block = page;
     walk->block_span = walk->spans[turn];
-    look_ahead(walk, end);
-    for (uint32_t i = 0; page < end && page < walk->page_end; i++, page += AMX_SPAN_PAGES) {
-        walk->block_span[i] = span_at(walk, page);
+    for (uint32_t i = 0; page < end && page < walk->sees.end; i++, page += AMX_SPAN_PAGES) {
+        walk->block_span[i] = attend_span_at(walk->job, walk->item, walk->sees, page);
         walk->block_span[i].packed = values + i * elements;
         span_pack_values(shape, &walk->block_span[i]);
     }
@@ -165,11 +64,10 @@ static void begin_walk(span_walk *walk) {
     uint32_t last = 0;
     for (uint32_t i = 0; i < walk->count; i++)
         if (walk->tiles[i].last_any > last) last = walk->tiles[i].last_any;
-    walk->block_spans = walk->count > LONE_TILES ? AMX_BLOCK_SPANS : 1;
     walk->span = UINT32_MAX; /* before the first */
-    walk->page_first = walk->tiles[0].first_any / KV_PAGE_TOKENS;
-    walk->page_end = last / KV_PAGE_TOKENS + 1;
-    enter_block(walk, walk->page_first / AMX_SPAN_PAGES * AMX_SPAN_PAGES);
+    walk->sees = (page_range){.first = walk->tiles[0].first_any / KV_PAGE_TOKENS,
+                              .end = last / KV_PAGE_TOKENS + 1};
+    enter_block(walk, attend_span_begin(walk->sees.first));
 }
 
 static uint32_t span_page(const span_walk *walk) {
@@ -197,13 +95,13 @@ static bool sees_span(const span_walk *walk, const query_tile *tile) {
 /* To the next span, of the next tile, of the next block; false behind the last. */
 static bool next_span(span_walk *walk) {
     walk->span++;
-    if (walk->span < walk->block_spans && span_page(walk) < walk->page_end) return true;
+    if (walk->span < AMX_BLOCK_SPANS && span_page(walk) < walk->sees.end) return true;
     walk->span = 0;
     walk->tile++;
     if (walk->tile < walk->count) return true;
     walk->tile = 0;
-    uint32_t page = walk->block + walk->block_spans * AMX_SPAN_PAGES;
-    if (page >= walk->page_end) return false;
+    uint32_t page = walk->block + BLOCK_PAGES;
+    if (page >= walk->sees.end) return false;
     enter_block(walk, page);
     return true;
 }
@@ -229,8 +127,7 @@ static void walk_spans(span_walk *walk) {
             next->tile = NULL;
             left--;
         }
-        span_step(&walk->job->shape, next, now, &units[(turn + 1) % 3], walk->ahead);
-        walk->ahead = NULL;
+        span_step(&walk->job->shape, next, now, &units[(turn + 1) % 3], NULL);
     }
 }
 
@@ -242,7 +139,7 @@ attend_item(const attention_job *job, const attention_item *item, amx_attention 
                       .scratch = scratch,
                       .tiles = tiles,
                       .count = (item->end - item->begin - 1) / AMX_QUERIES + 1};
-    open_tiles(job, item, scratch, tiles, walk.count);
+    attend_open_tiles(job, item, scratch, tiles, 0, walk.count);
     walk_spans(&walk);
     for (uint32_t i = 0; i < walk.count; i++)
         query_tile_close(&tiles[i], job->op->kv.shape->head_dim);
@@ -258,8 +155,8 @@ static uint32_t queries_of(const attention_job *job, uint32_t seq) {
 static uint64_t tile_cost(const attention_job *job, uint32_t seq, uint32_t begin, uint32_t end) {
     const kern_attention *op = job->op;
     const uint32_t *positions = op->batch->positions + op->batch->seq_first[seq];
-    uint32_t first = first_key(op, positions[begin / job->group]);
-    uint32_t last = last_key(op, seq, positions[(end - 1) / job->group]);
+    uint32_t first = attend_first_key(op, positions[begin / job->group]);
+    uint32_t last = attend_last_key(op, seq, positions[(end - 1) / job->group]);
     return last / KV_PAGE_TOKENS - first / KV_PAGE_TOKENS + 1 + TILE_COST;
 }
 
@@ -288,7 +185,9 @@ static uint64_t total_cost(const attention_job *job) {
 typedef struct tile_deal {
     const attention_job *job;
     uint32_t worker, workers;
-    uint64_t total, dealt; /* cost */
+    uint64_t total, dealt;         /* cost */
+    attention_item lone[LONE_MAX]; /* of one tile, not attended to yet */
+    uint32_t lone_count;
 } tile_deal;
 
 static uint64_t whose(const tile_deal *deal, uint64_t at) {
@@ -299,6 +198,25 @@ static bool deal_tile(tile_deal *deal, uint64_t cost) {
     uint64_t middle = deal->dealt + cost / 2;
     deal->dealt += cost;
     return whose(deal, middle) == deal->worker;
+}
+
+static amx_attention *scratch_of(const tile_deal *deal) {
+    return &deal->job->dev->scratch[deal->worker].attention;
+}
+
+static void attend_lone(tile_deal *deal) {
+    if (deal->lone_count > 0)
+        attend_lone_items(deal->job, deal->lone, deal->lone_count, scratch_of(deal));
+    deal->lone_count = 0;
+}
+
+static void attend(tile_deal *deal, const attention_item *item) {
+    if (item->end - item->begin > AMX_QUERIES) {
+        attend_item(deal->job, item, scratch_of(deal));
+        return;
+    }
+    deal->lone[deal->lone_count++] = *item;
+    if (deal->lone_count == LONE_MAX) attend_lone(deal);
 }
 
 /* The worker's tiles of one sequence and kv head lie side by side. */
@@ -313,7 +231,7 @@ static void attend_head(tile_deal *deal, uint32_t seq, uint32_t kv_head) {
         if (mine) item.end = end;
         bool full = item.end - item.begin > (AMX_QUERY_TILES - 1) * AMX_QUERIES;
         if (item.end > item.begin && (full || !mine || end == queries)) {
-            attend_item(job, &item, &job->dev->scratch[deal->worker].attention);
+            attend(deal, &item);
             item.begin = item.end;
         }
     }
@@ -338,6 +256,7 @@ static void attend_tiles(void *arg, uint32_t worker, uint32_t workers) {
     span_configure();
     for (uint32_t seq = 0; seq < job->op->batch->seq_count; seq++)
         attend_seq(&deal, seq);
+    attend_lone(&deal);
     amx_release();
     _mm_setcsr(state);
 }

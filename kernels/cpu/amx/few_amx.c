@@ -59,14 +59,23 @@ static leg next_leg(leg_walk *walk) {
     return l;
 }
 
+/* Rows of bytes on their way into the cache, line by line. */
+typedef struct line_run {
+    const char *at;
+    size_t row, bytes, in_row;
+    uint32_t rows;
+} line_run;
+
 /* What all legs of a worker share. */
 typedef struct few_task {
     const linear_job *job;
     amx_scratch *scratch;
     uint32_t wide, width; /* B tiles; tokens of the first */
+    uint32_t tile;        /* where the B tiles lie among the paired ones */
     /* A tiles of the block that is multiplied next: in this half of the ring, or where they lie. */
     uint32_t turn;
     const uint16_t *a[STRIP_TILES];
+    line_run outs;
     amx_lora_leg *lora; /* the updates of the leg; or NULL */
     amx_lora_fetch *lora_next;
 } few_task;
@@ -104,6 +113,29 @@ ALWAYS_INLINE void fetch(const leg *l, const leg *next, uint32_t k) {
         _mm_prefetch((const char *)from->scales + (next->block + k) * from->scale_bytes,
                      _MM_HINT_T0);
     }
+}
+
+/* Where a strip's sums will go, a line a turn: other workers wrote there, or nobody for long. */
+static void begin_outs(few_task *task, const leg *l) {
+    const linear_job *job = task->job;
+    const uint32_t matrix = l->s.matrix[0];
+    size_t size = kern_gives_act(job->op->epilogue) ? sizeof(uint16_t) : sizeof(float);
+    size_t col = job->first_col[matrix] + (size_t)l->s.tile[0] * TILE_ROWS;
+    size_t bytes = amx_strip_units(job, &l->s) * TILE_ROWS * size;
+    task->outs = (line_run){.at = (const char *)job->op->out + col * size,
+                            .row = job->out_cols * size,
+                            .bytes = bytes,
+                            .rows = job->op->token_count};
+}
+
+static void fetch_out(line_run *outs) {
+    if (outs->rows == 0) return;
+    __builtin_prefetch(outs->at + outs->in_row, 1);
+    outs->in_row += CACHE_LINE_BYTES;
+    if (outs->in_row < outs->bytes) return;
+    outs->in_row = 0;
+    outs->at += outs->row;
+    outs->rows--;
 }
 
 /* format: a constant, or ANY. */
@@ -145,7 +177,7 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *
     uint32_t turn = task->turn;
     for (uint32_t w = 0; w < wide; w++)
         b[w] = (amx_in_place(task->job) ? (const uint16_t *)task->job->op->in
-                                        : amx_pairs_at(task->job, plane, w, 0)) +
+                                        : amx_pairs_at(task->job, plane, task->tile + w, 0)) +
                (size_t)l->block * TILE_COLS * task->width;
     for (uint32_t i = 0; i < count; i++)
         a[i] = task->a[i];
@@ -159,6 +191,7 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *
         fetch(l, next, k);
         UNROLL for (uint32_t i = 0; i < count; i++) {
             const uint16_t *now = a[i];
+            fetch_out(&task->outs);
             if (task->lora) {
                 amx_lora_fetch_step(&task->lora->fetch);
                 amx_lora_fetch_step(task->lora_next);
@@ -179,16 +212,19 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *
     unpack_first(task, next);
 }
 
-/* The two shapes that nearly all legs have, for each format. */
+/* The shapes that nearly all legs have, for each format. */
 #define LEG_ARGS few_task *task, const leg *l, const leg *next
 typedef void leg_fn(LEG_ARGS);
 #define LEGS_OF(dtype)                                                                             \
     static void four_##dtype(LEG_ARGS) { run_leg(dtype, 4, 1, task, l, next); }                    \
+    static void half_##dtype(LEG_ARGS) { run_leg(dtype, 2, 1, task, l, next); }                    \
     static void two_##dtype(LEG_ARGS) { run_leg(dtype, 2, 2, task, l, next); }
 FOR_EACH_FORMAT(LEGS_OF)
 #define FOUR_ROW(dtype) [dtype] = four_##dtype,
+#define HALF_ROW(dtype) [dtype] = half_##dtype,
 #define TWO_ROW(dtype) [dtype] = two_##dtype,
 static leg_fn *const four_of[DT_COUNT] = {FOR_EACH_FORMAT(FOUR_ROW)};
+static leg_fn *const half_of[DT_COUNT] = {FOR_EACH_FORMAT(HALF_ROW)};
 static leg_fn *const two_of[DT_COUNT] = {FOR_EACH_FORMAT(TWO_ROW)};
 
 static void multiply_leg(LEG_ARGS) {
@@ -201,7 +237,7 @@ static void multiply_leg(LEG_ARGS) {
     else if (l->count == 3)
         run_leg(ANY, 3, 1, task, l, next);
     else if (l->count == 2)
-        run_leg(ANY, 2, 1, task, l, next);
+        half_of[l->from[0].dtype](task, l, next);
     else
         run_leg(ANY, 1, 1, task, l, next);
 }
@@ -252,9 +288,13 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
     const uint32_t begin = walk.unit;
     leg next = next_leg(&walk);
     unpack_first(&task, &next);
-    if (!amx_in_place(job)) amx_pair_tokens(job, 0, tokens, worker, workers);
+    bool shared = !amx_in_place(job), alone = shared && amx_pairs_alone(job, workers);
+    if (alone)
+        task.tile = amx_pair_alone(job, worker);
+    else if (shared)
+        amx_pair_tokens(job, 0, tokens, worker, workers);
     if (job->lora) amx_lora_shrink_share(job, worker, workers);
-    if (job->lora || !amx_in_place(job)) pool_barrier(job->dev->pool, worker);
+    if (job->lora || (shared && !alone)) pool_barrier(job->dev->pool, worker);
     if (job->lora)
         amx_lora_fetch_next(job, worker, workers,
                             (walk.end - begin) * job->unit_tiles * job->blocks, &lora_next);
@@ -263,6 +303,7 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
         leg l = next;
         next = next_leg(&walk);
         if (l.begins) begin_sums();
+        if (l.begins) begin_outs(&task, &l);
         if (l.begins && task.lora)
             amx_lora_begin_leg(job, &l.s, l.first, l.count, job->blocks * l.count, task.lora);
         multiply_leg(&task, &l, &next);

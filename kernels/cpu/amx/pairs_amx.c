@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/pairs_amx.h"
 
+enum { ALONE_BLOCKS = 64 }; /* are paired while workers would wait for each other */
+
 uint32_t amx_tile_tokens(uint32_t tokens) { return tokens < TILE_TOKENS ? tokens : TILE_TOKENS; }
 
 bool amx_in_place(const linear_job *job) {
@@ -53,19 +55,39 @@ uint16_t *amx_pairs_at(const linear_job *job, uint32_t plane, uint32_t i, uint32
     return (uint16_t *)job->dev->inputs + tile * TILE_COLS * width;
 }
 
-void amx_pair_tokens(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t worker,
-                     uint32_t workers) {
-    uint32_t tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS, begin, end;
-    pool_share(tiles * job->blocks, 1, worker, workers, &begin, &end);
+/* Blocks begin .. end of the tiles of some tokens, the first of which becomes tile `to`. */
+static void pair_blocks(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t begin,
+                        uint32_t end, uint32_t to) {
     for (uint32_t plane = 0; plane < job->planes; plane++)
         for (uint32_t item = begin; item < end; item++) {
             uint32_t first = item / job->blocks * TILE_TOKENS, b = item % job->blocks;
             uint32_t left = tokens - first;
-            uint16_t *out = amx_pairs_at(job, plane, first / TILE_TOKENS, b);
+            uint16_t *out = amx_pairs_at(job, plane, to + first / TILE_TOKENS, b);
             if (left >= TILE_TOKENS && whole(job, plane, b))
                 pair_whole(in_at(job, base + first) + b * TILE_COLS, job->cols, out);
             else
                 pair_block(job, plane, base + first, left < TILE_TOKENS ? left : TILE_TOKENS, b,
                            out);
         }
+}
+
+static uint32_t tiles_of(uint32_t tokens) { return (tokens + TILE_TOKENS - 1) / TILE_TOKENS; }
+
+void amx_pair_tokens(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t worker,
+                     uint32_t workers) {
+    uint32_t begin, end;
+    pool_share(tiles_of(tokens) * job->blocks, 1, worker, workers, &begin, &end);
+    pair_blocks(job, base, tokens, begin, end, 0);
+}
+
+bool amx_pairs_alone(const linear_job *job, uint32_t workers) {
+    uint32_t tiles = tiles_of(job->op->token_count);
+    size_t room = cpu_input_bytes(job->dev) / (TILE * sizeof(uint16_t));
+    return tiles * job->blocks * job->planes <= ALONE_BLOCKS && tiles * workers <= room;
+}
+
+uint32_t amx_pair_alone(const linear_job *job, uint32_t worker) {
+    uint32_t tokens = job->op->token_count, tiles = tiles_of(tokens);
+    pair_blocks(job, 0, tokens, 0, tiles * job->blocks, worker * tiles);
+    return worker * tiles;
 }

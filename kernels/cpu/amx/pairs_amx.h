@@ -18,4 +18,8 @@ uint16_t *amx_pairs_at(const linear_job *job, uint32_t plane, uint32_t i, uint32
 void amx_pair_tokens(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t worker,
                      uint32_t workers);
 
+/* Few blocks of few tokens: each worker pairs all of them for itself, and waits for nobody. */
+bool amx_pairs_alone(const linear_job *job, uint32_t workers);
+uint32_t amx_pair_alone(const linear_job *job, uint32_t worker); /* its first tile */
+
 #endif

@@ -8,7 +8,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/level/simd.h"
 
-enum { ALONE_TOKENS = 8 };
+enum {
+    ALONE_TOKENS = 8,
+    FETCH_TOKENS = 4, /* of a run that is fetched */
+};
 
 typedef struct rope_job {
     const kern_device *dev;
@@ -233,13 +236,45 @@ static page_run run_at(const rope_job *job, uint32_t t) {
                       .slot = position % KV_PAGE_TOKENS};
 }
 
-/* The runs that begin among a worker's tokens. */
+static void fetch_lines(const void *at, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += CACHE_LINE_BYTES)
+        __builtin_prefetch((const char *)at + i, 1);
+}
+
+/* What a run of few tokens changes: a line for each two dims of a slot, which nobody has touched since the
+ * sequence's last token. Longer ones fill whole lines. */
+static void fetch_run(const rope_job *job, const page_run *run) {
+    const kern_rope_store *op = job->op;
+    const kern_kv_shape *shape = op->kv.shape;
+    const size_t element = cpu_kv_element_bytes(job->dev);
+    const size_t row =
+        (job->dev->tile_pages ? cpu_key_width(job->dev, shape) : cpu_value_width(shape)) * element;
+    if (run->count > FETCH_TOKENS) return;
+    fetch_lines((const float *)op->qkv + run->first * job->stride, job->stride * sizeof(float));
+    for (uint32_t h = 0; h < shape->kv_heads; h++)
+        for (uint32_t values = 0; values < 2; values++) {
+            const char *block = cpu_kv_block(job->dev, &op->kv, run->frame, values, h);
+            bool columns = values == job->dev->tile_pages;
+            size_t bytes = columns ? shape->head_dim * KV_PAGE_TOKENS * element : row;
+            fetch_lines(columns ? block : block + run->slot * row, bytes);
+        }
+}
+
+/* The runs that begin among a worker's tokens, each of which is fetched while the one before is worked on. */
 static void rope_tokens(void *arg, uint32_t worker, uint32_t workers) {
     const rope_job *job = arg;
     uint32_t begin, end;
     pool_share(job->op->batch->token_count, 1, worker, workers, &begin, &end);
-    for (uint32_t t = next_run(job->op->batch, begin); t < end;) {
-        page_run run = run_at(job, t);
+    uint32_t t = next_run(job->op->batch, begin);
+    if (t >= end) return;
+    page_run next = run_at(job, t);
+    fetch_run(job, &next);
+    while (t < end) {
+        page_run run = next;
+        if (run.first + run.count < end) {
+            next = run_at(job, run.first + run.count);
+            fetch_run(job, &next);
+        }
         for (uint32_t last = t + run.count; t < last; t++)
             turn_token(job, t);
         store_run(job, &run);

@@ -1,0 +1,213 @@
+/* adapter_group.c - every change to all of them in turn; their lists as one. */
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/adapters/adapter_group.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+
+struct adapter_group {
+    adapters **of;
+    uint32_t count;
+    pthread_mutex_t lock; /* one change at a time, where there are several */
+};
+
+adapter_group *group_open(adapters *const *of, uint32_t count) {
+    ESP_ASSERT(count > 0);
+    adapter_group *g = mem_new(1, sizeof *g);
+    g->of = mem_new(count, sizeof(adapters *));
+    memcpy(g->of, of, count * sizeof(adapters *));
+    g->count = count;
+    pthread_mutex_init(&g->lock, NULL);
+    return g;
+}
+
+void group_close(adapter_group *g) {
+    if (!g) return;
+    pthread_mutex_destroy(&g->lock);
+    free(g->of);
+    free(g);
+}
+
+/* ---- changes ---- */
+
+/* What is done to each of them. */
+typedef struct change {
+    esp_code (*make)(const struct change *c, adapters *a, adapter_info *info, esp_error *err);
+    const char *name, *ref;
+    uint32_t version;
+    adapter_unload how;
+    bool pinned;
+} change;
+
+static esp_code load_stored(const change *c, adapters *a, adapter_info *info, esp_error *err) {
+    return adapters_load_stored(a, c->ref, info, err);
+}
+static esp_code load_stored_as(const change *c, adapters *a, adapter_info *info, esp_error *err) {
+    return adapters_load_stored_as(a, c->name, c->ref, info, err);
+}
+static esp_code unload(const change *c, adapters *a, adapter_info *info, esp_error *err) {
+    (void)info;
+    return adapters_unload(a, c->ref, c->how, err);
+}
+static esp_code pin(const change *c, adapters *a, adapter_info *info, esp_error *err) {
+    (void)info;
+    return adapters_pin(a, c->ref, c->pinned, err);
+}
+static esp_code set_alias(const change *c, adapters *a, adapter_info *info, esp_error *err) {
+    (void)info;
+    return adapters_set_alias(a, c->name, c->version, err);
+}
+
+static void say_which(uint32_t replica, esp_error *err) {
+    esp_error why = *err;
+    (void)esp_fail_field(err, why.code, why.field, "replica %u: %.400s; ask again", replica,
+                         why.message);
+}
+
+/* One that nobody asked the others for yet is known to the first alone, where names are looked up: what the others
+ * do not know is no error then. */
+static esp_code make_one_by_one(adapter_group *g, const change *c, adapter_info *info,
+                                esp_error *err) {
+    esp_error why = {0};
+    esp_code first = c->make(c, g->of[0], info, err);
+    if (first != ESP_OK && first != ESP_NOT_FOUND) return first;
+    for (uint32_t i = 1; i < g->count; i++) {
+        esp_code code = c->make(c, g->of[i], NULL, &why);
+        if (code == ESP_OK || code == ESP_NOT_FOUND) continue;
+        say_which(i, &why);
+        if (err) *err = why;
+        return code;
+    }
+    return first;
+}
+
+static esp_code make(adapter_group *g, const change *c, adapter_info *info, esp_error *err) {
+    if (g->count == 1) return c->make(c, g->of[0], info, err);
+    pthread_mutex_lock(&g->lock);
+    esp_code code = make_one_by_one(g, c, info, err);
+    pthread_mutex_unlock(&g->lock);
+    return code;
+}
+
+esp_code group_load_stored(adapter_group *g, const char *ref, adapter_info *info, esp_error *err) {
+    return make(g, &(change){.make = load_stored, .ref = ref}, info, err);
+}
+
+esp_code group_load_stored_as(adapter_group *g, const char *name, const char *ref,
+                              adapter_info *info, esp_error *err) {
+    return make(g, &(change){.make = load_stored_as, .name = name, .ref = ref}, info, err);
+}
+
+esp_code group_unload(adapter_group *g, const char *ref, adapter_unload how, esp_error *err) {
+    return make(g, &(change){.make = unload, .ref = ref, .how = how}, NULL, err);
+}
+
+esp_code group_pin(adapter_group *g, const char *ref, bool pinned, esp_error *err) {
+    return make(g, &(change){.make = pin, .ref = ref, .pinned = pinned}, NULL, err);
+}
+
+esp_code group_set_alias(adapter_group *g, const char *name, uint32_t version, esp_error *err) {
+    return make(g, &(change){.make = set_alias, .name = name, .version = version}, NULL, err);
+}
+
+/* What fits one base fits its copies. */
+esp_code group_check(adapter_group *g, const char *path, esp_error *err) {
+    return adapters_check(g->of[0], path, err);
+}
+
+/* ---- lists ---- */
+
+/* By name, version, content, and whether it is on its way out; of equals the first replica's comes first. */
+typedef struct listed {
+    adapter_info info;
+    uint32_t replica;
+} listed;
+
+static int compare(const adapter_info *x, const adapter_info *y) {
+    int names = strcmp(x->name, y->name);
+    if (names) return names;
+    if (x->version != y->version) return x->version > y->version ? 1 : -1;
+    int digests = strcmp(x->digest, y->digest);
+    if (digests) return digests;
+    return (x->state == ADAPTER_LEAVING) - (y->state == ADAPTER_LEAVING);
+}
+
+static int by_name(const void *x, const void *y) {
+    const listed *p = x, *q = y;
+    int order = compare(&p->info, &q->info);
+    return order ? order : (p->replica > q->replica) - (p->replica < q->replica);
+}
+
+#define RAISE(to, from) ((to) = (from) > (to) ? (from) : (to))
+
+/* States are in the order of what there is to tell. Names are looked up with the first, which so knows what a bare
+ * name means and how many asked. */
+static void add(adapter_info *to, const adapter_info *from) {
+    if (from->state == ADAPTER_BROKEN && to->state != ADAPTER_BROKEN) to->error = from->error;
+    RAISE(to->state, from->state);
+    RAISE(to->tier, from->tier);
+    RAISE(to->rank, from->rank);
+    RAISE(to->bytes, from->bytes);
+    RAISE(to->file_bytes, from->file_bytes);
+    RAISE(to->parameters, from->parameters);
+    RAISE(to->last_use_us, from->last_use_us);
+    to->pinned |= from->pinned;
+    to->users += from->users;
+    to->loads += from->loads;
+    to->evictions += from->evictions;
+}
+
+static void append(listed **all, size_t *total, uint32_t replica, adapters *a) {
+    adapter_info *infos;
+    size_t count;
+    adapters_list(a, &infos, &count);
+    listed *grown = mem_new(*total + count + 1, sizeof *grown);
+    if (*total) memcpy(grown, *all, *total * sizeof *grown);
+    for (size_t i = 0; i < count; i++)
+        grown[*total + i] = (listed){.info = infos[i], .replica = replica};
+    free(*all);
+    free(infos);
+    *all = grown;
+    *total += count;
+}
+
+void group_list(adapter_group *g, adapter_info **out, size_t *count) {
+    if (g->count == 1) {
+        adapters_list(g->of[0], out, count);
+        return;
+    }
+    listed *all = NULL;
+    size_t total = 0, used = 0;
+    for (uint32_t i = 0; i < g->count; i++)
+        append(&all, &total, i, g->of[i]);
+    qsort(all, total, sizeof *all, by_name);
+    adapter_info *merged = mem_new(total + 1, sizeof *merged);
+    for (size_t i = 0; i < total; i++)
+        if (used && compare(&merged[used - 1], &all[i].info) == 0)
+            add(&merged[used - 1], &all[i].info);
+        else
+            merged[used++] = all[i].info;
+    free(all);
+    *out = merged;
+    *count = used;
+}
+
+void group_read_stats(adapter_group *g, adapters_stats *out) {
+    *out = (adapters_stats){0};
+    for (uint32_t i = 0; i < g->count; i++) {
+        adapters_stats one;
+        adapters_read_stats(g->of[i], &one);
+        out->listed += one.listed;
+        out->host += one.host;
+        out->device += one.device;
+        out->pinned += one.pinned;
+        out->host_bytes += one.host_bytes;
+        out->frames += one.frames;
+        out->loads += one.loads;
+        out->evictions += one.evictions;
+        out->failures += one.failures;
+    }
+}
