@@ -2,10 +2,11 @@
  *
  *   comm_local   ranks are threads of one process, memory is the host's (comm_local.h)
  *   comm_mpi     ranks are processes, here or on other hosts (comm_mpi.h)
+ *   comm_tcp     ranks are processes that meet at an address (comm_tcp.h)
  *   comm_nccl    ranks are GPUs, memory is the device's (comm_nccl.h)
  *
  * Bytes are moved, never added: whoever sums adds what came in the order of the ranks, by its own code
- * (rank_sum.h), so all three give the same bits.
+ * (rank_sum.h), so all of them give the same bits.
  *
  * Every rank calls the same collectives in the same order and with the same sizes. None of them returns an
  * error: the first failure (a rank that did not come within `patience_us`, one that ended, one that called
@@ -57,6 +58,7 @@ typedef struct comm_ops {
 struct comm {
     const comm_ops *ops;
     uint32_t rank, size;
+    uint32_t local_rank; /* among the ranks of this machine */
     int64_t patience_us; /* may be set between collectives */
 };
 

@@ -200,8 +200,11 @@ void comm_local_open(comm **out, uint32_t size) {
     atomic_init(&g->open, size);
     for (uint32_t rank = 0; rank < size; rank++) {
         local_comm *c = mem_new(1, sizeof *c);
-        c->head =
-            (comm){.ops = &local_ops, .rank = rank, .size = size, .patience_us = COMM_PATIENCE_US};
+        c->head = (comm){.ops = &local_ops,
+                         .rank = rank,
+                         .size = size,
+                         .local_rank = rank,
+                         .patience_us = COMM_PATIENCE_US};
         c->group = g;
         out[rank] = &c->head;
     }

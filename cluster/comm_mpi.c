@@ -205,6 +205,8 @@ static void know_processes(mpi_comm *c) {
     (void)gethostname(own.host, sizeof own.host - 1);
     if (stat("/proc/self/ns/pid", &space) == 0) own.space = space.st_ino;
     mpi_all_gather(&c->head, &own, c->processes, sizeof own);
+    for (uint32_t rank = 0; rank < c->head.rank; rank++)
+        c->head.local_rank += !strcmp(c->processes[rank].host, own.host);
     c->knows_processes = true;
 }
 

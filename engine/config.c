@@ -163,6 +163,19 @@ static const flag model_flags[] = {
      .placeholder = "N",
      .help = "ranks that share the model, each with a part of its weights (tensor parallel); "
              "default 1"},
+    {.name = "rendezvous",
+     .kind = FLAG_TEXT,
+     MODEL_FIELD(rendezvous),
+     .placeholder = "HOST:PORT",
+     .help =
+         "where the ranks of --tp meet that are processes of one or several hosts: an address of "
+         "rank 0's, in a private network; each has its own --rank"},
+    {.name = "rank",
+     .kind = FLAG_U32,
+     MODEL_FIELD(rank),
+     .most = COMM_RANKS_MAX - 1,
+     .placeholder = "R",
+     .help = "with --rendezvous, which of the --tp N ranks this process is, from 0; default 0"},
     {.name = "gpu-memory-utilization",
      .kind = FLAG_F32,
      MODEL_FIELD(gpu_memory_utilization),
@@ -294,12 +307,12 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
     if (c->http_adapters && c->http && !strcmp(c->http, "off"))
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
                               "--http-adapters needs the HTTP listener: give --http HOST:PORT");
-    if (c->replicas > 1 && config_under_mpi())
+    if (c->replicas > 1 && (config_under_mpi() || c->model.rendezvous))
         return esp_fail_field(
             err, ESP_OUT_OF_RANGE, "--replicas",
-            "--replicas %u does not go with mpirun: its processes are the ranks of "
+            "--replicas %u does not go with %s: its processes are the ranks of "
             "one replica; start a server for each replica",
-            c->replicas);
+            c->replicas, c->model.rendezvous ? "--rendezvous" : "mpirun");
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");

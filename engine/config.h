@@ -52,6 +52,8 @@ typedef struct model_config {
     uint32_t step_tokens; /* --step-tokens; 0: 512, cuda: 2,048 */
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
     uint32_t tp;          /* --tp; 0: 1 */
+    const char *rendezvous; /* --rendezvous HOST:PORT; NULL: none */
+    uint32_t rank;          /* --rank, with it */
     flag_list adapters;   /* --adapter: "DIR" or "NAME=DIR" each */
     const char *adapter_store; /* --adapter-store DIR; NULL: none */
     bool allow_other_base; /* --allow-other-base: an adapter of another base's name is taken, too */

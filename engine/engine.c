@@ -82,6 +82,24 @@ static esp_code join_ranks(engine *e, esp_error *err) {
     return code;
 }
 
+/* Of a comm that has failed: its own. */
+static uint32_t least_of_ranks(void *arg, uint32_t own) {
+    engine *e = arg;
+    uint32_t all[COMM_RANKS_MAX];
+    for (uint32_t rank = 0; rank < COMM_RANKS_MAX; rank++)
+        all[rank] = own;
+    comm_all_gather(e->comm, &own, all, sizeof own);
+    for (uint32_t rank = 0; rank < e->comm->size; rank++)
+        own = least(own, all[rank]);
+    return own;
+}
+
+/* Who times the ops calls them all, and so do the others then. */
+static void agree_on_replay(engine *e) {
+    bool replay = !e->config.no_replay && !e->config.op_timer;
+    if (e->comm) e->config.no_replay = !least_of_ranks(e, replay);
+}
+
 /* What the others think, where there are others. */
 static esp_code agree(engine *e, esp_code code, esp_error *err) {
     return e->comm ? comm_agree(e->comm, code, err) : code;
@@ -131,11 +149,13 @@ static esp_code open_device(engine *e, esp_error *err) {
     e->opened_with =
         (kern_options){.pool = e->pool,
                        .level = device_level(&e->config),
-                       .index = device_of_rank(&e->config, e->comm ? e->comm->rank : 0),
+                       .index = device_of_rank(&e->config, e->comm ? e->comm->local_rank : 0),
                        .kv_dtype = e->config.kv_dtype,
                        .activations = e->config.activations,
                        .tokens_max = e->config.step_tokens,
-                       .no_replay = e->config.no_replay || e->comm};
+                       .no_replay = e->config.no_replay,
+                       .least = e->comm ? least_of_ranks : NULL,
+                       .least_arg = e};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
     profile_print(e->ops, e->dev, rank_count(e),
@@ -486,6 +506,7 @@ static esp_code open_model(engine *e, model_file *file,
     if (code == ESP_OK) code = resolve_limits(e, spec, err);
     if (code == ESP_OK) code = join_ranks(e, err);
     if (code != ESP_OK) return code;
+    agree_on_replay(e);
     e->rows_max = most(e->config.max_seqs, MODEL_LOGITS_ROWS);
     if (leads(e)) code = open_text(e, file, err);
     if (code == ESP_OK) code = load_model(e, file, progress, progress_arg, err);

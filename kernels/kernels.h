@@ -64,6 +64,10 @@ typedef struct kern_options {
     uint32_t tokens_max;      /* most tokens of a batch: sizes the workspace, taken at open */
     uint32_t index;           /* which of the backend's devices; ref and cpu have one */
     bool no_replay; /* every step calls its ops (kern_step.repeats); tests compare both ways */
+    /* Of a rank whose exchanges with others go between the ops of a step: the least of what all ranks say. All call
+     * it alike, for they have to remember and replay the same steps. NULL: there are no others. */
+    uint32_t (*least)(void *arg, uint32_t own);
+    void *least_arg;
 } kern_options;
 
 /* The memory that alloc takes from. */
@@ -93,6 +97,9 @@ typedef struct kern_step {
     /* The step's ops are the same, in the same order and over the same buffers, as those of every such
      * step of equal counts and equal `adapters`, but for the contents of the batch and for segments. */
     bool repeats;
+    /* Set by step_begin where ops are computed for more tokens than the batch has, so that what goes between them
+     * is, too: as many. NULL: nothing does. */
+    uint32_t *computed;
 } kern_step;
 
 typedef struct kern_matrix_desc {
@@ -481,6 +488,8 @@ enum { KERN_LINK_NONE = 1 << 20 };
 uint32_t kern_cuda_link(uint32_t device, uint32_t other);
 /* The cudaStream_t of all its ops, of a device that kern_cuda opened: for exchanges between ranks. */
 void *kern_cuda_stream(kern_device *dev);
+/* Whether its ops launch anything now: in a step whose launches it remembers they may not. */
+bool kern_cuda_launches(const kern_device *dev);
 
 /* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
 bool kern_image_is_sane(const kern_image *image);

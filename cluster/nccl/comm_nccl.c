@@ -1,5 +1,7 @@
 /* comm_nccl.c - collectives as operations of a CUDA stream.
  *
+ * Within a step that is captured into a graph they are captured with it, on all ranks (cuda_replay.h).
+ *
  * What waits for a dead rank is a kernel on the device, which nothing but ncclCommAbort ends. So who waits for the
  * stream looks at it in turns (comm_check), and aborts when the other ranks failed or the time is over. */
 // SPDX-License-Identifier: Apache-2.0
@@ -21,6 +23,7 @@ typedef struct nccl_comm {
     comm *control;
     nccl_words words;
     void *comm;          /* NULL: aborted */
+    kern_device *dev;
     cudaStream_t stream; /* the device's */
     esp_error why;       /* code ESP_OK: well */
 } nccl_comm;
@@ -92,9 +95,12 @@ static esp_code nccl_check(comm *head, esp_error *err) {
 
 /* ---- collectives ---- */
 
+/* A step that the device remembers has its exchanges with it. */
+static bool exchanges(const nccl_comm *c) { return c->comm && kern_cuda_launches(c->dev); }
+
 static void nccl_all_gather(comm *head, const void *in, void *out, size_t bytes) {
     nccl_comm *c = (nccl_comm *)head;
-    if (!c->comm || !bytes) return;
+    if (!exchanges(c) || !bytes) return;
     note(c, c->words.all_gather(in, out, bytes, NCCL_BYTES, c->comm, c->stream), "an all-gather");
 }
 
@@ -112,7 +118,7 @@ static void post(nccl_comm *c, const comm_part *part, int rank) {
 static void nccl_exchange(comm *head, const comm_part *parts) {
     nccl_comm *c = (nccl_comm *)head;
     const comm_part *own = &parts[head->rank];
-    if (!c->comm) return;
+    if (!exchanges(c)) return;
     ESP_ASSERT(own->send_bytes == own->receive_bytes);
     if (own->send_bytes) /* its fault is the device's */
         (void)cudaMemcpyAsync(own->receive, own->send, own->send_bytes, cudaMemcpyDeviceToDevice,
@@ -125,7 +131,7 @@ static void nccl_exchange(comm *head, const comm_part *parts) {
 
 static void nccl_broadcast(comm *head, void *at, size_t bytes) {
     nccl_comm *c = (nccl_comm *)head;
-    if (!c->comm || !bytes) return;
+    if (!exchanges(c) || !bytes) return;
     note(c, c->words.broadcast(at, at, bytes, NCCL_BYTES, 0, c->comm, c->stream), "a broadcast");
 }
 
@@ -174,8 +180,10 @@ esp_code comm_nccl_open(comm **out, comm *control, kern_device *dev, esp_error *
     c->head = (comm){.ops = &nccl_ops,
                      .rank = control->rank,
                      .size = control->size,
+                     .local_rank = control->local_rank,
                      .patience_us = COMM_PATIENCE_US};
     c->control = control;
+    c->dev = dev;
     c->stream = kern_cuda_stream(dev);
     esp_code code = comm_agree(control, begin(c, &id, err), err);
     if (code == ESP_OK) code = join(c, &id, err);

@@ -63,7 +63,7 @@ static void add_branch(model *m, uint32_t layer, kern_linear op, const void *pos
     op.epilogue = post_norm || split ? EPI_STORE : EPI_RESIDUAL;
     op.out = split ? m->sum.partial : out;
     linear(m, layer, op);
-    if (split) rank_sum_run(&m->sum, (size_t)op.token_count * m->spec.hidden, !post_norm, out);
+    if (split) rank_sum_run(&m->sum, (size_t)m->computed * m->spec.hidden, !post_norm, out);
     if (post_norm)
         m->options.ops->norm(m->options.dev, &(kern_norm){.in = m->branch,
                                                           .count = op.token_count,
@@ -293,11 +293,14 @@ esp_code model_forward(model *m, const step_batch *batch, const model_adapter *c
     segments_plan(&m->segments, batch, adapters);
     m->row_count = batch->row_count;
     const adapter_runs *runs = &m->segments.tokens;
-    kern_step step = {
-        .batch = batch, .adapters = runs->count > 0, .repeats = !brings_embedding(runs)};
-    do
+    kern_step step = {.batch = batch,
+                      .adapters = runs->count > 0,
+                      .repeats = !brings_embedding(runs),
+                      .computed = &m->computed};
+    do {
+        m->computed = batch->token_count;
         if (ops->step_begin(dev, &step)) layers(m, batch, arena);
-    while (!ops->step_end(dev));
+    } while (!ops->step_end(dev));
     /* Who takes rows waits for them. */
     return batch->row_count ? ESP_OK : finish(m, err);
 }

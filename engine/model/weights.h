@@ -66,6 +66,7 @@ struct model {
     void *seen;   /* host memory for logits or pooled (kern_ops.view), .. */
     size_t seen_bytes;  /* .. as many bytes */
     uint32_t row_count; /* of the batch last run */
+    uint32_t computed;  /* tokens that its ops were computed for, at least those that it has */
 
     segments segments; /* of the batch last run */
 

@@ -16,6 +16,11 @@ static esp_code say_why(esp_error *err) {
         CUDA_WHY_ABSENT);
 }
 
+bool kern_cuda_launches(const kern_device *dev) {
+    (void)dev;
+    return false;
+}
+
 uint32_t kern_cuda_count(esp_error *why) {
     (void)!say_why(why);
     return 0;

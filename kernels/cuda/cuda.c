@@ -49,6 +49,7 @@ uint32_t kern_cuda_link(uint32_t device, uint32_t other) {
 }
 
 void *kern_cuda_stream(kern_device *dev) { return dev->stream; }
+bool kern_cuda_launches(const kern_device *dev) { return step_launches(dev); }
 
 /* -1: it does not say. */
 static int attribute(uint32_t index, enum cudaDeviceAttr which) {
@@ -170,6 +171,8 @@ static esp_code cuda_open(kern_device **out, const kern_options *options, esp_er
     dev->index = (int)options->index;
     dev->tokens_max = options->tokens_max;
     dev->replays = !options->no_replay;
+    dev->least = options->least;
+    dev->least_arg = options->least_arg;
     dev->kv_int8 = options->kv_dtype == DT_KV_INT8;
     code = name_profile(dev, err);
     if (code == ESP_OK) code = open_streams(dev, err);

@@ -47,6 +47,8 @@ struct kern_device {
     int index;                /* as the runtime counts */
     uint32_t tokens_max;
     bool replays; /* steps may be remembered */
+    uint32_t (*least)(void *arg, uint32_t own); /* as in kern_options */
+    void *least_arg;
     bool kv_int8; /* keys and values are codes with scales; else bf16 */
     char profile[72];
     cudaStream_t stream, copies;

@@ -67,6 +67,26 @@ uint32_t replay_size(uint32_t seqs) {
 
 uint64_t replay_count(const kern_device *dev) { return dev->replay->count; }
 
+/* ---- other ranks ---- */
+
+static uint32_t least_of_all(const kern_device *dev, uint32_t own) {
+    return dev->least ? dev->least(dev->least_arg, own) : own;
+}
+
+/* As far as the last rank is; NULL: there one is refused. */
+static replay_graph *as_all(kern_device *dev, replay_graph *g) {
+    uint32_t own = g->state == REPLAY_REFUSED ? 0 : 1 + g->state, least = least_of_all(dev, own);
+    if (least == 0) return NULL;
+    if (least < own) {
+        uint32_t tables = g->tables;
+        (void)CUDA_OK(dev, cudaStreamSynchronize(dev->stream)); /* it may be on its way */
+        forget(g);
+        g->tables = tables;
+        g->state = (replay_state)(least - 1);
+    }
+    return g;
+}
+
 /* ---- begin ---- */
 
 static bool is_decode(const step_batch *b) {
@@ -77,15 +97,15 @@ static bool is_decode(const step_batch *b) {
 }
 
 /* The graph of a step, and for how many sequences; NULL: it has none. */
-static replay_graph *graph_of(cuda_replay *r, const kern_step *step, uint32_t *size) {
+static replay_graph *graph_of(kern_device *dev, const kern_step *step, uint32_t *size) {
+    cuda_replay *r = dev->replay;
     const step_batch *b = step->batch;
     if (!step->repeats || b->seq_count > r->size_max || !is_decode(b)) return NULL;
     uint32_t i = 0;
     while (sizes[i] < b->seq_count)
         i++;
     *size = sizes[i];
-    replay_graph *g = &r->graphs[i][step->adapters];
-    return g->state == REPLAY_REFUSED ? NULL : g;
+    return as_all(dev, &r->graphs[i][step->adapters]);
 }
 
 static void launch(kern_device *dev, const replay_graph *g) {
@@ -101,6 +121,16 @@ static void check_shape(kern_device *dev, const step_batch *b) {
     replay_forget(dev);
     r->groups = b->group_count;
     r->stride = b->table_stride;
+}
+
+static bool begin_capture(kern_device *dev) {
+    cudaGraph_t nothing = NULL;
+    bool begun =
+        cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess;
+    if (least_of_all(dev, begun)) return true;
+    if (begun && cudaStreamEndCapture(dev->stream, &nothing) == cudaSuccess && nothing)
+        (void)cudaGraphDestroy(nothing);
+    return false;
 }
 
 /* No capture could begin: what is called would run at once, over what the step before staged. */
@@ -121,9 +151,8 @@ static bool begin_graph(kern_device *dev, const kern_step *step, replay_graph *g
     dev->replay->now = g;
     step_stage(dev, step->batch, size, mode);
     dev->step->adapters = step->adapters;
-    if (mode == STEP_CAPTURED &&
-        cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess)
-        return begin_without(dev, step, g);
+    if (mode == STEP_CAPTURED && !begin_capture(dev)) return begin_without(dev, step, g);
+    if (step->computed) *step->computed = size;
     dev->replay->launched = at_once;
     if (at_once) {
         step_send(dev);
@@ -138,7 +167,7 @@ bool cuda_step_begin(kern_device *dev, const kern_step *step) {
     cuda_use(dev);
     ESP_ASSERT(!dev->step->batch); /* the last step has ended */
     check_shape(dev, step->batch);
-    replay_graph *g = r->again ? NULL : graph_of(r, step, &size);
+    replay_graph *g = r->again ? NULL : graph_of(dev, step, &size);
     r->again = false;
     r->now = NULL;
     r->launched = false;
@@ -175,15 +204,18 @@ static bool make_exec(kern_device *dev, replay_graph *g, bool wanted) {
 static bool end_padded(kern_device *dev, replay_graph *g) {
     cuda_step *s = dev->step;
     bool room = dev->replay->bytes < REPLAY_BYTES_MAX;
-    g->state = s->unfit || !room ? REPLAY_REFUSED : REPLAY_MET;
+    enum { UNFIT, NO_ROOM, FIT };
+    uint32_t all = least_of_all(dev, s->unfit ? UNFIT : room ? FIT : NO_ROOM);
+    g->state = all == FIT ? REPLAY_MET : REPLAY_REFUSED;
     g->tables = s->slots;
-    return !s->unfit;
+    return all != UNFIT;
 }
 
 static bool end_captured(kern_device *dev, replay_graph *g) {
     cuda_step *s = dev->step;
-    bool fit = !s->unfit && s->slots == g->tables;
-    if (!make_exec(dev, g, fit)) {
+    bool made = make_exec(dev, g, !s->unfit && s->slots == g->tables);
+    if (!least_of_all(dev, made)) {
+        forget(g);
         g->state = REPLAY_REFUSED;
         return false;
     }
@@ -195,7 +227,7 @@ static bool end_captured(kern_device *dev, replay_graph *g) {
 
 static bool end_walked(kern_device *dev, const replay_graph *g) {
     cuda_step *s = dev->step;
-    if (s->unfit || s->slots != g->tables) return false;
+    if (!least_of_all(dev, !s->unfit && s->slots == g->tables)) return false;
     step_send(dev);
     launch(dev, g);
     return true;

@@ -8,6 +8,10 @@
  *                 |                         |
  *                 +--- something unfit -----+---> REFUSED: op by op for ever
  *
+ * Collectives with other ranks are captured with the ops between which they go, which NCCL wants of all ranks of
+ * a launch or of none. So these say before each such step how far they are with its graph, and all do what the last of
+ * them can; and what one cannot capture or launch, none does (kern_options.least).
+ *
  * With adapters in the batch the tables of their segments differ from step to step; the ops of a READY
  * step are then called for these alone, and the launch comes behind them.
  *

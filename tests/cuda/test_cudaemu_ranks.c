@@ -19,6 +19,7 @@
 #include "emu_control.h"
 #include "engine/base/mem.h"
 #include "engine/base/pool.h"
+#include "kernels/cuda/cuda_replay.h"
 #include "tests/unit/rank_kl.h"
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
@@ -34,12 +35,6 @@ static const tiny_llama_options MODEL = {.layers = 1,
                                          .vocab = 301,
                                          .dtype = DT_Q8_0,
                                          .seed = 5};
-
-static int four_devices(void **state) {
-    (void)state;
-    emu_set_devices(MOST);
-    return 0;
-}
 
 /* ---- sums ---- */
 
@@ -126,8 +121,37 @@ static void sums_over_nccl_have_the_bits_of_threads(void **state) {
 
 /* ---- a model ---- */
 
-static engine *open_model(const char *path, uint32_t tp, uint32_t seqs) {
+static kern_ops watched;
+static _Atomic uint64_t replayed; /* steps of all ranks */
+static _Thread_local uint64_t before_step;
+static bool forgetful; /* ranks lose their graphs, each at steps of its own */
+static _Thread_local uint32_t steps;
+
+static bool watch_step_begin(kern_device *dev, const kern_step *step) {
+    if (forgetful && ++steps % (5 + 2 * (uint32_t)dev->index) == 0) replay_forget(dev);
+    before_step = replay_count(dev);
+    return kern_cuda.step_begin(dev, step);
+}
+
+static bool watch_step_end(kern_device *dev) {
+    bool done = kern_cuda.step_end(dev);
+    replayed += replay_count(dev) - before_step;
+    return done;
+}
+
+static int prepare(void **state) {
+    (void)state;
+    emu_set_devices(MOST);
+    watched = kern_cuda;
+    watched.step_begin = watch_step_begin;
+    watched.step_end = watch_step_end;
+    return 0;
+}
+
+static engine *open_model(const char *path, uint32_t tp, uint32_t seqs, bool no_replay) {
     return tiny_open(path, (model_config){.device = DEVICE_CUDA,
+                                          .ops = &watched,
+                                          .no_replay = no_replay,
                                           .tp = tp,
                                           .max_seqs = seqs,
                                           .step_tokens = 32,
@@ -150,11 +174,11 @@ static void two_and_four_gpus_answer_as_one(void **state) {
     (void)state;
     char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
     tiny_write(path, &MODEL);
-    engine *e = open_model(path, 1, 4);
+    engine *e = open_model(path, 1, 4, false);
     rank_rows one = read_logits(e, NULL);
     engine_close(e);
     for (uint32_t tp = 2; tp <= MOST; tp += 2) {
-        e = open_model(path, tp, 4);
+        e = open_model(path, tp, 4, false);
         rank_rows many = read_logits(e, NULL);
         double kl = rank_kl(&one, &many).mean;
         if (!(kl <= 1e-4)) fail_msg("%u ranks: mean KL %g", tp, kl);
@@ -195,18 +219,48 @@ static void run_requests(engine *e, bool together, uint64_t digests[REQUESTS][OU
     }
 }
 
+/* Op by op, and in graphs that hold the exchanges: of one sequence, of six as eight. */
 static void a_request_has_the_same_bits_alone_and_among_others(void **state) {
     (void)state;
     static uint64_t alone[REQUESTS][OUTPUT], together[REQUESTS][OUTPUT];
     char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
     tiny_write(path, &MODEL);
     for (uint32_t tp = 2; tp <= MOST; tp += 2) {
-        engine *e = open_model(path, tp, REQUESTS);
+        engine *e = open_model(path, tp, REQUESTS, true);
+        replayed = 0;
         run_requests(e, false, alone);
-        run_requests(e, true, together);
-        assert_memory_equal(alone, together, sizeof alone);
         engine_close(e);
+        assert_int_equal(replayed, 0);
+        e = open_model(path, tp, REQUESTS, false);
+        for (int round = 0; round < 2; round++) {
+            run_requests(e, round, together);
+            assert_memory_equal(alone, together, sizeof alone);
+        }
+        engine_close(e);
+        assert_true(replayed > 0 && replayed % tp == 0);
     }
+    unlink(path);
+}
+
+/* A graph that one rank has lost is used by none, and captured again by all. */
+static void ranks_replay_alike_or_not_at_all(void **state) {
+    (void)state;
+    static uint64_t plain[REQUESTS][OUTPUT], seen[REQUESTS][OUTPUT];
+    char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
+    tiny_write(path, &MODEL);
+    engine *e = open_model(path, 2, REQUESTS, true);
+    run_requests(e, false, plain);
+    engine_close(e);
+    e = open_model(path, 2, REQUESTS, false);
+    replayed = 0;
+    forgetful = true;
+    for (int round = 0; round < 4; round++) {
+        run_requests(e, round % 2, seen);
+        assert_memory_equal(plain, seen, sizeof plain);
+    }
+    forgetful = false;
+    engine_close(e);
+    assert_true(replayed > 0 && replayed % 2 == 0);
     unlink(path);
 }
 
@@ -230,8 +284,10 @@ static void write_adapters(void) {
     }
 }
 
-static engine *open_adapters(const char *path, uint32_t tp) {
+static engine *open_adapters(const char *path, uint32_t tp, bool no_replay) {
     model_config c = {.device = DEVICE_CUDA,
+                      .ops = &watched,
+                      .no_replay = no_replay,
                       .tp = tp,
                       .max_seqs = REQUESTS,
                       .step_tokens = 32,
@@ -282,16 +338,17 @@ static void run_adapted(engine *e, bool together, uint64_t digests[REQUESTS][OUT
     }
 }
 
-/* Each through its own, beside the base: near one GPU's rows, and the same bits in any company. */
+/* Each through its own, beside the base: near one GPU's rows, and the same bits in any company, op by op and in
+ * graphs. */
 static void adapters_on_two_and_four_gpus_answer_as_on_one(void **state) {
     (void)state;
     static uint64_t alone[REQUESTS][OUTPUT], together[REQUESTS][OUTPUT];
     char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
     tiny_write(path, &MODEL);
     write_adapters();
-    engine *one = open_adapters(path, 1);
+    engine *one = open_adapters(path, 1, false);
     for (uint32_t tp = 2; tp <= MOST; tp += 2) {
-        engine *many = open_adapters(path, tp);
+        engine *many = open_adapters(path, tp, true);
         for (uint32_t which = 0; which < ADAPTERS; which++) {
             rank_rows a = rows_through(one, which), b = rows_through(many, which);
             rank_distance d = rank_kl(&a, &b);
@@ -300,9 +357,15 @@ static void adapters_on_two_and_four_gpus_answer_as_on_one(void **state) {
             free(b.at);
         }
         run_adapted(many, false, alone);
-        run_adapted(many, true, together);
-        assert_memory_equal(alone, together, sizeof alone);
         engine_close(many);
+        many = open_adapters(path, tp, false);
+        replayed = 0;
+        for (int round = 0; round < 3; round++) {
+            run_adapted(many, round > 0, together);
+            assert_memory_equal(alone, together, sizeof alone);
+        }
+        engine_close(many);
+        assert_true(replayed > 0 && replayed % tp == 0);
     }
     engine_close(one);
     for (uint32_t i = 0; i < ADAPTERS; i++)
@@ -329,8 +392,9 @@ int main(void) {
         cmocka_unit_test(sums_over_nccl_have_the_bits_of_threads),
         cmocka_unit_test(two_and_four_gpus_answer_as_one),
         cmocka_unit_test(a_request_has_the_same_bits_alone_and_among_others),
+        cmocka_unit_test(ranks_replay_alike_or_not_at_all),
         cmocka_unit_test(adapters_on_two_and_four_gpus_answer_as_on_one),
         cmocka_unit_test(more_ranks_than_gpus_are_refused),
     };
-    return cmocka_run_group_tests(tests, four_devices, NULL);
+    return cmocka_run_group_tests(tests, prepare, NULL);
 }

@@ -515,6 +515,17 @@ static void ranks_go_with_managing_adapters(void **state) {
     assert_int_equal(p.config.model.tp, 4);
 }
 
+static void ranks_may_meet_at_an_address(void **state) {
+    (void)state;
+    parsed r = accepted("--model m --tp 4 --rendezvous 10.0.0.1:9000 --rank 3");
+    assert_string_equal(r.config.model.rendezvous, "10.0.0.1:9000");
+    assert_int_equal(r.config.model.rank, 3);
+    refused("--model m --tp 64 --rendezvous here:1 --rank 64", "64", "--rank");
+    parsed p = accepted("--model m --tp 4");
+    assert_int_equal(config_serve_check(&p.config, &p.err), ESP_OK);
+    assert_int_equal(p.config.model.tp, 4);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_those_of_the_help),
@@ -539,6 +550,7 @@ int main(void) {
         cmocka_unit_test(odd_config_files_do_no_harm),
         cmocka_unit_test(tls_files_come_together),
         cmocka_unit_test(ranks_go_with_managing_adapters),
+        cmocka_unit_test(ranks_may_meet_at_an_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
