@@ -133,10 +133,15 @@ void cuda_memory(const kern_device *dev, kern_memory *out) {
 
 /* ---- workspaces ---- */
 
-/* What lay there is lost, once nothing reads it. */
-static void *take_room(kern_device *dev, cuda_room *room, uint64_t bytes) {
+/* As many bytes as one wishes, or else as one needs. What lay there is lost, once nothing reads it. */
+static void *take_room(kern_device *dev, cuda_room *room, uint64_t wish, uint64_t bytes) {
     if (!CUDA_OK(dev, cudaStreamSynchronize(dev->stream))) return NULL;
     cuda_room_close(room);
+    if (wish > bytes && cudaMalloc(&room->at, wish) == cudaSuccess) {
+        room->bytes = wish;
+        return room->at;
+    }
+    (void)cudaGetLastError();
     if (!CUDA_OK(dev, cudaMalloc(&room->at, bytes))) return NULL;
     room->bytes = bytes;
     return room->at;
@@ -146,12 +151,13 @@ void *cuda_need(kern_device *dev, cuda_room *room, uint64_t bytes) {
     if (bytes <= room->bytes) return room->at;
     if (!cuda_is_well(dev) || step_is_recorded(dev)) return NULL;
     replay_forget(dev);
-    return take_room(dev, room, bytes);
+    return take_room(dev, room, bytes, bytes);
 }
 
 void *cuda_need_apart(kern_device *dev, cuda_room *room, uint64_t bytes) {
     if (bytes <= room->bytes) return room->at;
-    return cuda_is_well(dev) ? take_room(dev, room, cuda_with_spare(room->bytes, bytes)) : NULL;
+    if (!cuda_is_well(dev)) return NULL;
+    return take_room(dev, room, cuda_with_spare(room->bytes, bytes), bytes);
 }
 
 void cuda_room_close(cuda_room *room) {

@@ -79,8 +79,13 @@ void cuda_sample_close(kern_device *dev) {
 static bool pinned_need(kern_device *dev, pinned_room *room, uint64_t bytes) {
     if (bytes <= room->bytes) return true;
     if (!CUDA_OK(dev, cudaStreamSynchronize(dev->stream))) return false;
-    bytes = cuda_with_spare(room->bytes, bytes);
+    uint64_t wish = cuda_with_spare(room->bytes, bytes);
     pinned_close(room);
+    if (cudaHostAlloc(&room->at, wish, cudaHostAllocDefault) == cudaSuccess) {
+        room->bytes = wish;
+        return true;
+    }
+    (void)cudaGetLastError();
     if (!CUDA_OK(dev, cudaHostAlloc(&room->at, bytes, cudaHostAllocDefault))) return false;
     room->bytes = bytes;
     return true;

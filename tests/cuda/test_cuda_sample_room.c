@@ -89,11 +89,8 @@ static void sample(room_lab *r, uint32_t tokens) {
     for (uint32_t i = 0; i < ROWS; i++)
         rows[i] =
             (sample_row){.policy = &policy, .history = {.tokens = r->tokens, .count = tokens}};
-    kern_sample op = {.logits = r->logits,
-                      .row_count = ROWS,
-                      .step_rows = ROWS,
-                      .vocab = VOCAB,
-                      .rows = rows};
+    kern_sample op = {
+        .logits = r->logits, .row_count = ROWS, .step_rows = ROWS, .vocab = VOCAB, .rows = rows};
     assert_true(kern_cuda.sample(r->l.dev, &op) && kern_cuda.sampled(r->l.dev, &op));
     for (uint32_t i = 0; i < ROWS; i++)
         assert_int_equal(rows[i].code, ESP_OK);
@@ -127,8 +124,26 @@ static void longer_ones_take_room_rarely_and_no_graph_is_forgotten(void **state)
     close_lab(r);
 }
 
+/* A device that is nearly full. */
+static void what_is_needed_is_taken_where_twice_as_much_is_not_there(void **state) {
+    (void)state;
+    room_lab *r = open_lab();
+    kern_memory memory;
+    esp_error err = {0};
+    void *rest = NULL;
+    const uint64_t before = r->l.dev->sample_rows.bytes;
+    kern_cuda.memory(r->l.dev, &memory);
+    const size_t bytes = memory.free - before / 2;
+    assert_int_equal(kern_cuda.alloc(r->l.dev, bytes, &rest, &err), ESP_OK);
+    sample(r, (uint32_t)(before / ROWS / sizeof(int32_t)) + 1);
+    assert_in_range(r->l.dev->sample_rows.bytes, before + 1, 2 * before - 1);
+    kern_cuda.release(r->l.dev, rest, bytes);
+    close_lab(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_needed_is_taken_where_twice_as_much_is_not_there),
         cmocka_unit_test(histories_of_the_whole_context_fit_what_was_reserved),
         cmocka_unit_test(longer_ones_take_room_rarely_and_no_graph_is_forgotten),
     };
