@@ -13,13 +13,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { LAYERS = 2, FRAME_BYTES = 8192, FRAMES = 4 };
 
-/* The same for all inputs. */
-static kern_device *device(void) {
-    static thread_pool *threads;
-    static kern_device *dev;
-    if (dev) return dev;
-    ESP_ASSERT(pool_open(&threads, 1, NULL) == ESP_OK);
-    kern_options options = {.pool = threads, .tokens_max = 1};
+/* One thread is the caller's. */
+static kern_device *open_device(thread_pool **threads) {
+    kern_device *dev = NULL;
+    ESP_ASSERT(pool_open(threads, 1, NULL) == ESP_OK);
+    kern_options options = {.pool = *threads, .tokens_max = 1};
     ESP_ASSERT(kern_ref.open(&dev, &options, NULL) == ESP_OK);
     return dev;
 }
@@ -53,7 +51,8 @@ static void look_at(const kern_device *dev, adapter_image *image) {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     esp_error err = {0};
     adapter_image *image = NULL;
-    const kern_device *dev = device();
+    thread_pool *threads = NULL;
+    kern_device *dev = open_device(&threads);
     image_options options = {.ops = &kern_ref,
                              .dev = dev,
                              .layers = LAYERS,
@@ -63,5 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     ESP_ASSERT(code == ESP_OK || (err.code == code && err.message[0]));
     if (code == ESP_OK) look_at(dev, image);
     image_close(image);
+    kern_ref.close(dev);
+    pool_close(threads);
     return 0;
 }
