@@ -13,7 +13,7 @@
 #include "engine/base/mem.h"
 #include "kernels/cuda/cuda_replay.h"
 #include "tests/cuda/bf16_model.h"
-#include "tests/cuda/divergence.h"
+#include "tests/unit/divergence.h"
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 

@@ -12,7 +12,7 @@
 
 #include "engine/base/mem.h"
 #include "tests/cuda/bf16_model.h"
-#include "tests/cuda/divergence.h"
+#include "tests/unit/divergence.h"
 #include "tests/unit/tiny_engine.h"
 #include "tests/unit/vector_file.h"
 

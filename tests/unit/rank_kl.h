@@ -3,12 +3,12 @@
 #ifndef ESPALIER_TESTS_RANK_KL_H
 #define ESPALIER_TESTS_RANK_KL_H
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
 #include "engine/engine.h"
+#include "tests/unit/divergence.h"
 
 typedef struct rank_rows {
     float *at; /* [count, vocab] */
@@ -31,22 +31,6 @@ static inline esp_code rank_read_rows(engine *e, adapter *ad, const int32_t *ids
     return engine_logits(e, ad, ids, count, rank_keep_row, out, err);
 }
 
-static inline double rank_log_sum(const float *row, uint32_t vocab) {
-    double most = -INFINITY, sum = 0;
-    for (uint32_t i = 0; i < vocab; i++)
-        most = fmax(most, (double)row[i]);
-    for (uint32_t i = 0; i < vocab; i++)
-        sum += exp((double)row[i] - most);
-    return most + log(sum);
-}
-
-static inline double rank_row_kl(const float *p, const float *q, uint32_t vocab) {
-    double of_p = rank_log_sum(p, vocab), of_q = rank_log_sum(q, vocab), kl = 0;
-    for (uint32_t i = 0; i < vocab; i++)
-        kl += exp((double)p[i] - of_p) * ((double)p[i] - of_p - ((double)q[i] - of_q));
-    return kl;
-}
-
 typedef struct rank_distance {
     double mean, worst;
 } rank_distance;
@@ -55,7 +39,7 @@ static inline rank_distance rank_kl(const rank_rows *a, const rank_rows *b) {
     rank_distance d = {0};
     for (uint32_t i = 0; i < a->count; i++) {
         size_t at = (size_t)i * a->vocab;
-        double kl = rank_row_kl(a->at + at, b->at + at, a->vocab);
+        double kl = divergence(a->at + at, b->at + at, a->vocab);
         d.mean += kl / a->count;
         d.worst = kl <= d.worst ? d.worst : kl; /* NaN wins */
     }

@@ -5,6 +5,7 @@
  * scales are fetched, while the leg before is multiplied. */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/amx.h"
+#include "kernels/cpu/amx/line_run.h"
 #include "kernels/cpu/amx/linear_amx.h"
 #include "kernels/cpu/amx/lora_amx.h"
 #include "kernels/cpu/amx/pairs_amx.h"
@@ -59,13 +60,6 @@ static leg next_leg(leg_walk *walk) {
     return l;
 }
 
-/* Rows of bytes on their way into the cache, line by line. */
-typedef struct line_run {
-    const char *at;
-    size_t row, bytes, in_row;
-    uint32_t rows;
-} line_run;
-
 /* What all legs of a worker share. */
 typedef struct few_task {
     const linear_job *job;
@@ -115,7 +109,7 @@ ALWAYS_INLINE void fetch(const leg *l, const leg *next, uint32_t k) {
     }
 }
 
-/* Where a strip's sums will go, a line a turn: other workers wrote there, or nobody for long. */
+/* Where a strip's sums will go, a line a turn. */
 static void begin_outs(few_task *task, const leg *l) {
     const linear_job *job = task->job;
     const uint32_t matrix = l->s.matrix[0];
@@ -126,16 +120,6 @@ static void begin_outs(few_task *task, const leg *l) {
                             .row = job->out_cols * size,
                             .bytes = bytes,
                             .rows = job->op->token_count};
-}
-
-static void fetch_out(line_run *outs) {
-    if (outs->rows == 0) return;
-    __builtin_prefetch(outs->at + outs->in_row, 1);
-    outs->in_row += CACHE_LINE_BYTES;
-    if (outs->in_row < outs->bytes) return;
-    outs->in_row = 0;
-    outs->at += outs->row;
-    outs->rows--;
 }
 
 /* format: a constant, or ANY. */
@@ -191,7 +175,7 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *
         fetch(l, next, k);
         UNROLL for (uint32_t i = 0; i < count; i++) {
             const uint16_t *now = a[i];
-            fetch_out(&task->outs);
+            fetch_line(&task->outs);
             if (task->lora) {
                 amx_lora_fetch_step(&task->lora->fetch);
                 amx_lora_fetch_step(task->lora_next);

@@ -14,6 +14,7 @@
 #include "kernels/cpu/amx/output_amx.h"
 
 #include "kernels/cpu/amx/amx.h"
+#include "kernels/cpu/amx/line_run.h"
 #include "kernels/cpu/amx/scratch_amx.h"
 
 enum { FETCH_TOKENS = 32 }; /* whose outputs are fetched before they are written */
@@ -100,23 +101,6 @@ ALWAYS_INLINE void unpack_codes(const uint8_t *codes, uint16_t *out) {
     }
 }
 
-/* Where sums will go, a line of each token for each tile: fetched a line a turn. */
-typedef struct out_lines {
-    const char *at;
-    size_t row;
-    uint32_t lines, tokens; /* of a token; left */
-    uint32_t line;
-} out_lines;
-
-ALWAYS_INLINE void fetch_line(out_lines *out) {
-    if (out->tokens == 0) return;
-    __builtin_prefetch(out->at + (size_t)out->line * CACHE_LINE_BYTES, 1);
-    if (++out->line < out->lines) return;
-    out->line = 0;
-    out->at += out->row;
-    out->tokens--;
-}
-
 /* --- tiles -------------------------------------------------------------------------------- */
 
 /* Some blocks of a weight tile, and a tile of tokens. */
@@ -128,7 +112,7 @@ typedef struct output_task {
     /* Of the first tile of tokens: where the codes and scales of the first block lie, that are unpacked on the way. */
     const uint8_t *codes, *packed_scales;
     uint32_t first; /* block of the matrix */
-    out_lines *outs;
+    line_run *outs;
     bool begins; /* sums begin at 0 */
     float *sums; /* [16][STRIP_ROWS] */
 } output_task;
@@ -194,18 +178,18 @@ ALWAYS_INLINE void multiply_blocks(bool unpacks, const output_task *task) {
 static void multiply_first(const output_task *task) { multiply_blocks(true, task); }
 static void multiply_more(const output_task *task) { multiply_blocks(false, task); }
 
-static out_lines outs_of(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens) {
+static line_run outs_of(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens) {
     const float *out =
         (const float *)job->op->out + (size_t)base * job->out_cols + (size_t)s->tile[0] * TILE_ROWS;
-    return (out_lines){.at = (const char *)out,
-                       .row = job->out_cols * sizeof *out,
-                       .lines = s->count,
-                       .tokens = tokens < FETCH_TOKENS ? tokens : FETCH_TOKENS};
+    return (line_run){.at = (const char *)out,
+                      .row = job->out_cols * sizeof *out,
+                      .bytes = s->count * TILE_ROWS * sizeof *out,
+                      .rows = tokens < FETCH_TOKENS ? tokens : FETCH_TOKENS};
 }
 
 /* All of K for one weight tile and the tokens of a chunk. */
 static void multiply_all(const linear_job *job, uint32_t tile, uint32_t tokens,
-                         amx_scratch *scratch, float *sums, out_lines *outs) {
+                         amx_scratch *scratch, float *sums, line_run *outs) {
     _Alignas(CACHE_LINE_BYTES) float scales[PANEL][TILE_ROWS];
     const kern_matrix *matrix = job->op->matrix[0];
     const uint8_t *codes = matrix->codes + tile * matrix->code_bytes;
@@ -233,7 +217,7 @@ static void multiply_all(const linear_job *job, uint32_t tile, uint32_t tokens,
 static void multiply_strip(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                            amx_scratch *scratch) {
     float *sums = scratch->sums[0][0][0];
-    out_lines outs = outs_of(job, s, base, tokens);
+    line_run outs = outs_of(job, s, base, tokens);
     for (uint32_t i = 0; i < s->count; i++)
         multiply_all(job, s->tile[i], tokens, scratch, sums + i * TILE_ROWS, &outs);
     finish(job, s, base, tokens, sums, STRIP_ROWS);
