@@ -24,44 +24,68 @@ static uint32_t dword_at(const uint8_t *bytes, uint32_t index) {
     return dword;
 }
 
-/* `bits` of column k, row `lane`, out of lines. */
-static uint32_t field_at(const kern_matrix *table, const uint8_t *lines, uint32_t bits, uint32_t k,
-                         uint32_t lane) {
-    if (bits == 0) return 0;
-    uint32_t mask = (1u << bits) - 1;
-    if (table->by_rows) {
-        uint32_t rows = 16 / bits; /* of a line */
-        return (uint32_t)half_at(lines + lane / rows * LINE_BYTES, k) >> lane % rows * bits & mask;
-    }
-    uint32_t cols = 32 / bits; /* of a line */
-    uint32_t shift = table->bytes ? k % 4 * 8 + k % cols / 4 * bits : k % cols * bits;
-    return dword_at(lines, k / cols * TILE_ROWS + lane) >> shift & mask;
-}
-
 /* Where the element of column k, row `lane` lies among a block's whole ones. */
 static uint32_t element_at(const kern_matrix *table, uint32_t k, uint32_t lane) {
     if (table->by_rows) return lane * TILE_COLS + k;
     return table->bytes ? k / 4 * LINE_BYTES + lane * 4 + k % 4 : k * TILE_ROWS + lane;
 }
 
+/* A field of a code: its byte in the block, and by how much that is shifted. */
+typedef struct field_place {
+    uint32_t at, shift;
+} field_place;
+
+/* The field of `bits` bits, up to 8, of column k and row `lane`, out of lines that begin in the block at a byte; none
+ * lies across two bytes. */
+static field_place place_of(const kern_matrix *table, uint32_t lines_at, uint32_t bits, uint32_t k,
+                            uint32_t lane) {
+    if (bits == 8) return (field_place){.at = element_at(table, k, lane)};
+    uint32_t line, unit, bit; /* of the line a word or dword, of that a bit */
+    if (table->by_rows) {
+        uint32_t rows = 16 / bits; /* of a line */
+        line = lane / rows, unit = 2 * k, bit = lane % rows * bits;
+    } else {
+        uint32_t cols = 32 / bits; /* of a line */
+        line = k / cols, unit = 4 * lane;
+        bit = table->bytes ? k % 4 * 8 + k % cols / 4 * bits : k % cols * bits;
+    }
+    return (field_place){.at = lines_at + line * LINE_BYTES + unit + bit / 8, .shift = bit % 8};
+}
+
+static uint32_t field_at(const kern_matrix *table, const uint8_t *block, uint32_t lines_at,
+                         uint32_t bits, uint32_t k, uint32_t lane) {
+    if (bits == 0) return 0;
+    field_place place = place_of(table, lines_at, bits, k, lane);
+    return (uint32_t)block[place.at] >> place.shift & ((1u << bits) - 1);
+}
+
+/* The bits of a code's low and high field; 0 and 0: elements are no codes of up to 8 bits. */
+typedef struct field_bits {
+    uint32_t low, high;
+} field_bits;
+
+static field_bits bits_of(esp_dtype dtype) {
+    const cpu_format *format = &cpu_formats[dtype];
+    bool whole = format->low_bits == 0 && format->code_bytes == TILE_ROWS * TILE_COLS;
+    return (field_bits){.low = whole ? 8 : format->low_bits, .high = format->high_bits};
+}
+
+static float code_value(esp_dtype dtype, uint8_t code) {
+    if (dtype == DT_Q8_0) return (float)(int8_t)code;
+    if (dtype == DT_F8_E4M3) return f32_of_e4m3(code);
+    return dtype == DT_G8 ? (float)code : quant_value(dtype_info(dtype)->coding, code);
+}
+
 /* Value of column k and row `lane` of a tile's block, without its scale. */
 static float value_at(const kern_matrix *table, const uint8_t *codes, uint32_t k, uint32_t lane) {
-    const cpu_format *format = &cpu_formats[table->dtype];
-    const quant_coding *coding = dtype_info(table->dtype)->coding;
-    uint32_t at = element_at(table, k, lane);
-    if (coding && coding->code_bits < 8) {
-        uint32_t low = field_at(table, codes, format->low_bits, k, lane);
-        codes += format->low_bits * LINE_BYTES;
-        uint32_t high = field_at(table, codes, format->high_bits, k, lane);
-        return quant_value(coding, (uint8_t)(low | high << format->low_bits));
+    const field_bits bits = bits_of(table->dtype);
+    if (bits.low) {
+        uint32_t low = field_at(table, codes, 0, bits.low, k, lane);
+        uint32_t high = field_at(table, codes, bits.low * LINE_BYTES, bits.high, k, lane);
+        return code_value(table->dtype, (uint8_t)(low | high << bits.low));
     }
+    uint32_t at = element_at(table, k, lane);
     switch (table->dtype) {
-    case DT_Q8_0:
-        return (float)(int8_t)codes[at];
-    case DT_G8:
-        return (float)codes[at];
-    case DT_F8_E4M3:
-        return f32_of_e4m3(codes[at]);
     case DT_F16:
         return f32_of_f16(half_at(codes, at));
     case DT_BF16:
@@ -127,33 +151,22 @@ float cpu_weight_at(const kern_matrix *matrix, uint32_t row, uint32_t col) {
 
 /* --- whole rows --------------------------------------------------------------------------- */
 
-/* How the rows of a table are read. A code of at most 8 bits is one or two fields, each within a byte. */
+/* How the rows of a table are read. */
 typedef struct row_reader {
     const kern_matrix *table;
-    uint32_t low_bits, high_bits; /* 0 and 0: elements are no codes */
-    float values[256];            /* of each code */
+    field_bits bits;
+    float values[256]; /* of each code */
 } row_reader;
 
-static float byte_value(esp_dtype dtype, uint8_t code) {
-    const quant_coding *coding = dtype_info(dtype)->coding;
-    if (dtype == DT_Q8_0) return (float)(int8_t)code;
-    if (dtype == DT_F8_E4M3) return f32_of_e4m3(code);
-    return dtype == DT_G8 ? (float)code : quant_value(coding, code);
-}
-
 static row_reader reader_of(const kern_matrix *table) {
-    const cpu_format *format = &cpu_formats[table->dtype];
-    row_reader reader = {
-        .table = table, .low_bits = format->low_bits, .high_bits = format->high_bits};
-    bool whole = format->code_bytes == TILE_ROWS * TILE_COLS && format->low_bits == 0;
-    if (whole) reader.low_bits = 8;
-    uint32_t bits = reader.low_bits + reader.high_bits;
+    row_reader reader = {.table = table, .bits = bits_of(table->dtype)};
+    uint32_t bits = reader.bits.low + reader.bits.high;
     for (uint32_t code = 0; bits > 0 && code < 1u << bits; code++)
-        reader.values[code] = byte_value(table->dtype, (uint8_t)code);
+        reader.values[code] = code_value(table->dtype, (uint8_t)code);
     return reader;
 }
 
-/* Of one field of each column of a row: its byte in the block, and by how much that is shifted. */
+/* One field of each column of a row. */
 typedef struct field_places {
     uint16_t at[TILE_COLS];
     uint8_t shift[TILE_COLS], mask;
@@ -163,19 +176,9 @@ static void place_fields(const kern_matrix *table, uint32_t lines_at, uint32_t b
                          field_places *out) {
     out->mask = (uint8_t)((1u << bits) - 1);
     for (uint32_t k = 0; k < TILE_COLS && bits > 0; k++) {
-        uint32_t line, unit, bit; /* of the line, words or dwords; of that */
-        if (bits == 8) {
-            line = unit = bit = 0;
-            out->at[k] = (uint16_t)element_at(table, k, lane);
-        } else if (table->by_rows) {
-            line = lane / (16 / bits), unit = 2 * k, bit = lane % (16 / bits) * bits;
-        } else {
-            uint32_t cols = 32 / bits;
-            line = k / cols, unit = 4 * lane;
-            bit = table->bytes ? k % 4 * 8 + k % cols / 4 * bits : k % cols * bits;
-        }
-        if (bits < 8) out->at[k] = (uint16_t)(lines_at + line * LINE_BYTES + unit + bit / 8);
-        out->shift[k] = (uint8_t)(bit % 8);
+        field_place place = place_of(table, lines_at, bits, k, lane);
+        out->at[k] = (uint16_t)place.at;
+        out->shift[k] = (uint8_t)place.shift;
     }
 }
 
@@ -184,9 +187,9 @@ static void read_codes(const row_reader *reader, const field_places *low, const 
                        const uint8_t *block, float *out) {
     for (uint32_t k = 0; k < TILE_COLS; k++) {
         uint32_t code = (uint32_t)block[low->at[k]] >> low->shift[k] & low->mask;
-        if (reader->high_bits)
+        if (reader->bits.high)
             code |= ((uint32_t)block[high->at[k]] >> high->shift[k] & high->mask)
-                    << reader->low_bits;
+                    << reader->bits.low;
         out[k] = reader->values[code];
     }
 }
@@ -201,15 +204,15 @@ static void read_row(const row_reader *reader, uint32_t row, float scale, const 
     const uint32_t *order = table->order ? table->order->inputs : NULL;
     const bool scaled = cpu_formats[table->dtype].scaling != SCALE_NONE;
     field_places low, high;
-    place_fields(table, 0, reader->low_bits, lane, &low);
-    place_fields(table, reader->low_bits * LINE_BYTES, reader->high_bits, lane, &high);
+    place_fields(table, 0, reader->bits.low, lane, &low);
+    place_fields(table, reader->bits.low * LINE_BYTES, reader->bits.high, lane, &high);
     scale_pair pair = {.scale = 1};
     for (uint32_t b = 0; b < table->blocks; b++, codes += cpu_block_step(table)) {
         float values[TILE_COLS];
-        if (reader->low_bits) read_codes(reader, &low, &high, codes, values);
+        if (reader->bits.low) read_codes(reader, &low, &high, codes, values);
         for (uint32_t k = 0, i = b * TILE_COLS; k < TILE_COLS && i < cols; k++, i++) {
             if (scaled && k % 16 == 0) pair = scales_at(table, scales, b, k / 16, lane);
-            float w = reader->low_bits ? values[k] : value_at(table, codes, k, lane);
+            float w = reader->bits.low ? values[k] : value_at(table, codes, k, lane);
             uint32_t at = order ? order[i] : i;
             float value = scale * (pair.scale * (w - pair.zero) + pair.offset);
             out[at] = before ? before[at] + value : value;
