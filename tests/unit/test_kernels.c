@@ -310,7 +310,7 @@ static void linear_row_is_the_same_in_any_company(void **state) {
 }
 
 /* The same where the AMX level changes its way: scales are read in legs of 32 blocks, inputs kept for
- * ranges of 40, two B tiles from 17 tokens on, chunks of 512; whole tiles are finished in registers. */
+ * ranges that L2 holds, two B tiles from 17 tokens on, chunks of 512; whole tiles are finished in registers. */
 static void linear_row_is_the_same_in_long_rows(void **state) {
     (void)state;
     static const struct {
