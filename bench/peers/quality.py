@@ -83,7 +83,7 @@ class LlamaCpp:
         if done.returncode != 0:
             sys.exit(f"llama-perplexity ended with {done.returncode}: {done.stderr.strip()[-300:]}")
         with open(self.path, "rb") as file:
-            magic, (window, self.vocab, windows) = file.read(8), np.frombuffer(file.read(12), np.int32)
+            magic, (window, self.vocab, windows) = file.read(8), np.frombuffer(file.read(12), np.int32).tolist()
             theirs = np.frombuffer(file.read(4 * window * windows), np.int32)
         if (magic, window, windows) != (b"_logits_", WINDOW, WINDOWS) or not np.array_equal(theirs, ids):
             sys.exit("quality.py: llama.cpp cut the text into other tokens than Espalier")
