@@ -3,6 +3,7 @@
  *   comm_local   ranks are threads of one process, memory is the host's (comm_local.h)
  *   comm_mpi     ranks are processes, here or on other hosts (comm_mpi.h)
  *   comm_tcp     ranks are processes that meet at an address (comm_tcp.h)
+ *   comm_nodes   ranks are threads of several processes (comm_nodes.h)
  *   comm_nccl    ranks are GPUs, memory is the device's (comm_nccl.h)
  *
  * Bytes are moved, never added: whoever sums adds what came in the order of the ranks, by its own code
@@ -57,9 +58,13 @@ typedef struct comm_ops {
 /* Head of every backend's own struct. */
 struct comm {
     const comm_ops *ops;
+    struct comm_failure *failure; /* over host memory: the first failure so far (comm_failure.h) */
     uint32_t rank, size;
     uint32_t local_rank; /* among the ranks of this machine */
     int64_t patience_us; /* may be set between collectives */
+    /* What sentences call rank r, where it is not "rank r of size" (comm_nodes.h): the ranks from first + r * each on,
+     * so many, of `of`. All-zero: as it is. */
+    uint32_t first, each, of;
 };
 
 static inline void comm_close(comm *c) {
