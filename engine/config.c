@@ -162,7 +162,7 @@ static const flag model_flags[] = {
      .most = COMM_RANKS_MAX,
      .placeholder = "N",
      .help = "ranks that share the model, each with a part of its weights (tensor parallel); "
-             "default 1"},
+             "default 1; under mpirun one for each process, or a multiple"},
     {.name = "rendezvous",
      .kind = FLAG_TEXT,
      MODEL_FIELD(rendezvous),
@@ -171,11 +171,14 @@ static const flag model_flags[] = {
          "where the ranks of --tp meet that are processes of one or several hosts: an address of "
          "rank 0's, in a private network; each has its own --rank"},
     {.name = "rank",
-     .kind = FLAG_U32,
+     .kind = FLAG_SPAN,
      MODEL_FIELD(rank),
+     .number_offset = offsetof(model_config, rank_last),
      .most = COMM_RANKS_MAX - 1,
-     .placeholder = "R",
-     .help = "with --rendezvous, which of the --tp N ranks this process is, from 0; default 0"},
+     .placeholder = "R|R-R",
+     .help =
+         "with --rendezvous, which of the --tp N ranks this process is, from 0: one, or as many "
+         "as in each other process, as in 4-7, on a GPU each; default 0"},
     {.name = "gpu-memory-utilization",
      .kind = FLAG_F32,
      MODEL_FIELD(gpu_memory_utilization),

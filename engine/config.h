@@ -53,7 +53,7 @@ typedef struct model_config {
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
     uint32_t tp;          /* --tp; 0: 1 */
     const char *rendezvous; /* --rendezvous HOST:PORT; NULL: none */
-    uint32_t rank;          /* --rank, with it */
+    uint32_t rank, rank_last; /* --rank, with it: those of this process */
     flag_list adapters;   /* --adapter: "DIR" or "NAME=DIR" each */
     const char *adapter_store; /* --adapter-store DIR; NULL: none */
     bool allow_other_base; /* --allow-other-base: an adapter of another base's name is taken, too */
@@ -66,6 +66,8 @@ typedef struct model_config {
     bool no_replay;            /* tests, benches: every step calls its ops (kern_options) */
     bool no_lead;     /* tests, benches: each step is collected before the next is planned */
     comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
+    /* The ranks of comm are processes, which have so many ranks each: engine_open starts the others of this one; 0: 1 */
+    uint32_t local_ranks;
     bool closes_comm; /* the engine does, at its end */
     /* One of several engines of this process (replicas.h), which share the host's memory. */
     uint32_t replica, replicas; /* the replica-th of so many; 0: 1 */
