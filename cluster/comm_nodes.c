@@ -47,9 +47,10 @@ typedef const comm_part *shown_parts[COMM_RANKS_MAX];
 
 static bool leads(const node_comm *c) { return c->within->rank == 0; }
 
+/* Some, too, for nothing. */
 static char *take_room(staging *s, size_t bytes) {
-    if (s->room < bytes) {
-        s->at = mem_resize(s->at, bytes, 1);
+    if (!s->at || s->room < bytes) {
+        s->at = mem_resize(s->at, bytes + 1, 1);
         s->room = bytes;
     }
     return s->at;
