@@ -310,16 +310,18 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
     if (c->http_adapters && c->http && !strcmp(c->http, "off"))
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
                               "--http-adapters needs the HTTP listener: give --http HOST:PORT");
-    if (c->replicas > 1 && (config_under_mpi() || c->model.rendezvous))
-        return esp_fail_field(
-            err, ESP_OUT_OF_RANGE, "--replicas",
-            "--replicas %u does not go with %s: its processes are the ranks of "
-            "one replica; start a server for each replica",
-            c->replicas, c->model.rendezvous ? "--rendezvous" : "mpirun");
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");
-    return ESP_OK;
+    return config_replicas_check(&c->model, c->replicas, err);
+}
+
+esp_code config_replicas_check(const model_config *c, uint32_t replicas, esp_error *err) {
+    if (replicas <= 1 || (!config_under_mpi() && !c->rendezvous)) return ESP_OK;
+    return esp_fail_field(err, ESP_OUT_OF_RANGE, "--replicas",
+                          "--replicas %u does not go with %s: its processes are the ranks of one "
+                          "replica; start one for each replica",
+                          replicas, c->rendezvous ? "--rendezvous" : "mpirun");
 }
 
 /* What a name may hold; everything else becomes '-'. */

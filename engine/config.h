@@ -100,6 +100,9 @@ const char *config_adapter_store(char *out, size_t bytes);
 
 /* Whether mpirun started this process beside others. */
 bool config_under_mpi(void);
+/* ESP_OUT_OF_RANGE: so many replicas do not go with processes that are the ranks of one. */
+ESP_CHECKED esp_code config_replicas_check(const model_config *config, uint32_t replicas,
+                                           esp_error *err);
 
 /* A value of --adapter: where the adapter lies (in text), and its name: what stands before "=", or else
  * made of the last part of the path. ESP_OUT_OF_RANGE when one of them is empty. */

@@ -91,6 +91,20 @@ if [ "${1:-}" = dead ]; then
     exit 0
 fi
 
+# An engine of all processes is measured, too.
+at="127.0.0.1:$(free_port)"
+bench() {
+    timeout 60 "$espalier" bench --model "$model" --device ref --concurrency 2 --prompt-tokens 8 --output-tokens 4 --json \
+        --tp 4 --rendezvous "$at" --rank "$1"
+}
+bench 2-3 >"$work/other" &
+others=($!)
+bench 0-1 >"$work/measured"
+wait "${others[0]}" || die "the other process did not end well"
+others=()
+grep -q "tp=4,.*\"output_tok_s\"" "$work/measured" || die "no row of four ranks"
+[ ! -s "$work/other" ] || die "the other process prints, too"
+
 for shape in "2 1" "4 1" "4 2" "4 4"; do
     read -r ranks each <<<"$shape"
     for through in "" "p=$vectors/lora/qwen3-patterns"; do
