@@ -414,15 +414,12 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
 
 /* What rank 0 sends of its own to the others. */
 static void open_followed(engine *e) {
-    const model_spec *spec = model_get_spec(e->model);
     if (!takes_adapters(&e->config)) return;
     e->followed =
         adapter_follower_open(&(follower_options){.ops = e->ops,
                                                   .dev = e->dev,
                                                   .comm = e->comm,
-                                                  .layers = spec->layers,
-                                                  .hidden = spec->hidden,
-                                                  .vocab = spec->vocab,
+                                                  .model = e->model,
                                                   .arena = e->arena,
                                                   .frame_bytes = e->arena_bytes / e->page_count,
                                                   .frame_count = e->page_count,

@@ -269,6 +269,31 @@ static void last_aborts(rank_thread *r, comm *c) {
     r->code = comm_check(c, &r->err);
 }
 
+/* And calls nothing more but a look, but does not leave. */
+static void last_aborts_and_stays(rank_thread *r, comm *c) {
+    uint32_t word = c->rank, all[MOST];
+    esp_error why = {.code = ESP_EXHAUSTED, .message = "device 7 is full"};
+    comm_all_gather(c, &word, all, sizeof word);
+    c->patience_us = COMM_FOR_EVER;
+    if (c->rank + 1 == c->size)
+        comm_abort(c, &why);
+    else
+        comm_all_gather(c, &word, all, sizeof word);
+    r->code = comm_check(c, &r->err);
+    pthread_barrier_wait(&done);
+}
+
+static void a_failure_is_told_before_its_rank_leaves(void **state) {
+    (void)state;
+    rank_thread ranks[MOST];
+    choose_port();
+    assert_int_equal(pthread_barrier_init(&done, NULL, 3), 0);
+    run_ranks(ranks, 3, last_aborts_and_stays);
+    pthread_barrier_destroy(&done);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_string_equal(ranks[i].err.message, "device 7 is full");
+}
+
 static void a_failure_is_told_in_its_own_words(void **state) {
     (void)state;
     rank_thread ranks[MOST];
@@ -328,6 +353,7 @@ int main(void) {
         cmocka_unit_test(addresses_that_are_none_are_refused),
         cmocka_unit_test(a_rank_that_ends_is_named_to_all),
         cmocka_unit_test(a_failure_is_told_in_its_own_words),
+        cmocka_unit_test(a_failure_is_told_before_its_rank_leaves),
         cmocka_unit_test(a_rank_that_does_not_come_is_not_waited_for),
         cmocka_unit_test(ranks_that_disagree_on_a_size_end),
     };
