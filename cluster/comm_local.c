@@ -5,9 +5,9 @@
  *
  *   show what I have - meet - copy out of what the others have - meet
  *
- * the second time because nobody may change what another one still reads; after a failure, too, nobody leaves before
- * the others have stopped to copy. Waiting is as in the pool: a short
- * look, then offers of the processor, then sleep; in slices, to see an abort or a rank that is late. */
+ * the second time because nobody may change what another one still reads; after a failure, too, nobody leaves
+ * before the others have stopped copying. Waiting is as in the pool: a short look, then offers of the processor,
+ * then sleep; in slices, to see an abort or a rank that is late. */
 // SPDX-License-Identifier: Apache-2.0
 #include "cluster/comm_local.h"
 
@@ -126,7 +126,8 @@ static void wait_for_readers(const local_comm *c) {
             sched_yield();
 }
 
-/* Once the group has failed nothing more is shown or read. True: the others' is there to be read, until stop_reading. */
+/* Once the group has failed nothing more is shown or read. True: what the others show may be read, until
+ * stop_reading. */
 static bool show(local_comm *c, shown what) {
     group *g = c->group;
     rank_state *own = &g->ranks[c->head.rank];

@@ -17,15 +17,9 @@
 
 #include "cluster/comm_failure.h"
 #include "cluster/comm_local.h"
-#include "engine/base/mem.h"
+#include "cluster/grown.h"
 
 enum { LEADER_US = 30000000 }; /* one that is alive has failed long before */
-
-/* Memory that only grows. */
-typedef struct staging {
-    char *at;
-    size_t room;
-} staging;
 
 /* Of the ranks of one process; the last one to close frees it. */
 typedef struct node {
@@ -33,7 +27,7 @@ typedef struct node {
     uint32_t each;
     _Atomic uint32_t open;
     _Atomic bool copies; /* the leader, from or to what the others have shown */
-    staging out, in;     /* the leader's */
+    grown out, in;       /* the leader's */
 } node;
 
 typedef struct node_comm {
@@ -46,15 +40,6 @@ typedef struct node_comm {
 typedef const comm_part *shown_parts[COMM_RANKS_MAX];
 
 static bool leads(const node_comm *c) { return c->within->rank == 0; }
-
-/* Some, too, for nothing. */
-static char *take_room(staging *s, size_t bytes) {
-    if (!s->at || s->room < bytes) {
-        s->at = mem_resize(s->at, bytes + 1, 1);
-        s->room = bytes;
-    }
-    return s->at;
-}
 
 /* ---- failing ---- */
 
@@ -111,7 +96,7 @@ static void nodes_broadcast(comm *head, void *at, size_t bytes) {
 
 static void gather_to_leader(node_comm *c, const void *in, size_t bytes) {
     comm_part parts[COMM_RANKS_MAX] = {{.send = in, .send_bytes = bytes}};
-    char *to = leads(c) ? take_room(&c->node->out, c->node->each * bytes) : NULL;
+    char *to = leads(c) ? grown_take(&c->node->out, c->node->each * bytes) : NULL;
     for (uint32_t rank = 0; leads(c) && rank < c->node->each; rank++) {
         parts[rank].receive = to + rank * bytes;
         parts[rank].receive_bytes = bytes;
@@ -189,7 +174,7 @@ static void place_messages(node_comm *c, shown_parts all, comm_part *messages) {
         out += messages[p].send_bytes = bytes_with(c, all, p, true);
         in += messages[p].receive_bytes = bytes_with(c, all, p, false);
     }
-    char *to = take_room(&c->node->out, out), *from = take_room(&c->node->in, in);
+    char *to = grown_take(&c->node->out, out), *from = grown_take(&c->node->in, in);
     for (uint32_t p = 0; p < between->size; p++) {
         messages[p].send = to;
         messages[p].receive = from;

@@ -17,9 +17,9 @@
 #include <sys/socket.h>
 
 #include "cluster/comm_failure.h"
+#include "cluster/grown.h"
 #include "cluster/tcp_meet.h"
 #include "engine/base/clock.h"
-#include "engine/base/mem.h"
 
 enum { SLICE_MS = 50, LOOK_AROUND_US = 200000 };
 #define PACKET_BYTES_MAX ((uint64_t)1 << 30) /* of one rank in one exchange */
@@ -36,12 +36,6 @@ typedef struct failed_frame {
     esp_error why;
 } failed_frame;
 static_assert(sizeof(failed_frame) == sizeof(frame_head) + sizeof(esp_error), "no gap");
-
-/* Memory that only grows. */
-typedef struct grown {
-    char *at;
-    size_t room;
-} grown;
 
 typedef struct tcp_comm {
     comm head;
@@ -106,14 +100,6 @@ static void take_failure(tcp_comm *c, const esp_error *said) {
     tcp_abort(&c->head, &why);
 }
 
-static char *take_room(grown *g, size_t bytes) {
-    if (g->room < bytes) {
-        g->at = mem_resize(g->at, bytes, 1);
-        g->room = bytes;
-    }
-    return g->at;
-}
-
 /* The head is whole: where its bytes go. False: it cannot be. */
 static bool accept_head(tcp_comm *c, flow *f, const frame_head *came, esp_error *room) {
     if (came->kind == FRAME_FAILED && came->bytes == sizeof *room) {
@@ -125,7 +111,7 @@ static bool accept_head(tcp_comm *c, flow *f, const frame_head *came, esp_error 
     if (!f->take) return came->bytes == f->head.bytes;
     if (came->bytes > PACKET_BYTES_MAX) return false;
     f->head = *came;
-    f->body = take_room(f->take, (size_t)came->bytes + 1);
+    f->body = grown_take(f->take, (size_t)came->bytes);
     return true;
 }
 
@@ -262,7 +248,7 @@ static size_t packet_bytes(const comm_part *parts, uint32_t size, bool send) {
 
 static size_t write_packet(const comm_part *parts, uint32_t size, grown *to) {
     size_t bytes = packet_bytes(parts, size, true);
-    char *at = take_room(to, bytes);
+    char *at = grown_take(to, bytes);
     for (uint32_t rank = 0; rank < size; rank++, at += sizeof(uint64_t))
         memcpy(at, &(uint64_t){parts[rank].send_bytes}, sizeof(uint64_t));
     for (uint32_t rank = 0; rank < size; at += parts[rank++].send_bytes)

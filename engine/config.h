@@ -66,8 +66,7 @@ typedef struct model_config {
     bool no_replay;            /* tests, benches: every step calls its ops (kern_options) */
     bool no_lead;     /* tests, benches: each step is collected before the next is planned */
     comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
-    /* The ranks of comm are processes, which have so many ranks each: engine_open starts the others of this one; 0: 1 */
-    uint32_t local_ranks;
+    uint32_t local_ranks; /* > 1: comm's are processes of so many ranks, which engine_open starts */
     bool closes_comm; /* the engine does, at its end */
     /* One of several engines of this process (replicas.h), which share the host's memory. */
     uint32_t replica, replicas; /* the replica-th of so many; 0: 1 */

@@ -55,8 +55,8 @@ typedef struct flag {
     double least, most;
     const flag_choice *choices;
     size_t also_offset;  /* int that takes the choice's second value; 0 = none */
-    size_t
-        number_offset; /* uint32_t <= most: what stands behind a choice that ends in ':', or behind a span's '-'; 0 = none */
+    /* uint32_t <= most: what stands behind a choice that ends in ':', or the last of a span; 0 = none */
+    size_t number_offset;
     size_t given_offset; /* bool set to true when the option was given; 0 = none */
     bool required;
 } flag;

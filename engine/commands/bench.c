@@ -1,5 +1,5 @@
-/* bench.c - espalier bench: an engine in this process, or several replicas, under load, one measurement a concurrency; the
- * machine's limits (--roofline) and where the time went (--ops). */
+/* bench.c - espalier bench: an engine in this process, or several replicas, under load, one measurement a
+ * concurrency; the machine's limits (--roofline) and where the time went (--ops). */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 
