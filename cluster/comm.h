@@ -3,6 +3,7 @@
  *   comm_local   ranks are threads of one process, memory is the host's (comm_local.h)
  *   comm_mpi     ranks are processes, here or on other hosts (comm_mpi.h)
  *   comm_tcp     ranks are processes that meet at an address (comm_tcp.h)
+ *   comm_nodes   ranks are threads of several processes (comm_nodes.h)
  *   comm_nccl    ranks are GPUs, memory is the device's (comm_nccl.h)
  *
  * Bytes are moved, never added: whoever sums adds what came in the order of the ranks, by its own code
@@ -48,7 +49,8 @@ typedef struct comm_ops {
     void (*all_gather)(comm *c, const void *in, void *out, size_t bytes);
     void (*exchange)(comm *c, const comm_part *parts);  /* [size] */
     void (*broadcast)(comm *c, void *at, size_t bytes); /* rank 0's to all others */
-    /* All ranks fail with this, from their next wait on; the first failure stays. */
+    /* All ranks fail with this, from their next wait on; the first failure stays. Other processes are told when this
+     * rank calls anything next, or looks (check), or closes. */
     void (*abort)(comm *c, const esp_error *why);
     /* The first failure of this rank; ESP_OK: none so far. */
     ESP_CHECKED esp_code (*check)(comm *c, esp_error *err);
@@ -57,9 +59,13 @@ typedef struct comm_ops {
 /* Head of every backend's own struct. */
 struct comm {
     const comm_ops *ops;
+    struct comm_failure *failure; /* over host memory: the first failure so far (comm_failure.h) */
     uint32_t rank, size;
     uint32_t local_rank; /* among the ranks of this machine */
     int64_t patience_us; /* may be set between collectives */
+    /* What sentences call rank r, where it is not "rank r of size" (comm_nodes.h): the ranks from first + r * each on,
+     * so many, of `of`. All-zero: as it is. */
+    uint32_t first, each, of;
 };
 
 static inline void comm_close(comm *c) {

@@ -5,17 +5,17 @@
  *
  *   show what I have - meet - copy out of what the others have - meet
  *
- * the second time because nobody may change what another one still reads. Waiting is as in the pool: a short
- * look, then offers of the processor, then sleep; in slices, to see an abort or a rank that is late. */
+ * the second time because nobody may change what another one still reads; after a failure, too, nobody leaves
+ * before the others have stopped copying. Waiting is as in the pool: a short look, then offers of the processor,
+ * then sleep; in slices, to see an abort or a rank that is late. */
 // SPDX-License-Identifier: Apache-2.0
 #include "cluster/comm_local.h"
 
-#include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cluster/comm_failure.h"
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/queue.h"
@@ -31,6 +31,7 @@ typedef struct shown {
 
 typedef struct rank_state {
     _Alignas(CACHE_LINE) _Atomic uint32_t came; /* meetings that it has come to */
+    _Atomic bool reads;                         /* what others have shown */
     signal_word moved;                          /* woken with each */
     shown shows;
 } rank_state;
@@ -40,9 +41,7 @@ typedef struct group {
     rank_state *ranks; /* [size] */
     uint32_t size;
     _Atomic uint32_t open;
-    _Atomic bool failed; /* set after `why` */
-    pthread_mutex_t lock;
-    esp_error why;
+    comm_failure failure;
 } group;
 
 typedef struct local_comm {
@@ -54,19 +53,16 @@ typedef struct local_comm {
 /* ---- failing ---- */
 
 static void fail(group *g, const esp_error *why) {
-    pthread_mutex_lock(&g->lock);
-    if (!atomic_load(&g->failed)) g->why = *why;
-    atomic_store(&g->failed, true);
-    pthread_mutex_unlock(&g->lock);
+    comm_failure_keep(&g->failure, why);
     for (uint32_t rank = 0; rank < g->size; rank++)
         signal_wake(&g->ranks[rank].moved);
 }
 
 static void say_late(const local_comm *c, uint32_t rank) {
     esp_error why = {0};
-    esp_fail(&why, ESP_UNAVAILABLE,
-             "rank %u of %u did not come within %.1f s; the replica ends: restart it", rank,
-             c->group->size, (double)c->head.patience_us * 1e-6);
+    char name[COMM_RANK_NAME_BYTES], late[COMM_RANK_NAME_BYTES];
+    esp_fail(&why, ESP_UNAVAILABLE, "%s %s; the replica ends: restart it",
+             comm_rank_name(&c->head, rank, name), comm_late_words(&c->head, late));
     fail(c->group, &why);
 }
 
@@ -75,13 +71,7 @@ static void local_abort(comm *head, const esp_error *why) {
 }
 
 static esp_code local_check(comm *head, esp_error *err) {
-    group *g = ((local_comm *)head)->group;
-    if (!atomic_load(&g->failed)) return ESP_OK;
-    pthread_mutex_lock(&g->lock);
-    esp_error why = g->why;
-    pthread_mutex_unlock(&g->lock);
-    if (err) *err = why;
-    return why.code;
+    return comm_failure_tell(&((local_comm *)head)->group->failure, err);
 }
 
 /* ---- meeting ---- */
@@ -96,7 +86,7 @@ static bool sleep_for(local_comm *c, uint32_t rank, int64_t began_us) {
     for (;;) {
         uint32_t seen = signal_seen(&r->moved);
         if (has_come(r, c->meetings)) return true;
-        if (atomic_load(&c->group->failed)) return false;
+        if (comm_failed(&c->group->failure)) return false;
         if (c->head.patience_us >= 0 && clock_now_us() - began_us > c->head.patience_us) {
             say_late(c, rank);
             return false;
@@ -120,7 +110,7 @@ static bool await(local_comm *c, uint32_t rank) {
 /* True: all are here. */
 static bool meet(local_comm *c) {
     group *g = c->group;
-    if (atomic_load(&g->failed)) return false;
+    if (comm_failed(&g->failure)) return false;
     rank_state *own = &g->ranks[c->head.rank];
     atomic_store(&own->came, ++c->meetings);
     signal_wake(&own->moved);
@@ -129,11 +119,32 @@ static bool meet(local_comm *c) {
     return true;
 }
 
-/* Once the group has failed nothing more is shown: a slower rank may still read what was. */
+/* The group has failed: this rank's caller may do with what was shown as it likes when nobody reads it any more. */
+static void wait_for_readers(const local_comm *c) {
+    for (uint32_t rank = 0; rank < c->group->size; rank++)
+        while (atomic_load(&c->group->ranks[rank].reads))
+            sched_yield();
+}
+
+/* Once the group has failed nothing more is shown or read. True: what the others show may be read, until
+ * stop_reading. */
 static bool show(local_comm *c, shown what) {
-    if (atomic_load(&c->group->failed)) return false;
-    c->group->ranks[c->head.rank].shows = what;
-    return meet(c);
+    group *g = c->group;
+    rank_state *own = &g->ranks[c->head.rank];
+    if (comm_failed(&g->failure)) return false;
+    own->shows = what;
+    bool met = meet(c);
+    /* Before the look at the failure, which who leaves has seen before it looks at this. */
+    atomic_store(&own->reads, met);
+    if (met && !comm_failed(&g->failure)) return true;
+    atomic_store(&own->reads, false);
+    wait_for_readers(c);
+    return false;
+}
+
+static void stop_reading(local_comm *c) {
+    atomic_store(&c->group->ranks[c->head.rank].reads, false);
+    if (!meet(c)) wait_for_readers(c);
 }
 
 /* ---- collectives ---- */
@@ -146,7 +157,7 @@ static void local_all_gather(comm *head, const void *in, void *out, size_t bytes
         ESP_ASSERT(from.bytes == bytes);
         memcpy((char *)out + rank * bytes, from.at, bytes);
     }
-    (void)meet(c);
+    stop_reading(c);
 }
 
 static void local_exchange(comm *head, const comm_part *parts) {
@@ -157,7 +168,7 @@ static void local_exchange(comm *head, const comm_part *parts) {
         ESP_ASSERT(from->send_bytes == parts[rank].receive_bytes);
         if (from->send_bytes) memcpy(parts[rank].receive, from->send, from->send_bytes);
     }
-    (void)meet(c);
+    stop_reading(c);
 }
 
 static void local_broadcast(comm *head, void *at, size_t bytes) {
@@ -166,7 +177,7 @@ static void local_broadcast(comm *head, void *at, size_t bytes) {
     shown from = c->group->ranks[0].shows;
     ESP_ASSERT(from.bytes == bytes);
     if (head->rank && bytes) memcpy(at, from.at, bytes);
-    (void)meet(c);
+    stop_reading(c);
 }
 
 /* ---- open and close ---- */
@@ -176,7 +187,7 @@ static void local_close(comm *head) {
     group *g = c->group;
     free(c);
     if (atomic_fetch_sub(&g->open, 1) > 1) return;
-    pthread_mutex_destroy(&g->lock);
+    comm_failure_close(&g->failure);
     mem_unmap(g->ranks, g->size * sizeof *g->ranks);
     free(g);
 }
@@ -195,12 +206,14 @@ void comm_local_open(comm **out, uint32_t size) {
     ESP_ASSERT(size >= 1 && size <= COMM_RANKS_MAX);
     group *g = mem_new(1, sizeof *g);
     g->ranks = mem_map(size * sizeof *g->ranks); /* whole lines, which malloc does not promise */
-    ESP_ASSERT(g->ranks && pthread_mutex_init(&g->lock, NULL) == 0);
+    ESP_ASSERT(g->ranks);
+    comm_failure_open(&g->failure);
     g->size = size;
     atomic_init(&g->open, size);
     for (uint32_t rank = 0; rank < size; rank++) {
         local_comm *c = mem_new(1, sizeof *c);
         c->head = (comm){.ops = &local_ops,
+                         .failure = &g->failure,
                          .rank = rank,
                          .size = size,
                          .local_rank = rank,

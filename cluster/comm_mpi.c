@@ -8,10 +8,8 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cluster/comm_failure.h"
 #include "cluster/mpi/mpi_words.h"
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
@@ -52,28 +51,22 @@ typedef struct mpi_comm {
     message messages[MESSAGES_MAX];
     uint32_t message_count;
     bool knows_processes;
-    int64_t looked_us;   /* when it last looked for ended processes */
-    _Atomic bool failed; /* set after `why` */
-    pthread_mutex_t lock;
-    esp_error why;
+    int64_t looked_us; /* when it last looked for ended processes */
+    comm_failure failure;
 } mpi_comm;
 
 /* ---- failing ---- */
 
 static void mpi_abort(comm *head, const esp_error *why) {
-    mpi_comm *c = (mpi_comm *)head;
-    pthread_mutex_lock(&c->lock);
-    if (!atomic_load(&c->failed)) c->why = *why;
-    atomic_store(&c->failed, true);
-    pthread_mutex_unlock(&c->lock);
+    comm_failure_keep(&((mpi_comm *)head)->failure, why);
 }
 
 static void fail_rank(mpi_comm *c, uint32_t rank, const char *what) {
     esp_error why = {0};
+    char name[COMM_RANK_NAME_BYTES];
     const rank_process *p = &c->processes[rank];
-    esp_fail(&why, ESP_UNAVAILABLE,
-             "rank %u of %u (process %lld on %s) %s; the replica ends: start it again", rank,
-             c->head.size, (long long)p->pid, p->host, what);
+    esp_fail(&why, ESP_UNAVAILABLE, "%s (process %lld on %s) %s; the replica ends: start it again",
+             comm_rank_name(&c->head, rank, name), (long long)p->pid, p->host, what);
     mpi_abort(&c->head, &why);
 }
 
@@ -91,20 +84,15 @@ static void look_around(mpi_comm *c, int64_t now_us) {
 
 static esp_code mpi_check(comm *head, esp_error *err) {
     mpi_comm *c = (mpi_comm *)head;
-    if (!atomic_load(&c->failed)) look_around(c, clock_now_us());
-    if (!atomic_load(&c->failed)) return ESP_OK;
-    pthread_mutex_lock(&c->lock);
-    esp_error why = c->why;
-    pthread_mutex_unlock(&c->lock);
-    if (err) *err = why;
-    return why.code;
+    if (!comm_failed(&c->failure)) look_around(c, clock_now_us());
+    return comm_failure_tell(&c->failure, err);
 }
 
 /* ---- messages ---- */
 
 /* Parts of at most MPI_WORDS_BYTES_MAX; to: sent, else received. */
 static void post(mpi_comm *c, const void *to, void *from, size_t bytes, uint32_t rank) {
-    for (size_t at = 0, some; at < bytes && !atomic_load(&c->failed); at += some) {
+    for (size_t at = 0, some; at < bytes && !comm_failed(&c->failure); at += some) {
         message *m = &c->messages[c->message_count];
         some = bytes - at < MPI_WORDS_BYTES_MAX ? bytes - at : MPI_WORDS_BYTES_MAX;
         ESP_ASSERT(c->message_count < MESSAGES_MAX);
@@ -136,11 +124,11 @@ static void pause_a_little(int64_t waited_us) {
 
 static void wait_for_all(mpi_comm *c) {
     int64_t began_us = clock_now_us();
-    for (const message *open; !atomic_load(&c->failed) && (open = first_open(c));) {
+    for (const message *open; !comm_failed(&c->failure) && (open = first_open(c));) {
         int64_t now_us = clock_now_us(), patience_us = c->head.patience_us;
-        char what[64];
-        snprintf(what, sizeof what, "did not come within %.1f s", (double)patience_us * 1e-6);
-        if (patience_us >= 0 && now_us - began_us > patience_us) fail_rank(c, open->rank, what);
+        char late[COMM_RANK_NAME_BYTES];
+        if (patience_us >= 0 && now_us - began_us > patience_us)
+            fail_rank(c, open->rank, comm_late_words(&c->head, late));
         look_around(c, now_us);
         pause_a_little(now_us - began_us);
     }
@@ -183,8 +171,8 @@ static void mpi_broadcast(comm *head, void *at, size_t bytes) {
 
 static void mpi_close(comm *head) {
     mpi_comm *c = (mpi_comm *)head;
-    c->words->close(!atomic_load(&c->failed));
-    pthread_mutex_destroy(&c->lock);
+    c->words->close(!comm_failed(&c->failure));
+    comm_failure_close(&c->failure);
     /* The object stays: MPI's own threads may still be in it. */
     free(c);
 }
@@ -258,10 +246,14 @@ esp_code comm_mpi_open(comm **out, esp_error *err) {
         return esp_fail_field(err, ESP_INVALID, "--tp", "mpirun started %u ranks; %u are the most",
                               size, (unsigned)COMM_RANKS_MAX);
     mpi_comm *c = mem_new(1, sizeof *c);
-    c->head = (comm){.ops = &mpi_ops, .rank = rank, .size = size, .patience_us = COMM_PATIENCE_US};
+    c->head = (comm){.ops = &mpi_ops,
+                     .failure = &c->failure,
+                     .rank = rank,
+                     .size = size,
+                     .patience_us = COMM_PATIENCE_US};
     c->words = words;
     c->object = object;
-    ESP_ASSERT(pthread_mutex_init(&c->lock, NULL) == 0);
+    comm_failure_open(&c->failure);
     know_processes(c);
     *out = &c->head;
     return ESP_OK;

@@ -12,16 +12,14 @@
 #include <assert.h>
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
-#include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
+#include "cluster/comm_failure.h"
+#include "cluster/grown.h"
 #include "cluster/tcp_meet.h"
 #include "engine/base/clock.h"
-#include "engine/base/mem.h"
 
 enum { SLICE_MS = 50, LOOK_AROUND_US = 200000 };
 #define PACKET_BYTES_MAX ((uint64_t)1 << 30) /* of one rank in one exchange */
@@ -39,22 +37,14 @@ typedef struct failed_frame {
 } failed_frame;
 static_assert(sizeof(failed_frame) == sizeof(frame_head) + sizeof(esp_error), "no gap");
 
-/* Memory that only grows. */
-typedef struct grown {
-    char *at;
-    size_t room;
-} grown;
-
 typedef struct tcp_comm {
     comm head;
     tcp_seats seats;
     uint32_t number;
-    bool torn;           /* a frame was left half sent or half read */
-    bool told;           /* the others know of the failure */
-    int64_t looked_us;   /* when connections were last looked at between collectives */
-    _Atomic bool failed; /* set after `why` */
-    pthread_mutex_t lock;
-    esp_error why;
+    bool torn;         /* a frame was left half sent or half read */
+    bool told;         /* the others know of the failure */
+    int64_t looked_us; /* when connections were last looked at between collectives */
+    comm_failure failure;
     grown in[COMM_RANKS_MAX], out[COMM_RANKS_MAX]; /* packets of an exchange */
 } tcp_comm;
 
@@ -71,17 +61,14 @@ typedef struct flow {
 /* ---- failing ---- */
 
 static void tcp_abort(comm *head, const esp_error *why) {
-    tcp_comm *c = (tcp_comm *)head;
-    pthread_mutex_lock(&c->lock);
-    if (!atomic_load(&c->failed)) c->why = *why;
-    atomic_store(&c->failed, true);
-    pthread_mutex_unlock(&c->lock);
+    comm_failure_keep(&((tcp_comm *)head)->failure, why);
 }
 
 static void fail_rank(tcp_comm *c, uint32_t rank, const char *what) {
     esp_error why = {0};
-    esp_fail(&why, ESP_UNAVAILABLE, "rank %u of %u %s; the replica ends: start it again", rank,
-             c->head.size, what);
+    char name[COMM_RANK_NAME_BYTES];
+    esp_fail(&why, ESP_UNAVAILABLE, "%s %s; the replica ends: start it again",
+             comm_rank_name(&c->head, rank, name), what);
     tcp_abort(&c->head, &why);
 }
 
@@ -95,9 +82,7 @@ static void tell_others(tcp_comm *c) {
     failed_frame frame = {.head = {.kind = FRAME_FAILED, .bytes = sizeof(esp_error)}};
     if (c->told) return;
     c->told = true;
-    pthread_mutex_lock(&c->lock);
-    frame.why = c->why;
-    pthread_mutex_unlock(&c->lock);
+    frame.why.code = comm_failure_tell(&c->failure, &frame.why);
     for (uint32_t rank = 0; rank < c->head.size; rank++) {
         if (!has_seat(c, rank)) continue;
         if (!c->torn) (void)!send(c->seats.fds[rank], &frame, sizeof frame, MSG_NOSIGNAL);
@@ -115,14 +100,6 @@ static void take_failure(tcp_comm *c, const esp_error *said) {
     tcp_abort(&c->head, &why);
 }
 
-static char *take_room(grown *g, size_t bytes) {
-    if (g->room < bytes) {
-        g->at = mem_resize(g->at, bytes, 1);
-        g->room = bytes;
-    }
-    return g->at;
-}
-
 /* The head is whole: where its bytes go. False: it cannot be. */
 static bool accept_head(tcp_comm *c, flow *f, const frame_head *came, esp_error *room) {
     if (came->kind == FRAME_FAILED && came->bytes == sizeof *room) {
@@ -134,7 +111,7 @@ static bool accept_head(tcp_comm *c, flow *f, const frame_head *came, esp_error 
     if (!f->take) return came->bytes == f->head.bytes;
     if (came->bytes > PACKET_BYTES_MAX) return false;
     f->head = *came;
-    f->body = take_room(f->take, (size_t)came->bytes + 1);
+    f->body = grown_take(f->take, (size_t)came->bytes);
     return true;
 }
 
@@ -160,7 +137,7 @@ static void note_end(tcp_comm *c, uint32_t rank) {
 
 /* As far as it goes without waiting. */
 static void move(tcp_comm *c, flow *f, frame_head *head, esp_error *room) {
-    while (!f->done && !atomic_load(&c->failed)) {
+    while (!f->done && !comm_failed(&c->failure)) {
         ssize_t bytes = move_some(c, f, head);
         if (bytes < 0) note_end(c, f->rank);
         if (bytes <= 0) return;
@@ -202,20 +179,19 @@ static void run(tcp_comm *c, flow *flows, uint32_t count) {
         flows[i].head.number = c->number;
         heads[i] = flows[i].head;
     }
-    for (const flow *open; !atomic_load(&c->failed) && (open = first_open(flows, count));) {
+    for (const flow *open; !comm_failed(&c->failure) && (open = first_open(flows, count));) {
         for (uint32_t i = 0; i < count; i++)
             move(c, &flows[i], &heads[i], &rooms[i]);
-        if (!(open = first_open(flows, count)) || atomic_load(&c->failed)) break;
+        if (!(open = first_open(flows, count)) || comm_failed(&c->failure)) break;
         int64_t patience_us = c->head.patience_us;
-        char what[64];
-        snprintf(what, sizeof what, "did not come within %.1f s", (double)patience_us * 1e-6);
+        char late[COMM_RANK_NAME_BYTES];
         if (patience_us >= 0 && clock_now_us() - began_us > patience_us)
-            fail_rank(c, open->rank, what);
+            fail_rank(c, open->rank, comm_late_words(&c->head, late));
         wait_for_some(c, flows, count);
     }
     for (uint32_t i = 0; i < count; i++)
         c->torn |= flows[i].out && flows[i].at > 0 && !flows[i].done;
-    if (atomic_load(&c->failed)) tell_others(c);
+    if (comm_failed(&c->failure)) tell_others(c);
 }
 
 /* ---- collectives ---- */
@@ -230,8 +206,8 @@ static flow receives(uint32_t rank, void *at, size_t bytes) {
 
 static bool begin(tcp_comm *c) {
     c->number++;
-    if (atomic_load(&c->failed)) tell_others(c);
-    return !atomic_load(&c->failed);
+    if (comm_failed(&c->failure)) tell_others(c);
+    return !comm_failed(&c->failure);
 }
 
 /* Rank 0's to all others. */
@@ -259,7 +235,7 @@ static void tcp_all_gather(comm *head, const void *in, void *out, size_t bytes) 
         flows[count++] = receives(rank, (char *)out + rank * bytes, bytes);
     if (head->rank == 0) memcpy(out, in, bytes);
     run(c, flows, count);
-    if (!atomic_load(&c->failed)) spread(c, out, bytes * head->size);
+    if (!comm_failed(&c->failure)) spread(c, out, bytes * head->size);
 }
 
 /* A packet: a size for each rank, then the bytes to or from each. */
@@ -272,7 +248,7 @@ static size_t packet_bytes(const comm_part *parts, uint32_t size, bool send) {
 
 static size_t write_packet(const comm_part *parts, uint32_t size, grown *to) {
     size_t bytes = packet_bytes(parts, size, true);
-    char *at = take_room(to, bytes);
+    char *at = grown_take(to, bytes);
     for (uint32_t rank = 0; rank < size; rank++, at += sizeof(uint64_t))
         memcpy(at, &(uint64_t){parts[rank].send_bytes}, sizeof(uint64_t));
     for (uint32_t rank = 0; rank < size; at += parts[rank++].send_bytes)
@@ -336,15 +312,15 @@ static void exchange_as_host(tcp_comm *c, const comm_part *parts) {
         flows[rank - 1] = (flow){.rank = rank, .take = &c->in[rank]};
     (void)write_packet(parts, size, &c->in[0]);
     run(c, flows, size - 1);
-    for (uint32_t rank = 1; rank < size && !atomic_load(&c->failed); rank++)
+    for (uint32_t rank = 1; rank < size && !comm_failed(&c->failure); rank++)
         if (!packet_is_whole(c->in[rank].at, flows[rank - 1].head.bytes, size))
             fail_rank(c, rank, "sends a packet that is not whole");
-    for (uint32_t to = 0; to < size && !atomic_load(&c->failed); to++) {
+    for (uint32_t to = 0; to < size && !comm_failed(&c->failure); to++) {
         size_t bytes = sort_packet(c, to);
         if (to > 0) flows[to - 1] = sends(to, c->out[to].at, bytes);
     }
-    if (!atomic_load(&c->failed)) run(c, flows, size - 1);
-    if (!atomic_load(&c->failed)) read_packet(c, c->out[0].at, parts);
+    if (!comm_failed(&c->failure)) run(c, flows, size - 1);
+    if (!comm_failed(&c->failure)) read_packet(c, c->out[0].at, parts);
 }
 
 static void exchange_as_guest(tcp_comm *c, const comm_part *parts) {
@@ -352,8 +328,8 @@ static void exchange_as_guest(tcp_comm *c, const comm_part *parts) {
     size_t bytes = write_packet(parts, size, &c->out[0]);
     flow there = sends(0, c->out[0].at, bytes), back = {.rank = 0, .take = &c->in[0]};
     run(c, &there, 1);
-    if (!atomic_load(&c->failed)) run(c, &back, 1);
-    if (atomic_load(&c->failed)) return;
+    if (!comm_failed(&c->failure)) run(c, &back, 1);
+    if (comm_failed(&c->failure)) return;
     if (packet_is_whole(c->in[0].at, back.head.bytes, size))
         read_packet(c, c->in[0].at, parts);
     else
@@ -379,32 +355,28 @@ static void look_around(tcp_comm *c) {
     int64_t now_us = clock_now_us();
     if (now_us - c->looked_us < LOOK_AROUND_US) return;
     c->looked_us = now_us;
-    for (uint32_t rank = 0; rank < c->head.size && !atomic_load(&c->failed); rank++)
+    for (uint32_t rank = 0; rank < c->head.size && !comm_failed(&c->failure); rank++)
         if (has_seat(c, rank)) look_at(c, rank);
 }
 
 static esp_code tcp_check(comm *head, esp_error *err) {
     tcp_comm *c = (tcp_comm *)head;
-    if (!atomic_load(&c->failed)) look_around(c);
-    if (!atomic_load(&c->failed)) return ESP_OK;
-    pthread_mutex_lock(&c->lock);
-    esp_error why = c->why;
-    pthread_mutex_unlock(&c->lock);
-    if (err) *err = why;
-    return why.code;
+    if (!comm_failed(&c->failure)) look_around(c);
+    if (comm_failed(&c->failure)) tell_others(c);
+    return comm_failure_tell(&c->failure, err);
 }
 
 /* ---- open and close ---- */
 
 static void tcp_close(comm *head) {
     tcp_comm *c = (tcp_comm *)head;
-    if (atomic_load(&c->failed)) tell_others(c);
+    if (comm_failed(&c->failure)) tell_others(c);
     tcp_seats_close(&c->seats);
     for (uint32_t rank = 0; rank < COMM_RANKS_MAX; rank++) {
         free(c->in[rank].at);
         free(c->out[rank].at);
     }
-    pthread_mutex_destroy(&c->lock);
+    comm_failure_close(&c->failure);
     free(c);
 }
 
@@ -426,11 +398,12 @@ esp_code comm_tcp_open(comm **out, const comm_tcp_options *options, esp_error *e
         return code;
     }
     c->head = (comm){.ops = &tcp_ops,
+                     .failure = &c->failure,
                      .rank = options->rank,
                      .size = options->size,
                      .local_rank = c->seats.local_rank,
                      .patience_us = COMM_PATIENCE_US};
-    ESP_ASSERT(pthread_mutex_init(&c->lock, NULL) == 0);
+    comm_failure_open(&c->failure);
     *out = &c->head;
     return ESP_OK;
 }

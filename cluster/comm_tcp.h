@@ -14,13 +14,15 @@
 typedef struct comm_tcp_options {
     const char *address; /* HOST:PORT of rank 0, the same for all */
     uint32_t rank, size;
+    uint32_t each; /* more than 1: those are of processes, with so many ranks each (comm_nodes.h) */
     int64_t patience_us; /* how long all may take to come; 0: COMM_TCP_RENDEZVOUS_US */
 } comm_tcp_options;
 
 #define COMM_TCP_RENDEZVOUS_US ((int64_t)60000000)
 
-/* This process's rank; waits for all others. ESP_INVALID (--rendezvous): no HOST:PORT, or others were started with
- * another number of ranks. ESP_UNAVAILABLE: it cannot be listened or connected there, or not all came in time. */
+/* This process's rank; waits for all others. ESP_INVALID: no HOST:PORT (--rendezvous), rank 0 was started for another
+ * number of ranks (--tp), with another number of them in its process, or has this one already (--rank).
+ * ESP_UNAVAILABLE: it cannot be listened or connected there, or not all came in time. */
 ESP_CHECKED esp_code comm_tcp_open(comm **out, const comm_tcp_options *options, esp_error *err);
 
 #endif

@@ -10,22 +10,25 @@ static_assert(BYTE_ORDER == LITTLE_ENDIAN, "words go as they lie in memory");
 
 static const char magic[8] = {'e', 's', 'p', 'r', 'a', 'n', 'k', '\n'};
 
-tcp_greeting tcp_greeting_make(uint32_t rank, uint32_t size, const char *host) {
-    tcp_greeting g = {.version = TCP_VERSION, .rank = rank, .size = size};
+tcp_greeting tcp_greeting_make(tcp_place own, const char *host) {
+    tcp_greeting g = {.version = TCP_VERSION, .rank = own.rank, .size = own.size, .each = own.each};
     memcpy(g.magic, magic, sizeof magic);
     snprintf(g.host, sizeof g.host, "%s", host);
     return g;
 }
 
-tcp_welcome tcp_welcome_make(tcp_verdict verdict, uint32_t size, uint32_t local_rank) {
-    tcp_welcome w = {
-        .version = TCP_VERSION, .verdict = verdict, .size = size, .local_rank = local_rank};
+tcp_welcome tcp_welcome_make(tcp_verdict verdict, tcp_place host, uint32_t local_rank) {
+    tcp_welcome w = {.version = TCP_VERSION,
+                     .verdict = verdict,
+                     .size = host.size,
+                     .each = host.each,
+                     .local_rank = local_rank};
     memcpy(w.magic, magic, sizeof magic);
     return w;
 }
 
 bool tcp_greeting_is_ours(const tcp_greeting *g) {
-    return memcmp(g->magic, magic, sizeof magic) == 0 && g->zero == 0 &&
+    return memcmp(g->magic, magic, sizeof magic) == 0 && g->each > 0 &&
            memchr(g->host, 0, sizeof g->host) != NULL;
 }
 
@@ -34,9 +37,11 @@ bool tcp_welcome_is_ours(const tcp_welcome *w) {
            w->verdict <= TCP_OTHER_BUILD;
 }
 
-tcp_verdict tcp_greeting_judge(const tcp_greeting *g, uint32_t size, const bool *taken) {
+/* What they count together tells more than how they share it. */
+tcp_verdict tcp_greeting_judge(const tcp_greeting *g, tcp_place host, const bool *taken) {
     if (g->version != TCP_VERSION) return TCP_OTHER_BUILD;
-    if (g->size != size) return TCP_OTHER_SIZE;
-    if (g->rank == 0 || g->rank >= size || taken[g->rank]) return TCP_RANK_TAKEN;
+    if ((uint64_t)g->size * g->each != (uint64_t)host.size * host.each) return TCP_OTHER_SIZE;
+    if (g->each != host.each) return TCP_OTHER_SHARE;
+    if (g->rank == 0 || g->rank >= host.size || taken[g->rank]) return TCP_RANK_TAKEN;
     return TCP_WELCOME;
 }

@@ -44,6 +44,23 @@ typedef struct host {
     char machines[COMM_RANKS_MAX][TCP_HOST_BYTES];
 } host;
 
+/* ---- ranks ---- */
+
+static tcp_place place_of(const comm_tcp_options *o) {
+    return (tcp_place){.rank = o->rank, .size = o->size, .each = o->each ? o->each : 1};
+}
+
+/* As in --rank: "4" or "4-7". */
+enum { SPAN_BYTES = 32 };
+static const char *span(tcp_place p, uint32_t rank, char out[SPAN_BYTES]) {
+    uint32_t first = rank * p.each;
+    if (p.each > 1)
+        snprintf(out, SPAN_BYTES, "%u-%u", first, first + p.each - 1);
+    else
+        snprintf(out, SPAN_BYTES, "%u", first);
+    return out;
+}
+
 /* ---- addresses ---- */
 
 static esp_code resolve(const char *text, bool listens, struct addrinfo **out, esp_error *err) {
@@ -128,14 +145,15 @@ static void take_guests(host *h, int64_t now_us) {
 /* The whole greeting is here: a seat, or a word and the door. */
 static void judge(host *h, uint32_t i) {
     guest *g = &h->guests[i];
-    uint32_t size = h->options->size, rank = g->greeting.rank;
+    tcp_place own = place_of(h->options);
+    uint32_t rank = g->greeting.rank;
     if (!tcp_greeting_is_ours(&g->greeting)) {
         send_away(h, i);
         return;
     }
-    tcp_verdict verdict = tcp_greeting_judge(&g->greeting, size, h->taken);
+    tcp_verdict verdict = tcp_greeting_judge(&g->greeting, own, h->taken);
     if (verdict != TCP_WELCOME) {
-        tcp_welcome no = tcp_welcome_make(verdict, size, 0);
+        tcp_welcome no = tcp_welcome_make(verdict, own, 0);
         (void)say(g->fd, &no, sizeof no);
         send_away(h, i);
         return;
@@ -170,15 +188,23 @@ static void wait_for_guests(host *h) {
     (void)poll(all, h->guest_count + 1, AGAIN_MS);
 }
 
+static esp_code tell_missing(const host *h, esp_error *err) {
+    tcp_place own = place_of(h->options);
+    char text[SPAN_BYTES];
+    uint32_t rank = 1;
+    while (h->taken[rank])
+        rank++;
+    return esp_fail_field(
+        err, ESP_UNAVAILABLE, "--rendezvous",
+        "%u of %u ranks have not come to %.150s in time; start all of them there: "
+        "--rank %s is missing",
+        h->missing * own.each, own.size * own.each, h->options->address, span(own, rank, text));
+}
+
 static esp_code receive_all(host *h, int64_t until_us, esp_error *err) {
     while (h->missing > 0) {
         int64_t now_us = clock_now_us();
-        if (now_us > until_us)
-            return esp_fail_field(err, ESP_UNAVAILABLE, "--rendezvous",
-                                  "%u of %u ranks have not come to %.200s in time; start them with "
-                                  "--rank 1 to %u",
-                                  h->missing, h->options->size, h->options->address,
-                                  h->options->size - 1);
+        if (now_us > until_us) return tell_missing(h, err);
         wait_for_guests(h);
         take_guests(h, now_us);
         for (uint32_t i = 0; i < h->guest_count;)
@@ -196,7 +222,7 @@ static uint32_t local_rank(const host *h, uint32_t rank) {
 
 static esp_code welcome_all(const host *h, esp_error *err) {
     for (uint32_t rank = 1; rank < h->options->size; rank++) {
-        tcp_welcome yes = tcp_welcome_make(TCP_WELCOME, h->options->size, local_rank(h, rank));
+        tcp_welcome yes = tcp_welcome_make(TCP_WELCOME, place_of(h->options), local_rank(h, rank));
         if (!say(h->seats->fds[rank], &yes, sizeof yes))
             return esp_fail(err, ESP_UNAVAILABLE, "rank %u has gone again", rank);
     }
@@ -261,16 +287,24 @@ static bool read_welcome(int fd, tcp_welcome *out, int64_t until_us) {
 }
 
 static esp_code tell_verdict(const comm_tcp_options *o, const tcp_welcome *w, esp_error *err) {
+    tcp_place own = place_of(o);
+    char text[SPAN_BYTES];
     switch ((tcp_verdict)w->verdict) {
     case TCP_WELCOME:
         return ESP_OK;
     case TCP_OTHER_SIZE:
         return esp_fail_field(err, ESP_INVALID, "--tp",
-                              "--tp %u: rank 0 at %.200s was started with --tp %u", o->size,
-                              o->address, w->size);
+                              "--tp %u: rank 0 at %.200s was started with --tp %u",
+                              own.size * own.each, o->address, w->size * w->each);
+    case TCP_OTHER_SHARE:
+        return esp_fail_field(err, ESP_INVALID, "--rank",
+                              "--rank %s: the process of rank 0 at %.200s has %u of the ranks, and "
+                              "each other one must have as many",
+                              span(own, o->rank, text), o->address, w->each);
     case TCP_RANK_TAKEN:
         return esp_fail_field(err, ESP_INVALID, "--rank",
-                              "--rank %u: another process is that rank already", o->rank);
+                              "--rank %s: another process has that already; give each its own",
+                              span(own, o->rank, text));
     case TCP_OTHER_BUILD:
         break;
     }
@@ -284,7 +318,7 @@ static esp_code greet(int fd, const comm_tcp_options *o, int64_t until_us, uint3
     char machine[TCP_HOST_BYTES];
     tcp_welcome answer = {0};
     name_machine(machine);
-    tcp_greeting hello = tcp_greeting_make(o->rank, o->size, machine);
+    tcp_greeting hello = tcp_greeting_make(place_of(o), machine);
     if (!say(fd, &hello, sizeof hello) || !read_welcome(fd, &answer, until_us))
         return esp_fail_field(err, ESP_UNAVAILABLE, "--rendezvous",
                               "--rendezvous: who answers at %.200s is no rank 0, or not all ranks "

@@ -162,7 +162,7 @@ static const flag model_flags[] = {
      .most = COMM_RANKS_MAX,
      .placeholder = "N",
      .help = "ranks that share the model, each with a part of its weights (tensor parallel); "
-             "default 1"},
+             "default 1; under mpirun one for each process, or a multiple"},
     {.name = "rendezvous",
      .kind = FLAG_TEXT,
      MODEL_FIELD(rendezvous),
@@ -171,11 +171,14 @@ static const flag model_flags[] = {
          "where the ranks of --tp meet that are processes of one or several hosts: an address of "
          "rank 0's, in a private network; each has its own --rank"},
     {.name = "rank",
-     .kind = FLAG_U32,
+     .kind = FLAG_SPAN,
      MODEL_FIELD(rank),
+     .number_offset = offsetof(model_config, rank_last),
      .most = COMM_RANKS_MAX - 1,
-     .placeholder = "R",
-     .help = "with --rendezvous, which of the --tp N ranks this process is, from 0; default 0"},
+     .placeholder = "R|R-R",
+     .help =
+         "with --rendezvous, which of the --tp N ranks this process is, from 0: one, or as many "
+         "as in each other process, as in 4-7, on a GPU each; default 0"},
     {.name = "gpu-memory-utilization",
      .kind = FLAG_F32,
      MODEL_FIELD(gpu_memory_utilization),
@@ -307,16 +310,18 @@ esp_code config_serve_check(const serve_config *c, esp_error *err) {
     if (c->http_adapters && c->http && !strcmp(c->http, "off"))
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--http-adapters",
                               "--http-adapters needs the HTTP listener: give --http HOST:PORT");
-    if (c->replicas > 1 && (config_under_mpi() || c->model.rendezvous))
-        return esp_fail_field(
-            err, ESP_OUT_OF_RANGE, "--replicas",
-            "--replicas %u does not go with %s: its processes are the ranks of "
-            "one replica; start a server for each replica",
-            c->replicas, c->model.rendezvous ? "--rendezvous" : "mpirun");
     if (c->client_ca && !c->tls_cert)
         return esp_fail_field(err, ESP_OUT_OF_RANGE, "--client-ca",
                               "--client-ca needs TLS: give --tls-cert and --tls-key too");
-    return ESP_OK;
+    return config_replicas_check(&c->model, c->replicas, err);
+}
+
+esp_code config_replicas_check(const model_config *c, uint32_t replicas, esp_error *err) {
+    if (replicas <= 1 || (!config_under_mpi() && !c->rendezvous)) return ESP_OK;
+    return esp_fail_field(err, ESP_OUT_OF_RANGE, "--replicas",
+                          "--replicas %u does not go with %s: its processes are the ranks of one "
+                          "replica; start one for each replica",
+                          replicas, c->rendezvous ? "--rendezvous" : "mpirun");
 }
 
 /* What a name may hold; everything else becomes '-'. */

@@ -53,7 +53,7 @@ typedef struct model_config {
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
     uint32_t tp;          /* --tp; 0: 1 */
     const char *rendezvous; /* --rendezvous HOST:PORT; NULL: none */
-    uint32_t rank;          /* --rank, with it */
+    uint32_t rank, rank_last; /* --rank, with it: those of this process */
     flag_list adapters;   /* --adapter: "DIR" or "NAME=DIR" each */
     const char *adapter_store; /* --adapter-store DIR; NULL: none */
     bool allow_other_base; /* --allow-other-base: an adapter of another base's name is taken, too */
@@ -66,6 +66,7 @@ typedef struct model_config {
     bool no_replay;            /* tests, benches: every step calls its ops (kern_options) */
     bool no_lead;     /* tests, benches: each step is collected before the next is planned */
     comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
+    uint32_t local_ranks; /* > 1: comm's are processes of so many ranks, which engine_open starts */
     bool closes_comm; /* the engine does, at its end */
     /* One of several engines of this process (replicas.h), which share the host's memory. */
     uint32_t replica, replicas; /* the replica-th of so many; 0: 1 */
@@ -98,6 +99,9 @@ const char *config_adapter_store(char *out, size_t bytes);
 
 /* Whether mpirun started this process beside others. */
 bool config_under_mpi(void);
+/* ESP_OUT_OF_RANGE: so many replicas do not go with processes that are the ranks of one. */
+ESP_CHECKED esp_code config_replicas_check(const model_config *config, uint32_t replicas,
+                                           esp_error *err);
 
 /* A value of --adapter: where the adapter lies (in text), and its name: what stands before "=", or else
  * made of the last part of the path. ESP_OUT_OF_RANGE when one of them is empty. */

@@ -70,13 +70,15 @@ static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 /* Who this engine computes with. Threads are shared between ranks of one process. */
 static esp_code join_ranks(engine *e, esp_error *err) {
     model_config *c = &e->config;
-    if (c->comm) c->tp = c->comm->size;
+    if (c->comm) c->tp = c->comm->size * most(c->local_ranks, 1);
     if (c->tp <= 1) return ESP_OK;
-    e->comm = c->comm;
+    uint32_t here = c->comm ? most(c->local_ranks, 1) : c->tp;
     esp_code code = ESP_OK;
-    if (!e->comm) {
-        c->threads = most((c->threads ? c->threads : pool_default_threads()) / c->tp, 1);
-        code = ranks_start(&e->ranks, c, &e->comm, err);
+    if (here == 1) {
+        e->comm = c->comm;
+    } else {
+        c->threads = most((c->threads ? c->threads : pool_default_threads()) / here, 1);
+        code = ranks_start(&e->ranks, c, here, &e->comm, err);
     }
     if (code == ESP_OK) e->comm->patience_us = COMM_FOR_EVER; /* until all have loaded */
     return code;
@@ -412,15 +414,12 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
 
 /* What rank 0 sends of its own to the others. */
 static void open_followed(engine *e) {
-    const model_spec *spec = model_get_spec(e->model);
     if (!takes_adapters(&e->config)) return;
     e->followed =
         adapter_follower_open(&(follower_options){.ops = e->ops,
                                                   .dev = e->dev,
                                                   .comm = e->comm,
-                                                  .layers = spec->layers,
-                                                  .hidden = spec->hidden,
-                                                  .vocab = spec->vocab,
+                                                  .model = e->model,
                                                   .arena = e->arena,
                                                   .frame_bytes = e->arena_bytes / e->page_count,
                                                   .frame_count = e->page_count,

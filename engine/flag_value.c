@@ -78,6 +78,27 @@ static esp_code set_u32(const flag *f, const char *source, const char *value, vo
     return ESP_OK;
 }
 
+/* "3" or "4-7", ascending. */
+static esp_code set_span(const flag *f, const char *source, const char *value, char *base,
+                         esp_error *err) {
+    uint64_t first, last;
+    char wanted[120], text[24];
+    const char *dash = strchr(value, '-');
+    size_t bytes = dash ? (size_t)(dash - value) : strlen(value);
+    snprintf(wanted, sizeof wanted,
+             "a whole number from %.0f to %.0f, or the first and the last of several, as in 4-7",
+             f->least, f->most);
+    if (bytes >= sizeof text) return bad(err, source, value, wanted);
+    memcpy(text, value, bytes);
+    text[bytes] = 0;
+    if (!read_u64(text, &first) || !read_u64(dash ? dash + 1 : text, &last) ||
+        (double)first < f->least || (double)last > f->most || first > last)
+        return bad(err, source, value, wanted);
+    memcpy(base + f->offset, &(uint32_t){(uint32_t)first}, sizeof(uint32_t));
+    memcpy(base + f->number_offset, &(uint32_t){(uint32_t)last}, sizeof(uint32_t));
+    return ESP_OK;
+}
+
 static esp_code set_f32(const flag *f, const char *source, const char *value, void *field,
                         esp_error *err) {
     double number;
@@ -155,6 +176,9 @@ esp_code flag_set(const flag *f, const char *source, const char *value, void *ba
         break;
     case FLAG_U32:
         code = set_u32(f, source, value, field, err);
+        break;
+    case FLAG_SPAN:
+        code = set_span(f, source, value, base, err);
         break;
     case FLAG_U64:
         if (!read_u64(value, (uint64_t *)(void *)field))

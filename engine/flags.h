@@ -23,6 +23,7 @@ typedef enum flag_kind {
     FLAG_LIST,   /* flag_list: each time the option is given, its text is one more */
     FLAG_SWITCH, /* bool; takes no value on the command line */
     FLAG_U32,    /* uint32_t in [least, most] */
+    FLAG_SPAN,   /* uint32_t in [least, most], alone or as in 4-7; number_offset: the last */
     FLAG_U64,    /* uint64_t */
     FLAG_BYTES,  /* uint64_t; K, M, G, T are powers of 1,024 */
     FLAG_F32,    /* float in [least, most] */
@@ -54,8 +55,8 @@ typedef struct flag {
     double least, most;
     const flag_choice *choices;
     size_t also_offset;  /* int that takes the choice's second value; 0 = none */
-    size_t
-        number_offset; /* uint32_t <= most: what stands behind a choice that ends in ':'; 0 = none */
+    /* uint32_t <= most: what stands behind a choice that ends in ':', or the last of a span; 0 = none */
+    size_t number_offset;
     size_t given_offset; /* bool set to true when the option was given; 0 = none */
     bool required;
 } flag;

@@ -170,7 +170,12 @@ static void break_down(engine *e, const esp_error *error) {
     e->fault = *error;
     e->fault.code = ESP_UNAVAILABLE;
     log_event(LOG_ERROR, "engine_broken", "reason=\"%s\"", error->message);
-    if (e->comm) comm_abort(e->comm, &e->fault);
+    if (e->comm) {
+        comm_abort(e->comm, &e->fault);
+        esp_code told =
+            comm_check(e->comm, NULL); /* other processes, too: nothing is called later */
+        ESP_ASSERT(told != ESP_OK);
+    }
     while (e->flight_count > 0)
         engine_forget_flight(e);
     while (e->live) {

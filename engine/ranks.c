@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "cluster/comm_local.h"
+#include "cluster/comm_nodes.h"
 #include "engine/base/mem.h"
 #include "engine/engine_parts.h"
 
@@ -19,7 +20,8 @@ typedef struct rank_thread {
 } rank_thread;
 
 struct ranks {
-    rank_thread of[COMM_RANKS_MAX]; /* [size]; 0 is the caller's, without a thread */
+    rank_thread
+        of[COMM_RANKS_MAX]; /* [size] of this process; 0 is the caller's, without a thread */
     comm *comms[COMM_RANKS_MAX];
     uint32_t size;
 };
@@ -35,11 +37,14 @@ static void *run(void *arg) {
     return NULL;
 }
 
-static esp_code start(ranks *r, uint32_t rank, const model_config *config, esp_error *err) {
-    rank_thread *t = &r->of[rank];
+static esp_code start(ranks *r, uint32_t index, const model_config *config, esp_error *err) {
+    rank_thread *t = &r->of[index];
+    uint32_t rank = r->comms[index]->rank;
     char name[16];
     t->config = *config;
-    t->config.comm = r->comms[rank];
+    t->config.comm = r->comms[index];
+    t->config.local_ranks = 0;
+    t->config.closes_comm = false;
     t->config.op_timer = NULL; /* times rank 0 */
     t->config.digest = false;
     int failed = pthread_create(&t->thread, NULL, run, t);
@@ -52,11 +57,15 @@ static esp_code start(ranks *r, uint32_t rank, const model_config *config, esp_e
     return ESP_OK;
 }
 
-esp_code ranks_start(ranks **out, const model_config *config, comm **own, esp_error *err) {
-    ESP_ASSERT(config->tp > 1 && config->tp <= COMM_RANKS_MAX);
+esp_code ranks_start(ranks **out, const model_config *config, uint32_t here, comm **own,
+                     esp_error *err) {
+    ESP_ASSERT(here > 1 && config->tp % here == 0 && config->tp <= COMM_RANKS_MAX);
     ranks *r = mem_new(1, sizeof *r);
-    r->size = config->tp;
-    comm_local_open(r->comms, r->size);
+    r->size = here;
+    if (config->comm)
+        comm_nodes_open(r->comms, config->comm, here);
+    else
+        comm_local_open(r->comms, here);
     esp_code code = ESP_OK;
     for (uint32_t rank = 1; rank < r->size && code == ESP_OK; rank++)
         code = start(r, rank, config, err);
@@ -131,6 +140,7 @@ static esp_code receive(engine *e, step_header *h, esp_error *err) {
     e->comm->patience_us = COMM_FOR_EVER;
     comm_broadcast(e->comm, h, sizeof *h);
     e->comm->patience_us = COMM_PATIENCE_US;
+    if (h->kind == STEP_STOP) return ESP_OK; /* rank 0 may be gone already, which is no failure */
     return comm_check(e->comm, err);
 }
 
@@ -168,9 +178,7 @@ static esp_code run_step(engine *e, const step_header *h, esp_error *err) {
     return code == ESP_OK ? compute(e, &batch, err) : code;
 }
 
-esp_code engine_follow(engine *e, esp_error *err) {
-    ESP_ASSERT(e->comm && e->comm->rank > 0);
-    pool_settle(e->pool);
+static esp_code follow(engine *e, esp_error *err) {
     for (;;) {
         step_header h = {0};
         esp_code code = receive(e, &h, err);
@@ -179,6 +187,17 @@ esp_code engine_follow(engine *e, esp_error *err) {
                                                      : run_step(e, &h, err);
         if (code != ESP_OK) return code;
     }
+}
+
+esp_code engine_follow(engine *e, esp_error *err) {
+    ESP_ASSERT(e->comm && e->comm->rank > 0);
+    esp_error why = {0};
+    pool_settle(e->pool);
+    esp_code code = follow(e, &why);
+    if (code == ESP_OK) return ESP_OK;
+    comm_abort(e->comm, &why);
+    if (err) *err = why;
+    return code;
 }
 
 /* ---- both ---- */

@@ -8,7 +8,9 @@
  *   engine_close          --- ranks_stop  ---> engine_follow returns, the thread ends
  *
  * A rank that fails aborts the collectives: rank 0's step fails with its sentence, and the engine breaks down.
- * Where ranks are processes (cluster/comm_mpi.h) each opens its engine itself and nothing is started here. */
+ * Where ranks are processes (cluster/comm_mpi.h) each opens its engine itself and nothing is started here. Where
+ * processes have several each (cluster/comm_nodes.h), the first of each starts the others of its own: it follows rank 0
+ * as they do, or is rank 0. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_RANKS_H
 #define ESPALIER_RANKS_H
@@ -17,11 +19,11 @@
 
 typedef struct ranks ranks;
 
-/* Starts ranks 1 to config->tp - 1 over threads of this process; config is rank 0's with all defaults
- * resolved, and outlives them. *own is rank 0's end, closed by ranks_close. */
-ESP_CHECKED esp_code ranks_start(ranks **out, const model_config *config, comm **own,
+/* Starts the `here` ranks of this process but for the first, which calls this, as threads; config is its own with all
+ * defaults resolved, and outlives them. *own is its end, closed by ranks_close. */
+ESP_CHECKED esp_code ranks_start(ranks **out, const model_config *config, uint32_t here, comm **own,
                                  esp_error *err);
-/* After ranks_stop or an abort: waits for the threads, closes their engines. NULL is fine. */
+/* After ranks_stop, its arrival or an abort: waits for the threads, closes their engines. NULL is fine. */
 void ranks_close(ranks *r);
 
 /* Rank 0: what the others compute next; and that nothing comes any more. */

@@ -71,7 +71,7 @@ foreach(source IN LISTS fuzz_sources)
 endforeach()
 
 # tsan: what has more than one thread.
-foreach(name test_queue test_pool test_comm_local test_ranks test_read_ahead test_stream test_engine test_record test_sample_rows test_rpc test_serve test_replicas test_store_processes)
+foreach(name test_queue test_pool test_comm_local test_comm_tcp test_comm_nodes test_ranks test_ranks_nodes test_read_ahead test_stream test_engine test_record test_sample_rows test_rpc test_serve test_replicas test_store_processes)
   if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/unit/${name}.c)
     sanitized(tsan "${tsan_options}" ${name})
   endif()

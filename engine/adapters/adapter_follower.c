@@ -17,8 +17,16 @@ typedef struct followed {
     uint32_t place_count;
 } followed;
 
+/* A whole matrix on its way: its first `at` bytes are here. */
+typedef struct coming_whole {
+    uint8_t *data; /* NULL: none is */
+    uint32_t id, index;
+    uint64_t at;
+} coming_whole;
+
 struct adapter_follower {
     follower_options options;
+    coming_whole coming;
     followed *all; /* [ids_max] */
     void *room;    /* [frame_bytes] a frame on its way to the arena */
 };
@@ -31,7 +39,14 @@ adapter_follower *adapter_follower_open(const follower_options *options) {
     return f;
 }
 
-static void forget(followed *one) {
+static void drop_coming(adapter_follower *f) {
+    free(f->coming.data);
+    f->coming = (coming_whole){0};
+}
+
+static void forget(adapter_follower *f, uint32_t id) {
+    followed *one = &f->all[id];
+    if (f->coming.id == id) drop_coming(f);
     image_close(one->image);
     free(one->places);
     *one = (followed){0};
@@ -40,7 +55,7 @@ static void forget(followed *one) {
 void adapter_follower_close(adapter_follower *f) {
     if (!f) return;
     for (uint32_t id = 0; id < f->options.ids_max; id++)
-        forget(&f->all[id]);
+        forget(f, id);
     free(f->all);
     free(f->room);
     free(f);
@@ -52,16 +67,20 @@ const model_adapter *adapter_follower_find(const adapter_follower *f, uint32_t i
 
 /* ---- receiving ---- */
 
-/* This rank's bytes, whether it wants them or not: the others wait. */
-static void receive(const adapter_follower *f, const adapter_message *m, void *to) {
+/* This rank's chunk, whether it wants one or not: the others wait. */
+static void receive_chunk(const adapter_follower *f, const adapter_message *m, void *to,
+                          uint64_t at) {
     comm *c = f->options.comm;
-    uint64_t most = adapter_message_most(m, c->size);
-    for (uint64_t at = 0; at < most; at += ADAPTER_MESSAGE_CHUNK) {
-        comm_part parts[COMM_RANKS_MAX] = {{0}};
-        parts[0].receive_bytes = adapter_message_some(m->bytes[c->rank], at);
-        if (parts[0].receive_bytes) parts[0].receive = (char *)to + at;
-        comm_exchange(c, parts);
-    }
+    comm_part parts[COMM_RANKS_MAX] = {{0}};
+    parts[0].receive_bytes = adapter_message_some(m->bytes[c->rank], at);
+    if (parts[0].receive_bytes) parts[0].receive = (char *)to + at;
+    comm_exchange(c, parts);
+}
+
+static void receive(const adapter_follower *f, const adapter_message *m, void *to) {
+    uint64_t most = adapter_message_most(m, f->options.comm->size);
+    for (uint64_t at = 0; at < most; at += ADAPTER_MESSAGE_CHUNK)
+        receive_chunk(f, m, to, at);
 }
 
 static esp_code refuse(const adapter_follower *f, const char *what, esp_error *err) {
@@ -84,7 +103,8 @@ static esp_code make_image(adapter_follower *f, const adapter_message *m, const 
     const follower_options *o = &f->options;
     image_options options = {.ops = o->ops,
                              .dev = o->dev,
-                             .layers = o->layers,
+                             .layers = model_get_spec(o->model)->layers,
+                             .model = o->model,
                              .frame_bytes = (size_t)m->frame_bytes,
                              .frames_max = one->places ? one->place_count : FRAMES_MAX};
     if (!places_fit(f, one)) return refuse(f, "frames", err);
@@ -120,7 +140,7 @@ static esp_code take_tables(adapter_follower *f, const adapter_message *m, esp_e
     if (code == ESP_OK) {
         code = make_image(f, m, tables, one, &why);
         /* A failure is rank 0's to do something about. */
-        if (comm_agree(c, code, &why) != ESP_OK && code != ESP_OK) forget(one);
+        if (comm_agree(c, code, &why) != ESP_OK && code != ESP_OK) forget(f, m->id);
         code = comm_check(c, err);
     }
     free(tables);
@@ -154,14 +174,29 @@ static void close_whole(void *arg, kern_matrix *matrix) {
     f->options.ops->matrix_close(f->options.dev, matrix);
 }
 
-static bool whole_is_sane(const adapter_follower *f, const adapter_message *m) {
-    const follower_options *o = &f->options;
-    if (!f->all[m->id].image || m->index > IMAGE_OUTPUT || m->dtype >= DT_COUNT) return false;
+/* The matrix that an adapter brings has as many rows here as the base's own. */
+static uint32_t rows_here(const adapter_follower *f, uint32_t index) {
+    const model *m = f->options.model;
+    return index == IMAGE_EMBEDDING ? model_get_spec(m)->vocab : model_get_shard(m)->vocab.count;
+}
+
+static bool shape_is_sane(const adapter_follower *f, const adapter_message *m) {
     const dtype_row *info = dtype_info((esp_dtype)m->dtype);
-    if (m->cols != o->hidden || m->cols % info->block_elements) return false;
+    if (m->cols != model_get_spec(f->options.model)->hidden || m->cols % info->block_elements)
+        return false;
     uint64_t row = (uint64_t)m->cols / info->block_elements * info->block_bytes;
-    uint64_t bytes = m->bytes[o->comm->rank];
-    return bytes > 0 && bytes % row == 0 && bytes / row <= o->vocab;
+    return m->bytes[f->options.comm->rank] == rows_here(f, m->index) * row;
+}
+
+/* The first chunk of one, where none is on its way; or the next of that. */
+static bool whole_is_sane(const adapter_follower *f, const adapter_message *m) {
+    const coming_whole *w = &f->coming;
+    const adapter_image *image = f->all[m->id].image;
+    if (!image || m->index > IMAGE_OUTPUT || m->dtype >= DT_COUNT) return false;
+    const model_adapter *view = image_view(image);
+    bool there = m->index == IMAGE_EMBEDDING ? view->embedding : view->output;
+    bool expected = !w->data || (w->id == m->id && w->index == m->index);
+    return !there && expected && m->at == w->at && shape_is_sane(f, m);
 }
 
 /* The rows at `data`, on this rank's device. */
@@ -180,14 +215,18 @@ static esp_code pack_whole(adapter_follower *f, const adapter_message *m, const 
 
 static esp_code take_whole(adapter_follower *f, const adapter_message *m, esp_error *err) {
     comm *c = f->options.comm;
+    coming_whole *w = &f->coming;
     esp_error why = {0};
     if (!whole_is_sane(f, m)) return refuse(f, "a matrix", err);
-    void *data = mem_new(m->bytes[c->rank], 1);
-    receive(f, m, data);
+    if (!w->data)
+        *w = (coming_whole){mem_new(m->bytes[c->rank], 1), .id = m->id, .index = m->index};
+    receive_chunk(f, m, w->data, m->at);
+    w->at += ADAPTER_MESSAGE_CHUNK;
     esp_code code = comm_check(c, err);
-    if (code == ESP_OK && adapter_message_agree(c, pack_whole(f, m, data, &why), &why) != ESP_OK)
+    if (code != ESP_OK || w->at < adapter_message_most(m, c->size)) return code;
+    if (adapter_message_agree(c, pack_whole(f, m, w->data, &why), &why) != ESP_OK)
         code = comm_check(c, err);
-    free(data);
+    drop_coming(f);
     return code;
 }
 
@@ -207,7 +246,7 @@ esp_code adapter_follower_take(adapter_follower *f, esp_error *err) {
     case ADAPTER_WHOLE:
         return take_whole(f, &m, err);
     case ADAPTER_OUT:
-        forget(&f->all[m.id]);
+        forget(f, m.id);
         return ESP_OK;
     default:
         return refuse(f, "a message", err);

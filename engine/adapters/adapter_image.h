@@ -30,6 +30,8 @@ typedef struct image_options {
     void *arg;
     const model_shard *shards; /* [ranks], borrowed; NULL: there is one */
     uint32_t ranks;
+    /* What tables that another rank sent are held against (image_tables.h); NULL: nothing. */
+    const model *model;
 } image_options;
 
 typedef struct adapter_image adapter_image;

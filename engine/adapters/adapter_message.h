@@ -19,11 +19,12 @@ typedef struct adapter_message {
     uint32_t index;       /* FRAME: which; WHOLE: which */
     uint32_t dtype, cols; /* WHOLE */
     uint64_t frame_bytes; /* TABLES */
-    uint64_t bytes[COMM_RANKS_MAX]; /* of each rank's part; WHOLE: of its rows */
+    uint64_t at; /* WHOLE: the chunk of each rank's rows that begins there, if it has so many */
+    uint64_t bytes[COMM_RANKS_MAX]; /* of each rank's part; WHOLE: of all its rows */
 } adapter_message;
 
 enum {
-    ADAPTER_MESSAGE_CHUNK = 8 << 20,     /* of one exchange; a multiple of 64 */
+    ADAPTER_MESSAGE_CHUNK = 8 << 20,     /* of one exchange, and of a WHOLE; a multiple of 64 */
     ADAPTER_PACK_PATIENCE_US = 60000000, /* for ranks that pack a whole matrix */
 };
 

@@ -15,17 +15,23 @@ typedef struct rank_bytes {
     const char *at[COMM_RANKS_MAX];
 } rank_bytes;
 
-/* To every rank its own, in as many exchanges as the longest takes. */
+/* To every rank its own chunk; the bytes of all. */
+static uint64_t send_chunk(comm *c, const adapter_message *m, const rank_bytes *from, uint64_t at) {
+    comm_part parts[COMM_RANKS_MAX] = {{0}};
+    uint64_t sent = 0;
+    for (uint32_t rank = 1; rank < c->size; rank++) {
+        sent += parts[rank].send_bytes = adapter_message_some(m->bytes[rank], at);
+        if (parts[rank].send_bytes) parts[rank].send = from->at[rank] + at;
+    }
+    comm_exchange(c, parts);
+    return sent;
+}
+
+/* In as many exchanges as the longest takes. */
 static void send_bytes(comm *c, const adapter_message *m, const rank_bytes *from) {
     uint64_t most = adapter_message_most(m, c->size);
-    for (uint64_t at = 0; at < most; at += ADAPTER_MESSAGE_CHUNK) {
-        comm_part parts[COMM_RANKS_MAX] = {{0}};
-        for (uint32_t rank = 1; rank < c->size; rank++) {
-            parts[rank].send_bytes = adapter_message_some(m->bytes[rank], at);
-            if (parts[rank].send_bytes) parts[rank].send = from->at[rank] + at;
-        }
-        comm_exchange(c, parts);
-    }
+    for (uint64_t at = 0; at < most; at += ADAPTER_MESSAGE_CHUNK)
+        (void)send_chunk(c, m, from, at);
 }
 
 static uint64_t bytes_of(const comm *c, const adapter_message *m) {
@@ -69,6 +75,7 @@ static uint64_t send_frame(adapter_sending *s, uint32_t frame) {
     return bytes_of(c, &m);
 }
 
+/* The next chunk; then the others pack what they got. s->at is 0 when there is none left. */
 static esp_code send_whole(adapter_sending *s, image_whole which, uint64_t *sent, esp_error *err) {
     comm *c = s->comm;
     rank_bytes from;
@@ -77,6 +84,7 @@ static esp_code send_whole(adapter_sending *s, image_whole which, uint64_t *sent
     adapter_message m = {.kind = ADAPTER_WHOLE,
                          .id = s->id,
                          .index = which,
+                         .at = s->at,
                          .dtype = (uint32_t)rows.dtype,
                          .cols = rows.cols};
     for (uint32_t rank = 1; rank < c->size; rank++) {
@@ -85,8 +93,10 @@ static esp_code send_whole(adapter_sending *s, image_whole which, uint64_t *sent
         m.bytes[rank] = own.rows * image_row_bytes(&own);
     }
     send_header(s, &m);
-    send_bytes(c, &m, &from);
-    *sent += bytes_of(c, &m);
+    *sent += send_chunk(c, &m, &from, s->at);
+    s->at += ADAPTER_MESSAGE_CHUNK;
+    if (s->at < adapter_message_most(&m, c->size)) return ESP_OK;
+    s->at = 0;
     return adapter_message_agree(c, ESP_OK, err);
 }
 
@@ -96,13 +106,14 @@ esp_code adapter_send_some(adapter_sending *s, uint64_t bytes, bool *done, esp_e
     uint32_t frames = image_frame_count(s->image), items = 1 + frames + IMAGE_WHOLES;
     uint64_t sent = 0;
     esp_code code = ESP_OK;
-    for (; s->next < items && sent < bytes && code == ESP_OK; s->next++) {
+    while (s->next < items && sent < bytes && code == ESP_OK) {
         if (s->next == 0)
             code = send_tables(s, err);
         else if (s->next <= frames)
             sent += send_frame(s, s->next - 1);
         else
             code = send_whole(s, (image_whole)(s->next - 1 - frames), &sent, err);
+        if (s->at == 0) s->next++;
     }
     *done = s->next == items;
     return code;

@@ -5,12 +5,14 @@
  *
  *   TABLES   tables and places of the frames; all agree    -+
  *   FRAME    the used bytes of one frame, as often as        |  in this order, with steps between
- *   WHOLE    a whole matrix's rows, packed there; all agree -+
+ *   WHOLE    some of a whole matrix's rows, as often as      |
+ *            it takes; the last: packed there; all agree    -+
  *   OUT      it is forgotten; its frames are another's from now on
  *
  * A message is announced by a step header (step_message.h), then it is a header to all, then to each rank its own
  * bytes. What rank 0 sends before a step is there when the step is computed, for all of it goes through the one order
- * of collectives (ranks.h). A whole matrix is sent and packed between two steps, as one: they wait for it.
+ * of collectives (ranks.h). What goes between two steps is bounded, also of a whole matrix; what waits for it as one is
+ * its packing, when all of it has come.
  *
  * Thread  the rank's. */
 // SPDX-License-Identifier: Apache-2.0
@@ -32,6 +34,7 @@ typedef struct adapter_sending {
     void *arg;
     const uint32_t *frames; /* places in the arena; NULL: there is none, the others take memory */
     uint32_t next;          /* item; 0 at first */
+    uint64_t at;            /* bytes of it that all ranks who have so many have got; 0 at first */
 } adapter_sending;
 
 /* Sends items worth at least so many bytes, or all that are left. *done: there are none left. On an error, which
@@ -47,7 +50,7 @@ typedef struct follower_options {
     const kern_ops *ops;
     kern_device *dev;
     comm *comm;                     /* borrowed */
-    uint32_t layers, hidden, vocab; /* of the model */
+    const model *model;             /* borrowed: what comes is held against it */
     void *arena;
     size_t frame_bytes;
     uint32_t frame_count; /* of the arena */

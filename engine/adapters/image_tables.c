@@ -96,8 +96,11 @@ static bool linear_is_sane(const adapter_image *image, const image_linear *linea
     kern_lora_desc shape;
     if (linear->role != ROLE_HEAD && !(of_layer && linear->layer < image->options.layers))
         return false;
-    return linear->lora.piece_max == image->options.frame_bytes &&
-           shape_of(&linear->lora, &shape) && pieces_are_sane(image, linear, &shape);
+    if (linear->lora.piece_max != image->options.frame_bytes || !shape_of(&linear->lora, &shape) ||
+        !pieces_are_sane(image, linear, &shape))
+        return false;
+    const model *m = image->options.model;
+    return !m || model_takes_update(m, linear->role, linear->layer, &linear->lora);
 }
 
 static bool is_sane(const adapter_image *image) {

@@ -1,5 +1,5 @@
-/* bench.c - espalier bench: an engine in this process under load, one measurement a concurrency; the
- * machine's limits (--roofline) and where the time went (--ops). */
+/* bench.c - espalier bench: an engine in this process, or several replicas, under load, one measurement a
+ * concurrency; the machine's limits (--roofline) and where the time went (--ops). */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 
@@ -37,6 +37,13 @@ static const flag own_flags[] = {
      .most = 1000000,
      .placeholder = "N",
      .help = "requests of a measurement; default: twice the concurrency, at least 4"},
+    {.name = "replicas",
+     .kind = FLAG_U32,
+     FIELD(replicas),
+     .most = LIMIT_REPLICAS_MAX,
+     .placeholder = "N",
+     .help = "copies of the model, each with --tp ranks, that share the requests as those of serve "
+             "do; what their steps took is not told; default 1"},
     {.name = "json",
      .kind = FLAG_SWITCH,
      FIELD(json),
@@ -61,7 +68,8 @@ static const flag_command command = {
     .examples = "  espalier bench --model m.gguf --concurrency 1,16 --prompt-tokens 256\n"
                 "  espalier bench --model m.gguf --json >> results.jsonl\n"
                 "  espalier bench --model m.gguf --adapter a=intents/ --adapter b=triage/\n"
-                "  espalier bench --model m.gguf --concurrency 1 --roofline --ops\n",
+                "  espalier bench --model m.gguf --concurrency 1 --roofline --ops\n"
+                "  espalier bench --model m.gguf --device cuda --tp 2 --replicas 4\n",
     .alone = "roofline",
     .part = {{&own_table, 0}, {&config_model_flags, offsetof(bench_options, model)}},
 };
@@ -70,6 +78,7 @@ static const flag_command command = {
 
 typedef struct bench {
     engine *e;
+    replicas *all; /* NULL: e alone */
     const bench_options *o;
     op_timer *timer; /* NULL: none */
     bench_limits limits;
@@ -80,8 +89,12 @@ static esp_code measure(const bench *b, uint32_t concurrency, uint32_t requests,
     char label[32];
     snprintf(label, sizeof label, "concurrency %u", concurrency);
     progress bar = progress_begin(label, "requests");
-    bench_run r = {
-        .e = b->e, .o = b->o, .timer = b->timer, .concurrency = concurrency, .requests = requests};
+    bench_run r = {.e = b->e,
+                   .all = b->all,
+                   .o = b->o,
+                   .timer = b->timer,
+                   .concurrency = concurrency,
+                   .requests = requests};
     esp_code code = bench_load(&r, &bar, err);
     progress_end(&bar);
     if (code == ESP_OK && print) bench_print_run(&r, &b->limits);
@@ -105,7 +118,8 @@ static esp_code measure_all(bench *b, const tok_ids *levels, esp_error *err) {
                               "--model: \"%s\" embeds texts; wanted a model that generates",
                               engine_name(b->e));
     /* Not measured: the first touch of every weight and page. */
-    esp_code code = measure(b, 1, 1, false, err);
+    uint32_t engines = b->all ? replicas_count(b->all) : 1;
+    esp_code code = measure(b, engines, engines, false, err);
     if (code == ESP_OK && o->roofline) code = measure_limits(b, err);
     if (code == ESP_OK && !o->json) bench_print_title(b->e, o);
     for (uint32_t i = 0; code == ESP_OK && i < levels->count; i++) {
@@ -120,6 +134,33 @@ static esp_code measure_all(bench *b, const tok_ids *levels, esp_error *err) {
     return code;
 }
 
+/* Those that --replicas leaves out look at the steps of one engine. */
+static esp_code check_replicas(const bench_options *o, esp_error *err) {
+    if (o->replicas > 1 && (o->ops || o->roofline))
+        return esp_fail_field(err, ESP_OUT_OF_RANGE, "--replicas",
+                              "--replicas %u does not go with %s, which looks at the steps of one "
+                              "engine; leave one of them away",
+                              o->replicas, o->ops ? "--ops" : "--roofline");
+    return config_replicas_check(&o->model, o->replicas, err);
+}
+
+/* e is NULL where this process was another one's ranks: it is done. */
+static esp_code open_all(bench *b, progress *bar, esp_error *err) {
+    const bench_options *o = b->o;
+    if (o->replicas <= 1) return open_engine(&b->e, &o->model, progress_step, bar, err);
+    esp_code code = replicas_open(&b->all, &o->model, o->replicas, progress_step, bar, err);
+    if (code != ESP_OK) return code;
+    b->e = replicas_first(b->all);
+    return replicas_start(b->all, err);
+}
+
+static void close_all(bench *b) {
+    if (b->all)
+        replicas_close(b->all);
+    else
+        engine_close(b->e);
+}
+
 static esp_code bench_model(bench_options *o, esp_error *err) {
     bench b = {.o = o, .timer = o->ops ? op_timer_open() : NULL};
     tok_ids levels = {0};
@@ -131,10 +172,10 @@ static esp_code bench_model(bench_options *o, esp_error *err) {
     if (!o->model.step_tokens && most > 512) o->model.step_tokens = most;
     o->model.op_timer = b.timer;
     progress bar = progress_begin("loading", "GB");
-    if (code == ESP_OK) code = engine_open(&b.e, &o->model, progress_step, &bar, err);
+    if (code == ESP_OK) code = open_all(&b, &bar, err);
     progress_end(&bar);
-    if (code == ESP_OK) code = measure_all(&b, &levels, err);
-    engine_close(b.e);
+    if (code == ESP_OK && b.e) code = measure_all(&b, &levels, err);
+    close_all(&b);
     op_timer_close(b.timer);
     tok_ids_free(&levels);
     return code;
@@ -145,5 +186,6 @@ esp_code command_bench(int argc, char **argv, esp_error *err) {
     bool go;
     esp_code code = command_options(&command, argc, argv, &o, &go, err);
     if (!go) return code;
+    if ((code = check_replicas(&o, err)) != ESP_OK) return code;
     return o.model.model_path ? bench_model(&o, err) : measure_limits(&(bench){.o = &o}, err);
 }

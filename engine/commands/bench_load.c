@@ -1,4 +1,5 @@
-/* bench_load.c - one measurement: an engine under closed-loop load, and the time of each step.
+/* bench_load.c - one measurement: an engine under closed-loop load, and the time of each step; or several engines that
+ * step by themselves, as a server has them, and when their tokens come.
  *
  * C requests live at any time; when one ends the next is sent. Prompts are random ids from a fixed
  * seed and the end-of-text token is ignored, so every run does the same work. */
@@ -10,7 +11,7 @@
 #include "engine/commands/bench_parts.h"
 #include "engine/commands/commands.h"
 
-enum { BENCH_SEED = 1 };
+enum { BENCH_SEED = 1, NEWS_WAIT_US = 100000 };
 
 typedef struct stream {
     request *r; /* NULL: free */
@@ -56,6 +57,7 @@ static esp_code send_next(load *l, stream *s, esp_error *err) {
     random_prompt(l, index);
     s->seen = 0;
     code = request_new(&s->r, &want, engine_spec(e)->vocab, err);
+    if (code == ESP_OK && l->r->all) return replicas_submit(l->r->all, s->r, err);
     if (code == ESP_OK) return engine_submit(e, s->r, err);
     adapter_release(engine_adapters(e), want.adapter);
     return code;
@@ -90,6 +92,28 @@ static esp_code collect(load *l, stream *s, int64_t now_us, gained *g, esp_error
     return ESP_OK;
 }
 
+/* Of all streams. */
+static esp_code collect_all(load *l, int64_t now_us, gained *g, esp_error *err) {
+    esp_code code = ESP_OK;
+    for (uint32_t i = 0; i < l->r->concurrency && code == ESP_OK; i++)
+        if (l->streams[i].r) code = collect(l, &l->streams[i], now_us, g, err);
+    l->r->output_tokens += g->tokens;
+    return code;
+}
+
+/* Replicas tell of a request at least once after its last token. */
+static esp_code wait_for_news(load *l, esp_error *err) {
+    replicas *all = l->r->all;
+    signal_word *news = replicas_news_signal(all);
+    uint32_t seen = signal_seen(news), told = 0;
+    gained g = {0};
+    for (request *r; (r = replicas_news(all)); told++)
+        request_unref(r);
+    esp_code code = collect_all(l, clock_now_us(), &g, err);
+    if (code == ESP_OK && !told) signal_wait(news, seen, NEWS_WAIT_US);
+    return code;
+}
+
 static uint64_t tokens_computed(const engine *e) {
     engine_stats stats;
     engine_read_stats(e, &stats);
@@ -114,12 +138,8 @@ static esp_code step(load *l, esp_error *err) {
     engine_step(r->e);
     int64_t ended_ns = clock_now_ns();
     gained g = {0};
-    for (uint32_t i = 0; i < r->concurrency; i++) {
-        if (!l->streams[i].r) continue;
-        esp_code code = collect(l, &l->streams[i], ended_ns / 1000, &g, err);
-        if (code != ESP_OK) return code;
-    }
-    r->output_tokens += g.tokens;
+    esp_code code = collect_all(l, ended_ns / 1000, &g, err);
+    if (code != ESP_OK) return code;
     uint64_t computed = tokens_computed(r->e) - before;
     bool prefill = computed > g.decoded;
     bench_sums *side = &r->side[prefill ? SIDE_PREFILL : SIDE_DECODE];
@@ -146,7 +166,7 @@ static esp_code drive(load *l, esp_error *err) {
             esp_code code = send_next(l, &l->streams[i], err);
             if (code != ESP_OK) return code;
         }
-        esp_code code = step(l, err);
+        esp_code code = (r->all ? wait_for_news : step)(l, err);
         if (code != ESP_OK) return code;
     }
     r->wall_ns = clock_now_ns() - began_ns;
@@ -157,6 +177,7 @@ static esp_code drive(load *l, esp_error *err) {
 
 esp_code bench_load(bench_run *r, progress *bar, esp_error *err) {
     load l = {.r = r, .bar = bar};
+    if (r->all) replicas_news_signal(r->all); /* from now on there is news */
     l.streams = mem_new(r->concurrency, sizeof *l.streams);
     l.prompt = mem_new(r->o->prompt_tokens, sizeof *l.prompt);
     r->ttft.us = mem_new(r->requests, sizeof *r->ttft.us);

@@ -6,13 +6,14 @@
 
 #include "engine/commands/progress.h"
 #include "engine/engine.h"
+#include "engine/replicas.h"
 #include "kernels/op_timer.h"
 #include "kernels/roofline.h"
 
 typedef struct bench_options {
     model_config model;
     const char *concurrency;
-    uint32_t prompt_tokens, output_tokens, requests;
+    uint32_t prompt_tokens, output_tokens, requests, replicas;
     bool json, roofline, ops;
 } bench_options;
 
@@ -57,13 +58,14 @@ typedef struct bench_sums {
 
 typedef struct bench_run {
     engine *e;
+    replicas *all; /* started, e is the first of them; NULL: e alone, stepped by the measurement */
     const bench_options *o;
     op_timer *timer; /* NULL: none */
     uint32_t concurrency, requests;
     samples ttft, itl; /* sorted */
     uint64_t output_tokens;
     int64_t wall_ns;
-    bench_sums side[SIDES];
+    bench_sums side[SIDES]; /* with `all` nothing is known of steps */
 } bench_run;
 
 /* Sends the requests, at most `concurrency` at a time, and waits for all; bench_run_close also after

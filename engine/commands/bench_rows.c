@@ -1,5 +1,7 @@
 /* bench_rows.c - the figures of a measurement as a row of a table or of JSON.
  *
+ * Of several replicas, which step by themselves, only what is seen from outside is told:
+ *
  *   prefill tok/s   prompt tokens computed / time of the steps that computed any
  *   decode tok/s    tokens of the steps that only decoded / time of those steps
  *   output tok/s    output tokens / wall time
@@ -85,6 +87,7 @@ json_t *bench_begin_run_row(const char *kind, const bench_run *r) {
     json_t *row = bench_begin_row(kind);
     bench_set(row, "profile", json_string(engine_profile(r->e)));
     bench_set(row, "model", json_string(engine_name(r->e)));
+    if (r->all) bench_set(row, "replicas", json_integer(r->o->replicas));
     bench_set(row, "adapters", json_integer(r->o->model.adapters.count));
     bench_set(row, "concurrency", json_integer(r->concurrency));
     bench_set(row, "requests", json_integer(r->requests));
@@ -101,8 +104,10 @@ void bench_end_row(json_t *row) {
 
 static void print_json(const bench_run *r, const bench_limits *limits) {
     json_t *row = bench_begin_run_row("engine", r);
-    bench_set(row, "prefill_tok_s", json_real(tokens_a_second(&r->side[SIDE_PREFILL])));
-    bench_set(row, "decode_tok_s", json_real(tokens_a_second(&r->side[SIDE_DECODE])));
+    if (!r->all) {
+        bench_set(row, "prefill_tok_s", json_real(tokens_a_second(&r->side[SIDE_PREFILL])));
+        bench_set(row, "decode_tok_s", json_real(tokens_a_second(&r->side[SIDE_DECODE])));
+    }
     bench_set(row, "output_tok_s", json_real(a_second((double)r->output_tokens, r->wall_ns)));
     bench_set(row, "ttft_p50_ms", json_real(percentile_ms(&r->ttft, 0.5)));
     bench_set(row, "ttft_p99_ms", json_real(percentile_ms(&r->ttft, 0.99)));
@@ -118,8 +123,9 @@ static void print_json(const bench_run *r, const bench_limits *limits) {
 /* ---- a table ---- */
 
 void bench_print_title(const engine *e, const bench_options *o) {
-    printf("%s  %s\n%u prompt tokens, %u output tokens a request\n", engine_name(e),
-           engine_profile(e), o->prompt_tokens, o->output_tokens);
+    printf("%s  %s\n", engine_name(e), engine_profile(e));
+    if (o->replicas > 1) printf("%u replicas, ", o->replicas);
+    printf("%u prompt tokens, %u output tokens a request\n", o->prompt_tokens, o->output_tokens);
 }
 
 void bench_print_heading(const bench_limits *limits) {
@@ -131,10 +137,14 @@ void bench_print_heading(const bench_limits *limits) {
 }
 
 static void print_row(const bench_run *r, const bench_limits *limits) {
-    printf("%11u %8u %13.1f %12.1f %12.1f %8.1f/%8.1f %8.2f/%8.2f", r->concurrency, r->requests,
-           tokens_a_second(&r->side[SIDE_PREFILL]), tokens_a_second(&r->side[SIDE_DECODE]),
-           a_second((double)r->output_tokens, r->wall_ns), percentile_ms(&r->ttft, 0.5),
-           percentile_ms(&r->ttft, 0.99), percentile_ms(&r->itl, 0.5),
+    printf("%11u %8u", r->concurrency, r->requests);
+    if (r->all)
+        printf(" %13s %12s", "-", "-");
+    else
+        printf(" %13.1f %12.1f", tokens_a_second(&r->side[SIDE_PREFILL]),
+               tokens_a_second(&r->side[SIDE_DECODE]));
+    printf(" %12.1f %8.1f/%8.1f %8.2f/%8.2f", a_second((double)r->output_tokens, r->wall_ns),
+           percentile_ms(&r->ttft, 0.5), percentile_ms(&r->ttft, 0.99), percentile_ms(&r->itl, 0.5),
            percentile_ms(&r->itl, 0.99));
     if (limits->known && limits->bound < RATE_COUNT)
         printf(" %13.1f", 100 * mfu(r, limits));

@@ -27,7 +27,7 @@ static const flag_command command = {
 static esp_code open_replicas(replicas **out, const model_config *config, uint32_t count,
                               progress *bar, esp_error *err) {
     engine *e = NULL;
-    bool apart = config_under_mpi() || config->rendezvous || config->rank;
+    bool apart = config_under_mpi() || config->rendezvous || config->rank_last;
     if (!apart) return replicas_open(out, config, count, progress_step, bar, err);
     esp_code code = open_engine(&e, config, progress_step, bar, err);
     if (code == ESP_OK && e) *out = replicas_around(e);

@@ -122,6 +122,10 @@ typedef struct model_adapter {
     const kern_matrix *score;
 } model_adapter;
 
+/* Whether an update is of the matrices that this rank has at that place, as forward asserts; layer < layers, and not
+ * read of ROLE_HEAD. */
+bool model_takes_update(const model *m, kern_role role, uint32_t layer, const kern_lora *lora);
+
 /* Most rows whose logits are computed at once; bounds the logits buffer. */
 enum { MODEL_LOGITS_ROWS = 64 };
 

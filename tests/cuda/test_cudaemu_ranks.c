@@ -2,7 +2,8 @@
  * by two and four of them.
  *
  *   sums    the bits of ref
- *   engine  tokens alone and among others equal at each number of ranks; logits of one rank within mean KL 1e-4 */
+ *   engine  tokens alone and among others equal at each number of ranks; logits of one rank within mean KL 1e-4
+ *   nodes   two processes of two ranks, which here are groups of threads: the bits of four in one */
 // SPDX-License-Identifier: Apache-2.0
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,6 +11,7 @@
 #include <stdint.h>
 
 #include <pthread.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -23,6 +25,7 @@
 #include "tests/unit/rank_kl.h"
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
+#include "tests/unit/tiny_nodes.h"
 
 enum { MOST = 4, PROMPT = 21, REQUESTS = 6, OUTPUT = 4 };
 
@@ -126,8 +129,11 @@ static _Atomic uint64_t replayed; /* steps of all ranks */
 static _Thread_local uint64_t before_step;
 static bool forgetful; /* ranks lose their graphs, each at steps of its own */
 static _Thread_local uint32_t steps;
+static _Atomic bool last_hangs; /* the GPU of the last rank, before its next step */
 
 static bool watch_step_begin(kern_device *dev, const kern_step *step) {
+    while (atomic_load(&last_hangs) && dev->index == MOST - 1)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
     if (forgetful && ++steps % (5 + 2 * (uint32_t)dev->index) == 0) replay_forget(dev);
     before_step = replay_count(dev);
     return kern_cuda.step_begin(dev, step);
@@ -284,8 +290,9 @@ static void write_adapters(void) {
     }
 }
 
-static engine *open_adapters(const char *path, uint32_t tp, bool no_replay) {
-    model_config c = {.device = DEVICE_CUDA,
+static model_config config_with_adapters(const char *path, uint32_t tp, bool no_replay) {
+    model_config c = {.model_path = path,
+                      .device = DEVICE_CUDA,
                       .ops = &watched,
                       .no_replay = no_replay,
                       .tp = tp,
@@ -297,7 +304,11 @@ static engine *open_adapters(const char *path, uint32_t tp, bool no_replay) {
     c.adapters.count = ADAPTERS;
     for (uint32_t i = 0; i < ADAPTERS; i++)
         c.adapters.at[i] = names[i];
-    return tiny_open(path, c);
+    return c;
+}
+
+static engine *open_adapters(const char *path, uint32_t tp, bool no_replay) {
+    return tiny_open(path, config_with_adapters(path, tp, no_replay));
 }
 
 static adapter *find(engine *e, uint32_t which) {
@@ -373,6 +384,72 @@ static void adapters_on_two_and_four_gpus_answer_as_on_one(void **state) {
     unlink(path);
 }
 
+/* ---- several processes ---- */
+
+enum { PROCESSES = 2, EACH = 2 };
+
+static engine *open_nodes(tiny_nodes *nodes, const char *path) {
+    engine *e = NULL;
+    esp_error err = {0};
+    model_config c = config_with_adapters(path, 0, false);
+    if (tiny_nodes_open(nodes, &e, c, PROCESSES, EACH, &err) != ESP_OK) fail_msg("%s", err.message);
+    return e;
+}
+
+/* In graphs, too, which all ranks capture and launch together. */
+static void two_processes_of_two_gpus_have_the_bits_of_four_gpus(void **state) {
+    (void)state;
+    static uint64_t one[REQUESTS][OUTPUT], both[REQUESTS][OUTPUT];
+    char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
+    tiny_nodes nodes;
+    tiny_write(path, &MODEL);
+    write_adapters();
+    engine *e = open_adapters(path, PROCESSES * EACH, false);
+    run_adapted(e, true, one);
+    engine_close(e);
+    e = open_nodes(&nodes, path);
+    replayed = 0;
+    for (int round = 0; round < 3; round++) {
+        run_adapted(e, round > 0, both);
+        assert_memory_equal(one, both, sizeof one);
+    }
+    engine_close(e);
+    tiny_nodes_join(&nodes);
+    if (nodes.of[1].code != ESP_OK) fail_msg("%s", nodes.of[1].err.message);
+    assert_true(replayed > 0 && replayed % (PROCESSES * EACH) == 0);
+    for (uint32_t i = 0; i < ADAPTERS; i++)
+        tiny_adapter_remove(folders[i]);
+    unlink(path);
+}
+
+/* Its GPU's neighbours wait for it in the middle of an exchange. */
+static void a_gpu_of_another_process_that_hangs_ends_all_within_their_patience(void **state) {
+    (void)state;
+    char path[] = "/tmp/espalier-cuda-ranks-XXXXXX";
+    tiny_nodes nodes;
+    tiny_write(path, &MODEL);
+    write_adapters();
+    engine *e = open_nodes(&nodes, path);
+    request *r = make_request(1);
+    tiny_submit(e, r);
+    while (atomic_load(&r->published) == 0)
+        engine_step_or_wait(e);
+    atomic_store(&last_hangs, true);
+    while (!atomic_load(&r->done))
+        engine_step_or_wait(e);
+    assert_int_equal(r->finish, FINISH_ERROR);
+    assert_int_equal(r->error.code, ESP_UNAVAILABLE);
+    if (!strstr(r->error.message, "the replica ends")) fail_msg("%s", r->error.message);
+    atomic_store(&last_hangs, false);
+    request_unref(r);
+    engine_close(e);
+    tiny_nodes_join(&nodes);
+    assert_int_equal(nodes.of[1].code, ESP_UNAVAILABLE);
+    for (uint32_t i = 0; i < ADAPTERS; i++)
+        tiny_adapter_remove(folders[i]);
+    unlink(path);
+}
+
 /* There are four. */
 static void more_ranks_than_gpus_are_refused(void **state) {
     (void)state;
@@ -394,6 +471,8 @@ int main(void) {
         cmocka_unit_test(a_request_has_the_same_bits_alone_and_among_others),
         cmocka_unit_test(ranks_replay_alike_or_not_at_all),
         cmocka_unit_test(adapters_on_two_and_four_gpus_answer_as_on_one),
+        cmocka_unit_test(two_processes_of_two_gpus_have_the_bits_of_four_gpus),
+        cmocka_unit_test(a_gpu_of_another_process_that_hangs_ends_all_within_their_patience),
         cmocka_unit_test(more_ranks_than_gpus_are_refused),
     };
     return cmocka_run_group_tests(tests, prepare, NULL);

@@ -277,6 +277,18 @@ def bench_rows(espalier, *arguments):
     return rows
 
 
+def test_bench_of_replicas_tells_what_is_seen_from_outside(espalier, model):
+    rows = bench_rows(espalier, "--model", model, "--replicas", 2, "--threads", 2, *BENCH)
+    (row,) = rows["engine"]
+    assert row["replicas"] == 2 and "decode_tok_s" not in row and "prefill_tok_s" not in row
+    assert all(row[k] > 0 for k in ("output_tok_s", "ttft_p50_ms", "itl_p99_ms"))
+    for steps in ("--ops", "--roofline"):
+        done = espalier("bench", "--model", model, "--replicas", 2, steps, code=USAGE)
+        assert "--replicas 2" in one_sentence(done) and steps in done.stderr
+    done = espalier("bench", "--model", model, "--replicas", 2, "--tp", 2, "--rendezvous", "x:1", code=USAGE)
+    assert "--rendezvous" in one_sentence(done)
+
+
 def test_bench_roofline_alone_measures_the_machine(espalier):
     rows = bench_rows(espalier, "--roofline", "--threads", 2)
     assert set(rows) == {"roofline"}

@@ -4,7 +4,9 @@
 #   cases late dead    test_comm_mpi HOW under mpirun
 #   generate           the tokens and the profile of mpirun are those of --tp
 #   adapter            the same through an adapter
+#   nodes              the same of processes with two ranks each
 #   serve serve_dead   a server of two processes answers; and ends with a sentence when one is killed
+#   nodes_dead         the same of processes with two ranks each
 # SPDX-License-Identifier: Apache-2.0
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -23,7 +25,7 @@ cleanup() {
     rm -rf "$work"
 }
 trap cleanup EXIT
-through=()
+through=() serve_more=()
 
 if ! command -v mpirun >/dev/null || [ ! -e "$build/libespalier_mpi.so" ]; then
     echo "skipped: MPI is not installed"
@@ -57,7 +59,7 @@ wait_for() {
 start_server() {
     # Recovery: mpirun leaves the others alone when one dies, so that what they do is seen.
     mpirun --bind-to none "$@" -n "$ranks" "$espalier" serve --model "$model" --device "$device" --grpc 127.0.0.1:0 --http off \
-        >"$work/out" 2>"$work/log" &
+        "${serve_more[@]}" >"$work/out" 2>"$work/log" &
     server=$!
     wait_for event=serving "$work/log" 60
     port="$(sed -n 's/.*grpc=127.0.0.1:\([0-9]*\).*/\1/p' "$work/log")"
@@ -80,10 +82,12 @@ late | dead)
     [ "$(grep -c "^rank .*rank 1 of" "$work/out")" = $((ranks - 1)) ] || die "not all others noticed"
     if grep "^rank . of .: [a-z]" "$work/log"; then die "a verdict was bad"; fi
     ;;
-generate | adapter)
-    if [ "$how" = adapter ]; then through=(--adapter "p=$here/../vectors/lora/qwen3-patterns"); else device=auto; fi
+generate | adapter | nodes)
+    if [ "$how" = generate ]; then device=auto; else through=(--adapter "p=$here/../vectors/lora/qwen3-patterns"); fi
+    processes="$ranks" more=()
+    if [ "$how" = nodes ]; then ranks=$((2 * processes)) more=(--tp $((2 * processes))); fi
     generate --tp "$ranks" >"$work/threads"
-    timeout 120 mpirun --bind-to none -n "$ranks" "$espalier" generate --model "$model" --ids 5,6,7,8,9 \
+    timeout 120 mpirun --bind-to none -n "$processes" "$espalier" generate "${more[@]}" --model "$model" --ids 5,6,7,8,9 \
         --max-tokens 24 --ignore-eos --temperature 0 --json --device "$device" "${through[@]}" >"$work/processes"
     cat "$work/processes"
     grep -q "tp=$ranks," "$work/processes" || die "the profile says nothing of the ranks"
@@ -104,10 +108,12 @@ serve)
     server=
     grep -q event=drained "$work/log" || die "it did not drain"
     ;;
-serve_dead)
+serve_dead | nodes_dead)
+    name="rank 1 of 2"
+    if [ "$how" = nodes_dead ]; then serve_more=(--tp 4) name="the process of ranks 2 to 3 of 4"; fi
     start_server --enable-recovery
     kill -KILL "$(rank_pid 1)"
-    wait_for "rank 1 of 2 .* has ended" "$work/log" 30
+    wait_for "$name .* has ended" "$work/log" 30
     grep event=engine_broken "$work/log"
     ;;
 *) die "no test is called $how" ;;

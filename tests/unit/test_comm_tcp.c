@@ -136,6 +136,10 @@ static void expect_verdict(tcp_greeting g, uint32_t verdict) {
     assert_int_equal(w.size, 2);
 }
 
+static void expect_place(tcp_place p, uint32_t verdict) {
+    expect_verdict(tcp_greeting_make(p, "elsewhere"), verdict);
+}
+
 /* As long as a greeting. */
 static const char browser[sizeof(tcp_greeting)] =
     "GET / HTTP/1.1\r\nHost: here\r\nUser-Agent: a browser\r\nAccept: */*\r\n\r\n";
@@ -157,16 +161,19 @@ static void strangers_are_sent_away_and_hold_nobody_up(void **state) {
     assert_int_equal(send(slow, "espr", 4, MSG_NOSIGNAL), 4);
     assert_int_equal(say(noise, sizeof(tcp_greeting), nothing, sizeof nothing), 0);
     assert_int_equal(say(browser, sizeof browser, nothing, sizeof nothing), 0);
-    tcp_greeting good = tcp_greeting_make(1, 2, "elsewhere"), g = good;
+    tcp_greeting good = tcp_greeting_make((tcp_place){1, 2, 1}, "elsewhere"), g = good;
     memset(g.host, 'x', sizeof g.host);
     expect_verdict(g, 0);
-    g = good, g.zero = 1;
+    g = good, g.each = 0;
     expect_verdict(g, 0);
     g = good, g.version = 99;
     expect_verdict(g, TCP_OTHER_BUILD);
-    expect_verdict(tcp_greeting_make(1, 3, "elsewhere"), TCP_OTHER_SIZE);
-    expect_verdict(tcp_greeting_make(0, 2, "elsewhere"), TCP_RANK_TAKEN);
-    expect_verdict(tcp_greeting_make(UINT32_MAX, 2, "elsewhere"), TCP_RANK_TAKEN);
+    expect_place((tcp_place){1, 3, 1}, TCP_OTHER_SIZE);
+    expect_place((tcp_place){1, 2, 2}, TCP_OTHER_SIZE);
+    expect_place((tcp_place){0, 1, 2}, TCP_OTHER_SHARE);
+    expect_place((tcp_place){1, 0x80000001u, 2}, TCP_OTHER_SIZE); /* 2 in 32 bits */
+    expect_place((tcp_place){0, 2, 1}, TCP_RANK_TAKEN);
+    expect_place((tcp_place){UINT32_MAX, 2, 1}, TCP_RANK_TAKEN);
     ranks[1].options = ranks[0].options;
     ranks[1].options.rank = 1;
     ranks[1].body = run_cases;
@@ -262,6 +269,31 @@ static void last_aborts(rank_thread *r, comm *c) {
     r->code = comm_check(c, &r->err);
 }
 
+/* And calls nothing more but a look, but does not leave. */
+static void last_aborts_and_stays(rank_thread *r, comm *c) {
+    uint32_t word = c->rank, all[MOST];
+    esp_error why = {.code = ESP_EXHAUSTED, .message = "device 7 is full"};
+    comm_all_gather(c, &word, all, sizeof word);
+    c->patience_us = COMM_FOR_EVER;
+    if (c->rank + 1 == c->size)
+        comm_abort(c, &why);
+    else
+        comm_all_gather(c, &word, all, sizeof word);
+    r->code = comm_check(c, &r->err);
+    pthread_barrier_wait(&done);
+}
+
+static void a_failure_is_told_before_its_rank_leaves(void **state) {
+    (void)state;
+    rank_thread ranks[MOST];
+    choose_port();
+    assert_int_equal(pthread_barrier_init(&done, NULL, 3), 0);
+    run_ranks(ranks, 3, last_aborts_and_stays);
+    pthread_barrier_destroy(&done);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_string_equal(ranks[i].err.message, "device 7 is full");
+}
+
 static void a_failure_is_told_in_its_own_words(void **state) {
     (void)state;
     rank_thread ranks[MOST];
@@ -321,6 +353,7 @@ int main(void) {
         cmocka_unit_test(addresses_that_are_none_are_refused),
         cmocka_unit_test(a_rank_that_ends_is_named_to_all),
         cmocka_unit_test(a_failure_is_told_in_its_own_words),
+        cmocka_unit_test(a_failure_is_told_before_its_rank_leaves),
         cmocka_unit_test(a_rank_that_does_not_come_is_not_waited_for),
         cmocka_unit_test(ranks_that_disagree_on_a_size_end),
     };

@@ -520,7 +520,17 @@ static void ranks_may_meet_at_an_address(void **state) {
     parsed r = accepted("--model m --tp 4 --rendezvous 10.0.0.1:9000 --rank 3");
     assert_string_equal(r.config.model.rendezvous, "10.0.0.1:9000");
     assert_int_equal(r.config.model.rank, 3);
-    refused("--model m --tp 64 --rendezvous here:1 --rank 64", "64", "--rank");
+    assert_int_equal(r.config.model.rank_last, 3);
+    r = accepted("--model m --tp 8 --rendezvous here:1 --rank 4-7");
+    assert_int_equal(r.config.model.rank, 4);
+    assert_int_equal(r.config.model.rank_last, 7);
+    static const char *const none[] = {"64", "0-64",  "7-4", "-4",
+                                       "4-", "4-5-6", "0x1", "18446744073709551616-1"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) {
+        char line[96];
+        snprintf(line, sizeof line, "--model m --tp 64 --rendezvous here:1 --rank %s", none[i]);
+        refused(line, none[i], "--rank");
+    }
     parsed p = accepted("--model m --tp 4");
     assert_int_equal(config_serve_check(&p.config, &p.err), ESP_OK);
     assert_int_equal(p.config.model.tp, 4);
