@@ -33,14 +33,6 @@ void rank_sum_close(rank_sum *s) {
     *s = (rank_sum){0};
 }
 
-/* out (+)= the sum of `ranks` rows of count elements. */
-static void add(rank_sum *s, const void *in, uint32_t ranks, size_t count, bool residual,
-                void *out) {
-    s->ops->rank_sum(
-        s->dev, &(kern_rank_sum){
-                    .in = in, .ranks = ranks, .count = count, .residual = residual, .out = out});
-}
-
 /* Slice r of mine goes to rank r, and mine of rank r comes to row r of gathered. */
 static void scatter(rank_sum *s, size_t slice_bytes) {
     comm_part parts[COMM_RANKS_MAX];
@@ -52,20 +44,31 @@ static void scatter(rank_sum *s, size_t slice_bytes) {
     comm_exchange(s->comm, parts);
 }
 
-static void sum_large(rank_sum *s, size_t count, bool residual, void *out) {
-    size_t slice = slice_of(count, s->comm->size);
-    scatter(s, slice * sizeof(float));
-    add(s, s->gathered, s->comm->size, slice, false, s->partial);
-    comm_all_gather(s->comm, s->partial, s->summed, slice * sizeof(float));
-    add(s, s->summed, 1, count, residual, out);
+/* Adds a slice of each rank's, in op's order, and gathers the sums: what op adds is then one row. */
+static void sum_slices(rank_sum *s, kern_rank_sum *op) {
+    kern_rank_sum own = *op;
+    own.count = slice_of(op->count, s->comm->size);
+    own.residual = false;
+    own.out = s->partial;
+    scatter(s, own.count * sizeof(float));
+    s->ops->rank_sum(s->dev, &own);
+    comm_all_gather(s->comm, s->partial, s->summed, own.count * sizeof(float));
+    op->in = s->summed;
+    op->ranks = 1;
 }
 
-void rank_sum_run(rank_sum *s, size_t count, bool residual, void *out) {
+void rank_sum_run(rank_sum *s, size_t count, rank_sum_order order, bool residual, void *out) {
     ESP_ASSERT(count > 0 && count <= s->count_max);
-    if (!is_small(count)) {
-        sum_large(s, count, residual, out);
-        return;
-    }
-    comm_all_gather(s->comm, s->partial, s->gathered, count * sizeof(float));
-    add(s, s->gathered, s->comm->size, count, residual, out);
+    ESP_ASSERT(order == RANK_SUM_IN_ORDER || s->ops->parts);
+    kern_rank_sum op = {.in = s->gathered,
+                        .ranks = s->comm->size,
+                        .tree = order == RANK_SUM_TREE,
+                        .count = count,
+                        .residual = residual,
+                        .out = out};
+    if (is_small(count))
+        comm_all_gather(s->comm, s->partial, s->gathered, count * sizeof(float));
+    else
+        sum_slices(s, &op);
+    s->ops->rank_sum(s->dev, &op);
 }

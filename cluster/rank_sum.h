@@ -1,5 +1,5 @@
 /* rank_sum.h - sums over the ranks of a replica: partial sums are exchanged, then added in the order of the
- * ranks.
+ * ranks, or as the tree whose nodes they are (kern_parts).
  *
  * A small message goes to everyone, and everyone adds all of it. A large one is cut into a slice for each rank,
  * which adds its slice and sends the sum to all. An element's sum is the same additions in the same order
@@ -33,8 +33,11 @@ ESP_CHECKED esp_code rank_sum_open(rank_sum *s, comm *c, const kern_ops *ops, ke
                                    size_t count_max, esp_error *err);
 void rank_sum_close(rank_sum *s);
 
+/* The tree is for backends that know parts, and 2, 4 or 8 ranks. */
+typedef enum rank_sum_order { RANK_SUM_IN_ORDER, RANK_SUM_TREE } rank_sum_order;
+
 /* out [count] F32 = the sum of the ranks' partial[0..count), or out + it if `residual`. After a failure of
  * the comm out is anything. */
-void rank_sum_run(rank_sum *s, size_t count, bool residual, void *out);
+void rank_sum_run(rank_sum *s, size_t count, rank_sum_order order, bool residual, void *out);
 
 #endif

@@ -86,6 +86,7 @@ typedef struct kern_reserve {
     uint64_t lora_outputs;
     uint32_t lora_cols;
     uint32_t logit_rows, vocab; /* of kern_sample; 0: none comes */
+    uint32_t part_rows; /* rows of the largest matrix that comes with kern_parts; 0: none does */
 } kern_reserve;
 
 /* One forward pass. */
@@ -266,6 +267,20 @@ typedef struct kern_lora_segment {
     const kern_lora *lora; /* NULL: the base alone */
 } kern_lora_segment;
 
+enum {
+    KERN_PARTS_MAX = 8,
+    KERN_PART_COLUMNS = 64, /* parts end at multiples of it, or with the matrix */
+};
+
+/* A sum over the columns of a matrix that ranks may share, so defined that its bits do not depend on how many
+ * do: each part of the columns is summed from 0, in the order of the backend; then neighbours are added two by
+ * two, ((p0 + p1) + (p2 + p3)) + ... What a rank has is a node of that tree; kern_rank_sum adds the nodes. */
+typedef struct kern_parts {
+    uint32_t whole; /* of the model's matrix: 1, 2, 4 or 8; 0: its sums have no such order */
+    uint32_t count; /* of them, here: whole, or a half of it, .. */
+    uint32_t end[KERN_PARTS_MAX]; /* [count] ascending columns; the last is the matrix's end */
+} kern_parts;
+
 /* y[t,:] = W x[t,:] (+ bias). Up to three matrices share the input; their outputs are consecutive columns
  * of out or, in the gated epilogues, are combined. */
 typedef struct kern_linear {
@@ -274,6 +289,8 @@ typedef struct kern_linear {
     const kern_matrix *matrix[LINEAR_MATRICES_MAX];
     const void *bias[LINEAR_MATRICES_MAX]; /* [rows of that matrix] F32, or NULL */
     uint32_t matrix_count;
+    /* Of the only matrix, with a plain epilogue, without an order of its own; NULL: in the order of the backend. */
+    const kern_parts *parts;
     kern_epilogue epilogue;
     float softcap; /* EPI_SOFTCAP: > 0 */
     kern_role role;
@@ -357,10 +374,13 @@ typedef struct kern_sample {
 
 /* What the ranks of a tensor parallel replica each computed of one sum, added in the order of the ranks:
  *   s[i] = ((in[0][i] + in[1][i]) + in[2][i]) + ...   in float32
+ * or, where they are nodes of a tree (kern_parts), two by two:
+ *   s[i] = ((in[0][i] + in[1][i]) + (in[2][i] + in[3][i])) + ...
  * out = s, or out = out + s in the residual stream. */
 typedef struct kern_rank_sum {
     const void *in; /* [ranks, count] F32 */
     uint32_t ranks;
+    bool tree; /* ranks is 1, 2, 4 or 8 */
     size_t count;
     bool residual;
     void *out; /* [count] F32 */
@@ -388,6 +408,7 @@ typedef struct kern_move_frames {
 typedef struct kern_ops {
     const char *name; /* "ref", "cpu", "cuda" */
     bool beside; /* it runs beside the host, and picks tokens; else ops are done when they return */
+    bool parts;  /* linear and rank_sum add as kern_parts says; else neither is asked to */
     ESP_CHECKED esp_code (*open)(kern_device **out, const kern_options *options, esp_error *err);
     void (*close)(kern_device *dev); /* NULL is fine; buffers and matrices are freed before */
     /* The part of the numeric profile that the backend decides: "cpu:avx512,act=bf16,kv=bf16". */
@@ -493,6 +514,9 @@ bool kern_cuda_launches(const kern_device *dev);
 
 /* Whether an image's dtype, shape and order can be those of a matrix; for the backends. */
 bool kern_image_is_sane(const kern_image *image);
+
+/* Whether an op's parts are what kern_linear says, of a matrix of so many columns. */
+bool kern_parts_fit(const kern_linear *op, uint32_t cols);
 
 /* What every backend's lora_pieces and lora_pack assert. */
 bool kern_lora_is_sane(const kern_lora_desc *desc, size_t piece_max);

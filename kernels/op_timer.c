@@ -224,6 +224,7 @@ void op_timer_wrap(op_timer *t, const kern_ops **ops, kern_device **dev) {
     t->ops = (kern_ops){
         .name = real->name,
         .beside = real->beside,
+        .parts = real->parts,
         .open = real->open, /* another device, without a timer */
         .close = pass_close,
         .profile = pass_profile,

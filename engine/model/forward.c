@@ -54,6 +54,11 @@ static void linear(model *m, uint32_t layer, kern_linear op) {
     m->options.ops->linear(m->options.dev, &op);
 }
 
+/* For kern_linear.parts. */
+static const kern_parts *parts_of(const model *m, const kern_parts *parts) {
+    return m->options.ops->parts && parts->whole ? parts : NULL;
+}
+
 /* x += matrix . in (+ bias); with a post norm x += norm(matrix . in (+ bias)). split: each rank has columns
  * of the matrix, and what they compute is added up. */
 static void add_branch(model *m, uint32_t layer, kern_linear op, const void *post_norm,
@@ -63,7 +68,8 @@ static void add_branch(model *m, uint32_t layer, kern_linear op, const void *pos
     op.epilogue = post_norm || split ? EPI_STORE : EPI_RESIDUAL;
     op.out = split ? m->sum.partial : out;
     linear(m, layer, op);
-    if (split) rank_sum_run(&m->sum, (size_t)m->computed * m->spec.hidden, !post_norm, out);
+    rank_sum_order order = op.parts ? RANK_SUM_TREE : RANK_SUM_IN_ORDER;
+    if (split) rank_sum_run(&m->sum, (size_t)m->computed * m->spec.hidden, order, !post_norm, out);
     if (post_norm)
         m->options.ops->norm(m->options.dev, &(kern_norm){.in = m->branch,
                                                           .count = op.token_count,
@@ -129,6 +135,7 @@ static void attention(model *m, const layer_weights *w, uint32_t layer, const st
                              .token_count = t,
                              .matrix = {w->o},
                              .bias = {w->o_bias},
+                             .parts = parts_of(m, &m->shard.o_parts),
                              .role = ROLE_ATTENTION_OUT},
                w->attn_post_norm, m->shard.attention);
     if (s->encoder) norm_in_place(m, t, w->attn_norm, w->attn_norm_bias);
@@ -140,6 +147,7 @@ static void down(model *m, const layer_weights *w, uint32_t layer, uint32_t t) {
                              .token_count = t,
                              .matrix = {w->down},
                              .bias = {w->down_bias},
+                             .parts = parts_of(m, &m->shard.down_parts),
                              .role = ROLE_DOWN},
                w->mlp_post_norm, m->shard.mlp);
 }

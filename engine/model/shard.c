@@ -44,13 +44,21 @@ static bool kv_heads_fit(uint32_t kv_heads, uint32_t ranks) {
     return kv_heads % ranks == 0 || ranks % kv_heads == 0;
 }
 
+/* Whether so many ranks can share attention, or the MLP. */
+static bool attention_fits(const model_spec *spec, uint32_t unit, uint32_t ranks) {
+    return spec->heads % ranks == 0 && kv_heads_fit(spec->kv_heads, ranks) && unit > 0 &&
+           spec->heads / ranks * spec->head_dim % unit == 0;
+}
+
+static bool mlp_fits(const model_spec *spec, uint32_t unit, uint32_t ranks) {
+    return unit > 0 && spec->intermediate % unit == 0 && spec->intermediate / unit >= ranks;
+}
+
 static void plan_attention(model_shard *s, const model_spec *spec, uint32_t unit) {
     uint32_t heads = spec->heads / s->ranks;
     s->heads = (shard_range){0, spec->heads};
     s->kv_heads = (shard_range){0, spec->kv_heads};
-    if (spec->heads % s->ranks || !kv_heads_fit(spec->kv_heads, s->ranks) || unit == 0 ||
-        heads * spec->head_dim % unit)
-        return;
+    if (!attention_fits(spec, unit, s->ranks)) return;
     s->attention = true;
     s->heads = (shard_range){s->rank * heads, heads};
     uint32_t kv = spec->kv_heads >= s->ranks ? spec->kv_heads / s->ranks : 1;
@@ -59,10 +67,49 @@ static void plan_attention(model_shard *s, const model_spec *spec, uint32_t unit
 
 static void plan_mlp(model_shard *s, const model_spec *spec, uint32_t unit) {
     s->middle = (shard_range){0, spec->intermediate};
-    if (unit == 0 || spec->intermediate % unit || spec->intermediate / unit < s->ranks) return;
+    if (!mlp_fits(spec, unit, s->ranks)) return;
     s->mlp = true;
     s->middle = shard_split(spec->intermediate, unit, s->rank, s->ranks);
 }
+
+/* ---- parts of sums ---- */
+
+/* Columns as `parts` ranks share them in units; false: they would not end as parts have to. */
+static bool cut_parts(kern_parts *out, uint32_t cols, uint32_t unit, uint32_t parts) {
+    *out = (kern_parts){.whole = parts, .count = parts};
+    for (uint32_t i = 0; i < parts; i++) {
+        shard_range share = shard_split(cols, unit, i, parts);
+        out->end[i] = share.first + share.count;
+        if (i + 1 < parts && out->end[i] % KERN_PART_COLUMNS) return false;
+    }
+    return true;
+}
+
+/* Of the whole model. An encoder's biases stand between the sums and what is added to them, so it has none. */
+static void plan_parts(model_shard *s, const model_spec *spec, uint32_t of_o, uint32_t of_down) {
+    uint32_t q = spec->heads * spec->head_dim, parts;
+    for (parts = spec->encoder ? 1 : KERN_PARTS_MAX; parts > 1; parts /= 2)
+        if (attention_fits(spec, of_o, parts) && cut_parts(&s->o_parts, q, q / parts, parts)) break;
+    if (parts == 1) s->o_parts = (kern_parts){0};
+    for (parts = spec->encoder ? 1 : KERN_PARTS_MAX; parts > 1; parts /= 2)
+        if (mlp_fits(spec, of_down, parts) &&
+            cut_parts(&s->down_parts, spec->intermediate, of_down, parts))
+            break;
+    if (parts == 1) s->down_parts = (kern_parts){0};
+}
+
+/* Those of one of several ranks that share the columns; none where they cannot be dealt out. */
+static void take_parts(kern_parts *parts, uint32_t rank, uint32_t ranks) {
+    kern_parts all = *parts;
+    *parts = (kern_parts){0};
+    if (all.whole % ranks || all.whole == 0) return;
+    uint32_t count = all.whole / ranks, first = rank * count;
+    *parts = (kern_parts){.whole = all.whole, .count = count};
+    for (uint32_t i = 0; i < count; i++)
+        parts->end[i] = all.end[first + i] - (first ? all.end[first - 1] : 0);
+}
+
+/* ---- a rank ---- */
 
 shard_range shard_vocab(const model_shard *shard, uint32_t vocab, uint32_t rank) {
     uint32_t unit = vocab / shard->ranks >= VOCAB_UNIT ? VOCAB_UNIT : 1;
@@ -87,14 +134,19 @@ esp_code shard_plan(model_shard *out, const checkpoint *c, uint32_t rank, uint32
                     esp_error *err) {
     ESP_ASSERT(rank < ranks);
     *out = (model_shard){0};
-    if (ranks == 1) return ESP_OK;
     uint32_t of_o, of_down;
     esp_code code = column_units(c, TENSOR_O, &of_o, err);
     if (code == ESP_OK) code = column_units(c, TENSOR_DOWN, &of_down, err);
     if (code != ESP_OK) return code;
-    *out = (model_shard){.rank = rank, .ranks = ranks, .head_dim = c->spec.head_dim};
+    plan_parts(out, &c->spec, of_o, of_down);
+    if (ranks == 1) return ESP_OK;
+    out->rank = rank;
+    out->ranks = ranks;
+    out->head_dim = c->spec.head_dim;
     plan_attention(out, &c->spec, of_o);
     plan_mlp(out, &c->spec, of_down);
+    if (out->attention) take_parts(&out->o_parts, rank, ranks);
+    if (out->mlp) take_parts(&out->down_parts, rank, ranks);
     out->vocab = shard_vocab(out, c->spec.vocab, rank);
     return check(out, &c->spec, err);
 }

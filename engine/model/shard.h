@@ -22,19 +22,23 @@ typedef struct shard_range {
 /* A rank's share of count things, in whole units but for the last; shares differ by a unit at most. */
 shard_range shard_split(uint32_t count, uint32_t unit, uint32_t rank, uint32_t ranks);
 
-/* All-zero: one rank, which holds everything. */
+/* ranks 0: one, which holds everything. */
 typedef struct model_shard {
     uint32_t rank, ranks;
     bool attention, mlp; /* split over the ranks; else whole on each */
     uint32_t head_dim;
     shard_range heads, kv_heads, middle, vocab; /* of this rank */
+    /* How the sums over O's and down's columns are added, so that they have the same bits at any number of ranks
+     * that parts can be dealt to: those that 8 ranks would have, or as many of 4 and 2 as could share the model,
+     * each a multiple of KERN_PART_COLUMNS. whole 0: an order of this number of ranks. */
+    kern_parts o_parts, down_parts;
 } model_shard;
 
 /* The vocabulary of another rank. */
 shard_range shard_vocab(const model_shard *shard, uint32_t vocab, uint32_t rank);
 
 /* Plans a rank's part. ESP_INVALID (--tp) where neither attention nor the MLP can be split, or a rank would
- * have no part of the vocabulary. ranks 1: all-zero. */
+ * have no part of the vocabulary. ranks 1: nothing but parts of sums. */
 ESP_CHECKED esp_code shard_plan(model_shard *out, const checkpoint *c, uint32_t rank,
                                 uint32_t ranks, esp_error *err);
 

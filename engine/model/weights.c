@@ -407,6 +407,7 @@ static esp_code reserve(model *m, esp_error *err) {
         .lora_cols = (uint32_t)most(most(s->hidden, q_width), s->intermediate),
     };
     if (o->no_adapters) at_most.lora_outputs = 0;
+    if (m->shard.o_parts.whole || m->shard.down_parts.whole) at_most.part_rows = s->hidden;
     if (m->logits) at_most.logit_rows = MODEL_LOGITS_ROWS, at_most.vocab = m->whole.vocab;
     uint64_t seen = (uint64_t)MODEL_LOGITS_ROWS * m->whole.vocab;
     m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : seen) * sizeof(float);
@@ -507,11 +508,11 @@ static esp_code load(model *m, model_file *file, esp_error *err) {
     return code;
 }
 
-/* The rank's part of the model, when there are others. */
+/* The rank's part of the model; alone it has all. */
 static esp_code take_shard(model *m, const model_file *file, esp_error *err) {
     const comm *c = m->options.comm;
-    if (!c) return ESP_OK;
-    esp_code code = shard_plan(&m->shard, model_file_weights(file), c->rank, c->size, err);
+    uint32_t rank = c ? c->rank : 0, ranks = c ? c->size : 1;
+    esp_code code = shard_plan(&m->shard, model_file_weights(file), rank, ranks, err);
     if (code == ESP_OK) shard_narrow(&m->shard, &m->spec);
     return code;
 }

@@ -134,10 +134,10 @@ static esp_code name_profile(kern_device *dev, esp_error *err) {
 
 static void cuda_close(kern_device *dev) {
     if (!dev) return;
-    cuda_room *rooms[] = {&dev->attention,    &dev->linear,       &dev->lora_states,
-                          &dev->lora_delta,   &dev->lora_updated, &dev->lora_pointers,
-                          &dev->lora_whole,   &dev->sample_work,  &dev->sample_rows,
-                          &dev->sample_picks, &dev->sampled};
+    cuda_room *rooms[] = {&dev->attention,   &dev->linear,       &dev->lora_states,
+                          &dev->lora_delta,  &dev->lora_updated, &dev->lora_pointers,
+                          &dev->stack,       &dev->lora_whole,   &dev->sample_work,
+                          &dev->sample_rows, &dev->sample_picks, &dev->sampled};
     (void)cudaSetDevice(dev->index);
     if (dev->stream) (void)cudaStreamSynchronize(dev->stream);
     replay_close(dev);
@@ -218,6 +218,7 @@ static esp_code cuda_sync(kern_device *dev, esp_error *err) {
 const kern_ops kern_cuda = {
     .name = "cuda",
     .beside = true,
+    .parts = true,
     .open = cuda_open,
     .close = cuda_close,
     .profile = cuda_profile,

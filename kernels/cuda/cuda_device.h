@@ -58,6 +58,7 @@ struct kern_device {
 
     /* Workspaces, each of one op at a time. */
     cuda_room attention, linear;
+    cuda_room stack; /* of linears with parts (cuda_linear_stack) */
     cuda_room lora_states, lora_delta, lora_updated, lora_pointers, lora_whole;
     struct cuda_stage *stage;  /* for what is packed; NULL until then (cuda_stage.c) */
     struct cuda_order *orders; /* of packed matrices, each once (cuda_order.c) */

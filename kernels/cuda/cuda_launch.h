@@ -109,7 +109,7 @@ typedef struct cuda_rank_sum_args {
     const float *in; /* [ranks, count] */
     uint32_t ranks;
     uint64_t count;
-    bool residual;
+    bool tree, residual;
     float *out; /* [count] */
 } cuda_rank_sum_args;
 
@@ -131,6 +131,7 @@ typedef struct cuda_linear_args {
     uint32_t matrix_count;
     const struct cuda_matrix_view *matrix[LINEAR_MATRICES_MAX]; /* host */
     const float *bias[LINEAR_MATRICES_MAX];                     /* or NULL */
+    const kern_parts *parts;                                    /* host; or NULL */
     kern_epilogue epilogue;
     float softcap;
     /* Updates of adapters, from cuda_lora; NULL: no token has one. delta [T, rows of all matrices] is read
@@ -144,6 +145,7 @@ typedef struct cuda_linear_args {
     void *out; /* [T, rows of all]; gated: [T, rows] */
     /* As cuda_linear_workspace says; NULL when that is 0. */
     void *work;
+    void *stack; /* as cuda_linear_stack says, where there are parts */
 } cuda_linear_args;
 
 int cuda_linear(const cuda_linear_args *args, void *stream);
@@ -159,6 +161,9 @@ int cuda_linear_code(cuda_code *out);
 
 /* Bytes of `work` for linears of at most tokens_max tokens over a matrix (host) and others of its shape; mostly 0. */
 uint64_t cuda_linear_workspace(const struct cuda_matrix_view *matrix, uint32_t tokens_max);
+/* Bytes of `stack` for linears with parts, of so many rows and tokens at most; 0 where the current device has
+ * shared memory for it. */
+uint64_t cuda_linear_stack(uint32_t rows, uint32_t tokens_max);
 
 /* ---- rope_store (cuda_rope_store.cu): as kern_rope_store ---- */
 

@@ -15,9 +15,11 @@
  * Law 1  The columns are cut into at most eight segments, a function of K alone; a segment is summed as
  *        cuda_fragments.h says, from 0, the segments' sums are added in order. Neither shape nor grid has a
  *        part in it, so the shape may follow the token count. An output of mma depends on its own row and
- *        column only. */
+ *        column only.
+ * Ranks  Of a matrix that ranks may share (kern_parts) the whole one always has eight segments, equally many in
+ *        each part, and their sums are added two by two. So a rank has a subtree, and its bits are its node's */
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cuda/cuda_linear_part.h"
+#include "kernels/cuda/cuda_linear_many.h"
 
 enum {
     GATHER_THREADS = 256,
@@ -91,7 +93,54 @@ static cudaError_t set_inputs(const cuda_linear_args *args,
     return code;
 }
 
+/* ---- sums of ranks */
+
+/* Totals that wait at once in a tree of so many segments. */
+static uint32_t levels_of(uint32_t segments) { return segments > 4 ? 2 : segments > 2 ? 1 : 0; }
+
+static uint32_t levels_on_chip() {
+    int device = 0, bytes = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+            cudaSuccess)
+        return 0;
+    return bytes > MANY_RING_MAX ? static_cast<uint32_t>(bytes - MANY_RING_MAX) / MANY_LEVEL_BYTES
+                                 : 0;
+}
+
+uint64_t cuda_linear_stack(uint32_t rows, uint32_t tokens_max) {
+    const uint32_t on_chip = levels_on_chip(), levels = MANY_LEVELS_MAX;
+    if (on_chip >= levels) return 0;
+    return static_cast<uint64_t>(levels - on_chip) * cu_ceil(rows, 32 * MANY_PAIRS) *
+           cu_ceil(tokens_max, MANY_TOKENS) * MANY_LEVEL_BYTES;
+}
+
+static void set_tree(const cuda_linear_args *args, linear_params &p) {
+    const kern_parts &parts = *args->parts;
+    const uint32_t each = LINEAR_SEGMENTS / parts.whole;
+    uint32_t first = 0, s = 0;
+    for (uint32_t i = 0; i < parts.count; i++) {
+        const uint32_t end = cu_ceil(parts.end[i], CUDA_TILE_COLS);
+        const uint32_t step = cu_ceil(end - first, each);
+        for (uint32_t j = 1; j <= each; j++)
+            p.border[++s] = first + j * step < end ? first + j * step : end;
+        first = end;
+    }
+    p.tree = true;
+    p.segments = s;
+    p.levels_on_chip = levels_on_chip();
+    if (p.levels_on_chip > levels_of(s)) p.levels_on_chip = levels_of(s);
+    p.stack = static_cast<uint8_t *>(args->stack);
+}
+
 /* ---- what to launch */
+
+static void set_order(linear_params &p) {
+    const uint32_t step = cu_ceil(p.chunks, LINEAR_SEGMENTS);
+    p.segments = cu_ceil(p.chunks, step);
+    for (uint32_t s = 1; s <= LINEAR_SEGMENTS; s++)
+        p.border[s] = s * step < p.chunks ? s * step : p.chunks;
+}
 
 static void set_parts(const cuda_linear_args *args, linear_part (&parts)[LINEAR_MATRICES_MAX]) {
     uint32_t first = 0;
@@ -115,7 +164,6 @@ static linear_params common_params(const cuda_linear_args *args) {
         rows += args->matrix[i]->rows;
     p.gated = kern_is_gated(args->epilogue);
     p.chunks = args->matrix[0]->chunks;
-    p.segment = cu_ceil(p.chunks, LINEAR_SEGMENTS);
     p.token_count = args->token_count;
     p.out_cols = p.gated ? args->matrix[0]->rows : rows;
     p.epilogue = args->epilogue;
@@ -127,6 +175,7 @@ static linear_params common_params(const cuda_linear_args *args) {
     p.magnitude = args->magnitude;
     p.lora_bias = args->lora_bias;
     p.out = args->out;
+    args->parts ? set_tree(args, p) : set_order(p);
     return p;
 }
 
@@ -173,6 +222,8 @@ int cuda_linear(const cuda_linear_args *args, void *stream) {
     set_parts(args, parts);
     int code = set_inputs(args, parts, on);
     linear_params p = common_params(args);
+    if (p.tree && levels_of(p.segments) > p.levels_on_chip && !p.stack)
+        return cudaErrorInvalidValue;
     for (uint32_t i = 0, count; i < args->matrix_count && code == cudaSuccess; i += count) {
         count = 1;
         while (i + count < args->matrix_count &&

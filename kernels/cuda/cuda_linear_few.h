@@ -4,7 +4,8 @@
  *        memory (they are in L1 or L2) into registers
  * Out    [T, N] f32 or bf16
  * Grid   (groups of 8 * n tokens, pairs of tiles) x 256 threads; warp w sums segment w of the columns, then
- *        the segments' sums are added in order
+ *        the segments' sums are added in order or as a tree. A rank's part of a tree has half the segments or
+ *        less: then a warp has one tile of the pair, and twice the stages
  * Shared a ring of few_ring::stages stages for each warp; the sums of the segments take its place at the end
  * Cost   the weights' bytes: no barrier until the end, 32 to 64 KiB in flight in each multiprocessor */
 // SPDX-License-Identifier: Apache-2.0
@@ -18,14 +19,14 @@ enum {
         36 /* floats of a token's sums of 32 rows: lanes t and t + 1 meet other banks */
 };
 
-/* How tiles go through a ring. */
-template <int format, int tiles> struct few_ring {
+/* How tiles go through a ring; deep: how many times as many stages. */
+template <int format, int tiles, int deep = 1> struct few_ring {
     using f = cu_format<format>;
     /* Whole weights take half a tile a stage: a tile of 2 KiB would cost a block its neighbour. */
     static constexpr int halves = f::codes == CODES_BF16 ? 1 : 2;
     static constexpr int cols = 32 * halves;
     static constexpr int tile_bytes = f::tile_bytes * halves / 2; /* of a stage */
-    static constexpr int stages = cuda_code_bits(f::codes) == 8 ? 3 : 4;
+    static constexpr int stages = deep * (cuda_code_bits(f::codes) == 8 ? 3 : 4);
     static constexpr int warp_bytes = stages * tiles * tile_bytes;
 };
 
@@ -94,11 +95,11 @@ CU_DEV void few_add(const uint8_t *slot,
 
 /* A warp's sums over the tiles [begin, end) of the columns; `begin` may be `end`. tile: the rows of tiles; token:
  * the first of the block's. Tokens beyond the last are the last one again, and not stored. */
-template <int format, int tiles, int n>
+template <int format, int tiles, int n, int deep = 1>
 CU_DEV void few_run(const linear_part &part, uint32_t token_count, uint32_t token,
                     const uint8_t *const (&tile)[tiles], uint32_t begin, uint32_t end,
                     uint8_t *slots, float (&acc)[n][tiles][4]) {
-    using ring = few_ring<format, tiles>;
+    using ring = few_ring<format, tiles, deep>;
     constexpr int stage_bytes = tiles * ring::tile_bytes, last = (ring::stages - 1) * stage_bytes;
     const int lane = cu_lane();
     const uint64_t once = cu_evict_first();
@@ -135,6 +136,13 @@ CU_DEV void few_run(const linear_part &part, uint32_t token_count, uint32_t toke
     cu_cp_async_wait<0>();
 }
 
+/* Of a segment, rows row and row + 1 (of 32) and a token of the block. */
+template <int n>
+CU_DEV const float2 *few_sum(const float *sums, uint32_t segment, int token, int row) {
+    return reinterpret_cast<const float2 *>(
+        sums + (static_cast<int>(segment) * 8 * n + token) * FEW_TOKEN_STRIDE + row);
+}
+
 /* A warp's sums to shared memory, [segment][token][row of 32]. */
 template <int tiles, int n>
 CU_DEV void few_keep(float *sums, int segment, int first_tile, const float (&acc)[n][tiles][4]) {
@@ -151,28 +159,42 @@ CU_DEV void few_keep(float *sums, int segment, int first_tile, const float (&acc
             }
 }
 
-/* The sum of all segments, in order, of rows row and row + 1 (of 32) and a token of the block. */
-template <int n> CU_DEV float2 few_total(const float *sums, uint32_t segments, int token, int row) {
+CU_DEV float2 few_plus(float2 a, float2 b) {
+    return make_float2(__fadd_rn(a.x, b.x), __fadd_rn(a.y, b.y));
+}
+
+/* The sum of all segments, as p has them added, of rows row and row + 1 (of 32) and a token of the block. Sums begin
+ * with 0 + s, so that none is -0, and segments that are not there change nothing. */
+template <int n>
+CU_DEV float2 few_total(const linear_params &p, const float *sums, int token, int row) {
     float2 total = make_float2(0, 0);
-    for (uint32_t s = 0; s < segments; s++) {
-        const float2 one = *reinterpret_cast<const float2 *>(
-            sums + (static_cast<int>(s) * 8 * n + token) * FEW_TOKEN_STRIDE + row);
-        total.x = __fadd_rn(total.x, one.x);
-        total.y = __fadd_rn(total.y, one.y);
+    if (!p.tree) {
+        for (uint32_t s = 0; s < p.segments; s++)
+            total = few_plus(total, *few_sum<n>(sums, s, token, row));
+        return total;
     }
-    return total;
+    float2 node[LINEAR_SEGMENTS];
+#pragma unroll
+    for (uint32_t s = 0; s < LINEAR_SEGMENTS; s++)
+        node[s] = s < p.segments ? few_plus(total, *few_sum<n>(sums, s, token, row)) : total;
+#pragma unroll
+    for (int width = LINEAR_SEGMENTS / 2; width > 0; width /= 2)
+#pragma unroll
+        for (int i = 0; i < width; i++)
+            node[i] = few_plus(node[2 * i], node[2 * i + 1]);
+    return node[0];
 }
 
 template <int n>
 CU_DEV void few_finish(const linear_params &p, const linear_pair &pair, const float *sums) {
-    const uint32_t first = blockIdx.x * 8 * n, segments = cu_ceil(p.chunks, p.segment);
+    const uint32_t first = blockIdx.x * 8 * n;
     const int rows = p.gated ? 8 : 16; /* pairs of rows */
 #pragma unroll 1
     for (int e = threadIdx.x; e < rows * 8 * n; e += LINEAR_THREADS) {
         const int row = e % rows * 2, token = e / rows;
-        const float2 y = few_total<n>(sums, segments, token, row);
+        const float2 y = few_total<n>(p, sums, token, row);
         if (p.gated) {
-            const float2 up = few_total<n>(sums, segments, token, row + 16);
+            const float2 up = few_total<n>(p, sums, token, row + 16);
             const float gates[2] = {y.x, y.y}, ups[2] = {up.x, up.y};
             linear_finish_gated(p, first + token, pair.tile[0] * 16 + row, gates, ups);
         } else {
@@ -185,24 +207,39 @@ CU_DEV void few_finish(const linear_params &p, const linear_pair &pair, const fl
  * spills. */
 constexpr int few_blocks(int n) { return n == 1 ? 3 : n == 2 ? 2 : 1; }
 
+/* Segment `segment` of the columns, for both tiles of a pair (tiles 2) or the one that is number `side`; or nothing,
+ * for a warp that has none. */
+template <int format, int tiles, int n>
+CU_DEV void few_segment(const linear_params &p, const linear_pair &pair, uint32_t segment, int side,
+                        uint8_t *shared) {
+    constexpr int tile_bytes = cu_format<format>::tile_bytes;
+    const bool works = side < 2;
+    const uint32_t begin = works ? p.border[segment] : 0, end = works ? p.border[segment + 1] : 0;
+    const uint8_t *from[tiles];
+#pragma unroll
+    for (int m = 0; m < tiles; m++)
+        from[m] = m + side == 0 ? linear_tiles(p, pair.part[0], pair.tile[0], tile_bytes)
+                                : linear_tiles(p, pair.part[1], pair.tile[1], tile_bytes);
+    float acc[n][tiles][4] = {};
+    few_run<format, tiles, n, 2 / tiles>(
+        p.part[pair.part[0]], p.token_count, blockIdx.x * 8 * n, from, begin, end,
+        shared + cu_warp_id() * few_ring<format, 2>::warp_bytes, acc);
+    __syncthreads(); /* the rings are done with */
+    if (works) few_keep<tiles, n>(reinterpret_cast<float *>(shared), segment, side, acc);
+}
+
 template <int format, int n>
 __global__ void __launch_bounds__(LINEAR_THREADS, few_blocks(n))
     linear_few(const __grid_constant__ linear_params p) {
     CU_DYN_SHARED(uint8_t, shared);
-    using f = cu_format<format>;
-    const int warp = cu_warp_id();
+    const uint32_t warp = static_cast<uint32_t>(cu_warp_id());
     const linear_pair pair = linear_pair_of(p, blockIdx.y, 1);
-    const uint8_t *from[2] = {linear_tiles(p, pair.part[0], pair.tile[0], f::tile_bytes),
-                              linear_tiles(p, pair.part[1], pair.tile[1], f::tile_bytes)};
-    const uint32_t begin = min(warp * p.segment, p.chunks), end = min(begin + p.segment, p.chunks);
-    float acc[n][2][4] = {};
-    few_run<format, 2, n>(p.part[pair.part[0]], p.token_count, blockIdx.x * 8 * n, from, begin, end,
-                          shared + warp * few_ring<format, 2>::warp_bytes, acc);
-    __syncthreads(); /* the rings are done with */
-    float *sums = reinterpret_cast<float *>(shared);
-    few_keep<2, n>(sums, warp, 0, acc);
+    if (p.tree && p.segments < LINEAR_WARPS)
+        few_segment<format, 1, n>(p, pair, warp % p.segments, warp / p.segments, shared);
+    else
+        few_segment<format, 2, n>(p, pair, warp, 0, shared);
     __syncthreads();
-    few_finish<n>(p, pair, sums);
+    few_finish<n>(p, pair, reinterpret_cast<const float *>(shared));
 }
 
 template <int format, int n> int linear_few_launch(const linear_params &p, cudaStream_t stream) {

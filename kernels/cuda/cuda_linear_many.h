@@ -10,7 +10,9 @@
  *        the outputs take the ring's place, to leave in whole lines.
  *        A token's 128 bytes are eight words of 16, word i at i ^ many_swizzle(token): eight lanes that read 16
  *        bytes each of two tokens, or sixteen that read 8 of four, meet different banks
- * Cost   a warp has two sums of each output in registers (the segment's, the total): 2 x 64 a thread */
+ * Cost   a warp has two sums of each output in registers (the segment's, the total): 2 x 64 a thread. In a tree
+ *        of eight segments totals have to wait three times for their other half, two of them at once: in shared
+ *        memory where there is room behind the ring (sm_90 for both, sm_80 for one), else in device memory */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef CUDA_LINEAR_MANY_H
 #define CUDA_LINEAR_MANY_H
@@ -26,6 +28,9 @@ enum {
     MANY_INPUT_BYTES = MANY_TOKENS * MANY_ROW_BYTES,
     MANY_TOKEN_STRIDE =
         MANY_PAIRS * 32 + 4, /* floats of a token's totals: lanes meet other banks */
+    MANY_RING_MAX = 3 * (MANY_INPUT_BYTES + 2 * MANY_PAIRS * 2048), /* of all formats: bf16's */
+    MANY_LEVEL_BYTES = MANY_TOKENS * MANY_PAIRS * 32 * 4,           /* of a block's totals */
+    MANY_LEVELS_MAX = 2, /* totals that wait for others, in a tree of eight */
 };
 
 template <int format> struct many_ring {
@@ -36,6 +41,7 @@ template <int format> struct many_ring {
     static constexpr int sum_bytes = cu_format<format>::offset ? run_count * MANY_TOKENS * 4 : 0;
     static constexpr int bytes = stages * stage_bytes + sum_bytes;
     static_assert(bytes >= MANY_TOKENS * MANY_TOKEN_STRIDE * 4, "the outputs take its place");
+    static_assert(bytes <= MANY_RING_MAX, "levels lie behind it");
 };
 
 /* Bits 0 and 1 of a token's number as bits 2 and 1. */
@@ -151,6 +157,55 @@ CU_DEV void many_close_segment(float (&acc)[MANY_EIGHTS][2][4], float (&total)[M
             }
 }
 
+/* Where a thread's total of a level waits: 16 times 16 bytes, each beside those of the block's other threads. */
+CU_DEV uint8_t *many_level(const linear_params &p, uint8_t *on_chip, uint32_t level) {
+    const size_t blocks = static_cast<size_t>(gridDim.x) * gridDim.y;
+    const size_t block = static_cast<size_t>(blockIdx.y) * gridDim.x + blockIdx.x;
+    uint8_t *at = level < p.levels_on_chip
+                      ? on_chip + level * MANY_LEVEL_BYTES
+                      : p.stack + ((level - p.levels_on_chip) * blocks + block) * MANY_LEVEL_BYTES;
+    return at + threadIdx.x * sizeof(float4);
+}
+
+CU_DEV void many_push(uint8_t *to, float (&total)[MANY_EIGHTS][2][4]) {
+#pragma unroll
+    for (int i = 0; i < MANY_EIGHTS; i++)
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            float(&y)[4] = total[i][m];
+            *reinterpret_cast<float4 *>(to + (2 * i + m) * LINEAR_THREADS * sizeof(float4)) =
+                make_float4(y[0], y[1], y[2], y[3]);
+            y[0] = y[1] = y[2] = y[3] = 0;
+        }
+}
+
+CU_DEV void many_pop(const uint8_t *from, float (&total)[MANY_EIGHTS][2][4]) {
+#pragma unroll
+    for (int i = 0; i < MANY_EIGHTS; i++)
+#pragma unroll
+        for (int m = 0; m < 2; m++) {
+            float(&y)[4] = total[i][m];
+            const float4 v = *reinterpret_cast<const float4 *>(from + (2 * i + m) * LINEAR_THREADS *
+                                                                          sizeof(float4));
+            y[0] = __fadd_rn(v.x, y[0]), y[1] = __fadd_rn(v.y, y[1]);
+            y[2] = __fadd_rn(v.z, y[2]), y[3] = __fadd_rn(v.w, y[3]);
+        }
+}
+
+/* A segment is done. In a tree one of an even number begins a node, so that the total waits for it; one of an odd
+ * number ends as many nodes as it has ones at its end. */
+CU_DEV void many_end_segment(const linear_params &p, uint32_t segment, uint8_t *on_chip,
+                             uint32_t &level, float (&acc)[MANY_EIGHTS][2][4],
+                             float (&total)[MANY_EIGHTS][2][4]) {
+    if (p.tree && segment % 2 == 0 && segment > 0)
+        many_push(many_level(p, on_chip, level++), total);
+    many_close_segment(acc, total);
+    if (p.tree && segment % 2 == 1)
+#pragma unroll 1
+        for (uint32_t ones = segment / 2; ones % 2; ones /= 2)
+            many_pop(many_level(p, on_chip, --level), total);
+}
+
 /* A warp's totals to shared memory, [token of the block][row of the block]. */
 CU_DEV void many_keep(float *sums, int pair, int token, const float (&y)[MANY_EIGHTS][2][4]) {
     const int g = cu_lane() / 4, t = cu_lane() % 4;
@@ -210,27 +265,26 @@ __global__ void __launch_bounds__(LINEAR_THREADS, 1)
     }
     float *sums = reinterpret_cast<float *>(shared + ring::stages * ring::stage_bytes);
     int slot = 0;
-    uint32_t border = p.segment;
-    for (uint32_t c = 0; c < p.chunks; c++) {
-        if (c == border) {
-            many_close_segment(acc, total);
-            border += p.segment;
+    uint32_t c = 0, level = 0;
+#pragma unroll 1
+    for (uint32_t segment = 0; segment < p.segments; segment++) {
+        for (const uint32_t border = p.border[segment + 1]; c < border; c++) {
+            cu_cp_async_wait<ring::stages - 2>();
+            __syncthreads(); /* the stage is here; all are done with the one before it */
+            const int before = (slot == 0 ? ring::stages : slot) - 1, ahead = ring::stages - 1;
+            if (c + ahead < p.chunks) fetch(c + ahead, shared + before * ring::stage_bytes);
+            cu_cp_async_commit();
+            const uint8_t *stage = shared + slot * ring::stage_bytes;
+            if (cu_format<format>::offset) {
+                many_sum<format>(stage, own, side * MANY_WARP_TOKENS, sums);
+                __syncthreads();
+            }
+            many_add<format>(stage, sums, own, side * MANY_WARP_TOKENS, acc);
+            slot = slot + 1 == ring::stages ? 0 : slot + 1;
         }
-        cu_cp_async_wait<ring::stages - 2>();
-        __syncthreads(); /* the stage is here; all are done with the one before it */
-        const int before = (slot == 0 ? ring::stages : slot) - 1, ahead = ring::stages - 1;
-        if (c + ahead < p.chunks) fetch(c + ahead, shared + before * ring::stage_bytes);
-        cu_cp_async_commit();
-        const uint8_t *stage = shared + slot * ring::stage_bytes;
-        if (cu_format<format>::offset) {
-            many_sum<format>(stage, own, side * MANY_WARP_TOKENS, sums);
-            __syncthreads();
-        }
-        many_add<format>(stage, sums, own, side * MANY_WARP_TOKENS, acc);
-        slot = slot + 1 == ring::stages ? 0 : slot + 1;
+        many_end_segment(p, segment, shared + ring::bytes, level, acc, total);
     }
     cu_cp_async_wait<0>();
-    many_close_segment(acc, total);
     __syncthreads(); /* the ring is done with */
     float *outputs = reinterpret_cast<float *>(shared);
     many_keep(outputs, own, side * MANY_WARP_TOKENS, total);
@@ -239,7 +293,8 @@ __global__ void __launch_bounds__(LINEAR_THREADS, 1)
 }
 
 template <int format> int linear_many_launch(const linear_params &p, cudaStream_t stream) {
-    constexpr int bytes = many_ring<format>::bytes;
+    const int levels = static_cast<int>(p.levels_on_chip) * MANY_LEVEL_BYTES;
+    const int bytes = many_ring<format>::bytes + levels;
     const cudaError_t code = cudaFuncSetAttribute(
         linear_many<format>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (code != cudaSuccess) return code;

@@ -17,9 +17,8 @@ CU_DEV void mixed_run(const linear_params &p, const linear_part &part, uint32_t 
     static_assert(few_ring<format, 1>::warp_bytes <= MIXED_RING_BYTES, "a ring has room");
     const size_t row_bytes = static_cast<size_t>(p.chunks) * cu_format<format>::tile_bytes;
     const uint8_t *from[1] = {part.tiles + tile * row_bytes};
-    const uint32_t begin = min(warp * p.segment, p.chunks), end = min(begin + p.segment, p.chunks);
     few_run<format, 1, MIXED_EIGHTS>(part, p.token_count, blockIdx.x * 8 * MIXED_EIGHTS, from,
-                                     begin, end, slots, acc);
+                                     p.border[warp], p.border[warp + 1], slots, acc);
 }
 
 static __global__ void __launch_bounds__(LINEAR_THREADS)

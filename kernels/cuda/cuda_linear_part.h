@@ -9,6 +9,12 @@
 #include "kernels/cuda/cuda_fragments.h"
 #include "kernels/cuda/cuda_launch.h"
 
+enum {
+    LINEAR_WARPS = 8,
+    LINEAR_THREADS = 32 * LINEAR_WARPS,
+    LINEAR_SEGMENTS = LINEAR_WARPS, /* at most: of the columns */
+};
+
 /* One matrix of a linear. */
 struct linear_part {
     const uint8_t *tiles;
@@ -27,7 +33,11 @@ struct linear_params {
     uint32_t part_count;
     uint32_t pairs[LINEAR_MATRICES_MAX]; /* of tiles, of each part; gated: of both together */
     uint32_t chunks;                     /* tiles along the columns */
-    uint32_t segment;                    /* of them, are summed up by themselves */
+    /* Segment s of them is [border[s], border[s + 1]), maybe none, and summed up by itself. The sums are added
+     * in order or, as a tree, two by two. */
+    uint32_t border[LINEAR_SEGMENTS + 1];
+    uint32_t segments;
+    bool tree;
     uint32_t token_count, out_cols;
     kern_epilogue epilogue;
     bool gated;
@@ -39,12 +49,9 @@ struct linear_params {
     const float *const *magnitude;
     const float *const *lora_bias;
     void *out;
-};
-
-enum {
-    LINEAR_WARPS = 8,
-    LINEAR_THREADS = 32 * LINEAR_WARPS,
-    LINEAR_SEGMENTS = LINEAR_WARPS, /* at most: of the columns */
+    /* Levels of a tree that cuda_linear_many.h keeps in shared memory; the others' are in stack. */
+    uint32_t levels_on_chip;
+    uint8_t *stack;
 };
 
 /* Tokens of a block: 8, 16, 32 with every warp on its own columns (cuda_linear_few.h), or 128

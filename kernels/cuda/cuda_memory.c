@@ -191,6 +191,8 @@ esp_code cuda_reserve(kern_device *dev, const kern_reserve *most, esp_error *err
     cuda_use(dev);
     cuda_need(dev, &dev->linear, dev->linear_bytes);
     cuda_need(dev, &dev->attention, CUDA_ATTENTION_WORK_BYTES);
+    if (most->part_rows)
+        cuda_need(dev, &dev->stack, cuda_linear_stack(most->part_rows, dev->tokens_max));
     if (most->lora_outputs) reserve_lora(dev, most);
     if (most->logit_rows) cuda_reserve_sample(dev, most);
     step_reserve(dev, most);

@@ -65,6 +65,8 @@ static void check_linear(const kern_device *dev, const kern_linear *op) {
     for (uint32_t m = 1; m < op->matrix_count; m++)
         ESP_ASSERT(op->matrix[m]->view.cols == op->matrix[0]->view.cols);
     ESP_ASSERT(op->token_count <= dev->tokens_max);
+    ESP_ASSERT(kern_parts_fit(op, op->matrix[0]->view.cols) &&
+               !(op->parts && op->matrix[0]->view.order));
     if (kern_is_gated(op->epilogue))
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->view.rows == op->matrix[1]->view.rows);
 }
@@ -142,16 +144,20 @@ static void run_linear(kern_device *dev, const kern_linear *op) {
     cuda_linear_args args = {.in = op->in,
                              .token_count = step_count(dev, op->token_count),
                              .matrix_count = op->matrix_count,
+                             .parts = op->parts,
                              .epilogue = op->epilogue,
                              .softcap = op->softcap,
                              .out = op->out};
+    uint64_t stack = op->parts ? cuda_linear_stack(op->matrix[0]->view.rows, dev->tokens_max) : 0;
     for (uint32_t m = 0; m < op->matrix_count; m++) {
         args.matrix[m] = &op->matrix[m]->view;
         args.bias[m] = op->bias[m];
     }
     if (!run_updates(dev, op, &args) || !step_launches(dev)) return;
     args.work = cuda_need(dev, &dev->linear, dev->linear_bytes);
-    if (args.work || !dev->linear_bytes) LAUNCH(dev, cuda_linear, &args);
+    args.stack = cuda_need(dev, &dev->stack, stack);
+    if ((args.work || !dev->linear_bytes) && (args.stack || !stack))
+        LAUNCH(dev, cuda_linear, &args);
 }
 
 /* The segments of tokens [first, first + count), counted from there; how many there are. */
@@ -285,11 +291,12 @@ void cuda_run_pool_states(kern_device *dev, const kern_pool_states *op) {
 /* ---- ranks ---- */
 
 void cuda_run_rank_sum(kern_device *dev, const kern_rank_sum *op) {
-    ESP_ASSERT(op->ranks > 0);
+    ESP_ASSERT(op->ranks > 0 && (!op->tree || op->ranks <= KERN_PARTS_MAX));
     begin(dev, 0);
     cuda_rank_sum_args args = {.in = op->in,
                                .ranks = op->ranks,
                                .count = op->count,
+                               .tree = op->tree,
                                .residual = op->residual,
                                .out = op->out};
     if (step_launches(dev) && op->count) LAUNCH(dev, cuda_rank_sum, &args);

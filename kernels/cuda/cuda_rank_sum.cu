@@ -1,6 +1,6 @@
-/* cuda_rank_sum.cu - partial sums of the ranks, added in the order of the ranks.
+/* cuda_rank_sum.cu - partial sums of the ranks, added in the order of the ranks or as a tree.
  *
- *   s = in[0] + in[1] + ... + in[ranks - 1]
+ *   s = in[0] + in[1] + ... + in[ranks - 1], or ((in[0] + in[1]) + (in[2] + in[3])) + ..
  *   out = s, or out + s
  *
  * In     in [ranks, count] f32
@@ -16,13 +16,28 @@ namespace {
 
 enum { SUM_THREADS = 256, SUM_BLOCKS_MAX = 65535 };
 
+CU_DEV float in_order(const cuda_rank_sum_args &a, uint64_t i) {
+    float sum = a.in[i];
+    for (uint32_t rank = 1; rank < a.ranks; rank++)
+        sum += a.in[rank * a.count + i];
+    return sum;
+}
+
+/* Ranks that are not there are 0. */
+CU_DEV float two_by_two(const cuda_rank_sum_args &a, uint64_t i) {
+    float part[KERN_PARTS_MAX];
+#pragma unroll
+    for (uint32_t rank = 0; rank < KERN_PARTS_MAX; rank++)
+        part[rank] = rank < a.ranks ? a.in[rank * a.count + i] : 0.0f;
+    return ((part[0] + part[1]) + (part[2] + part[3])) +
+           ((part[4] + part[5]) + (part[6] + part[7]));
+}
+
 __global__ void sum_ranks(cuda_rank_sum_args a) {
     const uint64_t stride = static_cast<uint64_t>(gridDim.x) * SUM_THREADS;
     for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * SUM_THREADS + threadIdx.x; i < a.count;
          i += stride) {
-        float sum = a.in[i];
-        for (uint32_t rank = 1; rank < a.ranks; rank++)
-            sum += a.in[rank * a.count + i];
+        const float sum = a.tree ? two_by_two(a, i) : in_order(a, i);
         a.out[i] = a.residual ? a.out[i] + sum : sum;
     }
 }

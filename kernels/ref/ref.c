@@ -229,6 +229,7 @@ static esp_code ref_sync(kern_device *dev, esp_error *err) {
 
 const kern_ops kern_ref = {
     .name = "ref",
+    .parts = true,
     .open = ref_open,
     .close = ref_close,
     .profile = ref_profile,

@@ -67,6 +67,12 @@ static inline float ref_dot(const float *a, const float *b, uint32_t count) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+/* Two by two, as kern_parts has it; what is not there is 0. */
+static inline float ref_tree(const float part[KERN_PARTS_MAX]) {
+    return ((part[0] + part[1]) + (part[2] + part[3])) +
+           ((part[4] + part[5]) + (part[6] + part[7]));
+}
+
 /* 1 / sqrt(mean(x^2) + eps) */
 static inline float ref_norm_factor(const float *x, uint32_t width, float eps) {
     return 1.0f / sqrtf(ref_dot(x, x, width) / (float)width + eps);

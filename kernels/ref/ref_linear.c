@@ -42,6 +42,15 @@ static float finish(const kern_linear *op, float y) {
     }
 }
 
+/* By parts, where the op has them: the tree's last ones are 0, which changes none. */
+static float sum_of(const kern_linear *op, const float *w, const float *x, uint32_t cols) {
+    float part[KERN_PARTS_MAX] = {0};
+    if (!op->parts) return ref_dot(w, x, cols);
+    for (uint32_t i = 0, first = 0; i < op->parts->count; first = op->parts->end[i++])
+        part[i] = ref_dot(w + first, x + first, op->parts->end[i] - first);
+    return ref_tree(part);
+}
+
 /* Column `col` of out is row `row` of matrix m. */
 static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32_t col,
                          float *scratch) {
@@ -54,7 +63,7 @@ static void plain_column(const linear_job *job, uint32_t m, uint32_t row, uint32
     for (uint32_t t = 0; t < op->token_count; t++) {
         const float *x = (const float *)op->in + (size_t)t * matrix->cols;
         float *out = (float *)op->out + (size_t)t * job->out_cols + col;
-        float sum = ref_lora_update(&lora, t, m, row, ref_dot(w, x, matrix->cols));
+        float sum = ref_lora_update(&lora, t, m, row, sum_of(op, w, x, matrix->cols));
         float y = finish(op, sum + bias);
         *out = op->epilogue == EPI_RESIDUAL ? *out + y : y;
     }
@@ -107,6 +116,7 @@ void ref_linear(kern_device *dev, const kern_linear *op) {
         ESP_ASSERT(op->matrix_count == 2 && op->matrix[0]->rows == op->matrix[1]->rows);
         out_cols = op->matrix[0]->rows;
     }
+    ESP_ASSERT(kern_parts_fit(op, op->matrix[0]->cols));
     linear_job job = {.dev = dev, .op = op, .out_cols = out_cols};
     ESP_ASSERT(op->token_count <= dev->tokens_max);
     ESP_ASSERT(kern_lora_fits(op, rows, op->matrix[0]->cols));

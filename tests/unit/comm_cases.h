@@ -83,9 +83,22 @@ static inline float case_value(uint32_t rank, size_t i) {
     return scale[(rank + i) % 4] * (float)((int)((i * 2654435761u + rank * 40503u) % 2001) - 1000);
 }
 
+static inline float case_in_order(uint32_t ranks, size_t i) {
+    float sum = case_value(0, i);
+    for (uint32_t rank = 1; rank < ranks; rank++)
+        sum += case_value(rank, i);
+    return sum;
+}
+
+/* Of ranks [first, first + count), two by two. */
+static inline float case_tree(uint32_t first, uint32_t count, size_t i) {
+    if (count == 1) return case_value(first, i);
+    return case_tree(first, count / 2, i) + case_tree(first + count / 2, count / 2, i);
+}
+
 /* On device memory of the host; what `residual` adds to is the same on all ranks. */
-static inline uint32_t case_sum(comm *c, const kern_ops *ops, kern_device *dev, size_t count,
-                                bool residual) {
+static inline uint32_t case_sum_in(comm *c, const kern_ops *ops, kern_device *dev, size_t count,
+                                   rank_sum_order order, bool residual) {
     rank_sum s;
     uint32_t wrong = 0;
     float *out = mem_new(count, sizeof *out);
@@ -95,16 +108,24 @@ static inline uint32_t case_sum(comm *c, const kern_ops *ops, kern_device *dev, 
         partial[i] = case_value(c->rank, i);
         out[i] = case_value(99, i);
     }
-    rank_sum_run(&s, count, residual, out);
+    rank_sum_run(&s, count, order, residual, out);
     for (size_t i = 0; i < count; i++) {
-        float sum = case_value(0, i), before = case_value(99, i);
-        for (uint32_t rank = 1; rank < c->size; rank++)
-            sum += case_value(rank, i);
+        float before = case_value(99, i);
+        float sum = order == RANK_SUM_TREE ? case_tree(0, c->size, i) : case_in_order(c->size, i);
         float wanted = residual ? before + sum : sum;
         wrong += memcmp(&out[i], &wanted, sizeof wanted) != 0;
     }
     rank_sum_close(&s);
     free(out);
+    return wrong;
+}
+
+/* In the order of the ranks; and as a tree, where the backend and the number of ranks are such. */
+static inline uint32_t case_sum(comm *c, const kern_ops *ops, kern_device *dev, size_t count,
+                                bool residual) {
+    uint32_t wrong = case_sum_in(c, ops, dev, count, RANK_SUM_IN_ORDER, residual);
+    if (ops->parts && c->size <= KERN_PARTS_MAX && (c->size & (c->size - 1)) == 0)
+        wrong += case_sum_in(c, ops, dev, count, RANK_SUM_TREE, residual);
     return wrong;
 }
 

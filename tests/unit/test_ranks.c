@@ -171,6 +171,35 @@ static void modes_answer_as_on_one_rank(void **state) {
     unlink(path);
 }
 
+/* Widths that parts can be dealt out of (kern_parts): of 1, 2, 4 and 8 ranks; and of 1, 2 and 4, where a share of
+ * eight would end within 64 columns. */
+static const tiny_llama_options PARTED[] = {
+    {.hidden = 96, .heads = 8, .head_dim = 64, .intermediate = 1024, .dtype = DT_Q4_1, .seed = 6},
+    {.hidden = 64, .heads = 8, .head_dim = 64, .intermediate = 768, .dtype = DT_BF16, .seed = 7},
+};
+
+static void ref_has_the_same_bits_at_any_number_of_ranks(void **state) {
+    (void)state;
+    for (uint32_t i = 0; i < 2; i++) {
+        char path[] = "/tmp/espalier-ranks-XXXXXX";
+        tiny_write(path, &PARTED[i]);
+        rank_rows one = {0};
+        for (uint32_t tp = 1; tp <= (i ? 4 : 8); tp *= 2) {
+            engine *e = tiny_open(path, (model_config){.device = DEVICE_REF, .tp = tp});
+            rank_rows rows = read_logits(e);
+            engine_close(e);
+            if (tp == 1) {
+                one = rows;
+                continue;
+            }
+            assert_memory_equal(rows.at, one.at, sizeof *rows.at * rows.count * rows.vocab);
+            free(rows.at);
+        }
+        free(one.at);
+        unlink(path);
+    }
+}
+
 /* ---- requests ---- */
 
 static request *make_request(uint32_t number, uint32_t output) {
@@ -361,6 +390,7 @@ int main(void) {
         cmocka_unit_test(families_answer_as_on_one_rank),
         cmocka_unit_test(uneven_shares_answer_as_on_one_rank),
         cmocka_unit_test(modes_answer_as_on_one_rank),
+        cmocka_unit_test(ref_has_the_same_bits_at_any_number_of_ranks),
         cmocka_unit_test(a_request_has_the_same_tokens_alone_and_among_64),
         cmocka_unit_test(what_ranks_cannot_do_is_refused_by_flag),
         cmocka_unit_test(a_rank_whose_device_fails_ends_the_replica_with_its_sentence),
