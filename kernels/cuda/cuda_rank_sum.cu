@@ -16,7 +16,7 @@ namespace {
 
 enum { SUM_THREADS = 256, SUM_BLOCKS_MAX = 65535 };
 
-__global__ void sum_ranks(cuda_rank_sum_args a) {
+__global__ void __launch_bounds__(SUM_THREADS) sum_ranks(cuda_rank_sum_args a) {
     const uint64_t stride = static_cast<uint64_t>(gridDim.x) * SUM_THREADS;
     for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * SUM_THREADS + threadIdx.x; i < a.count;
          i += stride) {

@@ -13,8 +13,9 @@ target_include_directories(cudaemu_flags INTERFACE ${CMAKE_SOURCE_DIR} ${cudaemu
   ${CMAKE_SOURCE_DIR}/kernels/cuda)
 target_compile_definitions(cudaemu_flags INTERFACE _GNU_SOURCE ESPALIER_CUDAEMU)
 target_compile_options(cudaemu_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -fno-exceptions
-  -fno-rtti -ffp-contract=off -fno-strict-aliasing>)
+  $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -Wall -Wextra -Wno-unknown-pragmas -fno-exceptions
+  -fno-rtti -ffp-contract=off -fno-strict-aliasing>
+  $<$<BOOL:${ESPALIER_WERROR}>:-Werror>)
 
 # Before each access to memory a kernel asks emu_guard.cpp; a sanitizer's build has its own.
 set(cudaemu_kernel_options -xc++)
