@@ -60,13 +60,17 @@ def line_of(row):
 
 
 def commit():
-    done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "-C", ROOT, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
 def write_results(folder, device, rows):
     name = re.sub(r"[^a-z0-9]+", "-", device["name"].lower()).strip("-")
     path = os.path.join(folder, f"{name}-{datetime.date.today()}.json")
+    os.makedirs(folder, exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         head = json.dumps({"device": device, "commit": commit(), "date": str(datetime.date.today())})
         file.write(head[:-1] + ', "rows": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]}\n")

@@ -90,19 +90,26 @@ def step_us(model, seqs, vocab):
         return us_of(step, 2)
 
 
+def build(name, hidden, inner, heads, kv_heads, dim, layers, vocab):
+    """The model with random weights. Gemma's caps are in transformers' eager attention alone."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
+    gemma = name.startswith("gemma")
+    more = ({"query_pre_attn_scalar": dim, "sliding_window": 4096, "attn_implementation": "eager"} if gemma
+            else {"tie_word_embeddings": "1b" in name})
+    config = (Gemma2Config if gemma else LlamaConfig)(
+        hidden_size=hidden, intermediate_size=inner, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=dim,
+        num_hidden_layers=layers, vocab_size=vocab, **more)
+    return (Gemma2ForCausalLM if gemma else LlamaForCausalLM)(config).eval()
+
+
 def models(name, hidden, inner, heads, kv_heads, dim, layers, vocab):
-    if not name.startswith("llama"):
-        return
+    torch.set_default_dtype(torch.bfloat16)
     try:
-        from transformers import LlamaConfig, LlamaForCausalLM
+        with torch.device("cuda"):
+            model = build(name, hidden, inner, heads, kv_heads, dim, layers, vocab)
     except ImportError:
         print("transformers: not measured, it cannot be imported", file=sys.stderr)
         return
-    config = LlamaConfig(hidden_size=hidden, intermediate_size=inner, num_attention_heads=heads, num_key_value_heads=kv_heads,
-                         head_dim=dim, num_hidden_layers=layers, vocab_size=vocab, tie_word_embeddings="1b" in name)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = LlamaForCausalLM(config).eval()
     for seqs in (1, 16):
         row("model", f"{name} decode step", seqs, step_us(model, seqs, vocab), "BF16")
     del model

@@ -74,6 +74,7 @@ static bool may_wait(nccl_comm *c, int64_t waited_us) {
 static void wait_for_stream(nccl_comm *c) {
     int64_t began_us = clock_now_us();
     while (cudaStreamQuery(c->stream) == cudaErrorNotReady) {
+        (void)cudaGetLastError(); /* or the next launch would tell of it */
         int64_t waited_us = clock_now_us() - began_us;
         if (!may_wait(c, waited_us)) return;
         if (waited_us < OFFER_US)
@@ -168,6 +169,7 @@ static esp_code join(nccl_comm *c, nccl_id *id, esp_error *err) {
     esp_code code = comm_check(c->control, err);
     if (code != ESP_OK) return code;
     int result = c->words.init(&c->comm, (int)c->head.size, *id, (int)c->head.rank);
+    (void)cudaGetLastError(); /* of what the library tried and did without */
     if (result == NCCL_OK) return ESP_OK;
     c->comm = NULL;
     return esp_fail(err, ESP_UNAVAILABLE, "rank %u cannot join the others by NCCL: %s",

@@ -102,7 +102,10 @@ template <int table> CU_DEV uint32_t cu_lop3(uint32_t a, uint32_t b, uint32_t c)
         if (table >> i & 1) d |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
     return d;
 }
-CU_DEV float cu_exp2(float x) { return exp2f(x); }
+/* Whole powers of two are exact. */
+CU_DEV float cu_exp2(float x) {
+    return x == floorf(x) ? exp2f(x) : cuemu::rough(exp2f(x), x, 2);
+}
 CU_DEV uint32_t cu_pack_bf16(float low, float high) {
     return __float2bfloat16(low).x | uint32_t{__float2bfloat16(high).x} << 16;
 }

@@ -17,8 +17,11 @@ file(GLOB cuda_hosts CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
 find_program(ESPALIER_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda /opt/cuda
   PATH_SUFFIXES bin DOC "NVIDIA's compiler")
 
-set(cuda_flags -std=c++17 -O3 -Xfatbin=-compress-all "-Werror=all-warnings"
-  "-Xcompiler=-fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-Wall,-Wextra,-Werror")
+set(cuda_flags -std=c++17 -O3 -Xfatbin=-compress-all
+  "-Xcompiler=-fno-exceptions,-fno-rtti,-fno-threadsafe-statics,-Wall,-Wextra")
+if(ESPALIER_WERROR)
+  list(APPEND cuda_flags -Werror=all-warnings -Xcompiler=-Werror)
+endif()
 if(ESPALIER_CUDA_ARCHS)
   list(GET ESPALIER_CUDA_ARCHS -1 cuda_last)
 endif()

@@ -29,7 +29,7 @@ CU_DEV uint32_t row_of(const cuda_embed_args &a, uint32_t token) {
     return static_cast<uint32_t>(id >= 0 ? id : max(a.sampled[-1 - id], 0));
 }
 
-__global__ void embed_tokens(Embed e) {
+__global__ void __launch_bounds__(EMBED_THREADS) embed_tokens(Embed e) {
     const cuda_embed_args &a = e.args;
     const uint32_t token = blockIdx.x, column = blockIdx.y * EMBED_THREADS + threadIdx.x;
     if (column >= e.table.cols) return;

@@ -99,7 +99,10 @@ CU_DEV void put(const cuda_norm_args &a, size_t row, uint32_t k, const Group<STE
     write<STEP>(a.residual + at, sum);
 }
 
-template <int STEP> __global__ void norm_rows(cuda_norm_args a) {
+constexpr uint32_t NORM_THREADS_MAX = 1024;
+
+template <int STEP>
+__global__ void __launch_bounds__(NORM_THREADS_MAX) norm_rows(cuda_norm_args a) {
     CU_SHARED(float, warps, [BLOCK_WARPS_MAX]);
     const size_t row = blockIdx.x;
     const float *x = a.in + (a.rows ? a.rows[row] : row) * a.width;
@@ -113,7 +116,7 @@ template <int STEP> __global__ void norm_rows(cuda_norm_args a) {
 
 uint32_t threads_for(uint32_t groups) {
     const uint32_t threads = (groups + 31) / 32 * 32;
-    return threads > 1024 ? 1024 : threads;
+    return threads > NORM_THREADS_MAX ? NORM_THREADS_MAX : threads;
 }
 
 } // namespace

@@ -14,7 +14,7 @@ namespace {
 
 enum { PLACE_THREADS = 256 };
 
-__global__ void place(cuda_place_columns_args a) {
+__global__ void __launch_bounds__(PLACE_THREADS) place(cuda_place_columns_args a) {
     const float *in = a.in + static_cast<size_t>(blockIdx.x) * a.cols;
     float *out = a.out + static_cast<size_t>(blockIdx.x) * a.out_cols + a.first;
     for (uint32_t i = threadIdx.x; i < a.cols; i += PLACE_THREADS)

@@ -37,7 +37,7 @@ CU_DEV float mean_of(const cuda_pool_states_args &a, const Range &range, uint32_
     return static_cast<float>(sum / range.count);
 }
 
-__global__ void pool_rows(cuda_pool_states_args a) {
+__global__ void __launch_bounds__(POOL_THREADS) pool_rows(cuda_pool_states_args a) {
     CU_SHARED(float, warps, [BLOCK_WARPS_MAX]);
     const Range range = range_of(a, blockIdx.x);
     float *out = a.out + static_cast<size_t>(blockIdx.x) * a.width;

@@ -33,7 +33,7 @@ CU_DEV float two_by_two(const cuda_rank_sum_args &a, uint64_t i) {
            ((part[4] + part[5]) + (part[6] + part[7]));
 }
 
-__global__ void sum_ranks(cuda_rank_sum_args a) {
+__global__ void __launch_bounds__(SUM_THREADS) sum_ranks(cuda_rank_sum_args a) {
     const uint64_t stride = static_cast<uint64_t>(gridDim.x) * SUM_THREADS;
     for (uint64_t i = static_cast<uint64_t>(blockIdx.x) * SUM_THREADS + threadIdx.x; i < a.count;
          i += stride) {

@@ -1,5 +1,7 @@
 /* fault_kernels.cu - the faults that the emulator must find, each in a kernel that is right without it. */
 // SPDX-License-Identifier: Apache-2.0
+#include <cstdlib>
+
 #include "cu.h"
 #include "fault_kernels.h"
 
@@ -279,4 +281,89 @@ extern "C" int fault_no_dynamic_memory(float *out, const float *in, bool planted
     const cudaStream_t none = nullptr;
     const size_t bytes = planted ? 0 : 256;
     return CU_LAUNCH((no_dynamic_memory<false>), dim3(1), dim3(64), bytes, none, out, in);
+}
+
+/* ---- pointers that no argument shows */
+
+struct Ends {
+    float *out;
+    const float *in;
+};
+
+static __global__ void copy_between(Ends ends) { ends.out[threadIdx.x] = ends.in[threadIdx.x]; }
+
+/* Host memory in a struct: what a launcher does that passes its own args on. */
+extern "C" int fault_host_in_struct(float *out, const float *in, bool planted) {
+    const cudaStream_t none = nullptr;
+    float *here = static_cast<float *>(malloc(FAULT_WORDS * sizeof(float)));
+    for (int i = 0; i < FAULT_WORDS; i++)
+        here[i] = (float)i;
+    const int code =
+        CU_LAUNCH(copy_between, dim3(1), dim3(64), 0, none, (Ends{out, planted ? here : in}));
+    free(here);
+    return code;
+}
+
+static __global__ void copy_from_table(float *out, const float *const *table) {
+    out[threadIdx.x] = table[0][threadIdx.x];
+}
+
+/* The same in a table that lies in device memory. */
+extern "C" int fault_host_in_table(float *out, const float *in, bool planted) {
+    const cudaStream_t none = nullptr;
+    float here[FAULT_WORDS];
+    for (int i = 0; i < FAULT_WORDS; i++)
+        here[i] = (float)i;
+    void *table;
+    const void *from = planted ? here : in;
+    int code = cudaMalloc(&table, sizeof from);
+    if (!code) code = cudaMemcpy(table, &from, sizeof from, cudaMemcpyHostToDevice);
+    if (!code)
+        code = CU_LAUNCH(copy_from_table, dim3(1), dim3(64), 0, none, out,
+                         static_cast<const float *const *>(table));
+    return code ? code : (int)cudaFree(table);
+}
+
+/* Another device's memory, and no access to it was enabled. */
+extern "C" int fault_peer_in_struct(float *out, const float *in, bool planted) {
+    const cudaStream_t none = nullptr;
+    void *there;
+    int code = cudaSetDevice(planted ? 1 : 0);
+    if (!code) code = cudaMalloc(&there, FAULT_WORDS * sizeof(float));
+    if (!code) code = cudaMemcpy(there, in, FAULT_WORDS * sizeof(float), cudaMemcpyDeviceToDevice);
+    if (!code) code = cudaSetDevice(0);
+    if (!code)
+        code = CU_LAUNCH(copy_between, dim3(1), dim3(64), 0, none,
+                         (Ends{out, static_cast<const float *>(there)}));
+    return code ? code : (int)cudaFree(there);
+}
+
+/* Freed memory that a struct still names. */
+extern "C" int fault_kept_too_long(float *out, const float *in, bool planted) {
+    const cudaStream_t none = nullptr;
+    void *kept;
+    int code = cudaMalloc(&kept, FAULT_WORDS * sizeof(float));
+    if (!code) code = cudaMemcpy(kept, in, FAULT_WORDS * sizeof(float), cudaMemcpyDeviceToDevice);
+    if (!code && planted) code = cudaFree(kept);
+    if (!code)
+        code = CU_LAUNCH(copy_between, dim3(1), dim3(64), 0, none,
+                         (Ends{out, static_cast<const float *>(kept)}));
+    if (!code && !planted) code = cudaFree(kept);
+    return code;
+}
+
+/* ---- as much as a block has */
+
+KERNEL(static_and_dynamic) {
+    CU_DYN_SHARED(float, s);
+    CU_SHARED(float, more, [64]);
+    const int t = threadIdx.x;
+    s[t] = in[t];
+    more[t] = s[t];
+    out[t] = more[t];
+}
+extern "C" int fault_static_and_dynamic(float *out, const float *in, bool planted) {
+    const cudaStream_t none = nullptr;
+    const size_t bytes = 48 * 1024 - (planted ? 0 : 256);
+    return CU_LAUNCH((static_and_dynamic<false>), dim3(1), dim3(64), bytes, none, out, in);
 }

@@ -22,7 +22,8 @@ fault_kernel fault_missing_barrier, fault_barrier_missing_in_loop, fault_order_b
     fault_unwritten_shared, fault_unwritten_global, fault_copy_not_waited, fault_copy_not_synced,
     fault_copy_left_in_flight, fault_copy_misaligned, fault_misaligned_load,
     fault_misaligned_vector, fault_ldmatrix_misaligned, fault_same_value_race, fault_lost_update,
-    fault_race_between_blocks, fault_host_pointer, fault_no_dynamic_memory;
+    fault_race_between_blocks, fault_host_pointer, fault_no_dynamic_memory, fault_host_in_struct,
+    fault_host_in_table, fault_peer_in_struct, fault_static_and_dynamic, fault_kept_too_long;
 
 #ifdef __cplusplus
 }

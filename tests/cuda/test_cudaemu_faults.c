@@ -65,9 +65,9 @@ static const struct fault faults[] = {
     FAULT(exit_before_barrier, NAMED, NAMED, NAMED),
     FAULT(two_barriers, NAMED, NAMED, NAMED),
     FAULT(absent_lanes, NAMED, NAMED, NAMED),
-    FAULT(dynamic_overrun, RIGHT, REPORT, OTHER),
-    FAULT(shared_overrun, RIGHT, REPORT, OTHER),
-    FAULT(global_write_overrun, RIGHT, REPORT, OTHER),
+    FAULT(dynamic_overrun, NAMED, REPORT, OTHER),
+    FAULT(shared_overrun, NAMED, REPORT, OTHER),
+    FAULT(global_write_overrun, NAMED, REPORT, OTHER),
     FAULT(global_read_overrun, RIGHT, REPORT, OTHER),
     FAULT(unwritten_shared, WRONG, WRONG, WRONG),
     FAULT(unwritten_global, WRONG, WRONG, WRONG),
@@ -76,13 +76,18 @@ static const struct fault faults[] = {
     FAULT(copy_left_in_flight, NAMED, NAMED, NAMED),
     FAULT(copy_misaligned, NAMED, NAMED, NAMED),
     FAULT(misaligned_load, NAMED, NAMED, NAMED),
-    FAULT(misaligned_vector, OTHER, REPORT, OTHER), /* plain: right, or a fault of the machine */
+    FAULT(misaligned_vector, NAMED, REPORT, OTHER),
     FAULT(ldmatrix_misaligned, NAMED, NAMED, NAMED),
     FAULT(same_value_race, RIGHT, RIGHT, REPORT),
     FAULT(lost_update, RIGHT, RIGHT, REPORT),
     FAULT(race_between_blocks, RIGHT, RIGHT, REPORT),
     FAULT(host_pointer, NAMED, NAMED, NAMED),
     FAULT(no_dynamic_memory, NAMED, NAMED, NAMED),
+    FAULT(host_in_struct, NAMED, OTHER, OTHER),
+    FAULT(host_in_table, NAMED, OTHER, OTHER),
+    FAULT(peer_in_struct, NAMED, OTHER, OTHER),
+    FAULT(kept_too_long, NAMED, REPORT, OTHER),
+    FAULT(static_and_dynamic, NAMED, NAMED, NAMED),
 #undef FAULT
     {"host_reads_device", host_reads_device, {OTHER, REPORT, OTHER}},
 };
@@ -120,6 +125,7 @@ static _Noreturn void become_child(const char *name, bool planted, int seed, int
     snprintf(number, sizeof number, "%d", seed);
     setenv("CUEMU_SEED", number, 1);
     setenv("CUEMU_INTERBLOCK", "1", 1);
+    setenv("CUEMU_DEVICES", "2", 1);
     setenv("ASAN_OPTIONS", "exitcode=23:detect_leaks=0", 1);
     setenv("UBSAN_OPTIONS", "exitcode=23", 1);
     setenv("TSAN_OPTIONS", "exitcode=66", 1);

@@ -240,6 +240,68 @@ static void queries_let_time_go_by(void **state) {
     assert_int_equal(cudaFree(p), cudaSuccess);
 }
 
+/* Who polls has to take "not ready" back, or the next launch seems to have failed. */
+static void a_launch_tells_of_an_error_that_nobody_took_back(void **state) {
+    (void)state;
+    uint32_t *p = device_words(0);
+    cudaStream_t stream = new_stream();
+    assert_int_equal(emu_add(p, 1, COUNT, stream), 0);
+    assert_int_equal(emu_add(p, 1, COUNT, stream), 0);
+    assert_int_equal(cudaStreamQuery(stream), cudaErrorNotReady);
+    assert_int_equal(emu_add(p, 1, COUNT, stream), cudaErrorNotReady);
+    assert_int_equal(cudaStreamQuery(stream), cudaErrorNotReady);
+    assert_int_equal(cudaGetLastError(), cudaErrorNotReady);
+    assert_int_equal(emu_add(p, 1, COUNT, stream), 0);
+    assert_int_equal(cudaStreamDestroy(stream), cudaSuccess);
+    assert_int_equal(word_of(p), 4);
+    assert_int_equal(cudaFree(p), cudaSuccess);
+}
+
+/* The host must not look at what it fetches before it has waited, even if it knows what was there. */
+static void what_is_fetched_is_all_ones_until_it_is_there(void **state) {
+    (void)state;
+    uint32_t *p = device_words(7), *here;
+    cudaStream_t stream = new_stream();
+    assert_int_equal(cudaMallocHost((void **)&here, BYTES), cudaSuccess);
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(emu_add(p, 0, COUNT, stream), 0);
+        assert_int_equal(cudaMemcpyAsync(here, p, BYTES, cudaMemcpyDeviceToHost, stream), 0);
+        assert_int_equal(here[COUNT - 1], ~0u);
+        assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
+        assert_int_equal(here[COUNT - 1], 7);
+    }
+    here[0] = 5; /* on its way up: what comes down may not be poison before it has left */
+    assert_int_equal(cudaMemcpyAsync(p, here, BYTES, cudaMemcpyHostToDevice, stream), 0);
+    assert_int_equal(cudaMemcpyAsync(here, p, BYTES, cudaMemcpyDeviceToHost, stream), 0);
+    assert_int_equal(cudaStreamSynchronize(stream), cudaSuccess);
+    assert_int_equal(here[0], 5);
+    assert_int_equal(cudaStreamDestroy(stream), cudaSuccess);
+    assert_int_equal(cudaFreeHost(here), cudaSuccess);
+    assert_int_equal(cudaFree(p), cudaSuccess);
+}
+
+/* Two streams, no event between them: either may be first. */
+static void a_forgotten_wait_is_seen_now_and_then_when_random(void **state) {
+    (void)state;
+    enum { TIMES = 64 };
+    uint32_t *a = device_words(1), *b = device_words(2), old = 0;
+    cudaStream_t first = new_stream(), second = new_stream();
+    emu_set_streams(EMU_STREAMS_RANDOM);
+    for (uint32_t i = 0; i < TIMES; i++) {
+        assert_int_equal(emu_add(a, 1, COUNT, first), 0);
+        assert_int_equal(emu_copy(b, a, COUNT, second), 0);
+        assert_int_equal(cudaStreamSynchronize(second), cudaSuccess);
+        assert_int_equal(cudaStreamSynchronize(first), cudaSuccess);
+        old += word_of(b) == i + 1;
+        assert_int_equal(word_of(a), i + 2);
+    }
+    assert_in_range(old, 1, TIMES - 1);
+    assert_int_equal(cudaStreamDestroy(first), cudaSuccess);
+    assert_int_equal(cudaStreamDestroy(second), cudaSuccess);
+    assert_int_equal(cudaFree(a), cudaSuccess);
+    assert_int_equal(cudaFree(b), cudaSuccess);
+}
+
 static void the_legacy_stream_waits_for_those_that_are_ordered_with_it(void **state) {
     (void)state;
     uint32_t *a = device_words(1), *b = device_words(1);
@@ -344,11 +406,39 @@ static void a_capture_refuses_what_cannot_be_replayed(void **state) {
     assert_int_equal(status, cudaStreamCaptureStatusInvalidated);
     assert_int_equal(emu_add(p, 1, COUNT, stream), cudaErrorStreamCaptureInvalidated);
     assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureInvalidated);
+    assert_int_equal(cudaGetLastError(), cudaErrorStreamCaptureInvalidated);
     assert_null(graph);
     assert_int_equal(emu_add(p, 1, COUNT, stream), 0);
     assert_int_equal(cudaStreamDestroy(stream), cudaSuccess);
     assert_int_equal(word_of(p), 6);
     assert_int_equal(cudaFree(p), cudaSuccess);
+}
+
+/* Also of streams and events that have no part in it: each ends the capture. */
+static void a_thread_that_captures_waits_for_nothing(void **state) {
+    (void)state;
+    cudaGraph_t graph;
+    cudaStream_t stream = new_stream(), other = new_stream();
+    cudaEvent_t event = new_event();
+    void *pinned;
+    assert_int_equal(cudaMallocHost(&pinned, 64), cudaSuccess);
+    for (int call = 0; call < 6; call++) {
+        assert_int_equal(cudaEventRecord(event, other), cudaSuccess);
+        assert_int_equal(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), 0);
+        cudaError_t code = call == 0   ? cudaStreamSynchronize(other)
+                           : call == 1 ? cudaStreamQuery(other)
+                           : call == 2 ? cudaEventSynchronize(event)
+                           : call == 3 ? cudaEventQuery(event)
+                           : call == 4 ? cudaFreeHost(pinned)
+                                       : cudaDeviceSynchronize();
+        assert_int_equal(code, cudaErrorStreamCaptureUnsupported);
+        assert_int_equal(cudaStreamEndCapture(stream, &graph), cudaErrorStreamCaptureInvalidated);
+    }
+    (void)cudaGetLastError();
+    assert_int_equal(cudaFreeHost(pinned), cudaSuccess);
+    assert_int_equal(cudaEventDestroy(event), cudaSuccess);
+    assert_int_equal(cudaStreamDestroy(stream), cudaSuccess);
+    assert_int_equal(cudaStreamDestroy(other), cudaSuccess);
 }
 
 static void a_capture_draws_in_streams_that_wait_for_it(void **state) {
@@ -368,6 +458,7 @@ static void a_capture_draws_in_streams_that_wait_for_it(void **state) {
         if (joined) assert_int_equal(cudaStreamWaitEvent(stream, join, 0), cudaSuccess);
         assert_int_equal(cudaStreamEndCapture(stream, &graph),
                          joined ? cudaSuccess : cudaErrorStreamCaptureUnjoined);
+        (void)cudaGetLastError();
     }
     assert_int_equal(cudaGraphInstantiate(&exec, graph, 0), cudaSuccess);
     assert_int_equal(cudaGraphLaunch(exec, side), cudaSuccess);
@@ -389,8 +480,7 @@ static void launches_beyond_the_architecture_are_refused(void **state) {
     (void)state;
     assert_int_equal(emu_shape(1024, 0, NULL), 0);
     assert_int_equal(emu_shape(1025, 0, NULL), cudaErrorInvalidConfiguration);
-    assert_int_equal(cudaGetLastError(), cudaErrorInvalidConfiguration);
-    assert_int_equal(cudaGetLastError(), cudaSuccess);
+    assert_int_equal(cudaGetLastError(), cudaSuccess); /* the launch has told it */
     assert_int_equal(emu_shape(0, 0, NULL), cudaErrorInvalidConfiguration);
     assert_int_equal(emu_shape(32, 49153, NULL), cudaErrorInvalidConfiguration);
     assert_int_equal(emu_opt_in(163 * 1024), 0);
@@ -426,6 +516,34 @@ static void devices_are_counted_and_described(void **state) {
                         "no CUDA-capable device is detected");
 }
 
+/* Streams, events, graphs and what a function may use are a device's; a thread has to choose it first. */
+static void what_is_of_one_device_is_of_no_other(void **state) {
+    (void)state;
+    emu_set_devices(2);
+    uint32_t *p = device_words(0);
+    cudaStream_t first = new_stream();
+    cudaEvent_t event = new_event();
+    cudaGraphExec_t graph = captured_addition(first, p, 1);
+    assert_int_equal(emu_opt_in(100 * 1024), 0);
+    assert_int_equal(emu_shape(32, 100 * 1024, first), 0);
+    assert_int_equal(cudaSetDevice(1), cudaSuccess);
+    cudaStream_t second = new_stream();
+    assert_int_equal(emu_shape(32, 100 * 1024, second), cudaErrorInvalidConfiguration);
+    assert_int_equal(emu_shape(32, 0, first), cudaErrorInvalidResourceHandle);
+    assert_int_equal(cudaEventRecord(event, second), cudaErrorInvalidResourceHandle);
+    assert_int_equal(cudaStreamWaitEvent(second, event, 0), cudaSuccess);
+    assert_int_equal(cudaMemsetAsync(p, 0, BYTES, first), cudaErrorInvalidResourceHandle);
+    assert_int_equal(cudaGraphLaunch(graph, first), cudaErrorInvalidValue);
+    (void)cudaGetLastError();
+    assert_int_equal(cudaStreamDestroy(second), cudaSuccess);
+    assert_int_equal(cudaSetDevice(0), cudaSuccess);
+    assert_int_equal(emu_opt_in(48 * 1024), 0);
+    assert_int_equal(cudaGraphExecDestroy(graph), cudaSuccess);
+    assert_int_equal(cudaEventDestroy(event), cudaSuccess);
+    assert_int_equal(cudaStreamDestroy(first), cudaSuccess);
+    assert_int_equal(cudaFree(p), cudaSuccess);
+}
+
 static void a_peers_memory_is_out_of_reach_until_it_is_enabled(void **state) {
     (void)state;
     int can = 0;
@@ -439,6 +557,7 @@ static void a_peers_memory_is_out_of_reach_until_it_is_enabled(void **state) {
     assert_true(can);
     assert_int_equal(cudaDeviceEnablePeerAccess(0, 0), cudaSuccess);
     assert_int_equal(cudaDeviceEnablePeerAccess(0, 0), cudaErrorPeerAccessAlreadyEnabled);
+    assert_int_equal(cudaGetLastError(), cudaErrorPeerAccessAlreadyEnabled);
     assert_int_equal(emu_add(p, 1, COUNT, NULL), cudaSuccess);
     assert_int_equal(word_of(p), 5);
     uint32_t *here = device_words(0);
@@ -533,15 +652,20 @@ int main(void) {
         LAZY(pageable_memory_is_read_before_the_call_returns),
         EAGER(pageable_memory_is_read_before_the_call_returns),
         LAZY(queries_let_time_go_by),
+        LAZY(a_launch_tells_of_an_error_that_nobody_took_back),
+        LAZY(what_is_fetched_is_all_ones_until_it_is_there),
+        LAZY(a_forgotten_wait_is_seen_now_and_then_when_random),
         LAZY(the_legacy_stream_waits_for_those_that_are_ordered_with_it),
         LAZY(host_functions_run_in_the_streams_order),
         EAGER(a_graph_replays_with_the_arguments_of_its_capture),
         LAZY(a_graph_replays_with_the_arguments_of_its_capture),
         EAGER(a_graph_that_outlives_its_memory_is_caught),
         EAGER(a_capture_refuses_what_cannot_be_replayed),
+        EAGER(a_thread_that_captures_waits_for_nothing),
         LAZY(a_capture_draws_in_streams_that_wait_for_it),
         EAGER(launches_beyond_the_architecture_are_refused),
         EAGER(devices_are_counted_and_described),
+        EAGER(what_is_of_one_device_is_of_no_other),
         EAGER(a_peers_memory_is_out_of_reach_until_it_is_enabled),
         EAGER(a_kernel_gets_no_host_memory_by_mistake),
         EAGER(an_error_sticks_to_its_device),

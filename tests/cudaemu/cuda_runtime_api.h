@@ -52,7 +52,7 @@ typedef enum cudaError {
 
 const char *cudaGetErrorString(cudaError_t error);
 const char *cudaGetErrorName(cudaError_t error);
-/* Both give the calling thread's last error; the first forgets it, unless the device is lost. */
+/* Both give the calling thread's last error, which stays until the first forgets it: a launch tells of it too. */
 cudaError_t cudaGetLastError(void);
 cudaError_t cudaPeekAtLastError(void);
 

@@ -13,12 +13,23 @@ target_include_directories(cudaemu_flags INTERFACE ${CMAKE_SOURCE_DIR} ${cudaemu
   ${CMAKE_SOURCE_DIR}/kernels/cuda)
 target_compile_definitions(cudaemu_flags INTERFACE _GNU_SOURCE ESPALIER_CUDAEMU)
 target_compile_options(cudaemu_flags INTERFACE
-  $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -Wall -Wextra -Werror -Wno-unknown-pragmas -fno-exceptions
-  -fno-rtti -ffp-contract=off -fno-strict-aliasing>)
+  $<$<COMPILE_LANGUAGE:CXX>:-std=c++17 -Wall -Wextra -Wno-unknown-pragmas -fno-exceptions
+  -fno-rtti -ffp-contract=off -fno-strict-aliasing>
+  $<$<BOOL:${ESPALIER_WERROR}>:-Werror>)
+
+# Before each access to memory a kernel asks emu_guard.cpp; a sanitizer's build has its own.
+set(cudaemu_kernel_options -xc++)
+if(NOT ESPALIER_SANITIZE)
+  target_compile_definitions(cudaemu_flags INTERFACE EMU_GUARD)
+  list(APPEND cudaemu_kernel_options -fsanitize=kernel-address
+    --param=asan-instrumentation-with-call-threshold=0 --param=asan-stack=0 --param=asan-globals=0
+    -fsanitize=alignment -fno-sanitize-recover=alignment)
+endif()
 
 # cudaemu_kernels(sources...): .cu files as C++.
 function(cudaemu_kernels)
-  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-xc++")
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX
+    COMPILE_OPTIONS "${cudaemu_kernel_options}")
 endfunction()
 
 file(GLOB cudaemu_sources CONFIGURE_DEPENDS ${cudaemu_folder}/*.cpp)

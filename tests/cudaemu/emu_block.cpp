@@ -199,17 +199,17 @@ static void run_blocks() {
         run_block((start + i * step) % count, i + 1 == count);
 }
 
-void run_grid(Kernel *kernel, const char *name, dim3 grid, dim3 block, size_t shared_bytes) {
+void run_grid(Kernel *kernel, const LaunchShape &shape) {
     Processor &p = processor;
     host_enter();
     p.kernel = kernel;
-    p.kernel_name = name;
-    p.thread_count = static_cast<int>(block.x * block.y * block.z);
-    p.block_size = block;
-    p.grid_size = grid;
+    p.kernel_name = shape.name;
+    p.thread_count = static_cast<int>(shape.block.x * shape.block.y * shape.block.z);
+    p.block_size = shape.block;
+    p.grid_size = shape.grid;
     p.failed = false;
-    prepare_threads(block);
-    shared_begin_grid(shared_bytes);
+    prepare_threads(shape.block);
+    shared_begin_grid(shape.shared_bytes, shape.shared_bytes_max);
     run_blocks();
     shared_end_grid();
     if (p.failed)

@@ -4,7 +4,9 @@
  *   CUEMU_SM=80|86|89|90     architecture: limits of shared memory, what properties say
  *   CUEMU_DEVICES=n          emulated devices, 1 by default
  *   CUEMU_MEMORY=MiB         of each device, 256 by default
- *   CUEMU_STREAMS=lazy       operations run only when something waits for them; default: at once
+ *   CUEMU_STREAMS=lazy       operations run only when something waits for them; =random: some of them earlier, as the
+ *                            seed has it; default: at once
+ *   CUEMU_NUMBERS=rough      what a device approximates is as far off as it may be; mma sums are cut, not rounded
  *   CUEMU_INTERBLOCK=1       ThreadSanitizer also looks for races between blocks of a grid
  *   CUEMU_TRAP=1             a fault ends the launch with an error, not the process */
 // SPDX-License-Identifier: Apache-2.0
@@ -18,13 +20,16 @@
 extern "C" {
 #endif
 
-typedef enum emu_streams { EMU_STREAMS_EAGER, EMU_STREAMS_LAZY } emu_streams;
+typedef enum emu_streams { EMU_STREAMS_EAGER, EMU_STREAMS_LAZY, EMU_STREAMS_RANDOM } emu_streams;
 
 /* 0: threads and blocks in order; else a random order that the seed determines. */
 void emu_seed(uint64_t seed);
 
 /* A fault ends the launch: the device is in error (cudaErrorLaunchFailure) until emu_reset. */
 void emu_trap_faults(bool trap);
+
+/* As CUEMU_NUMBERS. */
+void emu_set_rough(bool rough);
 
 /* When operations of streams run. Streams must be idle. */
 void emu_set_streams(emu_streams when);

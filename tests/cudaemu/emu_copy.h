@@ -17,11 +17,10 @@ void copy_queue(const AsyncCopy &copy, Place place);
 /* Takes the oldest copy of a group <= last_group off the queue. */
 bool copy_take(int last_group, AsyncCopy *out);
 
-/* Whole or not at all: when !whole the destination is zeroed and nothing is read. */
+/* Whole or not at all: when !whole the destination is zeroed and nothing is read, but `from` is aligned in any case. */
 template <int bytes> inline void copy_async(void *to, const void *from, bool whole, Place place) {
     if (!is_shared(to, bytes)) fail("cp.async to what is not this block's shared memory", place);
-    uintptr_t low_bits = reinterpret_cast<uintptr_t>(to);
-    if (whole) low_bits |= reinterpret_cast<uintptr_t>(from);
+    uintptr_t low_bits = reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from);
     if (low_bits & (bytes - 1)) fail("cp.async address not aligned", place);
     if (whole) {
         unsigned char touched[bytes]; /* so that a source out of bounds is reported at this line */

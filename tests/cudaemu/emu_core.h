@@ -23,6 +23,7 @@
 namespace cuemu {
 
 enum { THREADS_MAX = 1024, LANES = 32, WARPS_MAX = THREADS_MAX / LANES };
+enum { FIBER_STACK_BYTES = 64 * 1024 /* where no sanitizer is compiled in */ };
 enum {
     COPIES_MAX = 1024,  /* cp.async in flight of one thread */
     COLLECTIVES_MAX = 8 /* divergent warp operations of one warp at a time */
@@ -82,7 +83,16 @@ struct Warp {
 /* A kernel with its arguments, run by each thread of a grid. */
 struct Kernel {
     virtual void thread() = 0;
+    virtual size_t bytes() const = 0; /* of this object */
     virtual ~Kernel() = default;
+};
+
+struct LaunchShape {
+    const char *name;
+    const void *function;
+    dim3 grid, block;
+    size_t shared_bytes;     /* dynamic */
+    size_t shared_bytes_max; /* of dynamic and static arrays together */
 };
 
 struct Counts {
@@ -104,7 +114,7 @@ struct Processor {
     dim3 block_size, grid_size;
     Kernel *kernel;
     const char *kernel_name;
-    bool shuffled, failed;
+    bool shuffled, failed, rough; /* rough: approximations are as far off as a device's may be */
     uint64_t random;
     Counts counts;
 };
@@ -124,7 +134,7 @@ void host_enter();
 /* The scheduler of one block: emu_block.cpp */
 void make_ready(int index);
 void run_next();
-void run_grid(Kernel *kernel, const char *name, dim3 grid, dim3 block, size_t shared_bytes);
+void run_grid(Kernel *kernel, const LaunchShape &shape);
 
 inline bool in_kernel() { return processor.current && processor.current != &processor.host; }
 

@@ -221,5 +221,5 @@ void emu_reset(void) {
     Locked lock;
     for (cudaError_t &error : devices.error)
         error = cudaSuccess;
-    failed(cudaSuccess);
+    (void)cudaGetLastError();
 }

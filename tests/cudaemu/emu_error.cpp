@@ -77,7 +77,7 @@ cudaError_t refused(cudaError_t error, const char *why) {
 }
 
 cudaError_t failed(cudaError_t error) {
-    if (error != cudaSuccess && error != cudaErrorNotReady) last = error;
+    if (error != cudaSuccess) last = error;
     return error;
 }
 

@@ -9,6 +9,7 @@
 struct CUevent_st {
     cuemu::MarkRef mark; /* null: never recorded, which counts as passed */
     bool timed;
+    int device;
 };
 
 namespace cuemu {
@@ -35,7 +36,7 @@ using namespace cuemu;
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags) {
     if (device_none()) return failed(cudaErrorNoDevice);
-    *out = new CUevent_st{nullptr, !(flags & cudaEventDisableTiming)};
+    *out = new CUevent_st{nullptr, !(flags & cudaEventDisableTiming), current_device()};
     return cudaSuccess;
 }
 
@@ -55,6 +56,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
     Stream *stream = stream_of(handle, &error);
     if (!stream) return error;
     if (!event) return failed(cudaErrorInvalidResourceHandle);
+    if (event->device != stream->device)
+        return refused(cudaErrorInvalidResourceHandle, "records an event of another device");
     MarkRef mark = std::make_shared<Mark>();
     if (stream->capture)
         error = capture_record(stream, mark);
@@ -83,6 +86,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
     if (!mark) return cudaSuccess;
     if (mark->capture)
         return refused(cudaErrorStreamCaptureUnsupported, "waits for an event of a capture");
+    if (cudaError_t error = capture_forbids()) return error;
     if (mark->passed) return cudaSuccess;
     return stream_wait(mark->stream, mark->number);
 }
@@ -94,15 +98,18 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
     if (!mark) return cudaSuccess;
     if (mark->capture)
         return refused(cudaErrorStreamCaptureUnsupported, "queries an event of a capture");
-    if (!mark->passed && !stream_poll(mark->stream, mark->number)) return cudaErrorNotReady;
+    if (cudaError_t error = capture_forbids()) return error;
+    if (!mark->passed && !stream_poll(mark->stream, mark->number))
+        return failed(cudaErrorNotReady);
     return cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
     Locked lock;
-    if (!start || !end || !start->timed || !end->timed || !start->mark || !end->mark)
+    if (!start || !end || !start->timed || !end->timed || !start->mark || !end->mark ||
+        start->device != end->device)
         return failed(cudaErrorInvalidResourceHandle);
-    if (!start->mark->passed || !end->mark->passed) return cudaErrorNotReady;
+    if (!start->mark->passed || !end->mark->passed) return failed(cudaErrorNotReady);
     *milliseconds = static_cast<float>((end->mark->seconds - start->mark->seconds) * 1e3);
     return cudaSuccess;
 }

@@ -24,12 +24,14 @@ struct RecordMark final : Operation {
     void enter(Stream *stream, uint64_t number) override;
     void run(Stream *stream) override;
     void skip() override { mark->passed = true; }
+    bool touches(const void *, size_t) const override { return false; }
 };
 
 struct AwaitMark final : Operation {
     MarkRef mark;
     explicit AwaitMark(const MarkRef &m) : mark(m) {}
     bool ready() override { return mark->passed; }
+    bool touches(const void *, size_t) const override { return false; }
     bool pull() override { return stream_pull(mark->stream, mark->number); }
     void run(Stream *) override {}
 };

@@ -18,7 +18,7 @@ namespace cuemu {
 #if defined(EMU_ASAN) || defined(EMU_TSAN)
 static const size_t stack_bytes = 256 * 1024;
 #else
-static const size_t stack_bytes = 64 * 1024;
+static const size_t stack_bytes = FIBER_STACK_BYTES;
 #endif
 static const size_t guard_bytes = 4096;
 

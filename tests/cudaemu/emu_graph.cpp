@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "emu_capture.h"
+#include "emu_device.h"
 
 namespace cuemu {
 
@@ -153,6 +154,8 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t handle) {
     Stream *stream = stream_of(handle, &error);
     if (!stream) return error;
     if (stream->capture) return failed(cudaErrorNotSupported);
+    if (stream->device != current_device())
+        return refused(cudaErrorInvalidValue, "launches a graph on another device's stream");
     for (const OperationRef &operation : graph->operations) {
         error = stream_enter(stream, operation->again(operation));
         if (error != cudaSuccess) return error;

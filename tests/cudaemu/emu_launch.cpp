@@ -1,10 +1,12 @@
 /* emu_launch.cpp - kernels as operations of a stream; what a function may use. */
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
+#include <cstring>
 #include <map>
 #include <vector>
 
 #include "emu_device.h"
+#include "emu_guard.h"
 #include "emu_launch.h"
 #include "emu_settings.h"
 #include "emu_stream.h"
@@ -13,15 +15,22 @@ namespace cuemu {
 
 enum { SHARED_BYTES_PLAIN = 48 * 1024 };
 
-/* Bytes of dynamic shared memory that a function has opted in to. */
-static std::map<const void *, int> &opted_in() {
-    static auto *map = new std::map<const void *, int>;
+/* Bytes of dynamic shared memory that a function has opted in to, on each device for itself. */
+using FunctionThere = std::pair<int, const void *>;
+static std::map<FunctionThere, int> &opted_in() {
+    static auto *map = new std::map<FunctionThere, int>;
     return *map;
 }
 
 static size_t shared_bytes_of(const void *function) {
-    auto it = opted_in().find(function);
+    auto it = opted_in().find(FunctionThere{current_device(), function});
     return it == opted_in().end() ? size_t{SHARED_BYTES_PLAIN} : static_cast<size_t>(it->second);
+}
+
+/* What static and dynamic arrays may take together. */
+static size_t shared_bytes_of_all(const void *function) {
+    const bool more = shared_bytes_of(function) > SHARED_BYTES_PLAIN;
+    return more ? shared_bytes_max() : size_t{SHARED_BYTES_PLAIN};
 }
 
 static bool launchable(const LaunchShape &s) {
@@ -44,6 +53,7 @@ struct Launch final : Operation {
     Launch(Kernel *k, const LaunchShape &s, std::initializer_list<const void *> p)
         : kernel(k), shape(s), pointers(p) {}
     void run(Stream *stream) override;
+    bool touches(const void *at, size_t bytes) const override;
 
   private:
     bool reachable(int device) const;
@@ -68,14 +78,36 @@ bool Launch::reachable(int device) const {
     return true;
 }
 
+/* Has it an argument, or a part of one, that could be a pointer into the allocation? */
+bool Launch::touches(const void *at, size_t bytes) const {
+    const Allocation *a = allocation_of(at, bytes);
+    const char *words = reinterpret_cast<const char *>(kernel.get());
+    for (size_t i = 0; a && i + sizeof(char *) <= kernel->bytes(); i += sizeof(char *)) {
+        const char *p;
+        memcpy(&p, words + i, sizeof p);
+        if (p >= a->at && p < a->at + a->bytes) return true;
+    }
+    return !a;
+}
+
 void Launch::run(Stream *stream) {
     processor.kernel_name = shape.name;
     if (!reachable(stream->device)) {
         device_lose(stream->device, cudaErrorIllegalAddress);
         return;
     }
-    run_grid(kernel.get(), shape.name, shape.grid, shape.block, shape.shared_bytes);
+    guard_begin(stream->device, kernel.get(), kernel->bytes());
+    run_grid(kernel.get(), shape);
+    guard_end();
     if (processor.failed) device_lose(stream->device, cudaErrorLaunchFailure);
+}
+
+/* Who asks what became of a launch hears of what nobody took back before it. */
+static void tell_pending(const char *kernel) {
+    const cudaError_t pending = cudaPeekAtLastError();
+    if (pending == cudaSuccess) return;
+    fprintf(stderr, "cudaemu: the launch of %s will tell of an earlier error, %s: cudaGetLastError was not called\n",
+            kernel, cudaGetErrorName(pending));
 }
 
 cudaError_t launch_kernel(Kernel *kernel, const LaunchShape &shape, cudaStream_t handle,
@@ -85,8 +117,10 @@ cudaError_t launch_kernel(Kernel *kernel, const LaunchShape &shape, cudaStream_t
     cudaError_t error;
     Stream *stream = stream_of(handle, &error);
     if (!stream) return error;
+    tell_pending(shape.name);
     if (stream->device != current_device())
         return refused(cudaErrorInvalidResourceHandle, "launch on another device's stream");
+    launch->shape.shared_bytes_max = shared_bytes_of_all(shape.function);
     if (!launchable(shape)) return failed(cudaErrorInvalidConfiguration);
     error = stream_enter(stream, launch);
     if (error != cudaSuccess) return error;
@@ -123,7 +157,7 @@ cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute wh
     if (which != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
         static_cast<size_t>(value) > shared_bytes_max())
         return failed(cudaErrorInvalidValue);
-    opted_in()[function] = value > SHARED_BYTES_PLAIN ? value : int{SHARED_BYTES_PLAIN};
+    opted_in()[FunctionThere{current_device(), function}] = value > SHARED_BYTES_PLAIN ? value : int{SHARED_BYTES_PLAIN};
     return cudaSuccess;
 }
 

@@ -1,5 +1,6 @@
-/* emu_math.h - device functions of numbers and bits. Approximate ones (__expf) are exact here, so a
- * test's tolerance must have room for the device's. */
+/* emu_math.h - device functions of numbers and bits. Approximate ones (__expf) are exact here, or rough where that
+ * is asked for: then off by as much as the programming guide allows a device, one way or the other as their
+ * argument has it. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef EMU_MATH_H
 #define EMU_MATH_H
@@ -7,21 +8,34 @@
 #include <cmath>
 #include <cstdint>
 
+#include "emu_core.h"
 #include "emu_types.h"
 
 template <class T> inline T min(T a, T b) { return b < a ? b : a; }
 template <class T> inline T max(T a, T b) { return a < b ? b : a; }
 
-inline float __expf(float x) { return expf(x); }
+namespace cuemu {
+/* At most `most` units in the last place beside `exact`, of which the bits of x decide. */
+inline float rough(float exact, float x, unsigned most) {
+    if (!processor.rough || !(fabsf(exact) < 1e38f) || fabsf(exact) < 1e-36f) return exact;
+    const unsigned hash = __float_as_uint(x) * 2654435761u >> 8;
+    const unsigned off = hash % (2 * most + 1);
+    return __uint_as_float(__float_as_uint(exact) + off - most);
+}
+} // namespace cuemu
+
+inline float __expf(float x) {
+    return cuemu::rough(expf(x), x, 2 + static_cast<unsigned>(fminf(fabsf(1.173f * x), 100)));
+}
 inline float __exp10f(float x) { return powf(10.0f, x); }
 inline float __logf(float x) { return logf(x); }
 inline float __log2f(float x) { return log2f(x); }
 inline float __sinf(float x) { return sinf(x); }
 inline float __cosf(float x) { return cosf(x); }
 inline float __powf(float x, float y) { return powf(x, y); }
-inline float __fdividef(float a, float b) { return a / b; }
+inline float __fdividef(float a, float b) { return cuemu::rough(a / b, b, 2); }
 inline float __saturatef(float x) { return x > 0 ? (x < 1 ? x : 1) : 0; }
-inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+inline float rsqrtf(float x) { return cuemu::rough(1.0f / sqrtf(x), x, 2); }
 inline float __frsqrt_rn(float x) { return static_cast<float>(1.0 / sqrt(double{x})); }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return sqrtf(x); }

@@ -1,5 +1,8 @@
 /* emu_matrix.cpp - one warp's matrix instructions, done by its last lane. */
 // SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <type_traits>
+
 #include "emu_matrix.h"
 #include "emu_types.h"
 
@@ -82,6 +85,32 @@ static void multiply_row(const T *row, const T (&b)[depth][8], int column, T *su
     memcpy(sums + column, &all, sizeof all);
 }
 
+/* To a float, towards zero: what a device's adders leave. */
+static float cut(double sum) {
+    const float near = static_cast<float>(sum);
+    return fabs(double{near}) > fabs(sum) ? nextafterf(near, 0.0f) : near;
+}
+
+/* Products are exact; whatever the order of their sum, it is cut once. */
+template <int depth>
+static float cut_sum(const float *row, const float (&b)[depth][8], int column, float c) {
+    double sum = double{c};
+    for (int k = 0; k < depth; k++)
+        sum += double{row[k]} * double{b[k][column]};
+    return cut(sum);
+}
+
+template <int depth>
+static void multiply_rough(void **lanes, const float (&a)[16][depth], const float (&b)[depth][8]) {
+    for (int l = 0; l < LANES; l++) {
+        const MatrixProduct *m = static_cast<const MatrixProduct *>(lanes[l]);
+        const float *c = static_cast<const float *>(m->c);
+        for (int i = 0; i < 4; i++)
+            static_cast<float *>(m->d)[i] =
+                cut_sum<depth>(a[l / 4 + 8 * (i / 2)], b, 2 * (l % 4) + i % 2, c[i]);
+    }
+}
+
 /* Accumulator i of a lane is row g + 8 (i / 2), column 2t + i % 2. */
 template <class T, int depth>
 static void multiply(void **lanes, const T (&a)[16][depth], const T (&b)[depth][8]) {
@@ -111,6 +140,8 @@ static uint32_t s8_value(uint32_t word, int which) {
 template <class T, int n, T (*value)(uint32_t word, int which)> static void product(void **lanes) {
     T a[16][8 * n], b[8 * n][8];
     gather<T, n, value>(lanes, a, b);
+    if constexpr (std::is_same<T, float>::value)
+        if (processor.rough) return multiply_rough<8 * n>(lanes, a, b);
     multiply<T, 8 * n>(lanes, a, b);
 }
 

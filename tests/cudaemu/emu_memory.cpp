@@ -19,12 +19,14 @@ static std::map<const char *, Allocation> &books() {
     return *map;
 }
 
+const Allocation *allocation_before(const void *at) {
+    auto next = books().upper_bound(static_cast<const char *>(at));
+    return next == books().begin() ? nullptr : &std::prev(next)->second;
+}
+
 const Allocation *allocation_of(const void *at, size_t bytes) {
-    const char *p = static_cast<const char *>(at);
-    auto next = books().upper_bound(p);
-    if (next == books().begin()) return nullptr;
-    const Allocation &a = std::prev(next)->second;
-    return p + bytes <= a.at + a.bytes ? &a : nullptr;
+    const Allocation *a = allocation_before(at);
+    return a && static_cast<const char *>(at) + bytes <= a->at + a->bytes ? a : nullptr;
 }
 
 /* Large ones stay open: closing them would take longer than what runs in between. */
@@ -115,11 +117,13 @@ cudaError_t cudaFreeHost(void *memory) {
     if (!memory) return cudaSuccess;
     cudaDeviceSynchronize();
     Locked lock;
-    return release(memory, true);
+    cudaError_t error = capture_forbids();
+    return error != cudaSuccess ? error : release(memory, true);
 }
 
 cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned) {
     Locked lock;
+    if (cudaError_t error = capture_forbids()) return error;
     if (!memory || bytes == 0 || allocation_of(memory, 1)) return failed(cudaErrorInvalidValue);
     enter(memory, bytes, -1, true);
     return cudaSuccess;
@@ -127,6 +131,7 @@ cudaError_t cudaHostRegister(void *memory, size_t bytes, unsigned) {
 
 cudaError_t cudaHostUnregister(void *memory) {
     Locked lock;
+    if (cudaError_t error = capture_forbids()) return error;
     auto it = books().find(static_cast<char *>(memory));
     if (it == books().end() || !it->second.registered) return failed(cudaErrorInvalidValue);
     books().erase(it);

@@ -101,8 +101,28 @@ static void run_all_that_can() {
     }
 }
 
+/* Random: time goes by, for these streams and for those not. */
+static void run_some() {
+    uint64_t &random = settings()->random;
+    auto &all = queues().streams;
+    for (int tries = 0; tries < 2 && !all.empty(); tries++) {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        if (random >> 60 < 8) step(all[random % all.size()]);
+    }
+}
+
 void streams_progress() {
     if (settings()->streams == EMU_STREAMS_EAGER) run_all_that_can();
+    if (settings()->streams == EMU_STREAMS_RANDOM) run_some();
+}
+
+bool is_awaited(const void *at, size_t bytes, const Operation *but) {
+    for (const Stream *stream : queues().streams)
+        for (const OperationRef &operation : stream->queue)
+            if (operation.get() != but && operation->touches(at, bytes)) return true;
+    return false;
 }
 
 bool stream_pull(Stream *stream, uint64_t count) {
@@ -117,19 +137,17 @@ bool stream_pull(Stream *stream, uint64_t count) {
 
 cudaError_t stream_wait(Stream *stream, uint64_t count) {
     for (;;) {
-        if (settings()->streams == EMU_STREAMS_EAGER)
-            run_all_that_can();
-        else
-            stream_pull(stream, count);
+        streams_progress();
+        if (settings()->streams != EMU_STREAMS_EAGER) stream_pull(stream, count);
         if (stream->finished >= count) return failed(device_error(stream->device));
         streams_sleep();
     }
 }
 
 bool stream_poll(Stream *stream, uint64_t count) {
-    if (settings()->streams == EMU_STREAMS_EAGER)
-        run_all_that_can();
-    else if (stream->finished < count && !step(stream) && !stream->queue.empty())
+    streams_progress();
+    if (settings()->streams != EMU_STREAMS_EAGER && stream->finished < count && !step(stream) &&
+        !stream->queue.empty())
         stream->queue.front()->pull();
     return stream->finished >= count;
 }
@@ -228,6 +246,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t handle) {
     if (!stream) return error;
     if (stream->capture)
         return refused(cudaErrorStreamCaptureUnsupported, "cudaStreamSynchronize during a capture");
+    if ((error = capture_forbids()) != cudaSuccess) return error;
     return stream_wait(stream, stream->entered);
 }
 
@@ -238,7 +257,8 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
     if (!stream) return error;
     if (stream->capture)
         return refused(cudaErrorStreamCaptureUnsupported, "cudaStreamQuery during a capture");
-    if (!stream_poll(stream, stream->entered)) return cudaErrorNotReady;
+    if ((error = capture_forbids()) != cudaSuccess) return error;
+    if (!stream_poll(stream, stream->entered)) return failed(cudaErrorNotReady);
     return failed(device_error(stream->device));
 }
 

@@ -64,6 +64,14 @@ void RankExchange::withdraw() {
     }
 }
 
+bool RankExchange::touches(const void *at, size_t bytes) const {
+    for (const PartRef &part : parts)
+        if (overlap(at, bytes, part->from, part->bytes) ||
+            overlap(at, bytes, part->to, part->bytes * static_cast<size_t>(part->comm->circle->ranks)))
+            return true;
+    return false;
+}
+
 OperationRef RankExchange::again(const OperationRef &) {
     auto copy = std::make_shared<RankExchange>();
     for (const PartRef &part : parts)

@@ -76,6 +76,7 @@ struct RankExchange final : Operation {
     void run(Stream *) override { withdraw(); }
     void skip() override { withdraw(); }
     void enter(Stream *stream, uint64_t number) override;
+    bool touches(const void *at, size_t bytes) const override;
     OperationRef again(const OperationRef &self) override;
 
   private:

@@ -20,7 +20,8 @@ struct Locked {
     Locked &operator=(const Locked &) = delete;
 };
 
-/* Notes an error as the calling thread's last one and returns it. */
+/* Notes an error as the calling thread's last one and returns it; cudaErrorNotReady is one as well, which the
+ * next launch would tell of if nobody takes it back. */
 cudaError_t failed(cudaError_t error);
 
 /* Same, after saying on stderr what was wrong: a caller's mistake, which a device would not explain. */
@@ -35,6 +36,8 @@ struct Allocation {
 };
 /* The allocation that holds all of [at, at + bytes), or null; bytes may be 0. */
 const Allocation *allocation_of(const void *at, size_t bytes);
+/* The last one that begins there or before; null when there is none. */
+const Allocation *allocation_before(const void *at);
 
 /* Under AddressSanitizer device memory is closed to the host; operations run between these two. */
 void memory_open();

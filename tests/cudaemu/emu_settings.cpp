@@ -19,16 +19,24 @@ void seed(uint64_t value) {
     processor.random = value * 0x9E3779B97F4A7C15ull + 1;
 }
 
+static emu_streams streams_of(const char *name) {
+    if (name && strcmp(name, "lazy") == 0) return EMU_STREAMS_LAZY;
+    if (name && strcmp(name, "random") == 0) return EMU_STREAMS_RANDOM;
+    return EMU_STREAMS_EAGER;
+}
+
 static Settings from_environment() {
     Settings s = {};
-    const char *streams = getenv("CUEMU_STREAMS");
     s.trap = number("CUEMU_TRAP", 0) == 1;
     s.interblock = number("CUEMU_INTERBLOCK", 0) == 1;
-    s.streams = streams && strcmp(streams, "lazy") == 0 ? EMU_STREAMS_LAZY : EMU_STREAMS_EAGER;
+    s.streams = streams_of(getenv("CUEMU_STREAMS"));
+    const char *numbers = getenv("CUEMU_NUMBERS");
+    processor.rough = numbers && strcmp(numbers, "rough") == 0;
     s.sm = static_cast<int>(number("CUEMU_SM", 80));
     s.device_count = static_cast<int>(number("CUEMU_DEVICES", 1));
     s.memory_bytes = static_cast<size_t>(number("CUEMU_MEMORY", 256)) << 20;
     seed(static_cast<uint64_t>(number("CUEMU_SEED", 0)));
+    s.random = processor.random;
     return s;
 }
 
@@ -50,6 +58,11 @@ using cuemu::settings;
 void emu_seed(uint64_t value) {
     settings(); /* the environment first, or it would win later */
     cuemu::seed(value);
+}
+
+void emu_set_rough(bool rough) {
+    settings();
+    processor.rough = rough;
 }
 
 void emu_trap_faults(bool trap) { settings()->trap = trap; }

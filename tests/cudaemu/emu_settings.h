@@ -15,6 +15,7 @@ struct Settings {
     emu_streams streams;
     int sm, device_count;
     size_t memory_bytes; /* of each device */
+    uint64_t random;     /* for streams, never 0 */
 };
 Settings *settings();
 void seed(uint64_t value);

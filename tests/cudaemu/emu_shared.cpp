@@ -11,7 +11,7 @@
 
 namespace cuemu {
 
-enum { ARRAYS_MAX = 64, STATIC_BYTES_MAX = 48 * 1024, AREA_BYTES = 256 * 1024, RED_ZONE = 4096 };
+enum { ARRAYS_MAX = 64, STATIC_BYTES_MAX = 48 * 1024, AREA_BYTES = SHARED_AREA_BYTES / 2, RED_ZONE = 4096 };
 
 struct SharedArray {
     const void *key;
@@ -21,7 +21,7 @@ struct SharedArray {
 
 static struct {
     char *dynamic_area, *static_area, *dynamic;
-    size_t dynamic_bytes, static_used, static_declared;
+    size_t dynamic_bytes, static_used, static_declared, most_bytes;
     SharedArray arrays[ARRAYS_MAX];
     int count;
 } shared;
@@ -37,14 +37,20 @@ static char *fresh_pages(char *at, size_t bytes) {
     return static_cast<char *>(p);
 }
 
-void shared_begin_grid(size_t dynamic_bytes) {
+const char *shared_area() {
     if (!shared.dynamic_area) {
-        shared.dynamic_area = fresh_pages(nullptr, 2 * AREA_BYTES);
+        shared.dynamic_area = fresh_pages(nullptr, SHARED_AREA_BYTES);
         shared.static_area = shared.dynamic_area + AREA_BYTES;
     }
-    memory_forbid(shared.dynamic_area, 2 * AREA_BYTES);
+    return shared.dynamic_area;
+}
+
+void shared_begin_grid(size_t dynamic_bytes, size_t most_bytes) {
+    (void)shared_area();
+    memory_forbid(shared.dynamic_area, SHARED_AREA_BYTES);
     shared.dynamic = dynamic_bytes ? shared.dynamic_area + RED_ZONE : nullptr;
     shared.dynamic_bytes = dynamic_bytes;
+    shared.most_bytes = most_bytes;
     memory_allow(shared.dynamic, dynamic_bytes);
 }
 
@@ -76,6 +82,8 @@ void shared_end_block() { memory_forbid(shared.static_area, RED_ZONE + shared.st
 static void *new_array(const void *key, size_t bytes, size_t align, Place place) {
     if (shared.count == ARRAYS_MAX || shared.static_declared + bytes > STATIC_BYTES_MAX)
         fail("more than 48 KB or 64 arrays of static shared memory", place);
+    if (shared.static_declared + bytes + shared.dynamic_bytes > shared.most_bytes)
+        fail("static and dynamic shared memory are more than the device gives a block", place);
     char *at = shared.static_area + RED_ZONE + shared.static_used + align;
     shared.static_used += (align + bytes + 256) / 128 * 128;
     shared.static_declared += bytes;

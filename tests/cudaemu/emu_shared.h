@@ -11,7 +11,8 @@
 
 namespace cuemu {
 
-void shared_begin_grid(size_t dynamic_bytes);
+/* most_bytes: of dynamic and static arrays together. */
+void shared_begin_grid(size_t dynamic_bytes, size_t most_bytes);
 void shared_end_grid();
 void shared_begin_block();
 void shared_end_block();
@@ -22,6 +23,10 @@ void *shared_dynamic(Place place);
 
 /* Lies all of it within one shared array of this block? */
 bool is_shared(const void *at, size_t bytes);
+
+/* Where all shared arrays lie, with room between them: SHARED_AREA_BYTES. */
+enum { SHARED_AREA_BYTES = 512 * 1024 };
+const char *shared_area();
 
 } // namespace cuemu
 

@@ -3,7 +3,9 @@
  * No thread of its own runs a stream. Eager: whatever can run runs inside the call that made it
  * possible. Lazy: an operation runs only when a call waits for it, or for what comes behind it, or
  * for what waits for it by an event; so that who forgets to wait reads what was there before, and
- * who reuses a buffer too early has the later bytes copied.
+ * who reuses a buffer too early has the later bytes copied. Random: as lazy, but with every call some
+ * streams go on by some operations, so that what is late in one run is early in another. What is being
+ * fetched to pinned memory is all ones until it is there.
  *
  * Thread     all under the runtime's lock, which only host functions are run without. */
 // SPDX-License-Identifier: Apache-2.0
@@ -49,6 +51,8 @@ struct Operation {
     virtual bool pull() { return false; }
     /* It enters a stream: operation `number` of it. */
     virtual void enter(Stream *, uint64_t) {}
+    /* May it read or write some of this pinned memory? */
+    virtual bool touches(const void *, size_t) const { return true; }
     /* What a launch of a graph puts on the stream in its place. */
     virtual OperationRef again(const OperationRef &self) { return self; }
 };
@@ -78,6 +82,14 @@ struct Unlocked {
     Unlocked() { runtime_unlock(); }
     ~Unlocked() { runtime_lock(); }
 };
+
+/* May some operation that has not run yet, of any stream, touch this pinned memory? Not counting one. */
+bool is_awaited(const void *at, size_t bytes, const Operation *but);
+
+inline bool overlap(const void *a, size_t a_bytes, const void *b, size_t b_bytes) {
+    const char *p = static_cast<const char *>(a), *q = static_cast<const char *>(b);
+    return p < q + b_bytes && q < p + a_bytes;
+}
 
 /* The calling thread does what must not happen during a capture; cudaSuccess or why not. */
 cudaError_t capture_forbids();

@@ -19,11 +19,20 @@ struct Rows {
     size_t to_pitch, from_pitch, width, height;
 };
 
+/* Bytes from the first row's begin to the last one's end. */
+static size_t span(size_t pitch, const Rows &r) { return (r.height - 1) * pitch + r.width; }
+
 struct Transfer final : Operation {
     Rows rows;
     std::vector<char> staged; /* what pageable memory held when it was sent */
+    bool fetches = false;     /* to pinned memory */
     explicit Transfer(const Rows &r) : rows(r) {}
     void stage();
+    void enter(Stream *, uint64_t) override;
+    bool touches(const void *at, size_t bytes) const override {
+        return overlap(at, bytes, rows.to, span(rows.to_pitch, rows)) ||
+               overlap(at, bytes, rows.from, span(rows.from_pitch, rows));
+    }
     void run(Stream *) override {
         for (size_t i = 0; i < rows.height; i++)
             memmove(rows.to + i * rows.to_pitch, rows.from + i * rows.from_pitch, rows.width);
@@ -39,12 +48,20 @@ void Transfer::stage() {
     rows.from_pitch = rows.width;
 }
 
+/* From now on the host must not look; who does sees that. */
+void Transfer::enter(Stream *, uint64_t) {
+    if (!fetches || is_awaited(rows.to, span(rows.to_pitch, rows), this)) return;
+    for (size_t i = 0; i < rows.height; i++)
+        memset(rows.to + i * rows.to_pitch, 0xff, rows.width);
+}
+
 struct Fill final : Operation {
     void *at;
     int value;
     size_t bytes;
     Fill(void *a, int v, size_t n) : at(a), value(v), bytes(n) {}
     void run(Stream *) override { memset(at, value, bytes); }
+    bool touches(const void *p, size_t n) const override { return overlap(at, bytes, p, n); }
 };
 
 enum class Side { device, pinned, pageable, bad };
@@ -56,9 +73,6 @@ static Side side_of(const void *at, size_t bytes) {
     if (!allocation_of(at, bytes)) return Side::bad;
     return begin->device >= 0 ? Side::device : Side::pinned;
 }
-
-/* Bytes from the first row's begin to the last one's end. */
-static size_t span(size_t pitch, const Rows &r) { return (r.height - 1) * pitch + r.width; }
 
 static bool fits(cudaMemcpyKind kind, Side to, Side from) {
     bool to_device = to == Side::device, from_device = from == Side::device;
@@ -94,6 +108,7 @@ static cudaError_t enter_copy(const Rows &rows, cudaMemcpyKind kind, Stream *str
         return refused(cudaErrorStreamCaptureUnsupported, "captures a copy of pageable memory");
     auto copy = std::make_shared<Transfer>(rows);
     if (from == Side::pageable) copy->stage();
+    copy->fetches = from == Side::device && to == Side::pinned;
     *waits = to == Side::pageable;
     return stream_enter(stream, copy);
 }
@@ -114,11 +129,14 @@ static cudaError_t copy(const Rows &rows, cudaMemcpyKind kind, cudaStream_t hand
     return stream_wait(stream, stream->entered);
 }
 
-static cudaError_t fill(void *memory, int value, size_t bytes, cudaStream_t handle) {
+static cudaError_t fill(void *memory, int value, size_t bytes, cudaStream_t handle, bool legacy) {
     Locked lock;
     cudaError_t error;
     Stream *stream = stream_of(handle, &error);
     if (!stream) return error;
+    if (legacy && (error = capture_forbids()) != cudaSuccess) return error;
+    if (stream->device != current_device())
+        return refused(cudaErrorInvalidResourceHandle, "a fill on another device's stream");
     if (bytes == 0) return cudaSuccess;
     Side side = side_of(memory, bytes);
     if (side == Side::bad || side == Side::pageable)
@@ -159,9 +177,9 @@ cudaError_t cudaMemcpyPeerAsync(void *to, int to_device, const void *from, int f
 }
 
 cudaError_t cudaMemset(void *memory, int value, size_t bytes) {
-    return fill(memory, value, bytes, cudaStreamLegacy);
+    return fill(memory, value, bytes, cudaStreamLegacy, true);
 }
 
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream) {
-    return fill(memory, value, bytes, stream);
+    return fill(memory, value, bytes, stream, false);
 }
