@@ -85,6 +85,7 @@ static esp_code make_image(adapter_follower *f, const adapter_message *m, const 
     image_options options = {.ops = o->ops,
                              .dev = o->dev,
                              .layers = o->layers,
+                             .vocab = o->vocab,
                              .frame_bytes = (size_t)m->frame_bytes,
                              .frames_max = one->places ? one->place_count : FRAMES_MAX};
     if (!places_fit(f, one)) return refuse(f, "frames", err);
@@ -161,7 +162,7 @@ static bool whole_is_sane(const adapter_follower *f, const adapter_message *m) {
     if (m->cols != o->hidden || m->cols % info->block_elements) return false;
     uint64_t row = (uint64_t)m->cols / info->block_elements * info->block_bytes;
     uint64_t bytes = m->bytes[o->comm->rank];
-    return bytes > 0 && bytes % row == 0 && bytes / row <= o->vocab;
+    return bytes > 0 && bytes % row == 0 && bytes / row <= o->vocab + MODEL_ADDED_TOKENS_MAX;
 }
 
 /* The rows at `data`, on this rank's device. */

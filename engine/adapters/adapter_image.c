@@ -79,6 +79,7 @@ void image_close(adapter_image *image) {
     free(image->cut.at);
     free(image->tables_out);
     free(image->labels.names);
+    tok_close(image->words.tok);
     for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
         free(image->tables[i]);
     free(image->frames);
@@ -206,6 +207,21 @@ image_labels image_take_labels(adapter_image *image) {
     image_labels labels = image->labels;
     image->labels = (image_labels){0};
     return labels;
+}
+
+void image_set_words(adapter_image *image, const adapter_words *words) { image->words = *words; }
+
+adapter_words image_take_words(adapter_image *image) {
+    adapter_words words = image->words;
+    image->words = (adapter_words){0};
+    return words;
+}
+
+void image_set_vocab(adapter_image *image, uint32_t vocab) {
+    ESP_ASSERT(vocab - image->options.vocab <= MODEL_ADDED_TOKENS_MAX);
+    image->view.vocab = vocab;
+    for (uint32_t i = 0; i < other_count(image); i++)
+        image_set_vocab(image->others[i], vocab);
 }
 
 static esp_code take_whole(adapter_image *image, uint64_t bytes, esp_error *err) {

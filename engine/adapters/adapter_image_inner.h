@@ -39,6 +39,7 @@ struct adapter_image {
     kern_matrix *whole[IMAGE_WHOLES];
     image_closer closer; /* of all of them */
     image_labels labels;
+    adapter_words words;
     uint64_t bytes, whole_bytes;
     model_adapter view;
 

@@ -84,6 +84,7 @@ static esp_code read_wholes(file_reader *reader, const lora_file *file, lora_scr
     esp_code code = ESP_OK;
     for (size_t i = 0; i < sizeof wholes / sizeof *wholes && code == ESP_OK; i++) {
         if (facts->whole_rows[wholes[i].from] == 0) continue;
+        if (wholes[i].from == LORA_OUTPUT && facts->whole_rows[LORA_SCORE]) continue;
         shard_range rows = own_rows(reader, wholes[i].from, facts->whole_rows[wholes[i].from]);
         kern_matrix_desc desc;
         kern_matrix *matrix = NULL;
@@ -143,18 +144,23 @@ static esp_code check_score(const file_reader *reader, const lora_facts *facts, 
                     facts->name, labels, most);
 }
 
-/* What is read and not served. */
-static esp_code check_facts(const file_reader *reader, const lora_facts *facts, esp_error *err) {
-    uint32_t vocab = reader->options.base->spec.vocab;
+/* How many logits a row has where those are more than the base's; else 0. A classifier has its labels'. */
+static uint32_t added_vocab(const file_reader *reader, const lora_facts *facts) {
+    uint32_t rows = facts->whole_rows[LORA_SCORE] ? 0 : facts->whole_rows[LORA_OUTPUT];
+    return rows > reader->options.base->spec.vocab ? rows : 0;
+}
+
+/* Its tokens, and what is read and not served. */
+static esp_code read_words(const file_reader *reader, const lora_facts *facts, const char *path,
+                           adapter_image *image, esp_error *err) {
+    adapter_words words;
+    const file_reader_options *o = &reader->options;
     esp_code code = check_score(reader, facts, err);
-    if (code != ESP_OK) return code;
-    for (uint32_t i = LORA_EMBEDDING; i <= LORA_OUTPUT; i++)
-        if (facts->whole_rows[i] && facts->whole_rows[i] != vocab)
-            return esp_fail(err, ESP_UNIMPLEMENTED,
-                            "%s: it has %u tokens where the base has %u: added tokens are not "
-                            "served; merge it into its base",
-                            facts->name, facts->whole_rows[i], vocab);
-    return ESP_OK;
+    if (code == ESP_OK) code = adapter_words_open(&words, facts, path, &o->base->spec, o->tok, err);
+    if (code == ESP_OK) image_set_words(image, &words);
+    if (code == ESP_OK && added_vocab(reader, facts))
+        image_set_vocab(image, added_vocab(reader, facts));
+    return code;
 }
 
 static esp_code read_file(const adapter_reader *door, const char *path, adapter_image *image,
@@ -170,7 +176,7 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
     memcpy(facts->warning, known->warning, sizeof facts->warning);
     lora_scratch scratch = {0};
     code = lora_file_refuse_other(file, reader->options.allow_other_base, err);
-    if (code == ESP_OK) code = check_facts(reader, known, err);
+    if (code == ESP_OK) code = read_words(reader, known, path, image, err);
     for (uint32_t layer = 0; code == ESP_OK && layer < reader->options.base->spec.layers; layer++)
         code = read_layer(file, layer, &scratch, image, err);
     if (code == ESP_OK) code = read_head(file, &scratch, image, err);

@@ -54,6 +54,8 @@ typedef struct lora_facts {
     uint32_t rank_min, rank_max;       /* over its updates; 0: it has none */
     float alpha;                       /* of modules without one of their own */
     bool rslora, dora;
+    bool
+        tables; /* rows of embed_tokens or lm_head come with it: then its tokenizer's files count, too */
     uint32_t updates; /* matrices of the base that are changed by an update */
     uint32_t tensors;
     uint64_t parameters, bytes;            /* of all tensors; of all its files */
@@ -88,6 +90,8 @@ char *lora_file_describe(const lora_file *file);
 /* Whether a path is that of an adapter and not of a model: a folder with adapter_config.json, a
  * GGUF file of that type. false also for what cannot be read. */
 bool lora_path_is_adapter(const char *path);
+/* lora_facts.tables of a PEFT folder; false also for what cannot be read. */
+bool lora_folder_has_tables(const char *path);
 
 /* What lora_file_read fills; all-zero at first, reused from call to call. */
 typedef struct lora_scratch {
