@@ -7,14 +7,12 @@
  * Work   split over tiles of 16 rows, statically; many tokens over these as well (panel_walk.c)
  * Shape  A is the weights, 16 rows x 32 columns; B is x, 16 pairs of columns x 16 tokens; so C is 16
  *        rows x 16 tokens. Weights are the rows of A because a row has one scale: 32 of them come out of
- *        a table in one permutation (unpack_amx.h). In rows_amx.c x is A and the weights are B:
- *        the same products and sums, whose outputs lie as memory wants them.
+ *        a table in one permutation (unpack_amx.h).
  * Error  weights are rounded to bf16. An output is the sum over blocks of 32 columns in order, as tdpbf16ps
  *        adds up a block, and begins at 0. The order is the same at every T and thread count (Law 1):
  *        a column of C depends on its column of B alone, and between panels sums rest in memory as
  *        they are.
- * Ways   up to FEW_TOKENS: few_amx.c, bandwidth bound; more: many_amx.c where gates and ups are combined, else
- *        rows_amx.c, bound by the matrix unit
+ * Ways   up to FEW_TOKENS: few_amx.c, bandwidth bound; more: many_amx.c, bound by the matrix unit
  * Cost   a multiplication takes 16 cycles whatever it holds; unpacking a block of codes of 4 bits about
  *        50, of 8 bits 80. Bar: bench/bench_linear.c
  * Source Intel 64 and IA-32 Architectures Optimization Reference Manual, chapter 20 */
@@ -28,6 +26,5 @@
 void level_linear_amx(kern_device *dev, const kern_linear *op) {
     linear_job job = job_of(dev, op);
     job.lora_summed = true; /* lora_amx.h */
-    pool_fn many = kern_is_gated(op->epilogue) ? amx_many_tokens : amx_many_rows;
-    pool_run(dev->pool, op->token_count > FEW_TOKENS ? many : amx_few_tokens, &job);
+    pool_run(dev->pool, op->token_count > FEW_TOKENS ? amx_many_tokens : amx_few_tokens, &job);
 }

@@ -1,4 +1,4 @@
-/* linear_amx.h - the three ways of linear_amx.c; pool functions over a linear_job. */
+/* linear_amx.h - the two ways of linear_amx.c; pool functions over a linear_job. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_LINEAR_AMX_H
 #define ESPALIER_LINEAR_AMX_H
@@ -6,7 +6,6 @@
 #include <stdint.h>
 
 void amx_few_tokens(void *job, uint32_t worker, uint32_t workers);  /* up to FEW_TOKENS */
-void amx_many_tokens(void *job, uint32_t worker, uint32_t workers); /* more, gated */
-void amx_many_rows(void *job, uint32_t worker, uint32_t workers);   /* more, not gated */
+void amx_many_tokens(void *job, uint32_t worker, uint32_t workers); /* more */
 
 #endif

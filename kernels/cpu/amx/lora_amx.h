@@ -13,7 +13,6 @@
 
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/scratch_amx.h"
-#include "kernels/cpu/amx/turn_amx.h"
 #include "kernels/cpu/level/linear_job.h"
 #include "kernels/cpu/lora_plan.h"
 
@@ -27,41 +26,59 @@ void amx_lora_shrink(kern_device *dev, const kern_linear *op);
 void amx_lora_update(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                      float *sums, uint32_t stride);
 
-/* C tile c 0..3 += an update's B, rows a_row apart, times h; uses tiles 4 (as wide as C) and 7. */
-ALWAYS_INLINE void amx_lora_product(uint32_t c, const void *a, size_t a_row, const uint16_t *h) {
-    AMX_LOAD(4, h, ROW_BYTES);
-    AMX_LOAD(7, a, a_row);
-    if (c == 0) AMX_MULTIPLY(0, 7, 4);
-    if (c == 1) AMX_MULTIPLY(1, 7, 4);
-    if (c == 2) AMX_MULTIPLY(2, 7, 4);
-    if (c == 3) AMX_MULTIPLY(3, 7, 4);
-}
-
-/* Tile `tile` of matrix m for the tokens of B tile t, of one use, into C tile c. */
-ALWAYS_INLINE void amx_lora_tile(const cpu_lora_plan *plan, const cpu_lora_use *use, uint32_t m,
-                                 uint32_t tile, uint32_t t, uint32_t c) {
+/* Of a use the tiles i .. end of a pair, of one matrix, for the tokens of the B tiles t + w it has any of. */
+static inline void amx_lora_expand_use(const cpu_lora_plan *plan, const cpu_lora_use *use,
+                                       const strip *s, uint32_t first, uint32_t i, uint32_t end,
+                                       uint32_t t, const bool has[2]) {
+    const uint32_t m = s->matrix[first + i];
     if (m >= use->lora->part_count) return;
     const uint32_t rank = use->lora->part[m].rank;
     const cpu_lora_part *part = &use->layout.part[m];
-    const uint16_t *h = cpu_lora_state(plan, use, t, part->state_first);
-    for (uint32_t first = 0; first < rank; first += LORA_STATE_RANKS) {
-        uint32_t g = first / LORA_GROUP, together;
-        const uint16_t *b = lora_unit(&part->b[g], use->lora->pieces, tile, &together);
-        amx_lora_product(c, b + first % LORA_GROUP, cpu_lora_group(rank, g) * sizeof *b, h);
-        h += LORA_STATE_BYTES / sizeof *h;
+    const uint16_t *h[2] = {has[0] ? cpu_lora_state(plan, use, t, part->state_first) : NULL,
+                            has[1] ? cpu_lora_state(plan, use, t + 1, part->state_first) : NULL};
+    for (uint32_t at = 0; at < rank; at += LORA_STATE_RANKS) {
+        const uint32_t g = at / LORA_GROUP, state = at * TILE_TOKENS;
+        const size_t row = cpu_lora_group(rank, g) * sizeof(uint16_t);
+        uint32_t together;
+        if (h[0]) AMX_LOAD_ONCE(4, h[0] + state, ROW_BYTES);
+        if (h[1]) AMX_LOAD_ONCE(5, h[1] + state, ROW_BYTES);
+        if (i == 0) {
+            const uint16_t *b =
+                lora_unit(&part->b[g], use->lora->pieces, s->tile[first], &together);
+            AMX_LOAD(6, b + at % LORA_GROUP, row);
+            if (h[0]) AMX_MULTIPLY(0, 6, 4);
+            if (h[1]) AMX_MULTIPLY(2, 6, 5);
+        }
+        if (end == 2) {
+            const uint16_t *b =
+                lora_unit(&part->b[g], use->lora->pieces, s->tile[first + 1], &together);
+            AMX_LOAD(7, b + at % LORA_GROUP, row);
+            if (h[0]) AMX_MULTIPLY(1, 7, 4);
+            if (h[1]) AMX_MULTIPLY(3, 7, 5);
+        }
     }
 }
 
+/* Whether tile t has tokens of use u. */
+static inline bool amx_lora_has(const cpu_lora_plan *plan, uint32_t t, uint32_t u) {
+    return u >= plan->tile_first[t] && u < plan->tile_end[t];
+}
+
 /* One or two weight tiles (count) of a strip from `first` on, one or two B tiles (wide) of the op from t on, into C tiles
- * 2 * w + i; uses tiles 4 and 7. */
+ * 2 * w + i; uses tiles 4 to 7. */
 static inline void amx_lora_expand_pair(const linear_job *job, const strip *s, uint32_t first,
                                         uint32_t count, uint32_t t, uint32_t wide) {
     const cpu_lora_plan *plan = job->lora;
-    for (uint32_t w = 0; w < wide; w++)
-        for (uint32_t u = plan->tile_first[t + w]; u < plan->tile_end[t + w]; u++)
-            for (uint32_t i = 0; i < count; i++)
-                amx_lora_tile(plan, &plan->uses[u], s->matrix[first + i], s->tile[first + i], t + w,
-                              2 * w + i);
+    const bool alike = count == 2 && s->matrix[first] == s->matrix[first + 1];
+    const uint32_t last = t + wide - 1;
+    const uint32_t begin = plan->tile_end[t] ? plan->tile_first[t] : plan->tile_first[last];
+    const uint32_t end = plan->tile_end[last] ? plan->tile_end[last] : plan->tile_end[t];
+    for (uint32_t u = begin; u < end; u++) { /* in the order of tokens */
+        const bool has[2] = {amx_lora_has(plan, t, u), wide == 2 && amx_lora_has(plan, last, u)};
+        const cpu_lora_use *use = &plan->uses[u];
+        amx_lora_expand_use(plan, use, s, first, 0, alike ? 2 : 1, t, has);
+        if (count == 2 && !alike) amx_lora_expand_use(plan, use, s, first, 1, 2, t, has);
+    }
 }
 
 /* Memory that is wanted soon, fetched some lines at a time while something else is computed. */
@@ -135,46 +152,5 @@ ALWAYS_INLINE void amx_lora_end_leg(const amx_lora_leg *leg, uint32_t wide) {
 }
 #undef LORA_TILE
 #undef LORA_TILES
-
-/* C tile c 0..3, 16 tokens x 16 rows, += h times an update's B, rows b_row bytes apart; uses tiles 4 and 7. */
-ALWAYS_INLINE void amx_lora_turned_product(uint32_t c, const uint16_t *h, const uint16_t *b, size_t b_row,
-                                    amx_lora_room *room) {
-    turn_rows(h, ROW_BYTES, room->h);
-    turn_rows(b, b_row, room->b);
-    AMX_LOAD(4, room->h, ROW_BYTES);
-    AMX_LOAD(7, room->b, ROW_BYTES);
-    if (c == 0) AMX_MULTIPLY(0, 4, 7);
-    if (c == 1) AMX_MULTIPLY(1, 4, 7);
-    if (c == 2) AMX_MULTIPLY(2, 4, 7);
-    if (c == 3) AMX_MULTIPLY(3, 4, 7);
-}
-
-/* Tile `tile` of matrix m for the tokens of tile t, of one use, into C tile c. */
-ALWAYS_INLINE void amx_lora_turned_tile(const cpu_lora_plan *plan, const cpu_lora_use *use, uint32_t m,
-                                 uint32_t tile, uint32_t t, uint32_t c, amx_lora_room *room) {
-    if (m >= use->lora->part_count) return;
-    const uint32_t rank = use->lora->part[m].rank;
-    const cpu_lora_part *part = &use->layout.part[m];
-    const uint16_t *h = cpu_lora_state(plan, use, t, part->state_first);
-    for (uint32_t first = 0; first < rank; first += LORA_STATE_RANKS) {
-        uint32_t g = first / LORA_GROUP, together;
-        const uint16_t *b = lora_unit(&part->b[g], use->lora->pieces, tile, &together);
-        amx_lora_turned_product(c, h, b + first % LORA_GROUP, cpu_lora_group(rank, g) * sizeof *b, room);
-        h += LORA_STATE_BYTES / sizeof *h;
-    }
-}
-
-/* For rows_amx.c, whose operands have changed places: one or two weight tiles (count) of a strip from `first` on, one
- * or two tiles of tokens (wide) of the op from t on, into C tiles 2 * w + i; uses tiles 4 and 7. */
-static inline void amx_lora_expand_turned(const linear_job *job, const strip *s, uint32_t first,
-                                        uint32_t count, uint32_t t, uint32_t wide,
-                                        amx_lora_room *room) {
-    const cpu_lora_plan *plan = job->lora;
-    for (uint32_t w = 0; w < wide; w++)
-        for (uint32_t u = plan->tile_first[t + w]; u < plan->tile_end[t + w]; u++)
-            for (uint32_t i = 0; i < count; i++)
-                amx_lora_turned_tile(plan, &plan->uses[u], s->matrix[first + i], s->tile[first + i], t + w,
-                              2 * w + i, room);
-}
 
 #endif

@@ -80,6 +80,10 @@ void amx_pair_tokens(const linear_job *job, uint32_t base, uint32_t tokens, uint
     pair_blocks(job, base, tokens, begin, end, 0);
 }
 
+void amx_pair_part(const linear_job *job, uint32_t first, uint32_t end, uint32_t to) {
+    pair_blocks(job, first, end - first, 0, tiles_of(end - first) * job->blocks, to);
+}
+
 bool amx_pairs_alone(const linear_job *job, uint32_t workers) {
     uint32_t tiles = tiles_of(job->op->token_count);
     size_t room = cpu_input_bytes(job->dev) / (TILE * sizeof(uint16_t));
@@ -87,7 +91,7 @@ bool amx_pairs_alone(const linear_job *job, uint32_t workers) {
 }
 
 uint32_t amx_pair_alone(const linear_job *job, uint32_t worker) {
-    uint32_t tokens = job->op->token_count, tiles = tiles_of(tokens);
-    pair_blocks(job, 0, tokens, 0, tiles * job->blocks, worker * tiles);
-    return worker * tiles;
+    uint32_t tokens = job->op->token_count, tile = worker * tiles_of(tokens);
+    amx_pair_part(job, 0, tokens, tile);
+    return tile;
 }

@@ -14,9 +14,11 @@ uint32_t amx_tile_tokens(uint32_t tokens);
 bool amx_in_place(const linear_job *job);
 /* Where the B tile of block b of tokens 16 i .. of a chunk lies. */
 uint16_t *amx_pairs_at(const linear_job *job, uint32_t plane, uint32_t i, uint32_t b);
-/* This worker's share of the tokens base .. base + tokens. */
+/* This worker's share of the tokens base .. base + tokens of the op, which become B tiles from 0 on. */
 void amx_pair_tokens(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t worker,
                      uint32_t workers);
+/* All of the tokens first .. end, the first of which, 16 of them each, become B tile `to`. */
+void amx_pair_part(const linear_job *job, uint32_t first, uint32_t end, uint32_t to);
 
 /* Few blocks of few tokens: each worker pairs all of them for itself, and waits for nobody. */
 bool amx_pairs_alone(const linear_job *job, uint32_t workers);

@@ -39,6 +39,7 @@ panel_walk panel_walk_begin(const linear_job *job, uint32_t first, uint32_t toke
     pool_share(tokens, TILE_TOKENS, worker / sharers, parts, &begin, &end);
     pool_share(job->units, PAIR / job->unit_tiles, worker % sharers, sharers, &walk.unit_begin,
                &walk.unit_end);
+    walk.alone = sharers == 1;
     walk.token = first + begin;
     walk.token_end = first + end;
     walk.unit = walk.unit_begin;

@@ -21,6 +21,7 @@ typedef struct panel {
 typedef struct panel_walk {
     const linear_job *job;
     uint32_t unit_begin, unit_end, token_end; /* of the worker */
+    bool alone;                               /* no other worker meets these tokens */
     uint32_t token, unit;                     /* behind the group */
     uint32_t blocks, range;                   /* of a panel, of a range, at most */
     strip group[GROUP];

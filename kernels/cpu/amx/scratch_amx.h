@@ -11,13 +11,11 @@ enum {
     C_TILE = TILE_ROWS * TILE_TOKENS,
     ROW_BYTES = 64, /* of a whole tile */
     FEW_TOKENS = 2 * TILE_TOKENS,
-    RING = 2,   /* unpacked blocks of a strip */
-    PAIR = 2,   /* tiles side by side, of many tokens; of few STRIP_TILES */
-    PANEL = 20, /* blocks of a pair that are unpacked at once: they stay in L1 */
-    RANGE = 2,  /* panels whose inputs, of a chunk, stay in L2 for a group */
-    GROUP = 8,  /* pairs whose sums wait for the next range */
-    RANGE_BLOCKS = 64 * 256,         /* of 32 inputs of a token that stay in L2 for a group: 1 MB */
-    SUMS_STRIDE = PAIR * TILE_ROWS, /* sums as rows of tokens */
+    RING = 2,                /* unpacked blocks of a strip */
+    PAIR = 2,                /* tiles side by side, of many tokens; of few STRIP_TILES */
+    PANEL = 20,              /* blocks of a pair that are unpacked at once: they stay in L1 */
+    GROUP = 8,               /* pairs whose sums wait for the next range */
+    RANGE_BLOCKS = 64 * 192, /* of 32 inputs of a token that stay in L2 for a group: 768 KB */
     ROWS_STRIDE = STRIP_MAX * TILE_ROWS,
     INT8_STRIP = 2,  /* tiles side by side with int8 activations */
     INT8_PANEL = 12, /* blocks of one that are unpacked at once */
@@ -30,13 +28,7 @@ typedef struct int8_panel {
     _Alignas(CACHE_LINE_BYTES) float offsets[INT8_PANEL][2][TILE_ROWS];
 } int8_panel;
 
-/* Tiles of an update, turned on their way: h as 16 tokens x 32 ranks, its B as 16 pairs of ranks x 16 rows. */
-typedef struct amx_lora_room {
-    _Alignas(CACHE_LINE_BYTES) uint16_t h[TILE], b[TILE];
-} amx_lora_room;
-
 typedef struct amx_scratch {
-    amx_lora_room lora;
     _Alignas(CACHE_LINE_BYTES) uint16_t ring[RING][STRIP_TILES][TILE];
     _Alignas(CACHE_LINE_BYTES) uint16_t panel[PAIR][PANEL][TILE];
     amx_scales scales[2][2 * SCALES_AHEAD][STRIP_TILES];            /* of two legs */

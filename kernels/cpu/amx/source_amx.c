@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/amx/source_amx.h"
 
-#include "kernels/cpu/amx/turn_amx.h"
-
 #define FORMAT_OF(dtype)                                                                           \
     static void scales_##dtype(const uint8_t *scales, uint32_t b, uint32_t count,                  \
                                amx_scales *out) {                                                  \
@@ -15,20 +13,11 @@
     }
 FOR_EACH_UNPACKED_FORMAT(FORMAT_OF)
 
-#define TURN_OF(dtype)                                                                             \
-    static void turn_##dtype(const uint8_t *codes, const uint8_t *scales, uint32_t b,              \
-                             amx_scales *room, uint16_t *out) {                                    \
-        amx_turn_block(dtype, codes, scales, b, room, out);                                        \
-    }
-FOR_EACH_FORMAT(TURN_OF)
-
 #define SCALES_ROW(dtype) [dtype] = scales_##dtype,
 #define UNPACK_ROW(dtype) [dtype] = unpack_##dtype,
 static scales_fn *const scales_of[DT_COUNT] = {FOR_EACH_UNPACKED_FORMAT(SCALES_ROW)};
 static unpack_fn *const unpack_of[DT_COUNT] = {
     FOR_EACH_UNPACKED_FORMAT(UNPACK_ROW)}; /* BF16: NULL */
-#define TURN_ROW(dtype) [dtype] = turn_##dtype,
-static turn_fn *const turn_of[DT_COUNT] = {FOR_EACH_FORMAT(TURN_ROW)};
 
 source amx_source(const kern_matrix *matrix, uint32_t tile) {
     const cpu_format *format = &cpu_formats[matrix->dtype];
@@ -40,8 +29,7 @@ source amx_source(const kern_matrix *matrix, uint32_t tile) {
                     .scale_bytes = format->scale_bytes,
                     .tile_scale_bytes = matrix->scale_bytes,
                     .read_scales = format->scaling == SCALE_NONE ? NULL : scales_of[matrix->dtype],
-                    .unpack = unpack_of[matrix->dtype],
-                    .turn = turn_of[matrix->dtype]};
+                    .unpack = unpack_of[matrix->dtype]};
 }
 
 strip amx_strip_at(const linear_job *job, uint32_t unit, uint32_t end, uint32_t most) {

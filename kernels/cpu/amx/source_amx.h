@@ -10,9 +10,6 @@
 typedef void scales_fn(const uint8_t *scales, uint32_t b, uint32_t count, amx_scales *out);
 /* One block to an A tile. */
 typedef void unpack_fn(const uint8_t *codes, const amx_scales *scales, uint16_t *out);
-/* Block b, whose codes these are, to a B tile: 16 pairs of columns x 16 rows. */
-typedef void turn_fn(const uint8_t *codes, const uint8_t *scales, uint32_t b, amx_scales *room,
-                     uint16_t *out);
 
 typedef struct source {
     esp_dtype dtype;
@@ -22,7 +19,6 @@ typedef struct source {
     size_t tile_scale_bytes;        /* scales of a tile */
     scales_fn *read_scales;         /* NULL: no scales */
     unpack_fn *unpack;              /* NULL: blocks are A tiles as they are */
-    turn_fn *turn;
 } source;
 
 source amx_source(const kern_matrix *matrix, uint32_t tile);
