@@ -247,6 +247,8 @@ esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *m
     return ESP_OK;
 }
 
+void image_share_embedding(adapter_image *image) { image->shared = true; }
+
 esp_code image_add_rows(adapter_image *image, image_whole which, const kern_matrix_desc *desc,
                         esp_error *err) {
     ESP_ASSERT(!image->rows[which].data && !desc->order);
@@ -275,7 +277,7 @@ void image_finish(adapter_image *image) {
     for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
         image->view.linears[i] = image->tables[i];
     image->view.embedding = image->whole[IMAGE_EMBEDDING];
-    image->view.output = image->whole[IMAGE_OUTPUT];
+    image->view.output = image->whole[image->shared ? IMAGE_EMBEDDING : IMAGE_OUTPUT];
     image->view.score = image->whole[IMAGE_SCORE];
     for (uint32_t i = 0; i < other_count(image); i++)
         image_write_tables(image->others[i]);

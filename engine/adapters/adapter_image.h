@@ -53,6 +53,8 @@ typedef struct image_closer {
 /* Takes the matrix over. ESP_EXHAUSTED: then it is closed already. */
 ESP_CHECKED esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
                                      image_closer closer, esp_error *err);
+/* The output is the embedding's matrix. */
+void image_share_embedding(adapter_image *image);
 /* What other ranks hold of such a matrix: a copy of all its rows, from which theirs are cut. */
 ESP_CHECKED esp_code image_add_rows(adapter_image *image, image_whole which,
                                     const kern_matrix_desc *desc, esp_error *err);

@@ -73,29 +73,39 @@ static esp_code keep_rows(const file_reader *reader, const lora_file *file, lora
     return code == ESP_OK ? image_add_rows(image, to, &desc, err) : code;
 }
 
+/* Where a matrix of the files goes. */
+typedef struct whole_way {
+    lora_whole from;
+    image_whole to;
+} whole_way;
+
+static esp_code read_whole(file_reader *reader, const lora_file *file, whole_way way,
+                           lora_scratch *scratch, adapter_image *image, esp_error *err) {
+    shard_range rows = own_rows(reader, way.from, lora_file_facts(file)->whole_rows[way.from]);
+    kern_matrix_desc desc;
+    kern_matrix *matrix = NULL;
+    esp_code code =
+        lora_file_read_whole(file, way.from, rows.first, rows.count, scratch, &desc, err);
+    if (code == ESP_OK) code = pack_whole(reader, &desc, &matrix, err);
+    if (code == ESP_OK)
+        code = image_add_whole(image, way.to, matrix, (image_closer){close_whole, reader}, err);
+    return code == ESP_OK ? keep_rows(reader, file, way.from, way.to, scratch, image, err) : code;
+}
+
 static esp_code read_wholes(file_reader *reader, const lora_file *file, lora_scratch *scratch,
                             adapter_image *image, esp_error *err) {
-    const struct {
-        lora_whole from;
-        image_whole to;
-    } wholes[] = {
+    static const whole_way ways[] = {
         {LORA_EMBEDDING, IMAGE_EMBEDDING}, {LORA_OUTPUT, IMAGE_OUTPUT}, {LORA_SCORE, IMAGE_SCORE}};
     const lora_facts *facts = lora_file_facts(file);
     esp_code code = ESP_OK;
-    for (size_t i = 0; i < sizeof wholes / sizeof *wholes && code == ESP_OK; i++) {
-        if (facts->whole_rows[wholes[i].from] == 0) continue;
-        if (wholes[i].from == LORA_OUTPUT && facts->whole_rows[LORA_SCORE]) continue;
-        shard_range rows = own_rows(reader, wholes[i].from, facts->whole_rows[wholes[i].from]);
-        kern_matrix_desc desc;
-        kern_matrix *matrix = NULL;
-        code =
-            lora_file_read_whole(file, wholes[i].from, rows.first, rows.count, scratch, &desc, err);
-        if (code == ESP_OK) code = pack_whole(reader, &desc, &matrix, err);
-        if (code == ESP_OK)
-            code = image_add_whole(image, wholes[i].to, matrix, (image_closer){close_whole, reader},
-                                   err);
-        if (code == ESP_OK)
-            code = keep_rows(reader, file, wholes[i].from, wholes[i].to, scratch, image, err);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways && code == ESP_OK; i++) {
+        bool output = ways[i].from == LORA_OUTPUT;
+        if (facts->whole_rows[ways[i].from] == 0) continue;
+        if (output && facts->whole_rows[LORA_SCORE]) continue; /* a classifier has its labels */
+        if (output && facts->one_table && !reader->options.shards)
+            image_share_embedding(image);
+        else
+            code = read_whole(reader, file, ways[i], scratch, image, err);
     }
     return code;
 }

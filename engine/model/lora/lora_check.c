@@ -225,6 +225,7 @@ static esp_code tie(lora_file *file, esp_error *err) {
     if (!output && embedding && spec->tied_embeddings && has &&
         !lora_at(file, 0, SITE_OUTPUT)->module.bytes && tied) {
         file->output_is_embedding = true;
+        facts->one_table = file->config.tying || !lora_at(file, 0, SITE_EMBEDDING)->rank;
         output = facts->whole_rows[LORA_OUTPUT] = embedding;
     }
     if (!has || (!grown && output <= spec->vocab) || embedding == output) return ESP_OK;

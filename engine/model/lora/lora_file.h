@@ -62,6 +62,7 @@ typedef struct lora_facts {
     const char *targets[LORA_TARGETS_MAX]; /* "q_proj", "lm_head", ... that it changes */
     uint32_t target_count;
     uint32_t whole_rows[LORA_WHOLES]; /* 0: the adapter brings none */
+    bool one_table;                   /* LORA_OUTPUT is LORA_EMBEDDING, row for row */
     const char *const *label_names;   /* [whole_rows[LORA_SCORE]], or NULL: it names none */
     /* Where its base's recorded name is no part of the name of the base at hand: a sentence for the
      * log. "": none */

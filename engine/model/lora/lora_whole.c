@@ -198,7 +198,7 @@ esp_code lora_file_read_whole(const lora_file *file, lora_whole which, uint32_t 
     if (tied) which = LORA_EMBEDDING;
     const lora_update *update = lora_at(file, 0, sites[which]);
     const model_tensor *given = update->piece[PIECE_WEIGHT];
-    if (which == LORA_EMBEDDING && update->rank && (!tied || file->config.tying))
+    if (which == LORA_EMBEDDING && update->rank && (!tied || file->facts.one_table))
         return read_embedding(file, first, count, scratch, out, err);
     if (which != LORA_SCORE && (!given || update->piece[PIECE_TOKENS]))
         return read_table(file, sites[which], first, count, scratch, out, err);
