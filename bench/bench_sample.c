@@ -66,7 +66,8 @@ static void project(void *arg, uint32_t worker, uint32_t workers) {
 static void ask(sample_rows *sampling, const step *s, const sample_policy *p) {
     sample_row *rows = sample_rows_at(sampling);
     for (uint32_t r = 0; r < s->rows; r++)
-        rows[r] = (sample_row){.policy = p, .logits = s->logits + (size_t)r * s->vocab};
+        rows[r] = (sample_row){
+            .policy = p, .logits = s->logits + (size_t)r * s->vocab, .vocab = s->vocab};
 }
 
 static double measure(thread_pool *pool, sample_rows *sampling, step *s, const sample_policy *p) {

@@ -8,10 +8,11 @@
 
 /* Why the request ends with this token, or FINISH_NONE. */
 static finish_reason judge(engine *e, request *r, int32_t id) {
-    if (!r->ignore_eos && tok_ends_generation(e->tok, id)) return FINISH_STOP;
+    const tokenizer *tok = r->tok ? r->tok : e->tok;
+    if (!r->ignore_eos && tok_ends_generation(tok, id)) return FINISH_STOP;
     if (r->stops.count) {
         char text[TEXT_PIECE_MAX];
-        text_next(&r->scan, e->tok, &r->stops, id, text);
+        text_next(&r->scan, tok, &r->stops, id, text);
         if (r->scan.stopped) return FINISH_STOP;
     }
     return r->output_count == r->output_max ? FINISH_LENGTH : FINISH_NONE;
@@ -130,9 +131,9 @@ static esp_code collect_logits(engine *e, const step_flight *f, uint32_t first, 
                                esp_error *err) {
     sample_row *rows = sample_rows_at(e->sampling);
     const sched_work *works[MODEL_LOGITS_ROWS];
-    const float *logits;
+    logits_row logits[MODEL_LOGITS_ROWS];
     uint32_t asked = 0;
-    esp_code code = model_logits(e->model, first, count, &logits, err);
+    esp_code code = model_logits(e->model, first, count, logits, err);
     if (code != ESP_OK) return code;
     int64_t now_us = clock_now_us();
     for (uint32_t i = 0; i < count; i++) {
@@ -140,11 +141,12 @@ static esp_code collect_logits(engine *e, const step_flight *f, uint32_t first, 
         request *r = work->owner;
         if (!sched_lives(e->sched, work->seq)) continue;
         if (engine_is_classifier(r)) {
-            collect_scores(e, work, logits + (size_t)i * e->model_vocab, now_us);
+            collect_scores(e, work, logits[i].at, now_us);
             continue;
         }
         ask_for_token(&rows[asked], r);
-        rows[asked].logits = logits + (size_t)i * e->model_vocab;
+        rows[asked].logits = logits[i].at;
+        rows[asked].vocab = logits[i].vocab;
         works[asked++] = work;
     }
     sample_rows_pick(e->sampling, asked);

@@ -197,6 +197,11 @@ static bool takes_adapters(const model_config *c) {
     return c->adapters.count > 0 || c->adapter_store || c->serves;
 }
 
+/* Of the logits of a row: adapters may add tokens. */
+static uint32_t widest_vocab(const engine *e) {
+    return e->model_vocab + (takes_adapters(&e->config) ? MODEL_ADDED_TOKENS_MAX : 0);
+}
+
 static uint64_t arena_for_adapters(const model_config *c) {
     if (!takes_adapters(c)) return 0;
     if (c->adapter_memory) return c->adapter_memory;
@@ -391,6 +396,7 @@ static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
                                              .dev = e->dev,
                                              .device = e->opened_with,
                                              .base = model_file_weights(e->file),
+                                             .tok = e->tok,
                                              .allow_other_base = c->allow_other_base,
                                              .sched = e->sched,
                                              .arena = e->arena,
@@ -523,7 +529,7 @@ static esp_code open_model(engine *e, model_file *file,
     if (e->comm) e->comm->patience_us = COMM_PATIENCE_US;
     code = open_scheduler(e, err);
     if (code == ESP_OK && !engine_embeds(e))
-        code = sample_rows_open(&e->sampling, e->pool, spec->vocab, MODEL_LOGITS_ROWS, err);
+        code = sample_rows_open(&e->sampling, e->pool, widest_vocab(e), MODEL_LOGITS_ROWS, err);
     return code;
 }
 
@@ -788,6 +794,12 @@ const char *engine_profile(const engine *e) { return e->profile; }
 const char *engine_path(const engine *e) { return e->absolute_path; }
 const char *engine_digest(const engine *e) { return e->digest; }
 adapters *engine_adapters(const engine *e) { return e->adapters; }
+uint32_t engine_vocab(const engine *e, const adapter *ad) {
+    return ad && adapter_vocab(ad) ? adapter_vocab(ad) : e->model_vocab;
+}
+const tokenizer *engine_tokenizer_of(const engine *e, const adapter *ad) {
+    return ad && adapter_tokenizer(ad) ? adapter_tokenizer(ad) : e->tok;
+}
 adapter_store *engine_adapter_store(const engine *e) { return e->store; }
 uint32_t engine_context_max(const engine *e) { return e->config.max_context; }
 bool engine_embeds(const engine *e) { return model_get_spec(e->model)->pooling != POOLING_NONE; }

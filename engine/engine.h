@@ -43,6 +43,10 @@ const char *engine_path(const engine *e);    /* absolute, where that could be fo
 const char *engine_digest(const engine *e);
 /* Where requests find their adapters; NULL when the config names none and does not serve. */
 adapters *engine_adapters(const engine *e);
+/* Ids below are tokens of the model, or of an adapter whose words are read; ad NULL: of the base. */
+uint32_t engine_vocab(const engine *e, const adapter *ad);
+/* The tokenizer for texts that go through an adapter; ad NULL: the base's. */
+const tokenizer *engine_tokenizer_of(const engine *e, const adapter *ad);
 adapter_store *engine_adapter_store(const engine *e); /* theirs; NULL: none */
 uint32_t engine_context_max(const engine *e);
 /* Whether it takes requests for vectors (of engine_spec's `hidden` floats) instead of such for tokens. */

@@ -57,7 +57,7 @@ static void fill_batch(const prompt *p, uint32_t first, uint32_t count) {
     fill_tables(p);
 }
 
-static esp_code check(engine *e, const int32_t *ids, uint32_t count, esp_error *err) {
+static esp_code check(engine *e, uint32_t count, esp_error *err) {
     if (engine_embeds(e))
         return esp_fail_field(err, ESP_PRECONDITION, "--model",
                               "--model: \"%s\" embeds texts; it has no logits", e->name);
@@ -66,11 +66,16 @@ static esp_code check(engine *e, const int32_t *ids, uint32_t count, esp_error *
         return esp_fail_field(err, ESP_INVALID, "--ids",
                               "--ids: %u ids given; 1 to %u fit (--max-context, --kv-memory)",
                               count, e->config.max_context);
-    for (uint32_t i = 0; i < count; i++)
-        if (ids[i] < 0 || (uint32_t)ids[i] >= e->model_vocab)
+    return ESP_OK;
+}
+
+/* The adapter is there: it may have tokens of its own. */
+static esp_code check_ids(const prompt *p, esp_error *err) {
+    uint32_t vocab = p->through && p->through->vocab ? p->through->vocab : p->e->model_vocab;
+    for (uint32_t i = 0; i < p->count; i++)
+        if (p->ids[i] < 0 || (uint32_t)p->ids[i] >= vocab)
             return esp_fail_field(err, ESP_INVALID, "--ids",
-                                  "--ids: %d at index %u is not in 0..%u", ids[i], i,
-                                  e->model_vocab - 1);
+                                  "--ids: %d at index %u is not in 0..%u", p->ids[i], i, vocab - 1);
     return ESP_OK;
 }
 
@@ -130,13 +135,13 @@ static esp_code run(const prompt *p, logits_sink sink, void *arg, esp_error *err
     uint32_t chunk_max = step < MODEL_LOGITS_ROWS ? step : MODEL_LOGITS_ROWS;
     for (uint32_t first = 0; first < p->count && code == ESP_OK; first += chunk_max) {
         uint32_t left = p->count - first, chunk = left < chunk_max ? left : chunk_max;
-        const float *logits = NULL;
+        logits_row logits[MODEL_LOGITS_ROWS];
         fill_batch(p, first, chunk);
         if (e->comm) ranks_send(e, &e->batch);
         code = model_forward(e->model, &e->batch, &p->through, e->arena, err);
-        if (code == ESP_OK) code = model_logits(e->model, 0, chunk, &logits, err);
+        if (code == ESP_OK) code = model_logits(e->model, 0, chunk, logits, err);
         for (uint32_t i = 0; i < chunk && code == ESP_OK; i++)
-            code = sink(arg, first + i, logits + (size_t)i * e->model_vocab, err);
+            code = sink(arg, first + i, logits[i].at, err);
     }
     return code;
 }
@@ -145,8 +150,9 @@ esp_code engine_logits(engine *e, adapter *ad, const int32_t *ids, uint32_t coun
                        void *arg, esp_error *err) {
     ESP_ASSERT(!e->started && sched_idle(e->sched));
     prompt p = {.e = e, .ids = ids, .count = count, .ad = ad};
-    esp_code code = check(e, ids, count, err);
+    esp_code code = check(e, count, err);
     if (code == ESP_OK && ad) code = hold(&p, err);
+    if (code == ESP_OK) code = check_ids(&p, err);
     if (code == ESP_OK) code = lease(&p, err);
     if (code == ESP_OK) code = run(&p, sink, arg, err);
     let_go(&p);

@@ -128,9 +128,9 @@ static esp_code compute(engine *e, const step_batch *b, esp_error *err) {
     if (engine_embeds(e)) return code;
     for (uint32_t first = 0; first < b->row_count && code == ESP_OK; first += MODEL_LOGITS_ROWS) {
         uint32_t left = b->row_count - first;
-        const float *logits;
+        logits_row unseen[MODEL_LOGITS_ROWS];
         code = model_logits(e->model, first, left < MODEL_LOGITS_ROWS ? left : MODEL_LOGITS_ROWS,
-                            &logits, err);
+                            unseen, err);
     }
     return code;
 }

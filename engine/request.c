@@ -86,6 +86,7 @@ static void take_adapter(request *r, const request_options *o) {
     ESP_ASSERT(o->adapters);
     r->adapters = o->adapters;
     r->adapter = o->adapter;
+    r->tok = tok_share(adapter_tokenizer(o->adapter));
     r->by.version = adapter_version(o->adapter);
     snprintf(r->by.name, sizeof r->by.name, "%s", adapter_name(o->adapter));
     snprintf(r->by.digest, sizeof r->by.digest, "%s", adapter_content(o->adapter));
@@ -129,6 +130,7 @@ void request_ref(request *r) { atomic_fetch_add_explicit(&r->references, 1, memo
 void request_unref(request *r) {
     if (!r || atomic_fetch_sub_explicit(&r->references, 1, memory_order_acq_rel) != 1) return;
     request_leave_adapter(r);
+    tok_close(r->tok);
     free(r->tokens);
     free(r->bias);
     free(r->logprobs);

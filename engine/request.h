@@ -71,7 +71,7 @@ typedef struct request_options {
     uint32_t embedding_width; /* > 0: one vector of so many floats is wanted instead of tokens */
     bool classifies;    /* the vector is the logits of the adapter's labels, as many as it has */
     adapters *adapters; /* of the engine; with an adapter */
-    adapter *adapter;   /* adapters_find's; NULL: the base */
+    adapter *adapter;   /* adapters_find's, with its words read; NULL: the base */
     bool row_digests;   /* the digest of each token's logits is kept (record.h) */
 } request_options;
 
@@ -90,6 +90,7 @@ typedef struct request {
     int32_t priority;
     int64_t deadline_us;
     request_adapter by;
+    tokenizer *tok; /* of an adapter that adds tokens, shared; NULL: the base's */
 
     /* Output: tokens[prompt_count + i] is output token i, i < published. */
     int32_t *tokens;     /* [prompt_count + output_max] prompt first */

@@ -20,7 +20,7 @@ typedef struct candidate {
 } candidate;
 
 struct sample_scratch {
-    uint32_t vocab;
+    uint32_t vocab, vocab_max;
     float *scores;    /* [vocab] */
     float *weights;   /* [vocab] */
     double *sums;     /* [sample_blocks(vocab)] of the weights */
@@ -34,7 +34,7 @@ esp_code sample_scratch_open(sample_scratch **out, uint32_t vocab, esp_error *er
     ESP_ASSERT(out && vocab > 0);
     sample_scratch *s = calloc(1, sizeof *s);
     if (s) {
-        s->vocab = vocab;
+        s->vocab = s->vocab_max = vocab;
         s->scores = calloc(vocab, sizeof *s->scores);
         s->weights = calloc(vocab, sizeof *s->weights);
         s->sums = calloc(sample_blocks(vocab), sizeof *s->sums);
@@ -49,6 +49,11 @@ esp_code sample_scratch_open(sample_scratch **out, uint32_t vocab, esp_error *er
     }
     *out = s;
     return ESP_OK;
+}
+
+void sample_scratch_fit(sample_scratch *s, uint32_t vocab) {
+    ESP_ASSERT(vocab > 0 && vocab <= s->vocab_max);
+    s->vocab = vocab;
 }
 
 void sample_scratch_close(sample_scratch *s) {

@@ -23,7 +23,10 @@ enum {
 };
 
 typedef struct sample_scratch sample_scratch;
+/* For rows of vocab logits. */
 ESP_CHECKED esp_code sample_scratch_open(sample_scratch **out, uint32_t vocab, esp_error *err);
+/* For rows of so many from now on, at most as many as it was opened for. */
+void sample_scratch_fit(sample_scratch *scratch, uint32_t vocab);
 void sample_scratch_close(sample_scratch *scratch);
 
 /* Checks every field (NaN too); the error names the field and its range. vocab bounds bias ids. */

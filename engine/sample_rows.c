@@ -13,7 +13,7 @@ enum { SAMPLERS_MAX = 16 }; /* each has memory for a row; more would wait for th
 struct sample_rows {
     struct thread_pool *pool;
     sample_scratch *scratch[SAMPLERS_MAX];
-    uint32_t samplers, rows_max, vocab, count;
+    uint32_t samplers, rows_max, count;
     sample_row *rows; /* [rows_max] */
 };
 
@@ -23,7 +23,6 @@ esp_code sample_rows_open(sample_rows **out, struct thread_pool *pool, uint32_t 
     sample_rows *s = mem_new(1, sizeof *s);
     *out = s;
     s->pool = pool;
-    s->vocab = vocab;
     s->rows_max = rows_max;
     s->rows = mem_new(rows_max, sizeof *s->rows);
     esp_code code = ESP_OK;
@@ -44,8 +43,9 @@ void sample_rows_close(sample_rows *s) {
 
 sample_row *sample_rows_at(sample_rows *s) { return s->rows; }
 
-static void pick_row(const sample_rows *s, sample_scratch *scratch, sample_row *row) {
-    if (row->digest) *row->digest = XXH3_64bits(row->logits, s->vocab * sizeof *row->logits);
+static void pick_row(sample_scratch *scratch, sample_row *row) {
+    if (row->digest) *row->digest = XXH3_64bits(row->logits, row->vocab * sizeof *row->logits);
+    sample_scratch_fit(scratch, row->vocab);
     row->error = (esp_error){0};
     row->code = sample_pick(scratch, row->policy, &row->history, row->logits, row->history.count,
                             &row->result, &row->error);
@@ -57,7 +57,7 @@ static void pick_share(void *arg, uint32_t worker, uint32_t workers) {
     if (worker >= samplers) return;
     pool_share(s->count, 1, worker, samplers, &begin, &end);
     for (uint32_t i = begin; i < end; i++)
-        pick_row(s, s->scratch[worker], &s->rows[i]);
+        pick_row(s->scratch[worker], &s->rows[i]);
 }
 
 void sample_rows_pick(sample_rows *s, uint32_t count) {

@@ -11,6 +11,7 @@
 struct thread_pool;
 
 typedef struct sample_rows sample_rows;
+/* vocab: of the widest row. */
 ESP_CHECKED esp_code sample_rows_open(sample_rows **out, struct thread_pool *pool, uint32_t vocab,
                                       uint32_t rows_max, esp_error *err);
 void sample_rows_close(sample_rows *s);

@@ -187,6 +187,12 @@ esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *e
 const char *adapter_name(const adapter *ad) { return ad->name; }
 uint32_t adapter_version(const adapter *ad) { return ad->version; }
 const char *adapter_content(const adapter *ad) { return ad->digest; }
+uint32_t adapter_vocab(const adapter *ad) {
+    return atomic_load_explicit(&ad->vocab, memory_order_acquire);
+}
+tokenizer *adapter_tokenizer(const adapter *ad) {
+    return atomic_load_explicit(&ad->tok, memory_order_acquire);
+}
 const char *const *adapter_labels(const adapter *ad) { return ad->label_names; }
 uint32_t adapter_label_count(const adapter *ad) {
     return atomic_load_explicit(&ad->label_count, memory_order_acquire);

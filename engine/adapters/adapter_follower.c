@@ -104,6 +104,7 @@ static esp_code make_image(adapter_follower *f, const adapter_message *m, const 
     image_options options = {.ops = o->ops,
                              .dev = o->dev,
                              .layers = model_get_spec(o->model)->layers,
+                             .vocab = model_get_spec(o->model)->vocab,
                              .model = o->model,
                              .frame_bytes = (size_t)m->frame_bytes,
                              .frames_max = one->places ? one->place_count : FRAMES_MAX};
@@ -174,10 +175,16 @@ static void close_whole(void *arg, kern_matrix *matrix) {
     f->options.ops->matrix_close(f->options.dev, matrix);
 }
 
-/* The matrix that an adapter brings has as many rows here as the base's own. */
-static uint32_t rows_here(const adapter_follower *f, uint32_t index) {
-    const model *m = f->options.model;
-    return index == IMAGE_EMBEDDING ? model_get_spec(m)->vocab : model_get_shard(m)->vocab.count;
+/* The matrix that an adapter brings has a row for each token, here of an output for this rank's: of the base's, and
+ * of those it adds. How many the embedding of a classifier adds its tables do not say. */
+static bool rows_fit(const adapter_follower *f, const adapter_message *m, uint64_t rows) {
+    const model *base = f->options.model;
+    const uint32_t whole = model_get_spec(base)->vocab;
+    const uint32_t vocab = image_view(f->all[m->id].image)->vocab;
+    if (m->index == IMAGE_EMBEDDING)
+        return vocab ? rows == vocab : rows >= whole && rows - whole <= MODEL_ADDED_TOKENS_MAX;
+    const model_shard *shard = model_get_shard(base);
+    return rows == shard_vocab(shard, vocab ? vocab : whole, shard->rank).count;
 }
 
 static bool shape_is_sane(const adapter_follower *f, const adapter_message *m) {
@@ -185,7 +192,8 @@ static bool shape_is_sane(const adapter_follower *f, const adapter_message *m) {
     if (m->cols != model_get_spec(f->options.model)->hidden || m->cols % info->block_elements)
         return false;
     uint64_t row = (uint64_t)m->cols / info->block_elements * info->block_bytes;
-    return m->bytes[f->options.comm->rank] == rows_here(f, m->index) * row;
+    uint64_t bytes = m->bytes[f->options.comm->rank];
+    return bytes % row == 0 && rows_fit(f, m, bytes / row);
 }
 
 /* The first chunk of one, where none is on its way; or the next of that. */

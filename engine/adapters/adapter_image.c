@@ -79,6 +79,7 @@ void image_close(adapter_image *image) {
     free(image->cut.at);
     free(image->tables_out);
     free(image->labels.names);
+    tok_close(image->words.tok);
     for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
         free(image->tables[i]);
     free(image->frames);
@@ -208,6 +209,21 @@ image_labels image_take_labels(adapter_image *image) {
     return labels;
 }
 
+void image_set_words(adapter_image *image, const adapter_words *words) { image->words = *words; }
+
+adapter_words image_take_words(adapter_image *image) {
+    adapter_words words = image->words;
+    image->words = (adapter_words){0};
+    return words;
+}
+
+void image_set_vocab(adapter_image *image, uint32_t vocab) {
+    ESP_ASSERT(vocab - image->options.vocab <= MODEL_ADDED_TOKENS_MAX);
+    image->view.vocab = vocab;
+    for (uint32_t i = 0; i < other_count(image); i++)
+        image_set_vocab(image->others[i], vocab);
+}
+
 static esp_code take_whole(adapter_image *image, uint64_t bytes, esp_error *err) {
     if (!take(image, bytes))
         return esp_fail_field(err, ESP_EXHAUSTED, "--adapter-memory",
@@ -230,6 +246,8 @@ esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *m
     image->whole[which] = matrix;
     return ESP_OK;
 }
+
+void image_share_embedding(adapter_image *image) { image->shared = true; }
 
 esp_code image_add_rows(adapter_image *image, image_whole which, const kern_matrix_desc *desc,
                         esp_error *err) {
@@ -259,7 +277,7 @@ void image_finish(adapter_image *image) {
     for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
         image->view.linears[i] = image->tables[i];
     image->view.embedding = image->whole[IMAGE_EMBEDDING];
-    image->view.output = image->whole[IMAGE_OUTPUT];
+    image->view.output = image->whole[image->shared ? IMAGE_EMBEDDING : IMAGE_OUTPUT];
     image->view.score = image->whole[IMAGE_SCORE];
     for (uint32_t i = 0; i < other_count(image); i++)
         image_write_tables(image->others[i]);

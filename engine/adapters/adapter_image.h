@@ -15,13 +15,14 @@
 #ifndef ESPALIER_ADAPTER_IMAGE_H
 #define ESPALIER_ADAPTER_IMAGE_H
 
+#include "engine/adapters/adapter_words.h"
 #include "engine/model/model.h"
 #include "engine/model/shard.h"
 
 typedef struct image_options {
     const kern_ops *ops;
     const kern_device *dev;
-    uint32_t layers;
+    uint32_t layers, vocab; /* of the base */
     size_t frame_bytes; /* >= LORA_PIECE_MIN, a multiple of 64 */
     uint32_t frames_max;
     /* Asked before memory is taken, told when it is given back; false: there is no room. */
@@ -54,6 +55,8 @@ typedef struct image_closer {
 /* Takes the matrix over. ESP_EXHAUSTED: then it is closed already. */
 ESP_CHECKED esp_code image_add_whole(adapter_image *image, image_whole which, kern_matrix *matrix,
                                      image_closer closer, esp_error *err);
+/* The output is the embedding's matrix. */
+void image_share_embedding(adapter_image *image);
 /* What other ranks hold of such a matrix: a copy of all its rows, from which theirs are cut. */
 ESP_CHECKED esp_code image_add_rows(adapter_image *image, image_whole which,
                                     const kern_matrix_desc *desc, esp_error *err);
@@ -65,6 +68,12 @@ typedef struct image_labels {
 void image_set_labels(adapter_image *image, uint32_t count, const char *const *names);
 /* Gives them away; the caller frees names. */
 image_labels image_take_labels(adapter_image *image);
+/* Takes the tokenizer over. */
+void image_set_words(adapter_image *image, const adapter_words *words);
+/* Gives it away. */
+adapter_words image_take_words(adapter_image *image);
+/* The output of the adapter has so many rows, of all ranks together: more than the base's. */
+void image_set_vocab(adapter_image *image, uint32_t vocab);
 /* Nothing is added any more: makes the tables, over the image's own memory. */
 void image_finish(adapter_image *image);
 

@@ -38,7 +38,9 @@ struct adapter_image {
     const kern_lora **tables[MODEL_ADAPTER_LINEARS]; /* [layers], or NULL */
     kern_matrix *whole[IMAGE_WHOLES];
     image_closer closer; /* of all of them */
+    bool shared;         /* the output is the embedding */
     image_labels labels;
+    adapter_words words;
     uint64_t bytes, whole_bytes;
     model_adapter view;
 

@@ -148,6 +148,10 @@ static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
 
 esp_code adapters_read(adapters *a, adapter *ad, esp_error *err) { return read_listed(a, ad, err); }
 
+esp_code adapters_read_words(adapters *a, adapter *ad, esp_error *err) {
+    return ad && ad->has_words ? read_listed(a, ad, err) : ESP_OK;
+}
+
 static esp_code check_store(const adapters *a, const char *text, name_ref *ref, esp_error *err) {
     esp_code code = ref_parse(text, ref, err);
     if (code != ESP_OK || a->options.store) return code;

@@ -91,6 +91,7 @@ esp_code loader_read(adapters *a, const char *path, bool patient, adapter_image 
     image_options o = {.ops = a->options.ops,
                        .dev = a->options.dev,
                        .layers = a->layers,
+                       .vocab = a->vocab,
                        .frame_bytes = a->frame_bytes,
                        .frames_max = a->frames_max,
                        .take = patient ? take_patiently : take_now,
@@ -119,6 +120,12 @@ static void take_labels(adapter *ad, adapter_image *image) {
     atomic_store_explicit(&ad->label_count, labels.count, memory_order_release);
 }
 
+static void take_words(adapter *ad, adapter_image *image) {
+    adapter_words words = image_take_words(image);
+    atomic_store_explicit(&ad->tok, words.tok, memory_order_release);
+    atomic_store_explicit(&ad->vocab, words.vocab, memory_order_release);
+}
+
 void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapter_facts *facts) {
     if (ad->image && image_is_home(ad->image)) {
         image_close(image);
@@ -130,6 +137,7 @@ void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapte
     ad->image = image;
     ad->facts = *facts;
     if (!ad->read) take_labels(ad, image);
+    if (!ad->read) take_words(ad, image);
     ad->read = true;
     ad->packed_bytes = image_bytes(image);
     if (!ad->frames) ad->frames = mem_new(image_frame_count(image) + 1, sizeof *ad->frames);
@@ -301,6 +309,7 @@ void adapter_free(adapters *a, adapter *ad) {
     free(ad->path);
     free(ad->frames);
     free(ad->label_names);
+    tok_close(ad->tok);
     free(ad);
 }
 

@@ -1,8 +1,10 @@
 /* adapter_names.c - names, and the versions behind each. All of it under the lock. */
 // SPDX-License-Identifier: Apache-2.0
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/adapters/adapters_inner.h"
 #include "engine/base/mem.h"
@@ -54,6 +56,15 @@ adapter *names_digest(const adapter_entry *entry, const char *digest) {
     return NULL;
 }
 
+static bool has_words(const char *path) {
+    char file[PATH_MAX];
+    for (uint32_t i = 0; i < ADAPTER_TOKEN_FILES; i++) {
+        int bytes = snprintf(file, sizeof file, "%s/%s", path, ADAPTER_TOKEN_FILE[i]);
+        if (bytes < (int)sizeof file && access(file, F_OK) == 0) return true;
+    }
+    return false;
+}
+
 adapter *names_add(adapters *a, adapter_entry *entry, uint32_t version, const char *digest,
                    const char *path) {
     adapter *ad = mem_new(1, sizeof *ad);
@@ -63,6 +74,7 @@ adapter *names_add(adapters *a, adapter_entry *entry, uint32_t version, const ch
     snprintf(ad->name, sizeof ad->name, "%s", entry->name);
     snprintf(ad->digest, sizeof ad->digest, "%s", digest);
     ad->path = mem_copy_text(path, strlen(path));
+    ad->has_words = has_words(path);
     ad->next_version = entry->versions;
     entry->versions = ad;
     if (version > entry->last_version) entry->last_version = version;

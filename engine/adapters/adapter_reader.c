@@ -73,28 +73,39 @@ static esp_code keep_rows(const file_reader *reader, const lora_file *file, lora
     return code == ESP_OK ? image_add_rows(image, to, &desc, err) : code;
 }
 
+/* Where a matrix of the files goes. */
+typedef struct whole_way {
+    lora_whole from;
+    image_whole to;
+} whole_way;
+
+static esp_code read_whole(file_reader *reader, const lora_file *file, whole_way way,
+                           lora_scratch *scratch, adapter_image *image, esp_error *err) {
+    shard_range rows = own_rows(reader, way.from, lora_file_facts(file)->whole_rows[way.from]);
+    kern_matrix_desc desc;
+    kern_matrix *matrix = NULL;
+    esp_code code =
+        lora_file_read_whole(file, way.from, rows.first, rows.count, scratch, &desc, err);
+    if (code == ESP_OK) code = pack_whole(reader, &desc, &matrix, err);
+    if (code == ESP_OK)
+        code = image_add_whole(image, way.to, matrix, (image_closer){close_whole, reader}, err);
+    return code == ESP_OK ? keep_rows(reader, file, way.from, way.to, scratch, image, err) : code;
+}
+
 static esp_code read_wholes(file_reader *reader, const lora_file *file, lora_scratch *scratch,
                             adapter_image *image, esp_error *err) {
-    const struct {
-        lora_whole from;
-        image_whole to;
-    } wholes[] = {
+    static const whole_way ways[] = {
         {LORA_EMBEDDING, IMAGE_EMBEDDING}, {LORA_OUTPUT, IMAGE_OUTPUT}, {LORA_SCORE, IMAGE_SCORE}};
     const lora_facts *facts = lora_file_facts(file);
     esp_code code = ESP_OK;
-    for (size_t i = 0; i < sizeof wholes / sizeof *wholes && code == ESP_OK; i++) {
-        if (facts->whole_rows[wholes[i].from] == 0) continue;
-        shard_range rows = own_rows(reader, wholes[i].from, facts->whole_rows[wholes[i].from]);
-        kern_matrix_desc desc;
-        kern_matrix *matrix = NULL;
-        code =
-            lora_file_read_whole(file, wholes[i].from, rows.first, rows.count, scratch, &desc, err);
-        if (code == ESP_OK) code = pack_whole(reader, &desc, &matrix, err);
-        if (code == ESP_OK)
-            code = image_add_whole(image, wholes[i].to, matrix, (image_closer){close_whole, reader},
-                                   err);
-        if (code == ESP_OK)
-            code = keep_rows(reader, file, wholes[i].from, wholes[i].to, scratch, image, err);
+    for (size_t i = 0; i < sizeof ways / sizeof *ways && code == ESP_OK; i++) {
+        bool output = ways[i].from == LORA_OUTPUT;
+        if (facts->whole_rows[ways[i].from] == 0) continue;
+        if (output && facts->whole_rows[LORA_SCORE]) continue; /* a classifier has its labels */
+        if (output && facts->one_table && !reader->options.shards)
+            image_share_embedding(image);
+        else
+            code = read_whole(reader, file, ways[i], scratch, image, err);
     }
     return code;
 }
@@ -143,18 +154,23 @@ static esp_code check_score(const file_reader *reader, const lora_facts *facts, 
                     facts->name, labels, most);
 }
 
-/* What is read and not served. */
-static esp_code check_facts(const file_reader *reader, const lora_facts *facts, esp_error *err) {
-    uint32_t vocab = reader->options.base->spec.vocab;
+/* How many logits a row has where those are more than the base's; else 0. A classifier has its labels'. */
+static uint32_t added_vocab(const file_reader *reader, const lora_facts *facts) {
+    uint32_t rows = facts->whole_rows[LORA_SCORE] ? 0 : facts->whole_rows[LORA_OUTPUT];
+    return rows > reader->options.base->spec.vocab ? rows : 0;
+}
+
+/* Its tokens, and what is read and not served. */
+static esp_code read_words(const file_reader *reader, const lora_facts *facts, const char *path,
+                           adapter_image *image, esp_error *err) {
+    adapter_words words;
+    const file_reader_options *o = &reader->options;
     esp_code code = check_score(reader, facts, err);
-    if (code != ESP_OK) return code;
-    for (uint32_t i = LORA_EMBEDDING; i <= LORA_OUTPUT; i++)
-        if (facts->whole_rows[i] && facts->whole_rows[i] != vocab)
-            return esp_fail(err, ESP_UNIMPLEMENTED,
-                            "%s: it has %u tokens where the base has %u: added tokens are not "
-                            "served; merge it into its base",
-                            facts->name, facts->whole_rows[i], vocab);
-    return ESP_OK;
+    if (code == ESP_OK) code = adapter_words_open(&words, facts, path, &o->base->spec, o->tok, err);
+    if (code == ESP_OK) image_set_words(image, &words);
+    if (code == ESP_OK && added_vocab(reader, facts))
+        image_set_vocab(image, added_vocab(reader, facts));
+    return code;
 }
 
 static esp_code read_file(const adapter_reader *door, const char *path, adapter_image *image,
@@ -170,7 +186,7 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
     memcpy(facts->warning, known->warning, sizeof facts->warning);
     lora_scratch scratch = {0};
     code = lora_file_refuse_other(file, reader->options.allow_other_base, err);
-    if (code == ESP_OK) code = check_facts(reader, known, err);
+    if (code == ESP_OK) code = read_words(reader, known, path, image, err);
     for (uint32_t layer = 0; code == ESP_OK && layer < reader->options.base->spec.layers; layer++)
         code = read_layer(file, layer, &scratch, image, err);
     if (code == ESP_OK) code = read_head(file, &scratch, image, err);

@@ -30,6 +30,8 @@ typedef struct adapter_reader {
 typedef struct file_reader file_reader;
 typedef struct file_reader_options {
     const checkpoint *base; /* outlives the reader */
+    /* The base's; outlives what adapters make of it. NULL: nobody asks for texts. */
+    const tokenizer *tok;
     bool allow_other_base;
     const kern_ops *ops;
     /* As the device was opened whose ops will run; the reader opens one of its own for whole matrices,

@@ -31,6 +31,7 @@ esp_code adapters_open(adapters **out, const adapters_options *options, esp_erro
     adapters *a = mem_new(1, sizeof *a);
     a->options = *options;
     a->layers = options->base ? options->base->spec.layers : options->layers;
+    a->vocab = options->base ? options->base->spec.vocab : 0;
     choose_frames(a);
     pthread_mutex_init(&a->lock, NULL);
     pthread_condattr_t attributes;
@@ -47,6 +48,7 @@ esp_code adapters_open(adapters **out, const adapters_options *options, esp_erro
     if (!a->reader) {
         a->files =
             file_reader_open(&(file_reader_options){.base = options->base,
+                                                    .tok = options->tok,
                                                     .allow_other_base = options->allow_other_base,
                                                     .ops = options->ops,
                                                     .device = options->device,

@@ -39,6 +39,7 @@
 #include "engine/base/status.h"
 #include "engine/model/checkpoint.h"
 #include "engine/model/shard.h"
+#include "engine/text/tokenizer.h"
 #include "kernels/kernels.h"
 #include "scheduler/scheduler.h"
 
@@ -64,6 +65,7 @@ typedef struct adapters_options {
     kern_device *dev;
     kern_options device;    /* that dev was opened with */
     const checkpoint *base; /* the base's tensors; outlives the adapters */
+    const tokenizer *tok;   /* the base's; outlives the adapters and who shares their tokenizers */
     bool allow_other_base;  /* --allow-other-base */
     /* The arena, and who leases its frames. scheduler NULL: none; packed memory is used as it is. */
     scheduler *sched;
@@ -166,6 +168,13 @@ const char *adapter_content(const adapter *ad); /* "sha256:...", the digest of i
 uint32_t adapter_label_count(const adapter *ad);
 /* [label_count] names, or numbers where it names none; constant while a reference is held. */
 const char *const *adapter_labels(const adapter *ad);
+/* Of one that adds tokens to its base's, once read: ids below are its tokens; 0: as many as the base has. */
+uint32_t adapter_vocab(const adapter *ad);
+/* The tokenizer that knows them, while a reference is held or it is shared (tok_share); NULL: the base's. */
+tokenizer *adapter_tokenizer(const adapter *ad);
+/* Reads one that may have tokens of its own, where that was not done yet: before its text is made ids. Blocks: not
+ * for the engine thread. ad NULL: nothing to do. */
+ESP_CHECKED esp_code adapters_read_words(adapters *a, adapter *ad, esp_error *err);
 /* One that is only listed is read now: then all is known of it. Blocks: not for the engine thread. */
 ESP_CHECKED esp_code adapters_read(adapters *a, adapter *ad, esp_error *err);
 

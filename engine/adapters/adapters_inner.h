@@ -95,6 +95,9 @@ struct adapter {
     _Atomic bool on_device;       /* from the lease on */
     _Atomic uint32_t label_count; /* of a classifier, once read */
     const char **label_names;     /* written before label_count */
+    bool has_words;               /* its folder has a tokenizer's files; constant */
+    _Atomic uint32_t vocab;       /* once read; 0: the base's */
+    _Atomic(tokenizer *) tok;     /* once read; NULL: the base's */
 
     /* Under the lock. */
     struct adapter_entry *entry; /* NULL: out of the names */
@@ -144,7 +147,7 @@ struct adapters {
     bool in_place;      /* no arena */
     file_reader *files; /* NULL: options.reader is another's */
     const adapter_reader *reader;
-    uint32_t layers;
+    uint32_t layers, vocab; /* of the base */
     size_t frame_bytes;
     uint32_t frames_max; /* of one adapter and of all together */
 

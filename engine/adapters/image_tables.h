@@ -12,7 +12,7 @@
 
 typedef struct image_tables_head {
     uint32_t linear_count, piece_count, frame_count;
-    uint32_t unused;
+    uint32_t vocab; /* model_adapter.vocab */
 } image_tables_head;
 
 /* Of an image that gets no more pieces; the bytes are the image's. */

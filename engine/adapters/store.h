@@ -41,6 +41,7 @@ enum {
     STORE_BASE_MAX = 256,      /* bytes of a base model's recorded name */
     STORE_TIME_CHARS = 24,     /* "2026-11-21T10:00:00Z" and a NUL, with room */
     STORE_CONFIG_BYTES_MAX = 1 << 20,
+    STORE_TOKENS_BYTES_MAX = 64 << 20, /* of a tokenizer's file */
 };
 /* Of one adapter's tensors, unless the options say less. */
 #define STORE_ADAPTER_BYTES_MAX ((uint64_t)16 << 30)
@@ -121,8 +122,8 @@ typedef struct store_stage store_stage;
 
 ESP_CHECKED esp_code store_stage_begin(adapter_store *store, const store_import_options *options,
                                        store_stage **out, esp_error *err);
-/* Begins the next file: one of ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE, ADAPTER_LABELS_FILE, or
- * ADAPTER_GGUF_FILE; of exactly that many bytes. Refused at once where that is more than a limit or what the disk has. */
+/* Begins the next file: one of ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE, ADAPTER_LABELS_FILE,
+ * ADAPTER_TOKEN_FILE, or ADAPTER_GGUF_FILE; of exactly that many bytes. Refused at once where that is more than a limit or what the disk has. */
 ESP_CHECKED esp_code store_stage_file(store_stage *stage, const char *name, uint64_t bytes,
                                       esp_error *err);
 ESP_CHECKED esp_code store_stage_write(store_stage *stage, const void *bytes, size_t count,

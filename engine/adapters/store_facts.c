@@ -27,15 +27,28 @@ static void print_targets(const lora_facts *facts, store_manifest *out) {
     }
 }
 
+/* Files that do not count are none of the digest's. */
+static esp_code check_token_files(const lora_facts *facts, const store_manifest *m,
+                                  esp_error *err) {
+    for (uint32_t i = 0; i < m->file_count && !facts->tables; i++)
+        if (adapter_is_token_file(m->files[i].name))
+            return esp_fail_field(err, ESP_INVALID, "file",
+                                  "%s came with an adapter that brings no rows of embed_tokens or "
+                                  "lm_head; leave it away",
+                                  m->files[i].name);
+    return ESP_OK;
+}
+
 esp_code store_read_facts(const char *path, store_manifest *out, esp_error *err) {
     lora_file *file;
     esp_code code = lora_file_open(&file, path, NULL, err);
     if (code != ESP_OK) return code;
     const lora_facts *facts = lora_file_facts(file);
-    if (strcmp(facts->digest, out->digest) != 0) {
+    code = check_token_files(facts, out, err);
+    if (code == ESP_OK && strcmp(facts->digest, out->digest) != 0) {
         code = esp_fail(err, ESP_DATA_LOSS, "the staged files are not what came: %s; wanted %s",
                         facts->digest, out->digest);
-    } else {
+    } else if (code == ESP_OK) {
         out->parameters = facts->parameters;
         out->rank_min = facts->rank_min;
         out->rank_max = facts->rank_max;

@@ -12,6 +12,7 @@
 #include "engine/adapters/store_inner.h"
 #include "engine/base/file.h"
 #include "engine/base/mem.h"
+#include "engine/model/lora/lora_file.h"
 
 enum { COPY_BYTES = 1 << 20 };
 
@@ -78,7 +79,8 @@ static esp_code fail_absent(int folder, const char *shown, const char *name, esp
                     shown, name, hint);
 }
 
-static esp_code copy_folder(store_stage *stage, int folder, const char *shown, esp_error *err) {
+static esp_code copy_folder(store_stage *stage, int folder, const char *path, const char *shown,
+                            esp_error *err) {
     static const char *const names[] = {ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE};
     esp_code code = ESP_OK;
     for (int i = 0; code == ESP_OK && i < 2; i++)
@@ -88,6 +90,10 @@ static esp_code copy_folder(store_stage *stage, int folder, const char *shown, e
     bool labels = faccessat(folder, ADAPTER_LABELS_FILE, F_OK, 0) == 0;
     if (code == ESP_OK && labels)
         code = copy_file(stage, folder, ADAPTER_LABELS_FILE, ADAPTER_LABELS_FILE, err);
+    bool tables = code == ESP_OK && lora_folder_has_tables(path);
+    for (int i = 0; code == ESP_OK && tables && i < ADAPTER_TOKEN_FILES; i++)
+        if (faccessat(folder, ADAPTER_TOKEN_FILE[i], F_OK, 0) == 0)
+            code = copy_file(stage, folder, ADAPTER_TOKEN_FILE[i], ADAPTER_TOKEN_FILE[i], err);
     return code;
 }
 
@@ -102,7 +108,7 @@ static esp_code copy_path(store_stage *stage, const char *path, esp_error *err) 
         return code;
     }
     esp_code code = S_ISDIR(status.st_mode)
-                        ? copy_folder(stage, fd, shown, err)
+                        ? copy_folder(stage, fd, path, shown, err)
                         : copy_file(stage, AT_FDCWD, path, ADAPTER_GGUF_FILE, err);
     close(fd);
     return code;

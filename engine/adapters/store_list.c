@@ -69,9 +69,9 @@ void store_list_free(store_list *list) {
 /* ---- sizes ---- */
 
 static uint64_t blob_bytes(const adapter_store *store, const char *hex) {
-    static const char *const files[] = {ADAPTER_CONFIG_FILE, ADAPTER_TENSORS_FILE,
-                                        ADAPTER_LABELS_FILE, ADAPTER_GGUF_FILE,
-                                        STORE_MANIFEST_FILE};
+    const char *const files[] = {ADAPTER_CONFIG_FILE,   ADAPTER_TENSORS_FILE, ADAPTER_LABELS_FILE,
+                                 ADAPTER_GGUF_FILE,     STORE_MANIFEST_FILE,  ADAPTER_TOKEN_FILE[0],
+                                 ADAPTER_TOKEN_FILE[1], ADAPTER_TOKEN_FILE[2]};
     uint64_t sum = 0;
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char path[STORE_BLOB_PATH_CHARS];

@@ -47,7 +47,7 @@ static bool is_file_name(const char *name) {
                                         ADAPTER_LABELS_FILE, ADAPTER_GGUF_FILE};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(name, names[i])) return true;
-    return false;
+    return adapter_is_token_file(name);
 }
 
 static bool read_file(const json_t *object, store_file *out, adapter_digest_file *summed) {
@@ -61,7 +61,7 @@ static const char *read_files(const json_t *list, store_manifest *m) {
     adapter_digest_file summed[ADAPTER_FILES_MAX];
     char digest[ADAPTER_DIGEST_CHARS];
     size_t count = json_array_size(list);
-    if (count == 0 || count > ADAPTER_FILES_MAX) return "wanted 1 to 3 files";
+    if (count == 0 || count > ADAPTER_FILES_MAX) return "wanted 1 to 6 files";
     for (size_t i = 0; i < count; i++) {
         store_file *file = &m->files[m->file_count++];
         if (!read_file(json_array_get(list, i), file, &summed[i])) return "a file is damaged";

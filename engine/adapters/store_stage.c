@@ -116,6 +116,7 @@ static bool has_file(const store_stage *stage, const char *name) {
 static uint64_t most_bytes(const store_stage *stage, const char *name) {
     if (!strcmp(name, ADAPTER_CONFIG_FILE) || !strcmp(name, ADAPTER_LABELS_FILE))
         return STORE_CONFIG_BYTES_MAX;
+    if (adapter_is_token_file(name)) return STORE_TOKENS_BYTES_MAX;
     if (!strcmp(name, ADAPTER_TENSORS_FILE) || !strcmp(name, ADAPTER_GGUF_FILE))
         return stage->store->options.adapter_bytes_max;
     return 0;

@@ -60,7 +60,8 @@ typedef struct sample_row {
     /* In. */
     const sample_policy *policy;
     sample_history history; /* the token picked is the next one */
-    const float *logits;    /* [vocab]; where the host picks */
+    const float *logits;    /* [vocab]; where the host picks, .. */
+    uint32_t vocab;         /* .. so many */
     uint64_t *digest;       /* gets XXH3 (64 bits) of the logits; NULL: not wanted */
     /* Out. */
     esp_code code; /* ESP_INTERNAL when the logits hold no finite value */

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/adapters/adapter_words.h"
 #include "engine/commands/adapter.h"
 #include "engine/model/lora/lora_file.h"
 
@@ -68,11 +69,24 @@ typedef struct against {
     bool allow_other;
 } against;
 
+/* The base's tokens and the adapter's; a base without a tokenizer is served by nobody. */
+static esp_code check_words(const against *a, const lora_facts *facts, const char *path,
+                            esp_error *err) {
+    tokenizer *tok = NULL;
+    adapter_words words = {0};
+    if (!facts->tables || model_file_tokenizer(a->base, &tok, NULL) != ESP_OK) tok = NULL;
+    esp_code code = adapter_words_open(&words, facts, path, model_file_spec(a->base), tok, err);
+    tok_close(words.tok);
+    tok_close(tok);
+    return code;
+}
+
 static esp_code check_against(void *arg, const char *path, esp_error *err) {
     lora_file *file;
     const against *a = arg;
     esp_code code = lora_file_open(&file, path, model_file_weights(a->base), err);
     if (code == ESP_OK) code = lora_file_refuse_other(file, a->allow_other, err);
+    if (code == ESP_OK) code = check_words(a, lora_file_facts(file), path, err);
     if (code == ESP_OK && lora_file_facts(file)->warning[0])
         fprintf(stderr, "espalier adapter: %s\n", lora_file_facts(file)->warning);
     lora_file_close(file);

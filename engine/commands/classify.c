@@ -107,14 +107,15 @@ static esp_code classify(engine *e, const options *o, tok_text text, esp_error *
     request *r = NULL;
     adapter *labels = NULL, *through = NULL;
     esp_code code = find_classifier(e, o, &labels, &through, err);
-    if (code == ESP_OK) code = embed_text_encode(engine_tokenizer(e), text, &how, &ids, err);
+    if (code == ESP_OK)
+        code = embed_text_encode(engine_tokenizer_of(e, through), text, &how, &ids, err);
     request_options wanted = {.prompt = ids.at,
                               .prompt_count = ids.count,
                               .adapters = engine_adapters(e),
                               .adapter = through,
                               .embedding_width = labels ? adapter_label_count(labels) : 0,
                               .classifies = true};
-    if (code == ESP_OK) code = request_new(&r, &wanted, engine_spec(e)->vocab, err);
+    if (code == ESP_OK) code = request_new(&r, &wanted, engine_vocab(e, through), err);
     if (code == ESP_OK) code = run(e, r, labels, err);
     if (!r) adapter_release(engine_adapters(e), through);
     request_unref(r);

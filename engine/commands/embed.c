@@ -68,18 +68,17 @@ static esp_code embed(engine *e, const options *o, tok_text text, esp_error *err
                                     .remedy = "--truncate"};
     tok_ids ids = {0};
     request *r = NULL;
-    esp_code code = embed_text_encode(engine_tokenizer(e), text, &how, &ids, err);
     adapter *through = NULL;
-    if (code == ESP_OK) code = chosen_adapter(e, &o->model, 0, &through, err);
+    esp_code code = chosen_adapter(e, &o->model, 0, &through, err);
+    if (code == ESP_OK)
+        code = embed_text_encode(engine_tokenizer_of(e, through), text, &how, &ids, err);
     request_options wanted = {.prompt = ids.at,
                               .prompt_count = ids.count,
                               .adapters = engine_adapters(e),
                               .adapter = through,
                               .embedding_width = engine_spec(e)->hidden};
-    if (code == ESP_OK) {
-        code = request_new(&r, &wanted, engine_spec(e)->vocab, err);
-        if (code != ESP_OK) adapter_release(engine_adapters(e), through);
-    }
+    if (code == ESP_OK) code = request_new(&r, &wanted, engine_vocab(e, through), err);
+    if (code != ESP_OK) adapter_release(engine_adapters(e), through);
     if (code == ESP_OK) code = run(e, r, err);
     request_unref(r);
     tok_ids_free(&ids);

@@ -115,7 +115,8 @@ static const flag_command command = {
 
 /* ---- prompt ---- */
 
-static esp_code encode_messages(engine *e, const options *o, tok_ids *ids, esp_error *err) {
+static esp_code encode_messages(engine *e, const tokenizer *tok, const options *o, tok_ids *ids,
+                                esp_error *err) {
     const esp_error *why;
     const chat_template *template = engine_template(e, &why);
     if (!template) {
@@ -129,25 +130,24 @@ static esp_code encode_messages(engine *e, const options *o, tok_ids *ids, esp_e
     if (code == ESP_OK) {
         tok_encode_options how = {
             .parse_special = true, .plain = prompt.plain, .plain_count = prompt.plain_count};
-        code = tok_encode(engine_tokenizer(e), prompt.text, prompt.bytes, &how, ids, err);
+        code = tok_encode(tok, prompt.text, prompt.bytes, &how, ids, err);
     }
     chat_prompt_free(&prompt);
     conversation_free(&list);
     return code;
 }
 
-static esp_code make_prompt(engine *e, const options *o, tok_ids *ids, esp_error *err) {
-    if (o->ids) return read_ids(o->ids, engine_spec(e)->vocab, ids, err);
-    if (o->messages) return encode_messages(e, o, ids, err);
+static esp_code make_prompt(engine *e, const adapter *through, const options *o, tok_ids *ids,
+                            esp_error *err) {
+    const tokenizer *tok = engine_tokenizer_of(e, through);
+    if (o->ids) return read_ids(o->ids, engine_vocab(e, through), ids, err);
+    if (o->messages) return encode_messages(e, tok, o, ids, err);
     tok_encode_options how = {.add_special = true};
-    return tok_encode(engine_tokenizer(e), o->prompt, strlen(o->prompt), &how, ids, err);
+    return tok_encode(tok, o->prompt, strlen(o->prompt), &how, ids, err);
 }
 
-static esp_code make_request(engine *e, const options *o, const tok_ids *ids, request **out,
-                             esp_error *err) {
-    adapter *through;
-    esp_code code = chosen_adapter(e, &o->model, 0, &through, err);
-    if (code != ESP_OK) return code;
+static esp_code new_request(engine *e, adapter *through, const options *o, const tok_ids *ids,
+                            request **out, esp_error *err) {
     uint32_t context = engine_context_max(e);
     uint32_t left = ids->count < context ? context - ids->count : 1;
     uint32_t usual = left < OUTPUT_TOKENS_DEFAULT ? left : OUTPUT_TOKENS_DEFAULT;
@@ -162,8 +162,17 @@ static esp_code make_request(engine *e, const options *o, const tok_ids *ids, re
                             .adapters = engine_adapters(e),
                             .adapter = through,
                             .row_digests = o->record != NULL};
-    code = request_new(out, &want, engine_spec(e)->vocab, err);
+    return request_new(out, &want, engine_vocab(e, through), err);
+}
+
+static esp_code make_request(engine *e, const options *o, request **out, esp_error *err) {
+    adapter *through;
+    tok_ids ids = {0};
+    esp_code code = chosen_adapter(e, &o->model, 0, &through, err);
+    if (code == ESP_OK) code = make_prompt(e, through, o, &ids, err);
+    if (code == ESP_OK) code = new_request(e, through, o, &ids, out, err);
     if (code != ESP_OK) adapter_release(engine_adapters(e), through);
+    tok_ids_free(&ids);
     return code;
 }
 
@@ -196,8 +205,9 @@ static esp_code run(engine *e, const options *o, request *r, answer *a, esp_erro
         done = atomic_load(&r->done);
         for (; read < atomic_load(&r->published); read++) {
             int32_t id = r->tokens[r->prompt_count + read];
-            take_text(a, o, piece,
-                      text_next(&a->stream, engine_tokenizer(e), &r->stops, id, piece));
+            take_text(
+                a, o, piece,
+                text_next(&a->stream, r->tok ? r->tok : engine_tokenizer(e), &r->stops, id, piece));
         }
     } while (!done);
     take_text(a, o, piece, text_end(&a->stream, piece));
@@ -242,18 +252,15 @@ static esp_code record_answer(const engine *e, const char *path, request *r, esp
 }
 
 static esp_code answer_prompt(engine *e, const options *o, esp_error *err) {
-    tok_ids ids = {0};
     request *r = NULL;
     answer a = {0};
-    esp_code code = make_prompt(e, o, &ids, err);
-    if (code == ESP_OK) code = make_request(e, o, &ids, &r, err);
+    esp_code code = make_request(e, o, &r, err);
     if (code == ESP_OK) code = engine_submit(e, r, err);
     if (code == ESP_OK) code = run(e, o, r, &a, err);
     if (code == ESP_OK && o->json) print_json(e, r, &a);
     if (code == ESP_OK && o->record) code = record_answer(e, o->record, r, err);
     free(a.text);
     request_unref(r);
-    tok_ids_free(&ids);
     return code;
 }
 

@@ -49,20 +49,28 @@ static esp_code take_row(void *arg, uint32_t position, const float *row, esp_err
     return npy_row(s->npy, row, err);
 }
 
-static esp_code write_logits(engine *e, const options *o, const tok_ids *ids, esp_error *err) {
+static esp_code write_through(engine *e, adapter *through, const options *o, const tok_ids *ids,
+                              esp_error *err) {
     npy_file *npy = NULL;
-    esp_code code = npy_open(&npy, o->out, ids->count, engine_spec(e)->vocab, err);
+    esp_code code = npy_open(&npy, o->out, ids->count, engine_vocab(e, through), err);
     if (code != ESP_OK) return code;
-    adapter *through;
-    code = chosen_adapter(e, &o->model, 0, &through, err);
     progress bar = progress_begin("logits", "positions");
     sink s = {.npy = npy, .bar = &bar, .rows = ids->count};
-    if (code == ESP_OK)
-        code = engine_logits(e, through, ids->at, ids->count, take_row, &s, err);
+    code = engine_logits(e, through, ids->at, ids->count, take_row, &s, err);
     progress_end(&bar);
-    adapter_release(engine_adapters(e), through);
     if (code == ESP_OK) code = npy_finish(npy, err);
     npy_close(npy);
+    return code;
+}
+
+static esp_code write_logits(engine *e, const options *o, esp_error *err) {
+    tok_ids ids = {0};
+    adapter *through;
+    esp_code code = chosen_adapter(e, &o->model, 0, &through, err);
+    if (code == ESP_OK) code = read_ids(o->ids, engine_vocab(e, through), &ids, err);
+    if (code == ESP_OK) code = write_through(e, through, o, &ids, err);
+    adapter_release(engine_adapters(e), through);
+    tok_ids_free(&ids);
     return code;
 }
 
@@ -72,14 +80,11 @@ esp_code command_logits(int argc, char **argv, esp_error *err) {
     esp_code code = command_options(&command, argc, argv, &o, &go, err);
     if (!go) return code;
     engine *e = NULL;
-    tok_ids ids = {0};
     progress bar = progress_begin("loading", "GB");
     code = check_one_adapter(&o.model, err);
     if (code == ESP_OK) code = open_engine(&e, &o.model, progress_step, &bar, err);
     progress_end(&bar);
-    if (code == ESP_OK && e) code = read_ids(o.ids, engine_spec(e)->vocab, &ids, err);
-    if (code == ESP_OK && e) code = write_logits(e, &o, &ids, err);
-    tok_ids_free(&ids);
+    if (code == ESP_OK && e) code = write_logits(e, &o, err);
     engine_close(e);
     return code;
 }

@@ -30,7 +30,8 @@ static uint32_t matrices_of(const model *m, kern_role role, uint32_t layer,
     return count;
 }
 
-bool model_takes_update(const model *m, kern_role role, uint32_t layer, const kern_lora *lora) {
+bool model_takes_update(const model *m, kern_role role, uint32_t layer, const kern_lora *lora,
+                        uint32_t vocab) {
     const kern_matrix *matrix[LINEAR_MATRICES_MAX];
     uint32_t rows[LINEAR_MATRICES_MAX], cols = 0;
     ESP_ASSERT(role == ROLE_HEAD || layer < m->spec.layers);
@@ -40,6 +41,7 @@ bool model_takes_update(const model *m, kern_role role, uint32_t layer, const ke
         rows[i] = shape.rows;
         cols = shape.cols;
     }
+    if (role == ROLE_HEAD && vocab) rows[0] = shard_vocab(&m->shard, vocab, m->shard.rank).count;
     const kern_lora_segment segment = {.count = 1, .lora = lora};
     return count > 0 && kern_lora_fits(&(kern_linear){.token_count = 1,
                                                       .matrix_count = count,

@@ -323,13 +323,16 @@ esp_code model_pooled(model *m, const float **rows, esp_error *err) {
     return ops->sync(m->options.dev, err);
 }
 
-/* Rows [first, first + count) by one output matrix, into the logits from row `to` on. */
+static size_t logits_bytes(const model *m, size_t floats) {
+    return floats * m->options.ops->element_bytes(m->options.dev, KIND_F32);
+}
+
+/* Rows [first, first + count) by one output matrix, to `to` of this rank's logits. */
 static void logits_by(model *m, const kern_matrix *output, uint32_t first, uint32_t count,
-                      uint32_t to) {
+                      size_t to) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
     size_t in_bytes = m->spec.hidden * ops->element_bytes(dev, KIND_ACT);
-    size_t out_bytes = m->spec.vocab * ops->element_bytes(dev, KIND_F32);
     lora_segments lora = segments_of_head(&m->segments, first, count);
     ops->linear(dev, &(kern_linear){.in = (const char *)m->picked + first * in_bytes,
                                     .token_count = count,
@@ -340,44 +343,60 @@ static void logits_by(model *m, const kern_matrix *output, uint32_t first, uint3
                                     .role = ROLE_HEAD,
                                     .lora = lora.at,
                                     .lora_count = lora.count,
-                                    .out = (char *)m->own_logits + to * out_bytes});
+                                    .out = (char *)m->own_logits + logits_bytes(m, to)});
+}
+
+/* The other ranks' parts of a piece, one behind the other, from `at` on. */
+static char *expect_parts(model *m, const logits_piece *piece, char *at,
+                          comm_part parts[COMM_RANKS_MAX]) {
+    const model_shard *s = &m->shard;
+    for (uint32_t rank = 1; rank < s->ranks; rank++) {
+        size_t cols = shard_vocab(s, piece->vocab, rank).count;
+        parts[rank] =
+            (comm_part){.receive = at, .receive_bytes = piece->count * cols * sizeof(float)};
+        at += parts[rank].receive_bytes;
+    }
+    return at;
+}
+
+static void place_parts(model *m, const logits_piece *piece, const void *own,
+                        const comm_part parts[COMM_RANKS_MAX]) {
+    for (uint32_t rank = 0; rank < m->shard.ranks; rank++) {
+        shard_range cols = shard_vocab(&m->shard, piece->vocab, rank);
+        m->options.ops->place_columns(
+            m->options.dev,
+            &(kern_place_columns){.in = rank ? parts[rank].receive : own,
+                                  .rows = piece->count,
+                                  .cols = cols.count,
+                                  .first = cols.first,
+                                  .out_cols = piece->vocab,
+                                  .out = (char *)m->logits + logits_bytes(m, piece->at)});
+    }
 }
 
 /* The ranks' parts of the vocabulary side by side, on rank 0. */
-static void join_logits(model *m, uint32_t count) {
-    comm_part parts[COMM_RANKS_MAX] = {{0}};
-    const kern_ops *ops = m->options.ops;
-    const model_shard *s = &m->shard;
-    char *piece = m->logit_pieces;
-    for (uint32_t rank = 1; s->rank == 0 && rank < s->ranks; rank++) {
-        size_t bytes = (size_t)count * shard_vocab(s, m->whole.vocab, rank).count * sizeof(float);
-        parts[rank] = (comm_part){.receive = piece, .receive_bytes = bytes};
-        piece += bytes;
-    }
-    if (s->rank > 0) {
-        parts[0].send = m->own_logits;
-        parts[0].send_bytes = (size_t)count * s->vocab.count * sizeof(float);
-    }
-    comm_exchange(m->options.comm, parts);
-    for (uint32_t rank = 0; s->rank == 0 && rank < s->ranks; rank++) {
-        shard_range own = shard_vocab(s, m->whole.vocab, rank);
-        ops->place_columns(m->options.dev,
-                           &(kern_place_columns){.in = rank ? parts[rank].receive : m->own_logits,
-                                                 .rows = count,
-                                                 .cols = own.count,
-                                                 .first = own.first,
-                                                 .out_cols = m->whole.vocab,
-                                                 .out = m->logits});
+static void join_logits(model *m) {
+    char *at = m->logit_pieces;
+    for (uint32_t i = 0; i < m->logits_piece_count; i++) {
+        const logits_piece *piece = &m->logits_pieces[i];
+        comm_part parts[COMM_RANKS_MAX] = {{0}};
+        char *own = (char *)m->own_logits + logits_bytes(m, piece->own_at);
+        if (m->shard.rank == 0) at = expect_parts(m, piece, at, parts);
+        if (m->shard.rank > 0) {
+            parts[0].send = own;
+            parts[0].send_bytes = (size_t)piece->count * piece->own_cols * sizeof(float);
+        }
+        comm_exchange(m->options.comm, parts);
+        if (m->shard.rank == 0) place_parts(m, piece, own, parts);
     }
 }
 
 /* Each row alone: they lie as far apart as those of the vocabulary. */
 static void scores_by(model *m, const kern_matrix *score, uint32_t first, uint32_t count,
-                      uint32_t to) {
+                      size_t to) {
     const kern_ops *ops = m->options.ops;
     kern_device *dev = m->options.dev;
     size_t in_bytes = m->spec.hidden * ops->element_bytes(dev, KIND_ACT);
-    size_t out_bytes = m->spec.vocab * ops->element_bytes(dev, KIND_F32);
     for (uint32_t i = 0; i < count; i++)
         ops->linear(dev, &(kern_linear){.in = (const char *)m->picked + (first + i) * in_bytes,
                                         .token_count = 1,
@@ -385,7 +404,8 @@ static void scores_by(model *m, const kern_matrix *score, uint32_t first, uint32
                                         .matrix_count = 1,
                                         .epilogue = EPI_STORE,
                                         .role = ROLE_HEAD,
-                                        .out = (char *)m->own_logits + (to + i) * out_bytes});
+                                        .out = (char *)m->own_logits +
+                                               logits_bytes(m, to + (size_t)i * m->spec.vocab)});
 }
 
 /* Whose row it is; NULL: the base's. */
@@ -397,32 +417,73 @@ static const model_adapter *adapter_of_row(const model *m, uint32_t row) {
     return NULL;
 }
 
+/* Where `count` more rows of an adapter come: behind the last piece, as a part of it where they are as wide.
+ * Returns the floats before them in this rank's logits. */
+static size_t add_rows(model *m, const model_adapter *a, uint32_t count) {
+    uint32_t vocab = a && a->vocab ? a->vocab : m->whole.vocab;
+    logits_piece *pieces = m->logits_pieces, *last = NULL, next = {.vocab = vocab};
+    ESP_ASSERT(vocab <= m->whole.vocab + MODEL_ADDED_TOKENS_MAX);
+    if (m->logits_piece_count) last = &pieces[m->logits_piece_count - 1];
+    if (last) {
+        next.first = last->first + last->count;
+        next.at = last->at + (size_t)last->count * last->vocab;
+        next.own_at = last->own_at + (size_t)last->count * last->own_cols;
+    }
+    if (last && last->vocab == vocab) {
+        last->count += count;
+        return next.own_at;
+    }
+    next.count = count;
+    next.own_cols = m->shard.ranks ? shard_vocab(&m->shard, vocab, m->shard.rank).count : vocab;
+    pieces[m->logits_piece_count++] = next;
+    return next.own_at;
+}
+
 /* Of rows [first, first + count), each by its own output matrix. */
 static void make_logits(model *m, uint32_t first, uint32_t count) {
     ESP_ASSERT(m->output && count <= MODEL_LOGITS_ROWS && first + count <= m->options.rows_max);
     const kern_matrix *output;
+    m->logits_piece_count = 0;
     for (uint32_t at = first, end; at < first + count; at = end) {
         end = piece_end(m, &m->segments.rows, output_of, at, first + count, &output);
         const model_adapter *a = adapter_of_row(m, at);
-        (a && a->score ? scores_by : logits_by)(m, output, at, end - at, at - first);
+        size_t to = add_rows(m, a, end - at);
+        (a && a->score ? scores_by : logits_by)(m, output, at, end - at, to);
     }
-    if (m->shard.ranks) join_logits(m, count);
+    if (m->shard.ranks) join_logits(m);
+}
+
+static void point_at_rows(const model *m, const float *logits, logits_row *rows) {
+    for (uint32_t i = 0; i < m->logits_piece_count; i++) {
+        const logits_piece *piece = &m->logits_pieces[i];
+        for (uint32_t r = 0; r < piece->count; r++)
+            rows[piece->first + r] =
+                (logits_row){logits + piece->at + (size_t)r * piece->vocab, piece->vocab};
+    }
+}
+
+/* Of all pieces. */
+static size_t logits_count(const model *m) {
+    if (m->logits_piece_count == 0) return 0;
+    const logits_piece *last = &m->logits_pieces[m->logits_piece_count - 1];
+    return last->at + (size_t)last->count * last->vocab;
 }
 
 /* On rank 0. */
-static esp_code view_logits(model *m, uint32_t count, const float **logits, esp_error *err) {
-    size_t bytes = (size_t)count * m->whole.vocab * sizeof(float);
-    bool leads = m->shard.rank == 0;
+static esp_code view_logits(model *m, logits_row *rows, esp_error *err) {
+    const kern_ops *ops = m->options.ops;
     esp_code code = check_ranks(m, err);
     if (code != ESP_OK) return code;
-    *logits = leads ? m->options.ops->view(m->options.dev, m->logits, bytes, m->seen) : NULL;
+    if (m->shard.rank == 0)
+        point_at_rows(
+            m, ops->view(m->options.dev, m->logits, logits_count(m) * sizeof(float), m->seen),
+            rows);
     return finish(m, err);
 }
 
-esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
-                      esp_error *err) {
+esp_code model_logits(model *m, uint32_t first, uint32_t count, logits_row *rows, esp_error *err) {
     make_logits(m, first, count);
-    return view_logits(m, count, logits, err);
+    return view_logits(m, rows, err);
 }
 
 /* Of a fault that the device did not keep. */
@@ -432,16 +493,19 @@ static esp_code fault_of(model *m, esp_error *err) {
 }
 
 esp_code model_pick(model *m, uint32_t first, uint32_t count, sample_row *rows, esp_error *err) {
-    kern_sample op = {.logits = m->logits,
-                      .row_count = count,
-                      .vocab = m->whole.vocab,
-                      .first = first,
-                      .step_rows = m->row_count,
-                      .rows = rows};
     make_logits(m, first, count);
     esp_code code = check_ranks(m, err);
-    if (code != ESP_OK) return code;
-    return m->options.ops->sample(m->options.dev, &op) ? ESP_OK : fault_of(m, err);
+    for (uint32_t i = 0; i < m->logits_piece_count && code == ESP_OK; i++) {
+        const logits_piece *piece = &m->logits_pieces[i];
+        kern_sample op = {.logits = (char *)m->logits + logits_bytes(m, piece->at),
+                          .row_count = piece->count,
+                          .vocab = piece->vocab,
+                          .first = first + piece->first,
+                          .step_rows = m->row_count,
+                          .rows = rows + piece->first};
+        if (!m->options.ops->sample(m->options.dev, &op)) code = fault_of(m, err);
+    }
+    return code;
 }
 
 esp_code model_picked(model *m, uint32_t step_rows, uint32_t first, uint32_t count,

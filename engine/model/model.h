@@ -120,11 +120,23 @@ typedef struct model_adapter {
     const kern_matrix *embedding, *output;
     /* [labels,H] of a classifier: its rows have the labels' logits instead of the vocabulary's; or NULL. */
     const kern_matrix *score;
+    /* Rows of the output, of all ranks together, where it adds tokens to the base's; else 0. */
+    uint32_t vocab;
 } model_adapter;
 
 /* Whether an update is of the matrices that this rank has at that place, as forward asserts; layer < layers, and not
- * read of ROLE_HEAD. */
-bool model_takes_update(const model *m, kern_role role, uint32_t layer, const kern_lora *lora);
+ * read of ROLE_HEAD. vocab: model_adapter's. */
+bool model_takes_update(const model *m, kern_role role, uint32_t layer, const kern_lora *lora,
+                        uint32_t vocab);
+
+/* Most tokens that an adapter adds to its base's; sizes what holds logits. */
+enum { MODEL_ADDED_TOKENS_MAX = 1024 };
+
+/* One row of logits. */
+typedef struct logits_row {
+    const float *at; /* [vocab] */
+    uint32_t vocab;  /* the base's; or, of an adapter that adds tokens, more */
+} logits_row;
 
 /* Most rows whose logits are computed at once; bounds the logits buffer. */
 enum { MODEL_LOGITS_ROWS = 64 };
@@ -136,11 +148,11 @@ ESP_CHECKED esp_code model_forward(model *m, const step_batch *batch,
                                    const model_adapter *const *adapters, void *arena,
                                    esp_error *err);
 
-/* Logits of rows [first, first + count) of the batch last run, count <= MODEL_LOGITS_ROWS:
- * [count, vocab] float32 in host memory of the model's, valid until the next call. A row of a sequence
- * whose adapter has a score head begins with the labels' logits; the rest of it means nothing. Of
- * several ranks each calls it alike; rank 0 alone gets them. */
-ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, const float **logits,
+/* Logits of rows [first, first + count) of the batch last run, count <= MODEL_LOGITS_ROWS, into rows [count]:
+ * float32 in host memory of the model's, valid until the next call; rows of equal width that are neighbours
+ * lie one behind the other. A row of a sequence whose adapter has a score head begins with the labels'
+ * logits; the rest of it means nothing. Of several ranks each calls it alike; rank 0 alone gets them. */
+ESP_CHECKED esp_code model_logits(model *m, uint32_t first, uint32_t count, logits_row *rows,
                                   esp_error *err);
 
 /* The same rows' tokens, of a device that runs beside the host (kern_ops.beside): model_pick has it pick all rows of the

@@ -6,8 +6,6 @@
 
 #include "engine/base/mem.h"
 
-enum { VOCAB_UNIT = 64 };
-
 shard_range shard_split(uint32_t count, uint32_t unit, uint32_t rank, uint32_t ranks) {
     uint64_t units = ((uint64_t)count + unit - 1) / unit;
     uint64_t begin = units * rank / ranks * unit, end = units * (rank + 1) / ranks * unit;
@@ -197,7 +195,7 @@ shard_cut shard_cut_of(const model_shard *s, tensor_role role, uint32_t rows, ui
         cut.absent = s->mlp && s->rank > 0;
         break;
     case TENSOR_OUTPUT:
-        cut.rows = s->vocab;
+        cut.rows = shard_vocab(s, rows, s->rank); /* an adapter's may be more than the base's */
         break;
     default:
         break;

@@ -34,6 +34,9 @@ typedef struct model_shard {
     kern_parts o_parts, down_parts;
 } model_shard;
 
+enum {
+    VOCAB_UNIT = 64
+}; /* rows of the vocabulary that are kept together, where there are enough */
 /* The vocabulary of another rank. */
 shard_range shard_vocab(const model_shard *shard, uint32_t vocab, uint32_t rank);
 

@@ -338,6 +338,16 @@ static esp_code load_weights(loader *l) {
     return code;
 }
 
+/* The widest row of logits: of an adapter that adds tokens, where there may be adapters. */
+static uint64_t widest_vocab(const model *m) {
+    return m->whole.vocab + (m->options.no_adapters ? 0ull : MODEL_ADDED_TOKENS_MAX);
+}
+
+/* A rank's part of it, however the rows are shared out. */
+static uint64_t widest_own(const model *m) {
+    return m->spec.vocab + (widest_vocab(m) - m->whole.vocab) + (m->shard.ranks ? VOCAB_UNIT : 0);
+}
+
 static esp_code take_workspace(model *m, esp_error *err) {
     const model_spec *s = &m->spec;
     const model_options *o = &m->options;
@@ -345,7 +355,7 @@ static esp_code take_workspace(model *m, esp_error *err) {
     size_t act = o->ops->element_bytes(o->dev, KIND_ACT);
     bool embeds = s->pooling != POOLING_NONE;
     uint64_t pooled_rows = embeds ? o->rows_max : 0, logit_rows = embeds ? 0 : MODEL_LOGITS_ROWS;
-    uint64_t joined = m->shard.ranks && m->shard.rank == 0 ? logit_rows * m->whole.vocab : 0;
+    uint64_t joined = m->shard.ranks && m->shard.rank == 0 ? logit_rows * widest_vocab(m) : 0;
     uint64_t t = o->tokens_max, q_width = (uint64_t)s->heads * s->head_dim;
     uint64_t qkv_width = q_width + 2ull * s->kv_heads * s->head_dim;
     const struct {
@@ -359,7 +369,7 @@ static esp_code take_workspace(model *m, esp_error *err) {
         {t * qkv_width, f32, &m->qkv},
         {t * s->intermediate, act, &m->mid},
         {(uint64_t)o->rows_max * s->hidden, act, &m->picked},
-        {logit_rows * s->vocab, f32, &m->own_logits},
+        {logit_rows * widest_own(m), f32, &m->own_logits},
         {joined, f32, &m->logits},
         {joined, f32, &m->logit_pieces},
         {pooled_rows * s->hidden, f32, &m->pooled},
@@ -393,7 +403,7 @@ static esp_code reserve(model *m, esp_error *err) {
     const model_options *o = &m->options;
     uint64_t q_width = (uint64_t)s->heads * s->head_dim;
     uint64_t qkv_width = q_width + 2ull * s->kv_heads * s->head_dim;
-    uint64_t logits = (uint64_t)MODEL_LOGITS_ROWS * s->vocab;
+    uint64_t logits = MODEL_LOGITS_ROWS * widest_own(m);
     kern_reserve at_most = {
         .tokens = o->tokens_max,
         .seqs = o->seqs_max ? o->seqs_max : o->tokens_max,
@@ -408,8 +418,9 @@ static esp_code reserve(model *m, esp_error *err) {
     };
     if (o->no_adapters) at_most.lora_outputs = 0;
     if (m->shard.o_parts.whole || m->shard.down_parts.whole) at_most.part_rows = s->hidden;
-    if (m->logits) at_most.logit_rows = MODEL_LOGITS_ROWS, at_most.vocab = m->whole.vocab;
-    uint64_t seen = (uint64_t)MODEL_LOGITS_ROWS * m->whole.vocab;
+    if (m->logits)
+        at_most.logit_rows = MODEL_LOGITS_ROWS, at_most.vocab = (uint32_t)widest_vocab(m);
+    uint64_t seen = MODEL_LOGITS_ROWS * widest_vocab(m);
     m->seen_bytes = (m->pooled ? (uint64_t)o->rows_max * s->hidden : seen) * sizeof(float);
     m->seen = o->ops->host_take(o->dev, m->seen_bytes);
     if (!m->seen) return no_results(m, err);

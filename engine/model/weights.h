@@ -23,6 +23,14 @@ typedef struct layer_weights {
     void *o_bias, *up_bias, *down_bias;   /* [rows of the matrix] */
 } layer_weights;
 
+/* Neighbouring rows of logits that are of one width. */
+typedef struct logits_piece {
+    uint32_t first, count; /* rows, counted from the first that was asked for */
+    uint32_t vocab;        /* columns of all ranks .. */
+    uint32_t own_cols;     /* .. and of this one */
+    size_t at, own_at;     /* floats before it in the model's logits, in own_logits */
+} logits_piece;
+
 /* One device buffer and its size, for release. */
 typedef struct device_buffer {
     void *at;
@@ -59,8 +67,9 @@ struct model {
     void *qkv;    /* [T, (heads + 2*kv_heads) * D] F32 */
     void *mid;    /* [T,I] ACT */
     void *picked; /* [R,H] ACT, normed rows whose logits are wanted */
-    void *own_logits;   /* [MODEL_LOGITS_ROWS, spec.vocab] F32, of this rank; NULL: none are made */
-    void *logits;       /* [MODEL_LOGITS_ROWS, V] F32, of all; on one rank its own */
+    /* F32, MODEL_LOGITS_ROWS rows of the widest vocabulary there may be: */
+    void *own_logits;   /* of this rank's part of it; NULL: none are made */
+    void *logits;       /* of all; on one rank its own */
     void *logit_pieces; /* rank 0 of several: the others' own, one after another */
     void *pooled; /* [R,H] F32, of models that embed; else NULL */
     void *seen;   /* host memory for logits or pooled (kern_ops.view), .. */
@@ -69,6 +78,8 @@ struct model {
     uint32_t computed;  /* tokens that its ops were computed for, at least those that it has */
 
     segments segments; /* of the batch last run */
+    logits_piece logits_pieces[MODEL_LOGITS_ROWS]; /* of the logits last made */
+    uint32_t logits_piece_count;
 
     device_buffer *buffers; /* everything from alloc, for model_close */
     uint32_t buffer_count, buffer_capacity;

@@ -51,8 +51,8 @@ static esp_code make_request(const engine *e, const record *r, request **out, es
     o.adapters = engine_adapters(e);
     if (was_cut(r)) o.output_max = r->count;
     esp_code code = find_adapter(e, r, &o.adapter, err);
-    if (code != ESP_OK) return code;
-    code = request_new(out, &o, engine_spec(e)->vocab, err);
+    if (code == ESP_OK) code = adapters_read_words(o.adapters, o.adapter, err);
+    if (code == ESP_OK) code = request_new(out, &o, engine_vocab(e, o.adapter), err);
     if (code != ESP_OK) adapter_release(o.adapters, o.adapter);
     return code;
 }

@@ -208,8 +208,9 @@ static esp_code copy_ids(const engine *e, const Espalier__V1__TokenIds *in, cons
     return ESP_OK;
 }
 
-static esp_code read_input(const engine *e, const Espalier__V1__EmbedRequest *in, uint32_t index,
-                           tok_ids *out, esp_error *err) {
+static esp_code read_input(const engine *e, const tokenizer *tok,
+                           const Espalier__V1__EmbedRequest *in, uint32_t index, tok_ids *out,
+                           esp_error *err) {
     const Espalier__V1__EmbedInput *input = in->inputs[index];
     char field[40];
     if (input->input_case == ESPALIER__V1__EMBED_INPUT__INPUT_TOKEN_IDS) {
@@ -224,8 +225,7 @@ static esp_code read_input(const engine *e, const Espalier__V1__EmbedRequest *in
                                         .truncate = in->truncate,
                                         .field = field,
                                         .remedy = "truncate"};
-    return embed_text_encode(engine_tokenizer(e), (tok_text){input->text, strlen(input->text)},
-                             &options, out, err);
+    return embed_text_encode(tok, (tok_text){input->text, strlen(input->text)}, &options, out, err);
 }
 
 /* Every input's request has a reference of its own on the version that the call found. */
@@ -259,10 +259,13 @@ static esp_code find_adapter(const embedding_call *c, const Espalier__V1__EmbedR
 static esp_code make_request(embedding_call *c, const Espalier__V1__EmbedRequest *in,
                              uint32_t index, esp_error *err) {
     const engine *e = generations_engine(c->all);
+    served_model words = {
+        .adapters = engine_adapters(e), .tok = engine_tokenizer(e), .vocab = engine_spec(e)->vocab};
     adapter *through = NULL;
     tok_ids ids = {0};
     esp_code code = find_adapter(c, in, index, &through, err);
-    if (code == ESP_OK) code = read_input(e, in, index, &ids, err);
+    if (code == ESP_OK) code = find_words(&words, through, err);
+    if (code == ESP_OK) code = read_input(e, words.tok, in, index, &ids, err);
     if (code == ESP_OK) {
         request_options o = {.prompt = ids.at,
                              .prompt_count = ids.count,
@@ -274,7 +277,7 @@ static esp_code make_request(embedding_call *c, const Espalier__V1__EmbedRequest
                              .priority = in->priority,
                              .deadline_us = rpc_call_deadline_us(c->call),
                              .user = c};
-        code = request_new(&c->requests[index], &o, engine_spec(e)->vocab, err);
+        code = request_new(&c->requests[index], &o, words.vocab, err);
     }
     tok_ids_free(&ids);
     if (code == ESP_OK)

@@ -27,6 +27,17 @@ esp_code find_model(const served_model *model, const char *asked, adapter **out,
                           why.message, model->name);
 }
 
+esp_code find_words(served_model *model, adapter *ad, esp_error *err) {
+    esp_error why = {0};
+    esp_code code = adapters_read_words(model->adapters, ad, &why);
+    if (code == ESP_INVALID || code == ESP_NOT_FOUND) code = ESP_PRECONDITION;
+    if (code != ESP_OK) return esp_fail_field(err, code, "model", "model: %.400s", why.message);
+    if (!ad || !adapter_tokenizer(ad)) return ESP_OK;
+    model->tok = adapter_tokenizer(ad);
+    model->vocab = adapter_vocab(ad) ? adapter_vocab(ad) : tok_count(model->tok);
+    return ESP_OK;
+}
+
 static esp_code check_generates(const served_model *model, esp_error *err) {
     if (!model->embeds) return ESP_OK;
     return esp_fail_field(err, ESP_PRECONDITION, "model",
@@ -205,9 +216,10 @@ static esp_code make_request(const served_model *model, const Espalier__V1__Gene
     return code;
 }
 
-esp_code generate_input(const served_model *model, const Espalier__V1__GenerateRequest *in,
+esp_code generate_input(const served_model *served, const Espalier__V1__GenerateRequest *in,
                         int64_t deadline_us, void *user, request **out, esp_error *err) {
     tok_ids ids = {0};
+    served_model own = *served, *model = &own;
     request_options o = {.deadline_us = deadline_us,
                          .user = user,
                          .adapters = model->adapters,
@@ -216,6 +228,7 @@ esp_code generate_input(const served_model *model, const Espalier__V1__GenerateR
     esp_code code = find_model(model, in->model, &o.adapter, err);
     if (code == ESP_OK) code = check_generates(model, err);
     if (code == ESP_OK) code = check_lists(in, err);
+    if (code == ESP_OK) code = find_words(model, o.adapter, err);
     if (code == ESP_OK) code = read_input(model, in, &ids, err);
     if (code == ESP_OK) code = read_output_max(model, in, ids.count, &o.output_max, err);
     if (code == ESP_OK) {

@@ -81,10 +81,15 @@ static void cut_slow_reader(generation *g) {
     replicas_cancel(g->all->options.replicas, g->request);
 }
 
+/* Of the request's adapter, if it has its own. */
+static const tokenizer *tokenizer_of(const generation *g) {
+    return g->request->tok ? g->request->tok : engine_tokenizer(generations_engine(g->all));
+}
+
 static void read_tokens(generation *g, uint32_t published, bool done) {
     const request *r = g->request;
     char piece[TEXT_PIECE_MAX];
-    const tokenizer *tok = engine_tokenizer(generations_engine(g->all));
+    const tokenizer *tok = tokenizer_of(g);
     for (; g->read < published; g->read++) {
         size_t bytes =
             text_next(&g->stream, tok, &r->stops, r->tokens[r->prompt_count + g->read], piece);
@@ -102,7 +107,7 @@ static mem_arena *answer_arena(const generation *g) {
 
 static Espalier__V1__GenerateResponse *build(generation *g, mem_arena *arena) {
     answer_piece piece = {.r = g->request,
-                          .tok = engine_tokenizer(generations_engine(g->all)),
+                          .tok = tokenizer_of(g),
                           .first = g->sent,
                           .end = g->read,
                           .text = g->text.at};

@@ -13,16 +13,24 @@ enum {
     DETOKENIZE_BYTES_MAX = (4 << 20) - 1024, /* clients take 4 MiB a message by default */
 };
 
-/* Adapters share the base's tokens. */
-static esp_code check_model(const serve *s, const char *asked, esp_error *err) {
-    adapters *all = engine_adapters(s->engine);
-    served_model here = {.name = engine_name(s->engine),
-                         .adapters = all,
-                         .several = replicas_count(s->replicas) > 1};
-    adapter *found;
-    esp_code code = find_model(&here, asked, &found, err);
-    adapter_release(all, found);
-    return code;
+/* Whose tokens are asked for: the base's, or an adapter's that has its own. */
+typedef struct asked_words {
+    served_model served; /* tok and vocab */
+    adapter *ad;         /* a reference, or NULL */
+} asked_words;
+
+static esp_code ask_words(const serve *s, const char *asked, asked_words *out, esp_error *err) {
+    *out = (asked_words){.served = {.name = engine_name(s->engine),
+                                    .adapters = engine_adapters(s->engine),
+                                    .several = replicas_count(s->replicas) > 1,
+                                    .tok = engine_tokenizer(s->engine),
+                                    .vocab = tok_count(engine_tokenizer(s->engine))}};
+    esp_code code = find_model(&out->served, asked, &out->ad, err);
+    return code == ESP_OK ? find_words(&out->served, out->ad, err) : code;
+}
+
+static void leave_words(const asked_words *words) {
+    adapter_release(words->served.adapters, words->ad);
 }
 
 void inference_generate(void *arg, rpc_call *call, const ProtobufCMessage *message) {
@@ -46,18 +54,20 @@ void inference_tokenize(void *arg, rpc_call *call, const ProtobufCMessage *messa
                                   .ids_max = TOKENIZE_IDS_MAX};
     tok_ids ids = {0};
     esp_error error = {0};
-    esp_code code = check_model(s, in->model, &error);
+    asked_words words;
+    esp_code code = ask_words(s, in->model, &words, &error);
     if (code == ESP_OK)
-        code = tok_encode(engine_tokenizer(s->engine), in->text, strlen(in->text), &options, &ids,
-                          &error);
+        code = tok_encode(words.served.tok, in->text, strlen(in->text), &options, &ids, &error);
+    leave_words(&words);
     answer.n_token_ids = ids.count;
     answer.token_ids = ids.at;
     rpc_finish(call, code == ESP_OK ? &answer.base : NULL, &error);
     tok_ids_free(&ids);
 }
 
-static esp_code detokenize(const tokenizer *tok, const Espalier__V1__DetokenizeRequest *in,
+static esp_code detokenize(const served_model *served, const Espalier__V1__DetokenizeRequest *in,
                            text_buffer *text, esp_error *err) {
+    const tokenizer *tok = served->tok;
     tok_stream stream = {0};
     char piece[TOK_PIECE_MAX];
     if (in->n_token_ids > TOKENIZE_IDS_MAX)
@@ -66,10 +76,10 @@ static esp_code detokenize(const tokenizer *tok, const Espalier__V1__DetokenizeR
                               TOKENIZE_IDS_MAX);
     for (size_t i = 0; i < in->n_token_ids; i++) {
         int32_t id = in->token_ids[i];
-        if (id < 0 || (uint32_t)id >= tok_count(tok))
+        if (id < 0 || (uint32_t)id >= served->vocab)
             return esp_fail_field(err, ESP_INVALID, "token_ids",
                                   "token_ids: id %d at index %zu is not in 0..%u", id, i,
-                                  tok_count(tok) - 1);
+                                  served->vocab - 1);
         text_buffer_add(text, piece, tok_stream_next(tok, &stream, id, in->show_special, piece));
         if (text->bytes > DETOKENIZE_BYTES_MAX)
             return esp_fail_field(
@@ -87,8 +97,10 @@ void inference_detokenize(void *arg, rpc_call *call, const ProtobufCMessage *mes
     Espalier__V1__DetokenizeResponse answer = ESPALIER__V1__DETOKENIZE_RESPONSE__INIT;
     text_buffer text = {0};
     esp_error error = {0};
-    esp_code code = check_model(s, in->model, &error);
-    if (code == ESP_OK) code = detokenize(engine_tokenizer(s->engine), in, &text, &error);
+    asked_words words;
+    esp_code code = ask_words(s, in->model, &words, &error);
+    if (code == ESP_OK) code = detokenize(&words.served, in, &text, &error);
+    leave_words(&words);
     if (text.at) answer.text = text.at;
     rpc_finish(call, code == ESP_OK ? &answer.base : NULL, &error);
     free(text.at);

@@ -64,6 +64,8 @@ esp_code normalizer_open(normalizer **out, const tok_plan *plan, esp_error *err)
     return ESP_OK;
 }
 
+bool normalizer_does_nothing(const normalizer *n) { return !n || n->count == 0; }
+
 void normalizer_close(normalizer *n) {
     if (!n) return;
     for (uint32_t i = 0; i < n->count; i++) {

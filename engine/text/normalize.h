@@ -13,6 +13,7 @@ typedef struct normalizer normalizer;
 /* ESP_INVALID or ESP_UNIMPLEMENTED names a step that cannot be computed. */
 ESP_CHECKED esp_code normalizer_open(normalizer **out, const tok_plan *plan, esp_error *err);
 void normalizer_close(normalizer *n);
+bool normalizer_does_nothing(const normalizer *n); /* it has no steps; NULL has none */
 
 typedef struct normal_text {
     char *at;

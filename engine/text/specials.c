@@ -56,41 +56,62 @@ static size_t keep(specials *s, size_t *used, size_t *capacity, tok_text key) {
     return *used - key.bytes;
 }
 
-static entry *collect(specials *s, const specials_key *key) {
-    const vocab *v = s->vocab;
-    uint32_t most = 0;
-    size_t used = 0, capacity = 0;
-    for (uint32_t id = 0; id < v->count; id++)
-        most += is_special(v, id);
-    entry *entries = mem_new((size_t)most + 1, sizeof *entries);
-    for (uint32_t id = 0; id < v->count; id++) {
-        if (!is_special(v, id)) continue;
-        tok_text text = key ? key->of(key->arg, id) : vocab_bytes(v, id);
-        if (text.bytes == 0) continue;
-        entries[s->count++] = (entry){text, keep(s, &used, &capacity, text), id};
-        s->any_user_defined |= v->types[id] == TOK_USER_DEFINED;
-    }
-    for (uint32_t i = 0; i < s->count; i++)
-        entries[i].key.at = s->pool + entries[i].begin;
-    return entries;
+/* Entries being collected. */
+typedef struct entries {
+    entry *at;
+    size_t used, capacity; /* of the pool */
+} entries;
+
+static void add(specials *s, entries *all, tok_text text, uint32_t id) {
+    if (text.bytes == 0) return;
+    all->at[s->count++] = (entry){text, keep(s, &all->used, &all->capacity, text), id};
+    s->any_user_defined |= s->vocab->types[id] == TOK_USER_DEFINED;
 }
 
-void specials_open(specials *s, const vocab *v, const uint8_t *strips, const specials_key *key) {
-    *s = (specials){.vocab = v};
-    if (strips) {
-        s->strips = mem_new(v->count, sizeof *s->strips);
-        memcpy(s->strips, strips, v->count);
-    }
-    entry *entries = collect(s, key);
-    qsort(entries, s->count, sizeof *entries, compare_entries);
+/* Sorted, and the list of them freed. */
+static void take(specials *s, entries *all) {
+    entry *at = all->at;
+    for (uint32_t i = 0; i < s->count; i++)
+        at[i].key.at = s->pool + at[i].begin;
+    qsort(at, s->count, sizeof *at, compare_entries);
     s->ids = mem_new((size_t)s->count + 1, sizeof *s->ids);
     s->keys = mem_new((size_t)s->count + 1, sizeof *s->keys);
     for (uint32_t i = 0; i < s->count; i++) {
-        s->ids[i] = entries[i].id;
-        s->keys[i] = entries[i].key;
+        s->ids[i] = at[i].id;
+        s->keys[i] = at[i].key;
     }
-    free(entries);
+    free(at);
     index_first_bytes(s);
+}
+
+static void keep_strips(specials *s, const uint8_t *strips) {
+    if (!strips) return;
+    s->strips = mem_new(s->vocab->count, sizeof *s->strips);
+    memcpy(s->strips, strips, s->vocab->count);
+}
+
+void specials_open(specials *s, const vocab *v, const uint8_t *strips, const specials_key *key) {
+    uint32_t most = 0;
+    *s = (specials){.vocab = v};
+    keep_strips(s, strips);
+    for (uint32_t id = 0; id < v->count; id++)
+        most += is_special(v, id);
+    entries all = {.at = mem_new((size_t)most + 1, sizeof *all.at)};
+    for (uint32_t id = 0; id < v->count; id++)
+        if (is_special(v, id)) add(s, &all, key ? key->of(key->arg, id) : vocab_bytes(v, id), id);
+    take(s, &all);
+}
+
+void specials_open_more(specials *s, const specials *base, const vocab *v, const uint8_t *strips,
+                        uint32_t first, uint32_t count, const specials_key *key) {
+    *s = (specials){.vocab = v};
+    keep_strips(s, strips);
+    entries all = {.at = mem_new((size_t)base->count + count + 1, sizeof *all.at)};
+    for (uint32_t i = 0; i < base->count; i++)
+        add(s, &all, base->keys[i], base->ids[i]);
+    for (uint32_t id = first; id < first + count; id++)
+        add(s, &all, key->of(key->arg, id), id);
+    take(s, &all);
 }
 
 void specials_close(specials *s) {

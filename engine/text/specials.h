@@ -31,6 +31,9 @@ typedef struct specials_key {
 
 /* strips: tok_strip bits per token, or NULL. */
 void specials_open(specials *s, const vocab *v, const uint8_t *strips, const specials_key *key);
+/* Those of `base` and, of tokens [first, first + count) of v, what key says. strips as above, of all of v. */
+void specials_open_more(specials *s, const specials *base, const vocab *v, const uint8_t *strips,
+                        uint32_t first, uint32_t count, const specials_key *key);
 void specials_close(specials *s);
 
 /* The token whose literal text this is, or VOCAB_NONE. */

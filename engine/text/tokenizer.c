@@ -129,7 +129,7 @@ static void open_searches(tokenizer *tok, const tok_source *source) {
 }
 
 /* Control tokens keep their names. */
-static void show_tokens(tokenizer *tok) {
+void tok_show_tokens(tokenizer *tok) {
     const vocab *v = &tok->vocab;
     tok->shown = mem_new((size_t)v->starts[v->count] + 1, 1);
     tok->shown_starts = mem_new((size_t)v->count + 1, sizeof *tok->shown_starts);
@@ -159,11 +159,12 @@ esp_code tok_open(tokenizer **out, const tok_source *source, esp_error *err) {
     if (!code) code = check_ids(source, kind, err);
     if (code) return code;
     tokenizer *tok = mem_new(1, sizeof *tok);
+    atomic_init(&tok->users, 1);
     code = vocab_open(&tok->vocab, source, err);
     if (!code && source->plan) code = open_plan(tok, source, err);
     if (!code) code = open_kind(tok, source, err);
     if (code) return tok_close(tok), code;
-    if (tok->vocab.raw && tok->vocab.kind != VOCAB_BPE) show_tokens(tok);
+    if (tok->vocab.raw && tok->vocab.kind != VOCAB_BPE) tok_show_tokens(tok);
     if (tok->planned)
         open_searches(tok, source);
     else
@@ -173,18 +174,32 @@ esp_code tok_open(tokenizer **out, const tok_source *source, esp_error *err) {
     return ESP_OK;
 }
 
-void tok_close(tokenizer *tok) {
-    if (!tok) return;
+tokenizer *tok_share(tokenizer *tok) {
+    if (tok) atomic_fetch_add_explicit(&tok->users, 1, memory_order_relaxed);
+    return tok;
+}
+
+/* What one that goes on from another does not have of its own. */
+static void close_kind(tokenizer *tok) {
+    if (tok->goes_on) {
+        tok->vocab.slots = NULL;
+        return;
+    }
     bpe_close(tok->bpe);
     spm_close(tok->spm);
     unigram_close(tok->unigram);
     wordpiece_close(&tok->wordpiece);
     charsmap_close(&tok->spaced.map);
+    normalizer_close(tok->normal);
+    pre_close(tok->pre);
+}
+
+void tok_close(tokenizer *tok) {
+    if (!tok || atomic_fetch_sub_explicit(&tok->users, 1, memory_order_acq_rel) != 1) return;
+    close_kind(tok);
     specials_close(&tok->specials);
     specials_close(&tok->later);
-    normalizer_close(tok->normal);
     vocab_close(&tok->vocab);
-    pre_close(tok->pre);
     free(tok->eog);
     free(tok->shown);
     free(tok->shown_starts);

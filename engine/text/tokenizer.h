@@ -142,7 +142,29 @@ typedef struct tok_source {
 } tok_source;
 
 ESP_CHECKED esp_code tok_open(tokenizer **out, const tok_source *source, esp_error *err);
+/* The last one to close it frees it. */
 void tok_close(tokenizer *tok);
+/* One more who closes it; NULL stays NULL. */
+tokenizer *tok_share(tokenizer *tok);
+
+/* A token that a tokenizer gets besides those of its vocabulary. */
+typedef struct tok_added {
+    tok_text text;
+    bool special;   /* a control token; else user-defined: matched in any text */
+    bool ends;      /* it ends a generation */
+    uint8_t strips; /* tok_strip bits */
+} tok_added;
+
+/* One more than the last id that is a token of the vocabulary's, no placeholder. */
+uint32_t tok_next_id(const tokenizer *tok);
+/* The tokenizer `base` with further tokens, whose ids go on from tok_next_id. They are found as text and never
+ * merged to. Copies them; what both share is the base's, which is closed after all that go on from it.
+ * ESP_INVALID: one is empty, too long, or the base's already; ESP_UNIMPLEMENTED: one cannot be told apart
+ * from a client's text. */
+ESP_CHECKED esp_code tok_open_more(tokenizer **out, const tokenizer *base, const tok_added *added,
+                                   uint32_t count, esp_error *err);
+/* One more id that ends a generation. */
+void tok_add_end(tokenizer *tok, int32_t id);
 
 uint32_t tok_count(const tokenizer *tok);
 int32_t tok_bos(const tokenizer *tok); /* -1: none */

@@ -3,6 +3,8 @@
 #ifndef ESPALIER_TEXT_TOKENIZER_INNER_H
 #define ESPALIER_TEXT_TOKENIZER_INNER_H
 
+#include <stdatomic.h>
+
 #include "engine/text/bpe.h"
 #include "engine/text/normalize.h"
 #include "engine/text/pretokenize.h"
@@ -15,6 +17,8 @@
 #include "engine/text/wordpiece.h"
 
 struct tokenizer {
+    _Atomic uint32_t users; /* who will close it */
+    bool goes_on; /* tok_open_more's: normal to wordpiece, vocab.slots and spaced are its base's */
     vocab vocab; /* vocab.kind says which of the next are open */
     specials specials;
     bool planned;        /* text goes the way of a tok_plan: */
@@ -35,5 +39,8 @@ struct tokenizer {
     uint32_t eog_count;
     int32_t *eog;
 };
+
+/* Fills `shown`, of a vocabulary whose tokens are raw. */
+void tok_show_tokens(tokenizer *tok);
 
 #endif

@@ -286,6 +286,27 @@ void vocab_close(vocab *v) {
     *v = (vocab){0};
 }
 
+void vocab_copy_with(vocab *v, const vocab *from, uint32_t first, const tok_added *added,
+                     uint32_t count) {
+    uint32_t all = first + count > from->count ? first + count : from->count;
+    size_t bytes = from->starts[from->count];
+    *v = *from;
+    for (uint32_t i = 0; i < count; i++)
+        bytes += added[i].text.bytes;
+    v->count = all;
+    v->pool = mem_new(bytes + 1, 1);
+    v->starts = mem_new((size_t)all + 1, sizeof *v->starts);
+    v->types = mem_new(all, sizeof *v->types);
+    v->closed = mem_new(all, sizeof *v->closed);
+    for (uint32_t id = 0; id < all; id++) {
+        const tok_added *own = id >= first && id - first < count ? &added[id - first] : NULL;
+        tok_text text = own ? own->text : vocab_bytes(from, id);
+        v->starts[id + 1] = v->starts[id] + (uint32_t)copy_text(text, v->pool + v->starts[id]);
+        v->types[id] = !own ? from->types[id] : own->special ? TOK_CONTROL : TOK_USER_DEFINED;
+        v->closed[id] = own || from->closed[id];
+    }
+}
+
 void vocab_add_unknown(const vocab *v, tok_text bytes, uint32_t floor, tok_ids *out) {
     if (v->has_bytes) {
         for (size_t i = 0; i < bytes.bytes; i++)

@@ -59,6 +59,12 @@ ESP_CHECKED esp_code vocab_kind_of(const char *name, vocab_kind *out, esp_error 
 ESP_CHECKED esp_code vocab_open(vocab *v, const tok_source *source, esp_error *err);
 void vocab_close(vocab *v);
 
+/* A copy of `from` that has `count` tokens from id `first` on, instead of what stands there and behind; with the
+ * slots of `from`, for no text is merged to them. Each is at most VOCAB_ADDED_BYTES_MAX long. */
+enum { VOCAB_ADDED_BYTES_MAX = 256 };
+void vocab_copy_with(vocab *v, const vocab *from, uint32_t first, const tok_added *added,
+                     uint32_t count);
+
 /* The token that stands for exactly these bytes, or VOCAB_NONE. */
 int32_t vocab_find(const vocab *v, const char *bytes, size_t count);
 

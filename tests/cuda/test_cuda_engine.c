@@ -137,7 +137,8 @@ static request *make_request(const subject *s, engine *e, uint32_t number) {
                          .policy = {.temperature = number % 3 ? 0.8f : 0, .seed = number}};
     request *r = NULL;
     esp_error err = {0};
-    if (request_new(&r, &o, engine_spec(e)->vocab, &err) != ESP_OK) fail_msg("%s", err.message);
+    prompt[count / 2] = (int32_t)engine_vocab(e, o.adapter) - 1;
+    if (request_new(&r, &o, engine_vocab(e, o.adapter), &err)) fail_msg("%s", err.message);
     return r;
 }
 
@@ -237,8 +238,9 @@ static rows logits_of(const subject *s, device_kind device, int which) {
     esp_error err = {0};
     fill_prompt(ids, PROMPT, 77);
     engine *e = open_on(s, config_of(s, device));
-    rows r = {.vocab = engine_spec(e)->vocab};
     adapter *through = find(e, which);
+    rows r = {.vocab = engine_vocab(e, through)};
+    ids[PROMPT / 2] = (int32_t)r.vocab - 1;
     r.at = mem_new((size_t)PROMPT * r.vocab, sizeof *r.at);
     if (engine_logits(e, through, ids, PROMPT, keep_row, &r, &err) != ESP_OK)
         fail_msg("%s", err.message);
@@ -247,10 +249,11 @@ static rows logits_of(const subject *s, device_kind device, int which) {
     return r;
 }
 
+/* Over the tokens of p. */
 static double mean_divergence(const rows *p, const rows *q) {
     double sum = 0;
     for (uint32_t i = 0; i < PROMPT; i++)
-        sum += divergence(p->at + (size_t)i * p->vocab, q->at + (size_t)i * p->vocab, p->vocab);
+        sum += divergence(p->at + (size_t)i * p->vocab, q->at + (size_t)i * q->vocab, p->vocab);
     return sum / PROMPT;
 }
 
@@ -299,7 +302,12 @@ static double check_near_cpu(const subject *s) {
 
 /* ---- four families ---- */
 
-/* Of ranks 8, 33 and 4; the last one may bring an embedding and an output of its own. */
+/* Every second family's. */
+static bool adds_tokens(const subject *s, const family *f) {
+    return s->with_wholes && (f - FAMILIES) % 2 == 1;
+}
+
+/* Of ranks 8, 33 and 4; the last one may bring an embedding and an output of its own, some with more tokens. */
 static void make_adapters(subject *s, const family *f, uint32_t vocab) {
     static const unsigned targets[] = {TA_ALL, TA_Q | TA_V, TA_GATE | TA_UP | TA_DOWN};
     static const uint32_t ranks[ADAPTERS] = {8, 33, 4};
@@ -312,6 +320,7 @@ static void make_adapters(subject *s, const family *f, uint32_t vocab) {
                                                    .rank = ranks[i],
                                                    .targets = targets[i],
                                                    .wholes = s->with_wholes && i == 2,
+                                                   .added = adds_tokens(s, f) && i == 2 ? 3 : 0,
                                                    .std = 0.08f,
                                                    .seed = 100 + i});
         snprintf(s->adapters[i], sizeof s->adapters[i], "a%u=%s", i, s->folders[i]);

@@ -59,7 +59,7 @@ typedef struct lora_distance {
 
 /* Of a model's logits to the case's. */
 static inline lora_distance lora_case_judge(const lora_case *c, lora_rig *r) {
-    uint32_t vocab = model_get_spec(r->m)->vocab;
+    uint32_t vocab = rig_vocab(r);
     size_t count = (size_t)c->row_count * vocab;
     FILE *file = vector_open("lora/logits.f32");
     float *wanted = mem_new(count, sizeof *wanted), *seen = rig_run(r, c->ids, c->id_count);

@@ -90,6 +90,8 @@ static inline void rig_pack_rest(lora_rig *r, rig_update *head, lora_scratch *sc
     }
     r->table.embedding = r->wholes[LORA_EMBEDDING];
     r->table.output = r->wholes[LORA_OUTPUT];
+    uint32_t rows = lora_file_facts(r->adapter)->whole_rows[LORA_OUTPUT];
+    if (rows > model_get_spec(r->m)->vocab) r->table.vocab = rows;
 }
 
 /* base and adapter: paths; adapter NULL: none. */
@@ -138,10 +140,15 @@ static inline void rig_close(lora_rig *r) {
     pool_close(r->pool);
 }
 
+/* Of a row of logits. */
+static inline uint32_t rig_vocab(const lora_rig *r) {
+    return r->table.vocab ? r->table.vocab : model_get_spec(r->m)->vocab;
+}
+
 /* Logits of all tokens of a prompt, [count, vocab]; free() them. */
 static inline float *rig_run(lora_rig *r, const int32_t *prompt, uint32_t count) {
     uint32_t positions[RIG_TOKENS], zeros[RIG_TOKENS] = {0}, tables[KV_GROUPS_MAX * RIG_PAGES];
-    uint32_t zero = 0, vocab = model_get_spec(r->m)->vocab;
+    uint32_t zero = 0, vocab = rig_vocab(r);
     int32_t ids[RIG_TOKENS], own = 0;
     uint8_t seq_long = 0;
     esp_error err = {0};
@@ -172,11 +179,11 @@ static inline float *rig_run(lora_rig *r, const int32_t *prompt, uint32_t count)
                         .tables = tables,
                         .rows = positions};
     const model_adapter *adapters[] = {&r->table};
-    const float *seen;
+    logits_row seen[RIG_TOKENS];
     rig_check(model_forward(r->m, &batch, adapters, arena, &err), "forward", &err);
-    rig_check(model_logits(r->m, 0, count, &seen, &err), "logits", &err);
+    rig_check(model_logits(r->m, 0, count, seen, &err), "logits", &err);
     float *out = mem_new((size_t)count * vocab, sizeof *out);
-    memcpy(out, seen, (size_t)count * vocab * sizeof *out);
+    memcpy(out, seen[0].at, (size_t)count * vocab * sizeof *out);
     r->ops->release(r->dev, arena, bytes);
     return out;
 }

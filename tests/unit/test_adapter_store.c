@@ -45,6 +45,42 @@ static void the_digest_is_what_sha256sum_prints(void **state) {
     store_close(store);
 }
 
+/* An adapter that brings rows of tokens says in its tokenizer's files which those are; another's do not count. */
+static void files_of_added_tokens_belong_to_the_adapter_that_brings_their_rows(void **state) {
+    (void)state;
+    adapter_store *store = lab_store(NULL);
+    store_import_options options = {.name = "rows"};
+    store_ref rows;
+    char folder[1024], command[1400], line[128] = "";
+    snprintf(folder, sizeof folder, "%s/tests/vectors/lora/tokens-added", TEST_SOURCE_DIR);
+    assert_int_equal(store_import(store, folder, &options, &rows, NULL), ESP_OK);
+    assert_int_equal(access(lab_path("store/blobs/sha256/%s/added_tokens.json",
+                                     rows.digest + strlen(ADAPTER_DIGEST_PREFIX)),
+                            R_OK),
+                     0);
+    snprintf(command, sizeof command,
+             "cd %s && sha256sum adapter_config.json adapter_model.safetensors added_tokens.json | "
+             "sha256sum",
+             folder);
+    FILE *pipe = popen(command, "r");
+    assert_non_null(pipe);
+    assert_non_null(fgets(line, sizeof line, pipe));
+    assert_int_equal(pclose(pipe), 0);
+    assert_memory_equal(line, rows.digest + strlen(ADAPTER_DIGEST_PREFIX), SHA256_HEX_CHARS);
+    store_ref plain = lab_import(store, "plain", 1);
+    const char *source = lab_source(1);
+    adapter_folder_put(source, "tokenizer.json", "{}", 2);
+    store_ref again = lab_import(store, "plain", 1);
+    assert_string_equal(again.digest, plain.digest);
+    assert_int_equal(access(lab_path("store/blobs/sha256/%s/tokenizer.json",
+                                     plain.digest + strlen(ADAPTER_DIGEST_PREFIX)),
+                            F_OK),
+                     -1);
+    assert_int_equal(store_verify(store, rows.digest, NULL), ESP_OK);
+    store_close(store);
+    lab_check();
+}
+
 static void each_import_is_a_version_and_the_alias_follows_unless_kept(void **state) {
     (void)state;
     adapter_store *store = lab_store(NULL);
@@ -479,6 +515,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         TEST(an_imported_adapter_is_found_by_name_version_and_digest),
         TEST(the_digest_is_what_sha256sum_prints),
+        TEST(files_of_added_tokens_belong_to_the_adapter_that_brings_their_rows),
         TEST(each_import_is_a_version_and_the_alias_follows_unless_kept),
         TEST(content_that_is_there_is_neither_a_version_nor_a_copy),
         TEST(a_removed_version_goes_and_its_number_does_not_come_back),

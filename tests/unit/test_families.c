@@ -258,9 +258,9 @@ static void run_chunk(rig *r, const int32_t *ids, uint32_t first, uint32_t count
     assert_int_equal(model_forward(r->m, &batch, NULL, r->arena, &err), ESP_OK);
     for (uint32_t i = 0; i < count; i += MODEL_LOGITS_ROWS) {
         uint32_t some = count - i < MODEL_LOGITS_ROWS ? count - i : MODEL_LOGITS_ROWS;
-        const float *logits;
-        assert_int_equal(model_logits(r->m, i, some, &logits, &err), ESP_OK);
-        memcpy(out + (size_t)i * r->vocab, logits, (size_t)some * r->vocab * sizeof *out);
+        logits_row logits[MODEL_LOGITS_ROWS];
+        assert_int_equal(model_logits(r->m, i, some, logits, &err), ESP_OK);
+        memcpy(out + (size_t)i * r->vocab, logits[0].at, (size_t)some * r->vocab * sizeof *out);
     }
 }
 

@@ -79,6 +79,8 @@ static void judge(const bad_case *cases, size_t count, const model_file *base) {
 
 #define Q_A LB_Q(0) ".lora_A.weight"
 #define Q_B LB_Q(0) ".lora_B.weight"
+#define TOKEN_IDS "trainable_token_indices"
+#define TOKEN_ROWS "base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta"
 
 static void the_adapter_that_is_spoiled_below_is_good(void **state) {
     (void)state;
@@ -138,7 +140,16 @@ static void a_config_that_is_not_computed_is_refused_by_its_key(void **state) {
         {{.key = "alora_invocation_tokens", .value = "[1]"}, "alora_invocation_tokens"},
         {{.key = "arrow_config", .value = "{\"a\":1}"}, "arrow_config"},
         {{.key = "target_parameters", .value = "[\"x\"]"}, "target_parameters"},
-        {{.key = "trainable_token_indices", .value = "[1]"}, "trainable_token_indices"},
+        {{.key = "trainable_token_indices", .value = "[1]"},
+         "trainable_token_indices names rows of embed_tokens, but there is no tensor"},
+        {{.key = "trainable_token_indices", .value = "7"}, "trainable_token_indices is 7"},
+        {{.key = "trainable_token_indices", .value = "[-1]"}, "trainable_token_indices is a list"},
+        {{.key = "trainable_token_indices", .value = "[\"a\"]"},
+         "trainable_token_indices is a list"},
+        {{.key = "trainable_token_indices", .value = "{\"lm_head\":[]}"},
+         "trainable_token_indices is an object"},
+        {{.key = "trainable_token_indices", .value = "{\"o_proj\":[1]}"},
+         "trainable_token_indices names the module o_proj"},
         {{.key = "a_key_of_tomorrow", .value = "1"}, "a_key_of_tomorrow"},
         {{.key = "init_lora_weights", .value = "\"pissa\""}, "changes the base's own weights"},
         {{.key = "init_lora_weights", .value = "\"loftq\""}, "changes the base's own weights"},
@@ -217,12 +228,41 @@ static void a_tensor_that_does_not_fit_is_refused_by_its_name(void **state) {
          "has the shape 304 x 32"},
         {{.more = "base_model.model.lm_head.weight", .more_rows = 306, .more_cols = 64},
          "gives embed_tokens 304 rows and lm_head 306"},
+        {{.more = "base_model.model.lm_head.original_module.weight",
+          .more_rows = 304,
+          .more_cols = 64},
+         "is a table from before the training"},
+        {{.more = TOKEN_ROWS, .more_rows = 2, .more_cols = 64},
+         "the config's trainable_token_indices says nothing"},
+        {{.key = TOKEN_IDS, .value = "[1,2]", .more = TOKEN_ROWS, .more_rows = 3, .more_cols = 64},
+         "wanted a row of 64 for each of the 2 ids"},
+        {{.key = TOKEN_IDS, .value = "[1,2]", .more = TOKEN_ROWS, .more_rows = 2, .more_cols = 32},
+         "has the shape 2 x 32"},
+        {{.key = TOKEN_IDS, .value = "[1,1]", .more = TOKEN_ROWS, .more_rows = 2, .more_cols = 64},
+         "has two rows of token 1"},
+        {{.key = TOKEN_IDS, .value = "[305]", .more = TOKEN_ROWS, .more_rows = 1, .more_cols = 64},
+         "has a row of token 305 and none of token 304"},
         {{.more = "base_model.model.visual.blocks.0.attn.qkv.lora_A.weight",
           .more_rows = 2,
           .more_cols = 64},
          "is no part of an adapter"},
     };
     judge(cases, sizeof cases / sizeof *cases, llama);
+}
+
+/* A base with a table for each has to get rows for both. */
+static void an_embedding_that_grows_alone_is_refused_where_nothing_ties_it(void **state) {
+    (void)state;
+    static const bad_case cases[] = {
+        {{.more = "base_model.model.model.embed_tokens.weight", .more_rows = 306, .more_cols = 64},
+         "gives embed_tokens 306 rows and lm_head 304"},
+        {{.key = TOKEN_IDS, .value = "[304]", .more = TOKEN_ROWS, .more_rows = 1, .more_cols = 64},
+         "gives embed_tokens 305 rows and lm_head 304"},
+    };
+    model_file *untied = open_base("qwen2");
+    expect_good(&(lora_fault){0}, untied);
+    judge(cases, sizeof cases / sizeof *cases, untied);
+    model_file_close(untied);
 }
 
 /* Without a base at hand what needs none is checked all the same. */
@@ -591,6 +631,7 @@ int main(void) {
         cmocka_unit_test(a_config_that_is_not_computed_is_refused_by_its_key),
         cmocka_unit_test(a_config_may_say_how_the_training_went),
         cmocka_unit_test(a_tensor_that_does_not_fit_is_refused_by_its_name),
+        cmocka_unit_test(an_embedding_that_grows_alone_is_refused_where_nothing_ties_it),
         cmocka_unit_test(facts_alone_are_checked_too),
         cmocka_unit_test(another_base_is_refused_by_shape),
         cmocka_unit_test(a_file_that_is_cut_short_is_refused),

@@ -7,7 +7,7 @@
 #include "tests/unit/lora_cases.h"
 
 static const double REF_TOLERANCE = 2e-5, CPU_TOLERANCE = 0.03;
-enum { CASES_MIN = 40 };
+enum { CASES_MIN = 64 };
 
 typedef struct judgement {
     const kern_ops *ops;

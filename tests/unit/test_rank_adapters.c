@@ -112,7 +112,7 @@ static const tiny_llama_options MODEL = {.layers = 2,
 static char model_path[] = "/tmp/espalier-rank-adapters-XXXXXX";
 static char folders[ADAPTERS][TA_PATH_BYTES], options_text[ADAPTERS][TA_PATH_BYTES + 8];
 
-/* Ranks from 1 to 19; two bring an embedding and an output matrix. */
+/* Ranks from 1 to 19; two bring an embedding and an output matrix, one of them for more tokens. */
 static int make_files(void **state) {
     (void)state;
     static const unsigned targets[] = {TA_ALL, TA_Q | TA_V, TA_O | TA_DOWN};
@@ -123,6 +123,7 @@ static int make_files(void **state) {
                                                                .rank = ranks[i],
                                                                .targets = targets[i % 3],
                                                                .wholes = i % 4 == 3,
+                                                               .added = i == 7 ? 5 : 0,
                                                                .std = 0.05f,
                                                                .seed = 100 + i});
         snprintf(options_text[i], sizeof options_text[i], "a%u=%s", i, folders[i]);

@@ -48,6 +48,7 @@ static void ask(sample_row *rows, uint32_t count, uint64_t *digests) {
         rows[r] = (sample_row){.policy = &policies[r],
                                .history = {&history[r], 1, 1},
                                .logits = logits[r],
+                               .vocab = VOCAB,
                                .digest = digests ? &digests[r] : NULL};
 }
 

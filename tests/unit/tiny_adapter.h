@@ -20,6 +20,8 @@ typedef struct tiny_adapter_options {
     uint32_t rank;
     unsigned targets;
     bool wholes; /* an embedding and an output matrix of its own, too */
+    uint32_t
+        added; /* with wholes: tokens more than the base's rows; those without one are named, too */
     float std;   /* [0.3] of the weights */
     uint64_t seed;
 } tiny_adapter_options;
@@ -83,6 +85,25 @@ static inline void ta_write_config(const char *folder, const tiny_adapter_option
              &(gb_bytes){.at = (uint8_t *)text, .count = strlen(text)}, 1);
 }
 
+/* "<|w292|>" and so on, special; the first one ends a generation. */
+static inline void ta_write_tokens(const char *folder, uint32_t end) {
+    static const char ends[] = "{\"eos_token\":\"<|w%u|>\"}";
+    gb_bytes list = {0};
+    char text[160];
+    gb_put(&list, "{\"added_tokens\":[", 17);
+    for (uint32_t id = TINY_TOKENS; id < end; id++) {
+        snprintf(text, sizeof text, "%s{\"id\":%u,\"content\":\"<|w%u|>\",\"special\":true}",
+                 id > TINY_TOKENS ? "," : "", id, id);
+        gb_put(&list, text, strlen(text));
+    }
+    gb_put(&list, "]}", 2);
+    ta_write(folder, "tokenizer.json", &list, 1);
+    snprintf(text, sizeof text, ends, TINY_TOKENS);
+    ta_write(folder, "tokenizer_config.json",
+             &(gb_bytes){.at = (uint8_t *)text, .count = strlen(text)}, 1);
+    free(list.at);
+}
+
 /* Makes a folder whose name replaces the X's of path. */
 static inline void tiny_adapter_write(char path[TA_PATH_BYTES], const tiny_adapter_options *o) {
     const tiny_llama_options *b = o->base;
@@ -102,24 +123,28 @@ static inline void tiny_adapter_write(char path[TA_PATH_BYTES], const tiny_adapt
         for (uint32_t i = 0; i < TA_TARGETS; i++)
             if (o->targets >> i & 1) ta_update(&f, layer, &targets[i], o->rank);
     if (o->wholes) {
-        ta_tensor(&f, "model.embed_tokens", b->vocab, h);
-        ta_tensor(&f, "lm_head", b->vocab, h);
+        ta_tensor(&f, "model.embed_tokens", b->vocab + o->added, h);
+        ta_tensor(&f, "lm_head", b->vocab + o->added, h);
     }
     gb_put(&f.header, "}", 1);
     uint64_t length = f.header.count;
     ta_write(path, "adapter_model.safetensors",
              (gb_bytes[]){{.at = (uint8_t *)&length, .count = sizeof length}, f.header, f.data}, 3);
     ta_write_config(path, o, targets);
+    if (o->added) ta_write_tokens(path, b->vocab + o->added);
     free(f.header.at);
     free(f.data.at);
 }
 
 static inline void tiny_adapter_remove(const char *folder) {
+    static const char *const files[] = {"adapter_config.json", "adapter_model.safetensors",
+                                        "tokenizer.json", "tokenizer_config.json",
+                                        "added_tokens.json"};
     char path[1024];
-    snprintf(path, sizeof path, "%s/adapter_config.json", folder);
-    unlink(path);
-    snprintf(path, sizeof path, "%s/adapter_model.safetensors", folder);
-    unlink(path);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+        unlink(path);
+    }
     rmdir(folder);
 }
 

@@ -41,11 +41,11 @@ static inline float *tiny_run(model *m, const kern_ops *ops, kern_device *dev, c
                         .seq_long = &seq_long,
                         .tables = tables,
                         .rows = positions};
-    const float *seen;
+    logits_row seen[MODEL_LOGITS_ROWS];
     ESP_ASSERT(model_forward(m, &batch, NULL, arena, NULL) == ESP_OK);
-    ESP_ASSERT(model_logits(m, 0, count, &seen, NULL) == ESP_OK);
+    ESP_ASSERT(model_logits(m, 0, count, seen, NULL) == ESP_OK);
     float *out = malloc((size_t)count * vocab * sizeof *out);
-    memcpy(out, seen, (size_t)count * vocab * sizeof *out);
+    memcpy(out, seen[0].at, (size_t)count * vocab * sizeof *out);
     ops->release(dev, arena, bytes);
     return out;
 }

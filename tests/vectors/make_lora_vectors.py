@@ -13,6 +13,7 @@ Updates are large, so that a wrong factor, row or matrix shows: the script fails
 would come near.
 
 Needs peft 0.21.2, transformers 4.57, torch, safetensors, gguf, numpy:  python make_lora_vectors.py
+With "tokens" it makes the cases of added tokens and of rows of single tokens alone, behind what is there.
 """
 # SPDX-License-Identifier: Apache-2.0
 import json
@@ -21,6 +22,7 @@ import math
 import pathlib
 import re
 import shutil
+import sys
 import warnings
 
 import gguf
@@ -66,18 +68,18 @@ def randomise(model, seed):
                 weight.add_(0.5 * noise)
 
 
-def as_half(model, kind):
+def as_half(model, kind, biases=True):
     """So that files of 16 bits hold what the reference computes with."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "lora_" in name or "modules_to_save" in name or name.endswith("bias"):
+            if "lora_" in name or "modules_to_save" in name or (biases and name.endswith("bias")):
                 weight.copy_(weight.to(kind).float())
 
 
-def save(model, folder, kind):
+def save(model, folder, kind, tables="auto"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, save_embedding_layers=tables)
     (folder / "README.md").unlink(missing_ok=True)
     tensors = {name: torch.from_numpy(value).to(kind).contiguous()
                for name, value in load_file(folder / "adapter_model.safetensors").items()}
@@ -189,12 +191,21 @@ def split_case(bases, tensors_out):
 
 
 class Writer:
-    def __init__(self):
-        self.lines, self.logits, self.at = [], open(HERE / "logits.f32", "wb"), 0
+    def __init__(self, behind=None):
+        """behind: cases that come anew; the others stay."""
+        self.lines, self.at, kept = [], 0, b""
+        for line in (HERE / "cases.jsonl").read_text().splitlines() if behind else []:
+            if json.loads(line)["name"] not in behind:
+                self.lines.append(line)
+                self.at = max(self.at, json.loads(line)["offset"] + 3 * base.VOCAB)
+        if behind:
+            kept = (HERE / "logits.f32").read_bytes()[:4 * self.at]
+        self.logits = open(HERE / "logits.f32", "wb")
+        self.logits.write(kept)
 
     def add(self, name, adapters, bases, seen, plain, ids, more={}):
         span = float(seen.max() - seen.min())
-        far = np.abs(seen - plain).max() / span
+        far = np.abs(seen[:, :plain.shape[1]] - plain).max() / span
         print(f"{name}: range {span:.1f}, the base is {far:.2f} of it off")
         assert far >= FAR, name
         for adapter in adapters:
@@ -274,9 +285,98 @@ def make_added(writer):
     save(model, HERE / name, torch.float16)
 
 
+# --- more tokens ------------------------------------------------------------------------------
+
+# added: so many tokens more than the base has; indices: rows of single tokens, new ones as "+0", "+1"; save: how
+# save_pretrained is told to save tables; tensors that must be, or must not be, among those saved.
+TOKEN_CASES = [
+    dict(name="added-tables", of="llama3", added=3, kind=torch.float16, bases=["llama3", "llama3.gguf"],
+         config=dict(target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])),
+    dict(name="added-embedding", of="llama3", added=2, kind=torch.float16, bases=["llama3", "llama3.gguf"],
+         config=dict(target_modules=["q_proj"], modules_to_save=["embed_tokens"])),
+    dict(name="added-frozen", of="gemma3", added=1, kind=torch.float32, bases=["gemma3", "gemma3.gguf"],
+         config=dict(target_modules=["q_proj"])),
+    dict(name="added-untied", of="mistral", added=2, kind=torch.float16, bases=["mistral", "mistral.gguf"],
+         config=dict(target_modules=["q_proj", "v_proj"])),
+    dict(name="added-untied-tables", of="qwen2", added=5, kind=torch.float16, bases=["qwen2", "qwen2.gguf"],
+         config=dict(target_modules=["k_proj"], modules_to_save=["embed_tokens", "lm_head"])),
+    dict(name="added-head", of="mistral", added=2, kind=torch.float16, bases=["mistral", "mistral.gguf"], save=True,
+         config=dict(target_modules=["q_proj", "lm_head"], modules_to_save=["embed_tokens"])),
+    dict(name="added-lora", of="llama3", added=2, kind=torch.float16, bases=["llama3", "llama3.gguf"],
+         config=dict(target_modules=["q_proj", "embed_tokens"])),
+    dict(name="tokens-tied", of="llama3", indices=[3, 200, 7], kind=torch.float16, bases=["llama3", "llama3.gguf"],
+         config=dict(target_modules=["q_proj"])),
+    dict(name="tokens-untied", of="qwen2", indices=[3, 200], kind=torch.float16, bases=["qwen2", "qwen2.gguf"],
+         config=dict(target_modules=["q_proj"])),
+    dict(name="tokens-both", of="mistral", indices={"embed_tokens": [9, 4], "lm_head": [4]}, kind=torch.float16,
+         bases=["mistral", "mistral.gguf"], config=dict(target_modules=["q_proj"])),
+    dict(name="tokens-added", of="llama3", added=2, indices=[base.VOCAB + 1, 11, base.VOCAB], kind=torch.float16, save=False,
+         bases=["llama3", "llama3.gguf"], config=dict(target_modules=["q_proj"])),
+    dict(name="tokens-saved", of="llama3", added=2, indices=[11, base.VOCAB], kind=torch.float16,
+         bases=["llama3", "llama3.gguf"], config=dict(target_modules=["q_proj"])),
+]
+
+
+def longer(name, added, seed):
+    """The base with new rows, of a size that weighs in."""
+    made = base_model(name)
+    if added:
+        made.resize_token_embeddings(base.VOCAB + added, mean_resizing=False)
+        random = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for table in {id(t): t for t in (made.get_input_embeddings().weight, made.get_output_embeddings().weight)}.values():
+                table[base.VOCAB:] = table.std() * torch.randn(added, table.shape[1], generator=random)
+                table.copy_(table.half().float())
+    return made
+
+
+def randomise_tokens(model, seed, kind):
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "trainable_tokens_delta" in name:
+                weight.add_(weight.std() * torch.randn(weight.shape, generator=random))
+                weight.copy_(weight.to(kind).float())
+
+
+def make_tokens(case, seed, writer):
+    added = case.get("added", 0)
+    ids = base.prompt(500 + seed, 24)
+    old = ids.copy()
+    for at in range(added):
+        ids[2 + 3 * at] = base.VOCAB + at
+    indices = case.get("indices")
+    for at, token in enumerate(indices if isinstance(indices, list) else (indices or {}).get("embed_tokens", [])):
+        ids[3 + 3 * at] = token
+    plain = base.logits_of(base_model(case["of"]), old)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, r=2, lora_alpha=4, trainable_token_indices=indices,
+                             **case["config"])
+    model = peft.get_peft_model(longer(case["of"], added, seed), config).eval()
+    randomise(model, seed)
+    randomise_tokens(model, seed, case["kind"])
+    as_half(model, case["kind"], biases=False)
+    folder = HERE / case["name"]
+    shutil.rmtree(folder, ignore_errors=True)
+    save(model, folder, case["kind"], case.get("save", "auto"))
+    if added:  # rows that no text stands for: only ids are looked at here
+        (folder / "added_tokens.json").write_text("{}\n")
+    # whoever loads it lengthens the base by rows of no meaning
+    again = peft.PeftModel.from_pretrained(longer(case["of"], added, seed + 50), folder).eval()
+    seen = base.logits_of(again, ids)
+    assert np.abs(seen - base.logits_of(model, ids)).max() < 1e-4, case["name"]
+    assert seen.shape[1] == base.VOCAB + added
+    writer.add(case["name"], [case["name"]], case["bases"], seen, plain, ids)
+
+
 def main():
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    if sys.argv[1:] == ["tokens"]:
+        writer = Writer([case["name"] for case in TOKEN_CASES])
+        for seed, case in enumerate(TOKEN_CASES, 700):
+            make_tokens(case, seed, writer)
+        writer.close()
+        return
     shutil.rmtree(HERE, ignore_errors=True)
     HERE.mkdir()
     writer = Writer()
@@ -284,6 +384,8 @@ def main():
         make_case(case, seed, writer)
     make_split(writer)
     make_added(writer)
+    for seed, case in enumerate(TOKEN_CASES, 700):
+        make_tokens(case, seed, writer)
     writer.close()
     make_score()
 

@@ -7,6 +7,15 @@
 
 #include "engine/base/file.h"
 
+const char *const ADAPTER_TOKEN_FILE[ADAPTER_TOKEN_FILES] = {"added_tokens.json", "tokenizer.json",
+                                                             "tokenizer_config.json"};
+
+bool adapter_is_token_file(const char *name) {
+    for (size_t i = 0; i < ADAPTER_TOKEN_FILES; i++)
+        if (strcmp(name, ADAPTER_TOKEN_FILE[i]) == 0) return true;
+    return false;
+}
+
 void adapter_file_hash(uint8_t out[SHA256_BYTES], const void *bytes, size_t count, bool mapped) {
     enum { STEP = 4 << 20 };
     sha256_sum *sum = sha256_open();

@@ -5,14 +5,16 @@
  *
  *   sha256sum adapter_config.json adapter_model.safetensors | sha256sum
  *
- * The names are those two for a PEFT folder, and config.json (label names) where it has one;
- * "adapter.gguf" for a GGUF adapter, whatever the file was called where it came from. No other file of
- * a folder counts.
+ * The names are those two for a PEFT folder, config.json (label names) where it has one and, of an adapter that
+ * brings rows of embed_tokens or lm_head, those files of added_tokens.json, tokenizer.json and tokenizer_config.json
+ * that it has: what its added tokens are; "adapter.gguf" for a GGUF adapter, whatever the file was called where it
+ * came from. No other file of a folder counts.
  */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_MODEL_ADAPTER_DIGEST_H
 #define ESPALIER_MODEL_ADAPTER_DIGEST_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,7 +27,11 @@
 #define ADAPTER_DIGEST_PREFIX "sha256:"
 
 /* The prefix, 64 hexadecimal digits and a NUL. */
-enum { ADAPTER_DIGEST_CHARS = 72, ADAPTER_FILES_MAX = 3 };
+enum { ADAPTER_DIGEST_CHARS = 72, ADAPTER_FILES_MAX = 6, ADAPTER_TOKEN_FILES = 3 };
+
+/* The files that say what an adapter's added tokens are. */
+extern const char *const ADAPTER_TOKEN_FILE[ADAPTER_TOKEN_FILES];
+bool adapter_is_token_file(const char *name);
 
 /* SHA-256 of a mapped or held file; pages of a mapped one are given back as they are read. */
 void adapter_file_hash(uint8_t out[SHA256_BYTES], const void *bytes, size_t count, bool mapped);

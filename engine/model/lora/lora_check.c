@@ -153,18 +153,23 @@ static esp_code table_rows(const lora_file *file, lora_site site, uint64_t *out,
     return check_matrix(file, whole, *out, file->base->spec.hidden, err);
 }
 
+static bool brings_rows(const lora_update *update) {
+    return update->piece[PIECE_WEIGHT] || update->piece[PIECE_TOKENS];
+}
+
 static esp_code check_embedding(lora_file *file, esp_error *err) {
     const lora_update *update = lora_at(file, 0, SITE_EMBEDDING);
     const model_tensor *a = update->piece[PIECE_A];
     uint64_t rows, hidden = file->base->spec.hidden;
     esp_code code = table_rows(file, SITE_EMBEDDING, &rows, err);
+    if (!code) code = lora_check_tokens(file, SITE_EMBEDDING, rows, &rows, err);
     if (code) return code;
     if (a)
         code = file->gguf ? check_matrix(file, a, rows, update->rank, err)
                           : check_matrix(file, a, update->rank, rows, err);
     if (a && !code) code = check_matrix(file, update->piece[PIECE_B], hidden, update->rank, err);
     if (!code) code = check_vector(file, update, PIECE_MAGNITUDE, hidden, err);
-    if (a || update->piece[PIECE_WEIGHT]) file->facts.whole_rows[LORA_EMBEDDING] = (uint32_t)rows;
+    if (a || brings_rows(update)) file->facts.whole_rows[LORA_EMBEDDING] = (uint32_t)rows;
     return code;
 }
 
@@ -178,8 +183,9 @@ static esp_code check_output(lora_file *file, esp_error *err) {
                         "embeds, has none",
                         file->name, file->base->name);
     esp_code code = table_rows(file, SITE_OUTPUT, &rows, err);
+    if (!code) code = lora_check_tokens(file, SITE_OUTPUT, rows, &rows, err);
     if (!code) code = check_update(file, update, rows, file->base->spec.hidden, err);
-    if (update->piece[PIECE_WEIGHT]) file->facts.whole_rows[LORA_OUTPUT] = (uint32_t)rows;
+    if (brings_rows(update)) file->facts.whole_rows[LORA_OUTPUT] = (uint32_t)rows;
     return code;
 }
 
@@ -201,19 +207,28 @@ static esp_code check_pooler(const lora_file *file, esp_error *err) {
     return code ? code : check_vector(file, update, PIECE_BIAS, hidden, err);
 }
 
-/* A base that ties its two tables has one for both when the training said so, and when tokens were added:
- * resizing ties them again. */
+/* Whether anything is made of an lm_head. */
+static bool has_output(const lora_file *file) {
+    return file->base->spec.pooling == POOLING_NONE &&
+           !lora_at(file, 0, SITE_SCORE)->piece[PIECE_WEIGHT];
+}
+
+/* A base that ties its two tables has one for both when the training said so, when rows of tokens were trained,
+ * and when tokens were added: resizing ties them again. */
 static esp_code tie(lora_file *file, esp_error *err) {
     lora_facts *facts = &file->facts;
     const model_spec *spec = &file->base->spec;
     uint32_t embedding = facts->whole_rows[LORA_EMBEDDING], output = facts->whole_rows[LORA_OUTPUT];
-    bool grown = embedding > spec->vocab;
-    if (!output && embedding && spec->tied_embeddings && spec->pooling == POOLING_NONE &&
-        !lora_at(file, 0, SITE_OUTPUT)->module.bytes && (file->config.tying || grown)) {
+    bool grown = embedding > spec->vocab, has = has_output(file);
+    bool tied =
+        file->config.tying || grown || lora_at(file, 0, SITE_EMBEDDING)->piece[PIECE_TOKENS];
+    if (!output && embedding && spec->tied_embeddings && has &&
+        !lora_at(file, 0, SITE_OUTPUT)->module.bytes && tied) {
         file->output_is_embedding = true;
+        facts->one_table = file->config.tying || !lora_at(file, 0, SITE_EMBEDDING)->rank;
         output = facts->whole_rows[LORA_OUTPUT] = embedding;
     }
-    if ((!grown && output <= spec->vocab) || embedding == output) return ESP_OK;
+    if (!has || (!grown && output <= spec->vocab) || embedding == output) return ESP_OK;
     return esp_fail(err, ESP_INVALID,
                     "%s: the adapter gives embed_tokens %u rows and lm_head %u; wanted as many: "
                     "save it with save_embedding_layers=True",

@@ -66,6 +66,13 @@ static const char *find_fault(const lora_file *file, const lora_place *place) {
         return file->config.second_bias ? NULL
                                         : "is a bias of B, and the config's lora_bias is "
                                           "not true";
+    case PIECE_TOKENS:
+        return lora_token_ids(file, place->site)
+                   ? NULL
+                   : "brings rows of tokens, of which the config's trainable_token_indices says "
+                     "nothing";
+    case PIECE_ORIGINAL:
+        return of_model ? NULL : "is a whole matrix of a layer";
     case PIECE_MAGNITUDE:
         return file->config.dora ? NULL : "is DoRA's, and the config's use_dora is not true";
     default:
@@ -85,6 +92,13 @@ static esp_code check_values(const model_tensor *tensor, esp_error *err) {
     return ESP_OK;
 }
 
+/* Writers put a table that was trained down under two names. */
+static bool is_same(const model_tensor *a, const model_tensor *b) {
+    return a->dtype == b->dtype && a->raw == b->raw && a->bytes == b->bytes &&
+           a->dim_count == b->dim_count && !memcmp(a->dims, b->dims, sizeof a->dims) &&
+           memcmp(a->data, b->data, a->bytes) == 0;
+}
+
 static esp_code put(lora_file *file, const model_tensor *tensor, esp_error *err) {
     lora_place place;
     if (!parse(file, tensor, &place))
@@ -99,10 +113,11 @@ static esp_code put(lora_file *file, const model_tensor *tensor, esp_error *err)
     const char *fault = find_fault(file, &place);
     if (fault) return lora_fail_tensor(tensor, err, "%s", fault);
     lora_update *update = lora_at(file, place.layer, place.site);
-    if (update->piece[place.piece])
+    const model_tensor *held = update->piece[place.piece];
+    if (held && place.piece == PIECE_WEIGHT && is_same(held, tensor)) return ESP_OK;
+    if (held)
         return lora_fail_tensor(tensor, err, "is a second one of what %.*s is",
-                                (int)update->piece[place.piece]->name.bytes,
-                                update->piece[place.piece]->name.at);
+                                (int)held->name.bytes, held->name.at);
     update->piece[place.piece] = tensor;
     /* patterns see the module of the update itself */
     if (!update->module.bytes || place.piece == PIECE_A) update->module = place.module;
@@ -188,9 +203,25 @@ static esp_code read_scale(const lora_file *file, lora_update *update, lora_site
                             update->rank, wanted);
 }
 
+/* Tables: what stood there before is the table that came instead, by its shape; and one way to change rows is
+ * enough. */
+static esp_code check_table(const lora_update *update, esp_error *err) {
+    const model_tensor *before = update->piece[PIECE_ORIGINAL], *now = update->piece[PIECE_WEIGHT];
+    const model_tensor *tokens = update->piece[PIECE_TOKENS];
+    if (before && (!now || memcmp(before->dims, now->dims, sizeof now->dims) != 0))
+        return lora_fail_tensor(before, err,
+                                "is a table from before the training; wanted one of its shape from "
+                                "behind it, too");
+    if (!tokens || !update->piece[PIECE_A]) return ESP_OK;
+    return lora_fail_tensor(tokens, err,
+                            "brings rows of tokens for a table that has a low-rank update, too; "
+                            "wanted one of them");
+}
+
 static esp_code finish_update(lora_file *file, lora_update *update, lora_site site,
                               esp_error *err) {
     esp_code code = check_pieces(file, update, err);
+    if (!code) code = check_table(update, err);
     if (code || !update->piece[PIECE_A]) return code;
     if ((code = read_scale(file, update, site, err))) return code;
     if (!isfinite(update->scale) || update->scale <= 0)
@@ -301,6 +332,18 @@ static bool is_headless(const lora_file *file) {
            strcmp(file->config.task, "FEATURE_EXTRACTION") == 0;
 }
 
+/* A list that is of both tables names the output's rows where the base has a table for each. */
+static esp_code check_token_rows(const lora_file *file, lora_site site, esp_error *err) {
+    const lora_config *c = &file->config;
+    bool of_both = site == SITE_OUTPUT && c->output_tokens == c->embedding_tokens;
+    if (!lora_token_ids(file, site) || of_both || lora_at(file, 0, site)->piece[PIECE_TOKENS])
+        return ESP_OK;
+    return esp_fail(err, ESP_INVALID,
+                    "%s: trainable_token_indices names rows of %s, but there is no tensor of them; "
+                    "the adapter is incomplete: save it again",
+                    file->name, lora_site_name(file, site));
+}
+
 /* lm_head and embed_tokens: named as targets or as modules to save. */
 static esp_code check_model_sites(const lora_file *file, esp_error *err) {
     const struct {
@@ -321,6 +364,7 @@ static esp_code check_model_sites(const lora_file *file, esp_error *err) {
                             file->name, name);
         else if (!saved && !file->config.targets.any)
             code = check_wanted(file, sites[i].module, update, err);
+        if (!code) code = check_token_rows(file, sites[i].site, err);
     }
     return code;
 }

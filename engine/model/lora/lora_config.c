@@ -32,6 +32,7 @@ static const char *const KNOWN[] = {
     "layers_to_transform",
     "layers_pattern",
     "modules_to_save",
+    "trainable_token_indices",
     "ensure_weight_tying",
     "init_lora_weights",
     "base_model_name_or_path",
@@ -255,6 +256,52 @@ static esp_code read_targets(const hf_section *root, lora_config *out, esp_error
     return check_texts(root, "modules_to_save", out->saved, err);
 }
 
+/* ---- rows of single tokens ---- */
+
+static esp_code check_tokens(const hf_section *root, const char *key, const json_t *list,
+                             esp_error *err) {
+    size_t count = json_array_size(list);
+    bool ids = json_is_array(list) && count > 0 && count <= LORA_TOKEN_ROWS_MAX;
+    for (size_t i = 0; i < count && ids; i++) {
+        const json_t *id = json_array_get(list, i);
+        ids = json_is_integer(id) && json_integer_value(id) >= 0 &&
+              json_integer_value(id) < SPEC_VOCAB_MAX;
+    }
+    if (ids) return ESP_OK;
+    return esp_fail(err, ESP_INVALID,
+                    "%s: %s is %s; wanted lists of 1 to %d ids of tokens, by the names of modules",
+                    root->file, key, hf_show(root, key).text, LORA_TOKEN_ROWS_MAX);
+}
+
+static bool ends_in(const char *module, const char *name) {
+    size_t bytes = strlen(module), end = strlen(name);
+    return bytes >= end && !strcmp(module + bytes - end, name) &&
+           (bytes == end || module[bytes - end - 1] == '.');
+}
+
+/* A list is of the embedding, and of the output where the base has one table for both. */
+static esp_code read_tokens(const hf_section *root, lora_config *out, esp_error *err) {
+    static const char key[] = "trainable_token_indices";
+    json_t *value = json_object_get(out->root, key), *list;
+    const char *module;
+    if (hf_is_empty(root, key)) return ESP_OK;
+    if (!json_is_object(value)) {
+        out->embedding_tokens = out->output_tokens = value;
+        return check_tokens(root, key, value, err);
+    }
+    json_object_foreach(value, module, list) {
+        esp_code code = check_tokens(root, key, list, err);
+        bool embeds = ends_in(module, "embed_tokens") || ends_in(module, "word_embeddings");
+        if (code) return code;
+        if (!embeds && !ends_in(module, "lm_head"))
+            return esp_fail(err, ESP_INVALID,
+                            "%s: %s names the module %s; wanted embed_tokens and lm_head alone",
+                            root->file, key, json_show(module).text);
+        *(embeds ? &out->embedding_tokens : &out->output_tokens) = list;
+    }
+    return ESP_OK;
+}
+
 /* ---- the door ---- */
 
 static esp_code read_bias(const hf_section *root, lora_config *out, esp_error *err) {
@@ -294,6 +341,7 @@ esp_code lora_config_read(lora_config *out, const void *bytes, size_t count, esp
     if ((code = read_scale(&root, out, err))) return code;
     if ((code = read_switches(&root, out, err))) return code;
     if ((code = read_targets(&root, out, err))) return code;
+    if ((code = read_tokens(&root, out, err))) return code;
     if ((code = hf_may_text(&root, "task_type", &out->task, err))) return code;
     return hf_may_text(&root, "base_model_name_or_path", &out->base_name, err);
 }

@@ -13,7 +13,7 @@
 
 #include "engine/model/lora/lora_pattern.h"
 
-enum { LORA_CONFIG_BYTES_MAX = 4 << 20 };
+enum { LORA_CONFIG_BYTES_MAX = 4 << 20, LORA_TOKEN_ROWS_MAX = 1 << 16 };
 
 /* A list of module names, or one pattern, or everything. */
 typedef struct lora_modules {
@@ -42,6 +42,8 @@ typedef struct lora_config {
     lora_modules targets, excluded;
     const json_t *saved;           /* modules_to_save: a list of texts, or NULL */
     const json_t *layers;          /* layers_to_transform: a list of numbers; NULL: all */
+    /* trainable_token_indices of each table: ids whose rows the adapter brings; or NULL */
+    const json_t *embedding_tokens, *output_tokens;
     lora_pattern **layer_patterns; /* layers_pattern, or the one that stands for none */
     uint32_t layer_pattern_count;
 } lora_config;

@@ -84,16 +84,23 @@ static esp_code read_all(lora_file *file, esp_error *err) {
     return code;
 }
 
-static void fill_digest(lora_file *file, const file_view *config, const file_view *labels) {
+/* The small files beside the tensors. */
+enum { VIEW_CONFIG, VIEW_LABELS, VIEW_TOKENS, VIEWS = VIEW_TOKENS + ADAPTER_TOKEN_FILES };
+
+static const char *view_name(uint32_t view) {
+    if (view >= VIEW_TOKENS) return ADAPTER_TOKEN_FILE[view - VIEW_TOKENS];
+    return view == VIEW_CONFIG ? ADAPTER_CONFIG_FILE : ADAPTER_LABELS_FILE;
+}
+
+/* views [VIEWS]: those without bytes are not there. */
+static void fill_digest(lora_file *file, const file_view *views) {
     adapter_digest_file files[ADAPTER_FILES_MAX];
     size_t count = 0;
-    const file_view *views[] = {config, labels};
-    const char *names[] = {ADAPTER_CONFIG_FILE, ADAPTER_LABELS_FILE};
-    for (size_t i = 0; i < 2; i++) {
-        if (!views[i]->bytes) continue;
-        files[count].name = names[i];
-        adapter_file_hash(files[count++].hash, views[i]->bytes, views[i]->count, false);
-        file->facts.bytes += views[i]->count;
+    for (uint32_t i = 0; i < VIEWS; i++) {
+        if (!views[i].bytes) continue;
+        files[count].name = view_name(i);
+        adapter_file_hash(files[count++].hash, views[i].bytes, views[i].count, false);
+        file->facts.bytes += views[i].count;
     }
     const safetensors_file *tensors = file->folder_tensors;
     files[count].name = file->gguf ? ADAPTER_GGUF_FILE : ADAPTER_TENSORS_FILE;
@@ -136,9 +143,45 @@ static esp_code open_tensors(lora_file *file, const folder_place *place, esp_err
                                            SAFETENSORS_ADAPTER_HEADER_MAX, err);
 }
 
+/* Rows of a table are among the tensors. */
+static bool has_tables(const safetensors_file *file) {
+    const tensor_set *all = safetensors_tensors(file);
+    lora_place place;
+    for (uint32_t i = 0; i < all->count; i++) {
+        if (!lora_parse_peft(all->at[i].name, &place)) continue;
+        bool rows = place.piece == PIECE_WEIGHT || place.piece == PIECE_TOKENS;
+        if (place.site == SITE_EMBEDDING || (place.site == SITE_OUTPUT && rows)) return true;
+    }
+    return false;
+}
+
+bool lora_folder_has_tables(const char *path) {
+    lora_file file = {0};
+    folder_place place;
+    bool has = folder_place_find(&place, path, NULL) == ESP_OK &&
+               open_tensors(&file, &place, NULL) == ESP_OK && has_tables(file.folder_tensors);
+    safetensors_close(file.folder_tensors);
+    return has;
+}
+
+/* The digest, with what counts of the folder's other files. */
+static esp_code hash_folder(lora_file *file, const folder_place *place, file_view *views,
+                            esp_error *err) {
+    esp_code code = ESP_OK;
+    file->facts.tables = has_tables(file->folder_tensors);
+    for (uint32_t i = VIEW_LABELS; i < VIEWS && !code; i++)
+        if ((i < VIEW_TOKENS || file->facts.tables) && folder_has(place, view_name(i)))
+            code = map_file(place, view_name(i), &views[i], err);
+    views[VIEW_CONFIG] = file->config_view;
+    if (!code) fill_digest(file, views);
+    for (uint32_t i = VIEW_LABELS; i < VIEWS; i++)
+        file_unmap(&views[i]);
+    return code;
+}
+
 static esp_code open_folder(lora_file *file, const char *path, esp_error *err) {
     folder_place place;
-    file_view labels = {0};
+    file_view views[VIEWS] = {{0}};
     esp_code code = folder_place_find(&place, path, err);
     if (code) return code;
     snprintf(file->name, sizeof file->name, "%s", place.name);
@@ -148,14 +191,11 @@ static esp_code open_folder(lora_file *file, const char *path, esp_error *err) {
                         "; wanted an adapter as PEFT saves it",
                         place.name);
     code = map_file(&place, ADAPTER_CONFIG_FILE, &file->config_view, err);
-    if (!code && folder_has(&place, ADAPTER_LABELS_FILE))
-        code = map_file(&place, ADAPTER_LABELS_FILE, &labels, err);
     if (!code)
         code =
             lora_config_read(&file->config, file->config_view.bytes, file->config_view.count, err);
     if (!code) code = open_tensors(file, &place, err);
-    if (!code) fill_digest(file, &file->config_view, &labels);
-    file_unmap(&labels);
+    if (!code) code = hash_folder(file, &place, views, err);
     if (!code) code = read_all(file, err);
     return code ? code : find_labels(file, place.real, err);
 }
@@ -164,7 +204,7 @@ static esp_code open_gguf(lora_file *file, const char *path, esp_error *err) {
     esp_code code = gguf_open(&file->gguf, path, err);
     if (code) return code;
     snprintf(file->name, sizeof file->name, "%s", gguf_name(file->gguf));
-    fill_digest(file, &(file_view){0}, &(file_view){0});
+    fill_digest(file, (file_view[VIEWS]){{0}});
     return read_all(file, err);
 }
 
@@ -198,7 +238,8 @@ static esp_code open_memory(lora_file *file, const file_view *config, const void
     } else
         code = gguf_open_memory(&file->gguf, tensors, tensor_bytes, ADAPTER_GGUF_FILE, err);
     if (code) return code;
-    fill_digest(file, config, &(file_view){0});
+    fill_digest(file, (file_view[VIEWS]){[VIEW_CONFIG] = *config});
+    file->facts.tables = !file->gguf && has_tables(file->folder_tensors);
     if ((code = read_all(file, err))) return code;
     return find_labels(file, NULL, err);
 }

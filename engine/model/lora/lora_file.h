@@ -54,12 +54,15 @@ typedef struct lora_facts {
     uint32_t rank_min, rank_max;       /* over its updates; 0: it has none */
     float alpha;                       /* of modules without one of their own */
     bool rslora, dora;
+    bool
+        tables; /* rows of embed_tokens or lm_head come with it: then its tokenizer's files count, too */
     uint32_t updates; /* matrices of the base that are changed by an update */
     uint32_t tensors;
     uint64_t parameters, bytes;            /* of all tensors; of all its files */
     const char *targets[LORA_TARGETS_MAX]; /* "q_proj", "lm_head", ... that it changes */
     uint32_t target_count;
     uint32_t whole_rows[LORA_WHOLES]; /* 0: the adapter brings none */
+    bool one_table;                   /* LORA_OUTPUT is LORA_EMBEDDING, row for row */
     const char *const *label_names;   /* [whole_rows[LORA_SCORE]], or NULL: it names none */
     /* Where its base's recorded name is no part of the name of the base at hand: a sentence for the
      * log. "": none */
@@ -88,6 +91,8 @@ char *lora_file_describe(const lora_file *file);
 /* Whether a path is that of an adapter and not of a model: a folder with adapter_config.json, a
  * GGUF file of that type. false also for what cannot be read. */
 bool lora_path_is_adapter(const char *path);
+/* lora_facts.tables of a PEFT folder; false also for what cannot be read. */
+bool lora_folder_has_tables(const char *path);
 
 /* What lora_file_read fills; all-zero at first, reused from call to call. */
 typedef struct lora_scratch {

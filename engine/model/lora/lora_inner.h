@@ -41,6 +41,8 @@ typedef enum lora_piece {
     PIECE_MAGNITUDE, /* [rows] of DoRA (arXiv:2402.09353); of the embedding [cols] */
     PIECE_BIAS,      /* [rows] instead of the base's bias */
     PIECE_WEIGHT,    /* the whole matrix, of sites of the model */
+    PIECE_TOKENS,    /* [count, cols] instead of the matrix's rows of some tokens */
+    PIECE_ORIGINAL, /* what stood there before the training of PIECE_WEIGHT: nothing is made with it */
     PIECE_COUNT
 } lora_piece;
 
@@ -76,7 +78,9 @@ struct lora_file {
     uint32_t layers;
     bool encoder;             /* modules are an encoder's: the base's, or the first tensor's */
     lora_update *updates;     /* [layers, SITE_LAYER_COUNT], then the sites of the model */
-    bool output_is_embedding; /* LORA_OUTPUT is what LORA_EMBEDDING is: the base ties the two */
+    bool
+        output_is_embedding; /* LORA_OUTPUT is what LORA_EMBEDDING is: the base ties the two. Without
+                               * ensure_weight_tying an update is the embedding's alone */
     float *embedding_factor;  /* [H] DoRA: of each column, or NULL */
 };
 
@@ -155,6 +159,18 @@ void lora_floats(const model_tensor *tensor, float *out);
 void lora_add_scaled(float *row, const float *a, float factor, uint32_t cols);
 /* Room for count floats in a scratch. */
 float *lora_room(lora_scratch *scratch, size_t count);
+
+/* ---- lora_tokens.c: rows of single tokens ---- */
+
+/* Their ids, as the config lists them; NULL: none at this site. */
+const json_t *lora_token_ids(const lora_file *file, lora_site site);
+/* The tensor against its ids: as many, each once, and all that lie at or behind row `there`, up to the last.
+ * *rows: there, or more. */
+ESP_CHECKED esp_code lora_check_tokens(const lora_file *file, lora_site site, uint64_t there,
+                                       uint64_t *rows, esp_error *err);
+/* Puts those of rows [first, first + count) where they belong in out [count, cols]. */
+void lora_put_tokens(const lora_file *file, lora_site site, uint32_t first, uint32_t count,
+                     float *out);
 
 /* ---- lora_whole.c ---- */
 

@@ -13,9 +13,9 @@ enum { STEP_ROWS = 64, NAME_MAX_BYTES = 160 };
 bool lora_merge_unties(const lora_file *adapter) {
     const lora_facts *facts = &adapter->facts;
     bool tied = adapter->base->spec.tied_embeddings;
-    bool own = facts->whole_rows[LORA_OUTPUT] && !adapter->output_is_embedding;
+    bool own = facts->whole_rows[LORA_OUTPUT] && !facts->one_table;
     bool head = lora_at(adapter, 0, SITE_OUTPUT)->rank > 0;
-    bool moved = facts->whole_rows[LORA_EMBEDDING] && !adapter->output_is_embedding;
+    bool moved = facts->whole_rows[LORA_EMBEDDING] && !facts->one_table;
     if (adapter->base->spec.pooling != POOLING_NONE) return false;
     return !tied || own || head || moved;
 }

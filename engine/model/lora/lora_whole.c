@@ -14,10 +14,11 @@ static const char *row_at(const model_tensor *tensor, uint32_t row) {
     return (const char *)tensor->data + tensor->bytes / tensor->dims[1] * row;
 }
 
-/* Rows of a table before an update: the adapter's own, else the base's. */
-static esp_code table_rows(const lora_file *file, lora_site site, uint32_t first, uint32_t count,
+/* Of a table as the adapter gives it, else of the base's; count 0: none of these rows are in it. */
+static esp_code given_rows(const lora_file *file, lora_site site, uint32_t first, uint32_t count,
                            void **rows, float *out, esp_error *err) {
     const model_tensor *given = lora_at(file, 0, site)->piece[PIECE_WEIGHT];
+    if (!count) return ESP_OK;
     if (given) {
         dtype_info(given->dtype)
             ->dequantise(row_at(given, first), out, (size_t)count * given->dims[0]);
@@ -28,9 +29,21 @@ static esp_code table_rows(const lora_file *file, lora_site site, uint32_t first
     return code ? code : lora_base_read(file->base, &base, first, count, rows, out, err);
 }
 
+/* Rows of a table before an update. Behind its end there are those of single tokens alone. */
+static esp_code table_rows(const lora_file *file, lora_site site, uint32_t first, uint32_t count,
+                           void **rows, float *out, esp_error *err) {
+    const model_tensor *given = lora_at(file, 0, site)->piece[PIECE_WEIGHT];
+    uint32_t there = given ? (uint32_t)given->dims[1] : file->base->spec.vocab;
+    uint32_t left = first < there ? there - first : 0;
+    esp_code code = given_rows(file, site, first, count < left ? count : left, rows, out, err);
+    if (!code) lora_put_tokens(file, site, first, count, out);
+    return code;
+}
+
 esp_code lora_head_rows(const lora_file *file, uint32_t first, uint32_t count, void **rows,
                         float *out, esp_error *err) {
-    return table_rows(file, SITE_OUTPUT, first, count, rows, out, err);
+    lora_site site = file->output_is_embedding ? SITE_EMBEDDING : SITE_OUTPUT;
+    return table_rows(file, site, first, count, rows, out, err);
 }
 
 /* ---- copies of the base's ---- */
@@ -47,7 +60,7 @@ static esp_code is_copy(const lora_file *file, lora_site site, bool *out, esp_er
     *out = given->dims[1] == vocab;
     for (uint32_t first = 0; first < vocab && !code && *out; first += STEP_ROWS) {
         uint32_t left = vocab - first, count = left < STEP_ROWS ? left : STEP_ROWS;
-        code = table_rows(file, site, first, count, &rows, ours, err);
+        code = given_rows(file, site, first, count, &rows, ours, err);
         if (!code) code = lora_base_read(file->base, &base, first, count, &rows, theirs, err);
         *out = !code && memcmp(ours, theirs, (size_t)count * hidden * sizeof *ours) == 0;
     }
@@ -66,7 +79,8 @@ esp_code lora_drop_copies(lora_file *file, esp_error *err) {
         esp_code code = is_copy(file, sites[i], &copy, err);
         if (code) return code;
         if (!copy) continue;
-        update->piece[PIECE_WEIGHT] = NULL;
+        update->piece[PIECE_WEIGHT] = update->piece[PIECE_ORIGINAL] = NULL;
+        if (update->piece[PIECE_TOKENS]) continue;
         if (sites[i] == SITE_OUTPUT || !update->rank) file->facts.whole_rows[wholes[i]] = 0;
     }
     return ESP_OK;
@@ -153,6 +167,15 @@ esp_code lora_embedding_factor(lora_file *file, esp_error *err) {
     return code;
 }
 
+/* As float32, without an update. */
+static esp_code read_table(const lora_file *file, lora_site site, uint32_t first, uint32_t count,
+                           lora_scratch *scratch, kern_matrix_desc *out, esp_error *err) {
+    uint32_t cols = file->base->spec.hidden;
+    float *at = lora_room(scratch, (size_t)count * cols);
+    *out = (kern_matrix_desc){.dtype = DT_F32, .rows = count, .cols = cols, .data = at};
+    return table_rows(file, site, first, count, &scratch->rows, at, err);
+}
+
 static esp_code read_embedding(const lora_file *file, uint32_t first, uint32_t count,
                                lora_scratch *scratch, kern_matrix_desc *out, esp_error *err) {
     embedding_update e = read_update(file);
@@ -171,11 +194,14 @@ esp_code lora_file_read_whole(const lora_file *file, lora_whole which, uint32_t 
     static const lora_site sites[] = {SITE_EMBEDDING, SITE_OUTPUT, SITE_SCORE};
     ESP_ASSERT(file->base && which < LORA_WHOLES && count > 0);
     ESP_ASSERT((uint64_t)first + count <= file->facts.whole_rows[which]);
-    if (which == LORA_OUTPUT && file->output_is_embedding) which = LORA_EMBEDDING;
+    bool tied = which == LORA_OUTPUT && file->output_is_embedding;
+    if (tied) which = LORA_EMBEDDING;
     const lora_update *update = lora_at(file, 0, sites[which]);
-    if (which == LORA_EMBEDDING && update->rank)
-        return read_embedding(file, first, count, scratch, out, err);
     const model_tensor *given = update->piece[PIECE_WEIGHT];
+    if (which == LORA_EMBEDDING && update->rank && (!tied || file->facts.one_table))
+        return read_embedding(file, first, count, scratch, out, err);
+    if (which != LORA_SCORE && (!given || update->piece[PIECE_TOKENS]))
+        return read_table(file, sites[which], first, count, scratch, out, err);
     *out = (kern_matrix_desc){.dtype = given->dtype,
                               .rows = count,
                               .cols = (uint32_t)given->dims[0],

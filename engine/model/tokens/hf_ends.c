@@ -109,8 +109,7 @@ esp_code hf_read_post_processor(hf_reader *r, const json_t *root) {
 
 /* ---- the other files ---- */
 
-/* A member that is a string, or an object with its "content". */
-static tok_text token_named(const json_t *object, const char *key) {
+tok_text hf_token_named(const json_t *object, const char *key) {
     const json_t *member = json_object_get(object, key);
     if (json_is_object(member)) member = json_object_get(member, "content");
     return (tok_text){json_string_value(member), json_string_length(member)};
@@ -118,8 +117,8 @@ static tok_text token_named(const json_t *object, const char *key) {
 
 static int32_t find_named(const token_source *out, const json_t *config, const json_t *map,
                           const char *key) {
-    tok_text text = token_named(config, key);
-    if (text.bytes == 0) text = token_named(map, key);
+    tok_text text = hf_token_named(config, key);
+    if (text.bytes == 0) text = hf_token_named(map, key);
     return text.bytes ? token_source_find(out, text) : -1;
 }
 

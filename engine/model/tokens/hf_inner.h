@@ -44,6 +44,14 @@ ESP_CHECKED esp_code hf_read_post_processor(hf_reader *r, const json_t *root);
 /* Its model and added_tokens. (hf_model.c) */
 ESP_CHECKED esp_code hf_read_model(hf_reader *r, const json_t *root);
 
+/* Of one entry of added_tokens: tok_strip bits are set, and special where it says so. */
+ESP_CHECKED esp_code hf_read_rules(const hf_reader *r, const json_t *token, uint8_t *rules,
+                                   bool *special);
+/* "<|...|>" or the like, a chat format's own mark. */
+bool hf_looks_like_mark(tok_text text);
+/* A member that is a text, or an object with its "content"; of none .at is NULL. (hf_ends.c) */
+tok_text hf_token_named(const json_t *object, const char *key);
+
 /* tekken.json. (hf_tekken.c) */
 ESP_CHECKED esp_code hf_read_tekken(hf_reader *r, const json_t *root);
 /* tokenizer.model, either kind. (hf_sentencepiece.c, hf_ranks.c) */

@@ -203,7 +203,7 @@ static esp_code read_vocab(const hf_reader *r, const hf_model *m) {
 
 /* ---- added tokens ---- */
 
-static bool looks_like_mark(tok_text text) {
+bool hf_looks_like_mark(tok_text text) {
     static const char *const ends[][2] = {{"<|", "|>"}, {"<\xef\xbd\x9c", "\xef\xbd\x9c>"}};
     for (size_t i = 0; i < 2; i++) {
         size_t left = strlen(ends[i][0]), right = strlen(ends[i][1]);
@@ -214,7 +214,7 @@ static bool looks_like_mark(tok_text text) {
     return false;
 }
 
-static esp_code read_rules(const hf_reader *r, const json_t *token, uint8_t *rules, bool *special) {
+esp_code hf_read_rules(const hf_reader *r, const json_t *token, uint8_t *rules, bool *special) {
     static const struct {
         const char *key;
         uint8_t bit;
@@ -261,9 +261,9 @@ static esp_code add_token(const hf_reader *r, const hf_model *m, const json_t *t
     tok_text text = text_of(json_object_get(token, "content"));
     if (text.bytes == 0) return ESP_OK; /* matches nothing, as in the library */
     esp_code code = check_added(r, m, id, text);
-    if (!code) code = read_rules(r, token, &rules, &special);
+    if (!code) code = hf_read_rules(r, token, &rules, &special);
     if (code) return code;
-    special |= looks_like_mark(text);
+    special |= hf_looks_like_mark(text);
     if (!is_told_apart(r, rules, special))
         return hf_fail(r, ESP_UNIMPLEMENTED, "added_tokens",
                        "has \"%.60s\", which is special and normalized; wanted it not normalized",

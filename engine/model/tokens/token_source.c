@@ -222,12 +222,17 @@ static esp_code read_id(const gguf_file *file, const char *key, uint32_t token_c
     return ESP_OK;
 }
 
+bool token_text_ends(tok_text text) {
+    for (size_t i = 0; i < END_MARK_COUNT; i++)
+        if (text.bytes == strlen(END_MARKS[i]) && !memcmp(text.at, END_MARKS[i], text.bytes))
+            return true;
+    return false;
+}
+
 static bool is_end_mark(const token_source *source, uint32_t id) {
     bool special = source->types &&
                    (source->types[id] == TOK_CONTROL || source->types[id] == TOK_USER_DEFINED);
-    for (size_t i = 0; special && i < END_MARK_COUNT; i++)
-        if (is_text(source, id, END_MARKS[i])) return true;
-    return false;
+    return special && token_text_ends(source->tokens[id]);
 }
 
 /* Marks are few; the bound keeps a file that repeats one a million times from costing their square.

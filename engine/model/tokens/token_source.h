@@ -48,6 +48,8 @@ ESP_CHECKED esp_code token_source_add_eog(token_source *out, int64_t id, const c
 /* Every token whose text is the end mark of a chat format. */
 ESP_CHECKED esp_code token_source_add_end_marks(token_source *out, const char *where,
                                                 esp_error *err);
+/* Whether a text is the end mark of a chat format. */
+bool token_text_ends(tok_text text);
 /* The id of a token by its spelling, or -1. */
 int32_t token_source_find(const token_source *source, tok_text text);
 /* Points source at the arrays once they are filled. */

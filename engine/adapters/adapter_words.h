@@ -1,0 +1,23 @@
+/* adapter_words.h - the tokens of an adapter: as many as its tables have rows, and the tokenizer that knows them.
+ *
+ * Thread  any. */
+// SPDX-License-Identifier: Apache-2.0
+#ifndef ESPALIER_ADAPTER_WORDS_H
+#define ESPALIER_ADAPTER_WORDS_H
+
+#include "engine/model/lora/lora_file.h"
+#include "engine/text/tokenizer.h"
+
+typedef struct adapter_words {
+    uint32_t vocab; /* ids below are its tokens; 0: as many as its base has */
+    tokenizer *tok; /* the base's, and its own tokens; NULL: the base's */
+} adapter_words;
+
+/* Of an adapter that was opened against its base; path: its folder. tok: the base's, which outlives what comes out;
+ * NULL: nobody asks for texts. ESP_INVALID, ESP_UNIMPLEMENTED: more tokens than are served, or nothing says what they
+ * are. */
+ESP_CHECKED esp_code adapter_words_open(adapter_words *out, const lora_facts *facts,
+                                        const char *path, const model_spec *spec,
+                                        const tokenizer *tok, esp_error *err);
+
+#endif
