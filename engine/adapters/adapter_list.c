@@ -19,6 +19,11 @@ static adapter_tier tier_of(const adapter *ad) {
     return ad->image && image_is_home(ad->image) ? ADAPTER_HOST : ADAPTER_DISK;
 }
 
+static uint32_t vocab_of(const adapter *ad) {
+    const tokenizer *tok = adapter_tokenizer(ad);
+    return adapter_vocab(ad) || !tok ? adapter_vocab(ad) : tok_count(tok);
+}
+
 /* Under the lock. */
 void list_info(const adapter *ad, adapter_info *out) {
     *out = (adapter_info){.version = ad->version,
@@ -27,6 +32,7 @@ void list_info(const adapter *ad, adapter_info *out) {
                           .current = ad->entry && ad->entry->current == ad,
                           .pinned = atomic_load(&ad->pinned),
                           .rank = ad->facts.rank,
+                          .vocab = vocab_of(ad),
                           .bytes = ad->image ? image_bytes(ad->image) : ad->packed_bytes,
                           .file_bytes = ad->facts.file_bytes,
                           .parameters = ad->facts.parameters,

@@ -111,6 +111,8 @@ typedef struct adapter_info {
     bool current; /* what the bare name means */
     bool pinned;
     uint32_t rank;  /* largest; 0 while listed */
+    uint32_t
+        vocab; /* ids below are tokens of one that adds some; 0: as many as the base has, or listed */
     uint64_t bytes; /* packed; 0 while listed */
     uint64_t file_bytes, parameters;
     uint32_t users;                      /* requests that hold it */

@@ -61,14 +61,15 @@ static esp_code merge(const options *o, const model_file *base, const lora_file 
                                        .progress = progress_step,
                                        .progress_arg = &bar};
     const char *warning = lora_file_facts(lora)->warning;
+    bool grown = lora_file_facts(lora)->whole_rows[LORA_EMBEDDING] > model_file_spec(base)->vocab;
     if (warning[0]) fprintf(stderr, "espalier adapter: %s\n", warning);
     esp_code code = lora_merge(base, lora, &wanted, &reads_text, err);
     progress_end(&bar);
     if (code == ESP_OK && !reads_text)
         fprintf(stderr,
                 "espalier adapter: %s has no tokenizer; copy tokenizer.json and "
-                "tokenizer_config.json of the base into it\n",
-                o->out);
+                "tokenizer_config.json of the %s into it\n",
+                o->out, grown ? "training, which know the added tokens," : "base");
     return code;
 }
 

@@ -60,6 +60,7 @@ static void add_adapters(listing *l, const adapter_info *infos, size_t count) {
         if (!is_served(&infos[i])) continue;
         Espalier__V1__Model one = l->models[0];
         one.parent = one.name;
+        if (infos[i].vocab) one.vocabulary = infos[i].vocab;
         set_name(&one, &infos[i], l->labels[l->count]);
         add(l, &one);
     }

@@ -78,6 +78,12 @@ def test_a_generation_ends_with_its_own_end(stub):
     assert answer.final.finish_reason == pb.FINISH_REASON_STOP
 
 
+def test_models_are_listed_with_their_tokens(stub):
+    generate(stub, model="marks", prompt=PROMPTS[0], max_tokens=1)
+    listed = {one.name: one.vocabulary for one in stub.ListModels(pb.ListModelsRequest()).models}
+    assert listed["marks"] == VOCAB + 2 and sorted(listed.values()) == [VOCAB, VOCAB + 2]
+
+
 def test_the_base_answers_as_without_it(stub):
     before = bits(generate(stub, prompt=PROMPTS[1], max_tokens=12, top_logprobs=3))
     generate(stub, model="marks", prompt=PROMPTS[1], max_tokens=2)

@@ -130,7 +130,7 @@ static void copy_file(const char *from, const char *to) {
     assert_int_equal(fclose(out), 0);
 }
 
-/* A base with its tokenizer beside it gives a folder that reads text. */
+/* A base with its tokenizer beside it gives a folder that reads text, unless there are more tokens. */
 static void the_tokenizer_comes_along(void **state) {
     (void)state;
     static const char *const files[][2] = {{"families/llama3", "config.json"},
@@ -157,6 +157,11 @@ static void the_tokenizer_comes_along(void **state) {
     assert_int_equal(model_file_tokenizer(file, &tok, &err), ESP_OK);
     tok_close(tok);
     model_file_close(file);
+    remove_folder(out);
+    /* the base's knows no added tokens */
+    lora_case_path(adapter, "lora", "llama-added");
+    if (merge(base, adapter, out, &reads_text, &err)) fail_msg("%s", err.message);
+    assert_false(reads_text);
     remove_folder(out);
     remove_folder(base);
 }

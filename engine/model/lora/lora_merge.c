@@ -60,8 +60,10 @@ static esp_code copy_tokenizer(const lora_merge_run *run, const new_folder *fold
     if (model_folder_is(o->adapter_path) && !folder_place_find(&place, o->adapter_path, NULL) &&
         has_tokenizer(&place))
         return copy_files(o->adapter_path, folder, reads_text, err);
-    return model_folder_is(o->base_path) ? copy_files(o->base_path, folder, reads_text, err)
-                                         : ESP_OK;
+    bool grown = run->vocab > run->base->spec.vocab; /* the base's does not know them */
+    return !grown && model_folder_is(o->base_path)
+               ? copy_files(o->base_path, folder, reads_text, err)
+               : ESP_OK;
 }
 
 static esp_code fill_folder(lora_merge_run *run, const new_folder *folder, bool *reads_text,
