@@ -176,15 +176,13 @@ static void close_whole(void *arg, kern_matrix *matrix) {
 }
 
 /* The matrix that an adapter brings has a row for each token, here of an output for this rank's: of the base's, and
- * of those it adds. How many the embedding of a classifier adds its tables do not say. */
-static bool rows_fit(const adapter_follower *f, const adapter_message *m, uint64_t rows) {
-    const model *base = f->options.model;
-    const uint32_t whole = model_get_spec(base)->vocab;
-    const uint32_t vocab = image_view(f->all[m->id].image)->vocab;
-    if (m->index == IMAGE_EMBEDDING)
-        return vocab ? rows == vocab : rows >= whole && rows - whole <= MODEL_ADDED_TOKENS_MAX;
-    const model_shard *shard = model_get_shard(base);
-    return rows == shard_vocab(shard, vocab ? vocab : whole, shard->rank).count;
+ * of those it adds. */
+static uint32_t rows_here(const adapter_follower *f, const adapter_message *m) {
+    const adapter_image *image = f->all[m->id].image;
+    const model_shard *shard = model_get_shard(f->options.model);
+    uint32_t base = model_get_spec(f->options.model)->vocab, own = image_view(image)->vocab;
+    if (m->index == IMAGE_EMBEDDING) return image_tokens(image) ? image_tokens(image) : base;
+    return shard_vocab(shard, own ? own : base, shard->rank).count;
 }
 
 static bool shape_is_sane(const adapter_follower *f, const adapter_message *m) {
@@ -192,8 +190,7 @@ static bool shape_is_sane(const adapter_follower *f, const adapter_message *m) {
     if (m->cols != model_get_spec(f->options.model)->hidden || m->cols % info->block_elements)
         return false;
     uint64_t row = (uint64_t)m->cols / info->block_elements * info->block_bytes;
-    uint64_t bytes = m->bytes[f->options.comm->rank];
-    return bytes % row == 0 && rows_fit(f, m, bytes / row);
+    return m->bytes[f->options.comm->rank] == rows_here(f, m) * row;
 }
 
 /* The first chunk of one, where none is on its way; or the next of that. */

@@ -209,7 +209,12 @@ image_labels image_take_labels(adapter_image *image) {
     return labels;
 }
 
-void image_set_words(adapter_image *image, const adapter_words *words) { image->words = *words; }
+void image_set_words(adapter_image *image, const adapter_words *words) {
+    image->words = *words;
+    image->tokens = words->vocab;
+    for (uint32_t i = 0; i < other_count(image); i++)
+        image->others[i]->tokens = words->vocab;
+}
 
 adapter_words image_take_words(adapter_image *image) {
     adapter_words words = image->words;
@@ -285,6 +290,7 @@ void image_finish(adapter_image *image) {
 
 /* ---- reading and moving ---- */
 
+uint32_t image_tokens(const adapter_image *image) { return image->tokens; }
 const model_adapter *image_view(const adapter_image *image) { return &image->view; }
 
 uint32_t image_frame_count(const adapter_image *image) {

@@ -78,6 +78,8 @@ void image_set_vocab(adapter_image *image, uint32_t vocab);
 void image_finish(adapter_image *image);
 
 const model_adapter *image_view(const adapter_image *image);
+/* Rows of an embedding of its own, where it adds tokens to the base's; else 0. */
+uint32_t image_tokens(const adapter_image *image);
 uint32_t image_frame_count(const adapter_image *image); /* of the rank that needs the most */
 uint64_t
 image_bytes(const adapter_image *image); /* of all pieces and whole matrices, of all ranks */

@@ -41,6 +41,7 @@ struct adapter_image {
     bool shared;         /* the output is the embedding */
     image_labels labels;
     adapter_words words;
+    uint32_t tokens; /* rows of an embedding of its own, where more than the base's; else 0 */
     uint64_t bytes, whole_bytes;
     model_adapter view;
 

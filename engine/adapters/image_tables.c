@@ -26,7 +26,8 @@ void image_write_tables(adapter_image *image) {
     image_tables_head head = {.linear_count = image->linear_count,
                               .piece_count = image->piece_count,
                               .frame_count = image->frame_count,
-                              .vocab = image->view.vocab};
+                              .vocab = image->view.vocab,
+                              .tokens = image->tokens};
     image->tables_bytes = tables_bytes(&head);
     void *at = image->tables_out = mem_new(image->tables_bytes, 1);
     at = put(at, &head, sizeof head);
@@ -101,8 +102,8 @@ static bool linear_is_sane(const adapter_image *image, const image_linear *linea
         !pieces_are_sane(image, linear, &shape))
         return false;
     const model *m = image->options.model;
-    return !m || model_takes_update(m, linear->role, linear->layer, &linear->lora,
-                                    image->view.vocab);
+    return !m ||
+           model_takes_update(m, linear->role, linear->layer, &linear->lora, image->view.vocab);
 }
 
 static bool is_sane(const adapter_image *image) {
@@ -137,13 +138,15 @@ esp_code image_read_tables(adapter_image **out, const image_options *options, co
     image_tables_head head = {0};
     if (count >= sizeof head) memcpy(&head, bytes, sizeof head);
     if (count < sizeof head || tables_bytes(&head) != count ||
-        head.frame_count > options->frames_max || !vocab_is_sane(options, head.vocab))
+        head.frame_count > options->frames_max || !vocab_is_sane(options, head.vocab) ||
+        !vocab_is_sane(options, head.tokens))
         return esp_fail(err, ESP_INTERNAL, "an adapter's tables of %zu bytes are not whole", count);
     adapter_image *image = image_open(options);
     image->linear_count = head.linear_count;
     image->piece_count = head.piece_count;
     image->frame_count = head.frame_count;
     image->view.vocab = head.vocab;
+    image->tokens = head.tokens;
     read_arrays(image, (const char *)bytes + sizeof head);
     if (!is_sane(image)) {
         image_close(image);

@@ -12,7 +12,8 @@
 
 typedef struct image_tables_head {
     uint32_t linear_count, piece_count, frame_count;
-    uint32_t vocab; /* model_adapter.vocab */
+    uint32_t vocab;  /* model_adapter.vocab */
+    uint32_t tokens; /* image_tokens */
 } image_tables_head;
 
 /* Of an image that gets no more pieces; the bytes are the image's. */
