@@ -182,7 +182,7 @@ static linear_params common_params(const cuda_linear_args *args) {
 /* Parts [first, first + count) into p. */
 static void take_parts(linear_params &p, const linear_part *parts, uint32_t count) {
     p.part_count = count;
-    p.even = p.out_cols % 2 == 0;
+    p.even = p.out_cols % 2 == 0 && reinterpret_cast<uintptr_t>(p.out) % sizeof(float2) == 0;
     for (uint32_t i = 0; i < count; i++) {
         p.part[i] = parts[i];
         p.pairs[i] = p.gated ? parts[i].tile_rows : cu_ceil(parts[i].tile_rows, 2);

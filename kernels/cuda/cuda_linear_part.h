@@ -41,7 +41,7 @@ struct linear_params {
     uint32_t token_count, out_cols;
     kern_epilogue epilogue;
     bool gated;
-    bool even; /* neighbouring outputs may be stored as one word */
+    bool even; /* neighbouring outputs may be stored as one word: they begin at one, and rows do */
     float softcap;
     const float *delta; /* cuda_launch.h; delta_cols: of a token */
     uint32_t delta_cols, matrix_count;
