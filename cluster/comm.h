@@ -50,7 +50,7 @@ typedef struct comm_ops {
     void (*exchange)(comm *c, const comm_part *parts);  /* [size] */
     void (*broadcast)(comm *c, void *at, size_t bytes); /* rank 0's to all others */
     /* All ranks fail with this, from their next wait on; the first failure stays. Other processes are told when this
-     * rank calls anything next, or looks (check), or closes. */
+     * rank calls anything next, or looks (check), or closes; over MPI they see it leave, or lose their patience. */
     void (*abort)(comm *c, const esp_error *why);
     /* The first failure of this rank; ESP_OK: none so far. */
     ESP_CHECKED esp_code (*check)(comm *c, esp_error *err);

@@ -28,7 +28,7 @@ tcp_welcome tcp_welcome_make(tcp_verdict verdict, tcp_place host, uint32_t local
 }
 
 bool tcp_greeting_is_ours(const tcp_greeting *g) {
-    return memcmp(g->magic, magic, sizeof magic) == 0 && g->each > 0 &&
+    return memcmp(g->magic, magic, sizeof magic) == 0 &&
            memchr(g->host, 0, sizeof g->host) != NULL;
 }
 

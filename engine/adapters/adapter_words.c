@@ -18,7 +18,7 @@ static esp_code fail_unnamed(const lora_facts *facts, uint32_t rows, uint32_t vo
                              esp_error *err) {
     return esp_fail(err, ESP_INVALID,
                     "%s: it has %u tokens, %u more than the base, and neither tokenizer.json nor "
-                    "added_tokens.json says what they are; save its tokenizer beside it",
+                    "added_tokens.json says what they are; save its tokenizer beside it, and import it again",
                     facts->name, rows, rows - vocab);
 }
 
@@ -30,7 +30,7 @@ esp_code adapter_words_open(adapter_words *out, const lora_facts *facts, const c
     *out = (adapter_words){.vocab = grown ? rows : 0};
     esp_code code = grown ? check_count(facts, rows, spec->vocab, err) : ESP_OK;
     if (code != ESP_OK || !facts->tables || !tok) return code;
-    code = added_tokens_open(&out->tok, path, tok, grown ? rows : spec->vocab, &says, &why);
+    code = added_tokens_open(&out->tok, path, tok, grown ? rows : spec->vocab, grown, &says, &why);
     if (code != ESP_OK) return esp_fail(err, code, "%s: %s", facts->name, why.message);
     return grown && !says ? fail_unnamed(facts, rows, spec->vocab, err) : ESP_OK;
 }

@@ -8,13 +8,17 @@
 #ifndef ESPALIER_IMAGE_TABLES_H
 #define ESPALIER_IMAGE_TABLES_H
 
+#include <assert.h>
+
 #include "engine/adapters/adapter_image.h"
 
 typedef struct image_tables_head {
     uint32_t linear_count, piece_count, frame_count;
     uint32_t vocab;  /* model_adapter.vocab */
     uint32_t tokens; /* image_tokens */
+    uint32_t unused; /* linears begin at a multiple of 8 */
 } image_tables_head;
+static_assert(sizeof(image_tables_head) % 8 == 0, "linears lie as they do in memory");
 
 /* Of an image that gets no more pieces; the bytes are the image's. */
 void image_write_tables(adapter_image *image);

@@ -32,9 +32,13 @@ esp_code find_words(served_model *model, adapter *ad, esp_error *err) {
     esp_code code = adapters_read_words(model->adapters, ad, &why);
     if (code == ESP_INVALID || code == ESP_NOT_FOUND) code = ESP_PRECONDITION;
     if (code != ESP_OK) return esp_fail_field(err, code, "model", "model: %.400s", why.message);
-    if (!ad || !adapter_tokenizer(ad)) return ESP_OK;
-    model->tok = adapter_tokenizer(ad);
-    model->vocab = adapter_vocab(ad) ? adapter_vocab(ad) : tok_count(model->tok);
+    if (!ad) return ESP_OK;
+    tokenizer *own = adapter_tokenizer(ad);
+    if (own) model->tok = own;
+    if (adapter_vocab(ad))
+        model->vocab = adapter_vocab(ad);
+    else if (own)
+        model->vocab = tok_count(own);
     return ESP_OK;
 }
 

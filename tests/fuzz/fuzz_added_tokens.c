@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     hf_folder_add(folder, data[0] == '2' ? "added_tokens.json" : "tokenizer.json", data + 1,
                   (size_t)((cut ? cut : end) - data - 1));
     if (cut) hf_folder_add(folder, "tokenizer_config.json", cut + 1, (size_t)(end - cut - 1));
-    esp_code code = added_tokens_open(&tok, folder->path, base, 300, &says, &err);
+    esp_code code = added_tokens_open(&tok, folder->path, base, 300, size % 2, &says, &err);
     ESP_ASSERT(code == ESP_OK || (!tok && err.message[0]));
     if (tok) hf_fuzz_encode(tok);
     tok_close(tok);

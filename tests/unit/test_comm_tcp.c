@@ -165,7 +165,9 @@ static void strangers_are_sent_away_and_hold_nobody_up(void **state) {
     memset(g.host, 'x', sizeof g.host);
     expect_verdict(g, 0);
     g = good, g.each = 0;
-    expect_verdict(g, 0);
+    expect_verdict(g, TCP_OTHER_SIZE);
+    g.version = 1; /* which had no such word */
+    expect_verdict(g, TCP_OTHER_BUILD);
     g = good, g.version = 99;
     expect_verdict(g, TCP_OTHER_BUILD);
     expect_place((tcp_place){1, 3, 1}, TCP_OTHER_SIZE);

@@ -25,6 +25,7 @@ typedef struct token_list {
     size_t count;
     const tokenizer *base;
     uint32_t rows;
+    bool grown;
 } token_list;
 
 /* ---- the files ---- */
@@ -120,6 +121,7 @@ static esp_code sift(const token_list *l, tok_added *out, uint32_t *count) {
         esp_show(shown, sizeof shown, one->token.text.at, one->token.text.bytes);
         if (one->token.text.bytes == 0) continue; /* matches nothing, as in the library */
         if (one->id < next && is_bases(l, one)) continue;
+        if (one->id >= l->rows && !l->grown) continue; /* no row: the model never met it */
         if (one->id < next)
             return hf_fail(r, ESP_INVALID, LIST,
                            "gives \"%s\" the id %lld, which is another token of the base: the "
@@ -166,8 +168,8 @@ static esp_code open_from(const token_list *l, tokenizer **out) {
 }
 
 esp_code added_tokens_open(tokenizer **out, const char *folder, const tokenizer *base,
-                           uint32_t rows, bool *says, esp_error *err) {
-    token_list l = {.reader = {.err = err}, .base = base, .rows = rows};
+                           uint32_t rows, bool grown, bool *says, esp_error *err) {
+    token_list l = {.reader = {.err = err}, .base = base, .rows = rows, .grown = grown};
     *out = NULL;
     esp_code code = read_files(&l, folder);
     *says = l.json || l.map;
