@@ -136,7 +136,8 @@ static void compare(const room *r, const char *name, bool four_bits, uint32_t pr
         free(many.at);
         for (int round = 0; round < 2; round++) {
             answers together = run_requests(e, round);
-            assert_memory_equal(&alone, &together, sizeof alone);
+            assert_memory_equal(alone.digests, together.digests, sizeof alone.digests);
+            assert_memory_equal(alone.ids, together.ids, sizeof alone.ids);
         }
         engine_close(e);
     }
