@@ -14,15 +14,14 @@
 #include "kernels/cuda/cuda_replay.h"
 #include "tests/cuda/bf16_model.h"
 #include "tests/unit/divergence.h"
-#include "tests/unit/tiny_adapter.h"
-#include "tests/unit/tiny_engine.h"
+#include "tests/unit/tiny_adapters.h"
 
 #ifdef ESPALIER_SANITIZED
 enum { REQUESTS = 4, OUTPUT = 5, PROMPT = 20 }; /* instrumented: slow */
 #else
 enum { REQUESTS = 7, OUTPUT = 7, PROMPT = 32 };
 #endif
-enum { ADAPTERS = 3, PROMPT_IDS = 250, LEAST_IDS = 3, BASE = -1, CONTEXT = 128, STEPS_MAX = 10000 };
+enum { ADAPTERS = 3, PROMPT_IDS = 250, LEAST_IDS = 3, CONTEXT = 128, STEPS_MAX = 10000 };
 
 /* Mean over all rows of all subjects of a test; one of them alone may be farther off where bf16 itself is, as
  * the CPU's distance to ref shows. */
@@ -50,8 +49,7 @@ typedef struct subject {
     const char *name;
     bool with_adapters,
         with_wholes; /* the last adapter has an embedding of its own: no graphs with it */
-    char adapters[ADAPTERS][TA_PATH_BYTES + 8];
-    char folders[ADAPTERS][TA_PATH_BYTES];
+    tiny_adapters adapters;
 } subject;
 
 /* ---- the device's table, with an eye on its steps ---- */
@@ -94,20 +92,7 @@ static model_config config_of(const subject *s, device_kind device) {
 }
 
 static engine *open_on(const subject *s, model_config config) {
-    config.adapters.count = s->with_adapters ? ADAPTERS : 0;
-    for (uint32_t i = 0; i < config.adapters.count; i++)
-        config.adapters.at[i] = s->adapters[i];
-    return tiny_open(s->model, config);
-}
-
-static adapter *find(engine *e, int which) {
-    char name[16];
-    adapter *out = NULL;
-    esp_error err = {0};
-    if (which == BASE) return NULL;
-    snprintf(name, sizeof name, "a%d", which);
-    if (adapters_find(engine_adapters(e), name, &out, &err) != ESP_OK) fail_msg("%s", err.message);
-    return out;
+    return tiny_open_with(s->model, &s->adapters, s->adapters.count, config);
 }
 
 static void fill_prompt(int32_t *ids, uint32_t count, uint32_t seed) {
@@ -133,7 +118,7 @@ static request *make_request(const subject *s, engine *e, uint32_t number) {
                          .ignore_eos = true,
                          .row_digests = !s->device_picks,
                          .adapters = engine_adapters(e),
-                         .adapter = find(e, adapter_of(s, number)),
+                         .adapter = tiny_find(e, adapter_of(s, number)),
                          .policy = {.temperature = number % 3 ? 0.8f : 0, .seed = number}};
     request *r = NULL;
     esp_error err = {0};
@@ -238,7 +223,7 @@ static rows logits_of(const subject *s, device_kind device, int which) {
     esp_error err = {0};
     fill_prompt(ids, PROMPT, 77);
     engine *e = open_on(s, config_of(s, device));
-    adapter *through = find(e, which);
+    adapter *through = tiny_find(e, which);
     rows r = {.vocab = engine_vocab(e, through)};
     ids[PROMPT / 2] = (int32_t)r.vocab - 1;
     r.at = mem_new((size_t)PROMPT * r.vocab, sizeof *r.at);
@@ -315,21 +300,15 @@ static void make_adapters(subject *s, const family *f, uint32_t vocab) {
     base.hidden = 64, base.heads = 4, base.kv_heads = 2, base.intermediate = 96, base.vocab = vocab;
     s->with_adapters = true;
     for (uint32_t i = 0; i < ADAPTERS; i++) {
-        tiny_adapter_write(s->folders[i],
-                           &(tiny_adapter_options){.base = &base,
-                                                   .rank = ranks[i],
-                                                   .targets = targets[i],
-                                                   .wholes = s->with_wholes && i == 2,
-                                                   .added = adds_tokens(s, f) && i == 2 ? 3 : 0,
-                                                   .std = 0.08f,
-                                                   .seed = 100 + i});
-        snprintf(s->adapters[i], sizeof s->adapters[i], "a%u=%s", i, s->folders[i]);
+        tiny_adapters_add(&s->adapters,
+                          &(tiny_adapter_options){.base = &base,
+                                                  .rank = ranks[i],
+                                                  .targets = targets[i],
+                                                  .wholes = s->with_wholes && i == 2,
+                                                  .added = adds_tokens(s, f) && i == 2 ? 3 : 0,
+                                                  .std = 0.08f,
+                                                  .seed = 100 + i});
     }
-}
-
-static void drop_adapters(subject *s) {
-    for (uint32_t i = 0; s->with_adapters && i < ADAPTERS; i++)
-        tiny_adapter_remove(s->folders[i]);
 }
 
 static uint32_t vocab_of(const subject *s) {
@@ -357,7 +336,7 @@ static void check_all(bool four_bits, bool with_adapters) {
         if (with_adapters) make_adapters(&s, &FAMILIES[i], vocab_of(&s));
         sum += check_near_cpu(&s);
         check_law_one(&s);
-        drop_adapters(&s);
+        tiny_adapters_remove(&s.adapters);
         if (!four_bits) unlink(s.model);
     }
     print_message("mean KL to the CPU: %.1e\n", sum / count);

@@ -11,10 +11,9 @@
 #include <cmocka.h>
 
 #include "engine/base/mem.h"
-#include "tests/unit/tiny_adapter.h"
-#include "tests/unit/tiny_engine.h"
+#include "tests/unit/tiny_adapters.h"
 
-enum { ADAPTERS = 5, REQUESTS = 18, OUTPUT = 8, VOCAB = TINY_TOKENS, BASE = -1, WIDEST = 4 };
+enum { ADAPTERS = 5, REQUESTS = 18, OUTPUT = 8, VOCAB = TINY_TOKENS, WIDEST = 4 };
 
 static const tiny_llama_options MODEL = {.layers = 2,
                                          .hidden = 96,
@@ -32,45 +31,30 @@ static const tiny_llama_options MODEL = {.layers = 2,
 static const uint32_t ADDED[ADAPTERS] = {0, 0, 1, 5, MODEL_ADDED_TOKENS_MAX};
 
 static char model_path[] = "/tmp/espalier-words-XXXXXX";
-static char folders[ADAPTERS][TA_PATH_BYTES], options_text[ADAPTERS][TA_PATH_BYTES + 8];
+static tiny_adapters files;
 
 static int make_files(void **state) {
     (void)state;
     tiny_write(model_path, &MODEL);
     for (uint32_t i = 0; i < ADAPTERS; i++) {
-        tiny_adapter_write(folders[i], &(tiny_adapter_options){.base = &MODEL,
-                                                               .rank = 3 + i,
-                                                               .targets = i % 2 ? TA_ALL : TA_Q,
-                                                               .wholes = i > 0,
-                                                               .added = ADDED[i],
-                                                               .seed = 300 + i});
-        snprintf(options_text[i], sizeof options_text[i], "a%u=%s", i, folders[i]);
+        tiny_adapters_add(&files, &(tiny_adapter_options){.base = &MODEL,
+                                                          .rank = 3 + i,
+                                                          .targets = i % 2 ? TA_ALL : TA_Q,
+                                                          .wholes = i > 0,
+                                                          .added = ADDED[i],
+                                                          .seed = 300 + i});
     }
     return 0;
 }
 
 static int drop_files(void **state) {
     (void)state;
-    for (uint32_t i = 0; i < ADAPTERS; i++)
-        tiny_adapter_remove(folders[i]);
+    tiny_adapters_remove(&files);
     return unlink(model_path);
 }
 
 static engine *open_with(model_config config) {
-    config.adapters.count = ADAPTERS;
-    for (uint32_t i = 0; i < ADAPTERS; i++)
-        config.adapters.at[i] = options_text[i];
-    return tiny_open(model_path, config);
-}
-
-static adapter *find(engine *e, int which) {
-    char name[16];
-    adapter *out = NULL;
-    esp_error err = {0};
-    if (which == BASE) return NULL;
-    snprintf(name, sizeof name, "a%d", which);
-    if (adapters_find(engine_adapters(e), name, &out, &err) != ESP_OK) fail_msg("%s", err.message);
-    return out;
+    return tiny_open_with(model_path, &files, ADAPTERS, config);
 }
 
 static uint32_t vocab_of(int which) { return VOCAB + (which == BASE ? 0 : ADDED[which]); }
@@ -100,7 +84,7 @@ static request *make_request(engine *e, uint32_t number, int which) {
                          .ignore_eos = true,
                          .row_digests = true,
                          .adapters = engine_adapters(e),
-                         .adapter = find(e, which),
+                         .adapter = tiny_find(e, which),
                          .policy = policy_of(number)};
     request *r = NULL;
     esp_error err = {0};
@@ -110,53 +94,10 @@ static request *make_request(engine *e, uint32_t number, int which) {
 
 static int adapter_of(uint32_t number) { return number % 6 == 5 ? BASE : (int)(number % 6); }
 
-typedef struct answer {
-    int32_t ids[OUTPUT];
-    uint64_t rows[OUTPUT];
-    float logprobs[OUTPUT];
-} answer;
-
-static void keep(request *r, answer *out) {
-    if (r->finish != FINISH_LENGTH)
-        fail_msg("ended as %s: %s", finish_reason_name(r->finish), r->error.message);
-    memset(out, 0, sizeof *out);
-    memcpy(out->ids, r->tokens + r->prompt_count, sizeof out->ids);
-    memcpy(out->rows, r->row_digests, sizeof out->rows);
-    if (r->logprobs) memcpy(out->logprobs, r->logprobs, sizeof out->logprobs);
-    request_unref(r);
-}
-
-static void answer_alone(engine *e, answer *out) {
-    for (uint32_t i = 0; i < REQUESTS; i++) {
-        request *r = make_request(e, i, adapter_of(i));
-        tiny_submit(e, r);
-        while (!atomic_load(&r->done))
-            engine_step_or_wait(e);
-        keep(r, &out[i]);
-    }
-}
-
-static void answer_together(engine *e, answer *out) {
-    request *all[REQUESTS];
-    for (uint32_t i = 0; i < REQUESTS; i++)
-        tiny_submit(e, all[i] = make_request(e, i, adapter_of(i)));
-    for (uint32_t i = 0; i < REQUESTS; i++) {
-        while (!atomic_load(&all[i]->done)) {
-            engine_step_or_wait(e);
-            engine_check(e);
-        }
-        keep(all[i], &out[i]);
-    }
-}
-
-static void assert_same(const answer *a, const answer *b, const char *what) {
-    for (uint32_t i = 0; i < REQUESTS; i++)
-        if (memcmp(&a[i], &b[i], sizeof a[i]) != 0)
-            fail_msg("%s: request %u, adapter %d, has other bits", what, i, adapter_of(i));
-}
+static const tiny_crowd crowd = {REQUESTS, make_request, adapter_of};
 
 /* Ids of its own tokens come from the widest alone, where they are most of all. */
-static void assert_widths(const answer *all) {
+static void assert_widths(const tiny_answer *all) {
     uint32_t own = 0;
     for (uint32_t i = 0; i < REQUESTS; i++)
         for (uint32_t k = 0; k < OUTPUT; k++) {
@@ -167,18 +108,18 @@ static void assert_widths(const answer *all) {
 }
 
 static void check_company(model_config config) {
-    static answer alone[REQUESTS], other[REQUESTS];
+    static tiny_answer alone[REQUESTS], other[REQUESTS];
     engine *e = open_with(config);
-    answer_alone(e, alone);
+    tiny_answer_alone(e, &crowd, alone);
     assert_widths(alone);
-    answer_together(e, other);
-    assert_same(alone, other, "all at once");
+    tiny_answer_together(e, &crowd, 0, other);
+    tiny_assert_same(&crowd, alone, other, "all at once");
     engine_close(e);
     config.threads = 3;
     config.max_seqs = config.step_tokens = 13;
     e = open_with(config);
-    answer_together(e, other);
-    assert_same(alone, other, "3 threads, chunks of 13");
+    tiny_answer_together(e, &crowd, 0, other);
+    tiny_assert_same(&crowd, alone, other, "3 threads, chunks of 13");
     engine_close(e);
 }
 
@@ -211,7 +152,7 @@ static void on_amx_company_changes_no_bit(void **state) {
 /* The base's answers are those of an engine that has never heard of adapters. */
 static void the_base_answers_as_without_adapters(void **state) {
     (void)state;
-    answer with, without;
+    tiny_answer with, without;
     engine *e = open_with((model_config){.device = DEVICE_REF});
     request *all[ADAPTERS + 1];
     for (int i = BASE; i < ADAPTERS; i++)
@@ -220,7 +161,7 @@ static void the_base_answers_as_without_adapters(void **state) {
         while (!atomic_load(&all[i]->done))
             engine_step_or_wait(e);
         if (i == 0)
-            keep(all[i], &with);
+            tiny_keep(all[i], &with);
         else
             request_unref(all[i]);
     }
@@ -229,7 +170,7 @@ static void the_base_answers_as_without_adapters(void **state) {
     request *r = make_request(e, 2, BASE);
     tiny_submit(e, r);
     tiny_finish(e, r);
-    keep(r, &without);
+    tiny_keep(r, &without);
     assert_memory_equal(&with, &without, sizeof with);
     engine_close(e);
 }
@@ -242,7 +183,7 @@ static esp_code try_request(engine *e, int which, int32_t id, const sample_bias 
                          .prompt_count = 1,
                          .output_max = 4,
                          .adapters = engine_adapters(e),
-                         .adapter = find(e, which),
+                         .adapter = tiny_find(e, which),
                          .policy = {.bias = bias, .bias_count = bias != NULL}};
     esp_code code = request_new(out, &o, engine_vocab(e, o.adapter), err);
     if (code != ESP_OK) adapter_release(engine_adapters(e), o.adapter);
@@ -304,7 +245,7 @@ static void texts_are_cut_by_the_tokens_of_their_adapter(void **state) {
     int32_t id;
     snprintf(text, sizeof text, "<|w%d|>", VOCAB + 3);
     for (int which = BASE; which < ADAPTERS; which++) {
-        adapter *ad = find(e, which);
+        adapter *ad = tiny_find(e, which);
         bool knows = vocab_of(which) > VOCAB + 3;
         uint32_t count = count_ids(engine_tokenizer_of(e, ad), text, &id);
         assert_int_equal(count == 1, knows);
@@ -340,7 +281,7 @@ static void one_of_the_store_is_read_for_its_tokens(void **state) {
     assert_int_equal(store_open(&store, &(store_options){.root = root, .create = true}, NULL),
                      ESP_OK);
     for (uint32_t i = 0; i < 4; i += 3)
-        assert_int_equal(store_import(store, folders[i],
+        assert_int_equal(store_import(store, files.folders[i],
                                       &(store_import_options){.name = i ? "wide" : "plain"}, NULL,
                                       NULL),
                          ESP_OK);
@@ -383,7 +324,7 @@ static void logits_of_a_prompt_are_as_wide(void **state) {
     int32_t ids[70];
     uint32_t rows = 0;
     esp_error err = {0};
-    adapter *ad = find(e, 3);
+    adapter *ad = tiny_find(e, 3);
     for (int i = 0; i < 70; i++)
         ids[i] = i % 9 ? i : VOCAB + i % 5;
     assert_int_equal(engine_logits(e, ad, ids, 70, count_row, &rows, &err), ESP_OK);

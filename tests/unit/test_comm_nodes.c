@@ -20,6 +20,7 @@
 #include "cluster/comm_tcp.h"
 #include "engine/base/clock.h"
 #include "tests/unit/comm_cases.h"
+#include "tests/unit/free_port.h"
 
 enum { MOST = 9 };
 
@@ -58,17 +59,6 @@ static void *run_process(void *arg) {
     return NULL;
 }
 
-/* A port that nobody has now. */
-static void choose_address(char out[32]) {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t bytes = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_true(fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &bytes), 0);
-    close(fd);
-    snprintf(out, 32, "127.0.0.1:%u", ntohs(at.sin_port));
-}
-
 static void run_ranks(rank_thread *ranks, uint32_t processes, uint32_t each, bool tcp,
                       void *(*body)(void *)) {
     process_thread all[MOST];
@@ -76,7 +66,7 @@ static void run_ranks(rank_thread *ranks, uint32_t processes, uint32_t each, boo
     comm *between[COMM_RANKS_MAX] = {NULL};
     char address[32];
     if (tcp)
-        choose_address(address);
+        free_port(address);
     else
         comm_local_open(between, processes);
     for (uint32_t p = 0; p < processes; p++) {

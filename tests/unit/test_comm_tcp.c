@@ -19,6 +19,7 @@
 #include "cluster/tcp_greeting.h"
 #include "engine/base/clock.h"
 #include "tests/unit/comm_cases.h"
+#include "tests/unit/free_port.h"
 
 enum { MOST = 4 };
 
@@ -30,20 +31,10 @@ typedef struct rank_thread {
     esp_error err;
 } rank_thread;
 
-static char address[32];
+static char address[FREE_PORT_BYTES];
 static uint16_t port;
 
-/* A port that nobody has now. */
-static void choose_port(void) {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t bytes = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_true(fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at) == 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &bytes), 0);
-    close(fd);
-    port = ntohs(at.sin_port);
-    snprintf(address, sizeof address, "127.0.0.1:%u", port);
-}
+static void choose_port(void) { port = free_port(address); }
 
 static void *live(void *arg) {
     rank_thread *r = arg;

@@ -13,10 +13,9 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
-#include "tests/unit/tiny_adapter.h"
-#include "tests/unit/tiny_engine.h"
+#include "tests/unit/tiny_adapters.h"
 
-enum { ADAPTERS = 8, REQUESTS = 16, OUTPUT = 10, VOCAB = 320, PROMPT_IDS = 256, BASE = -1 };
+enum { ADAPTERS = 8, REQUESTS = 16, OUTPUT = 10, VOCAB = 320, PROMPT_IDS = 256 };
 
 static const tiny_llama_options MODEL = {.layers = 3,
                                          .hidden = 96,
@@ -31,7 +30,7 @@ static const tiny_llama_options MODEL = {.layers = 3,
                                          .tied = true};
 
 static char model_path[] = "/tmp/espalier-test-XXXXXX";
-static char folders[ADAPTERS][TA_PATH_BYTES], options_text[ADAPTERS][TA_PATH_BYTES + 8];
+static tiny_adapters files;
 
 /* Ranks from 1 to 33; on all linears, on q and v, or on the MLP alone; two with an embedding and an output
  * of their own. */
@@ -41,38 +40,23 @@ static int make_files(void **state) {
     static const uint32_t ranks[ADAPTERS] = {8, 16, 1, 33, 4, 8, 17, 2};
     tiny_write(model_path, &MODEL);
     for (uint32_t i = 0; i < ADAPTERS; i++) {
-        tiny_adapter_write(folders[i], &(tiny_adapter_options){.base = &MODEL,
-                                                               .rank = ranks[i],
-                                                               .targets = targets[i % 3],
-                                                               .wholes = i % 4 == 3,
-                                                               .seed = 100 + i});
-        snprintf(options_text[i], sizeof options_text[i], "a%u=%s", i, folders[i]);
+        tiny_adapters_add(&files, &(tiny_adapter_options){.base = &MODEL,
+                                                          .rank = ranks[i],
+                                                          .targets = targets[i % 3],
+                                                          .wholes = i % 4 == 3,
+                                                          .seed = 100 + i});
     }
     return 0;
 }
 
 static int drop_files(void **state) {
     (void)state;
-    for (uint32_t i = 0; i < ADAPTERS; i++)
-        tiny_adapter_remove(folders[i]);
+    tiny_adapters_remove(&files);
     return unlink(model_path);
 }
 
 static engine *open_with(model_config config, uint32_t adapters_wanted) {
-    config.adapters.count = adapters_wanted;
-    for (uint32_t i = 0; i < adapters_wanted; i++)
-        config.adapters.at[i] = options_text[i];
-    return tiny_open(model_path, config);
-}
-
-static adapter *find(engine *e, int which) {
-    char name[16];
-    adapter *out = NULL;
-    esp_error err = {0};
-    if (which == BASE) return NULL;
-    snprintf(name, sizeof name, "a%d", which);
-    if (adapters_find(engine_adapters(e), name, &out, &err) != ESP_OK) fail_msg("%s", err.message);
-    return out;
+    return tiny_open_with(model_path, &files, adapters_wanted, config);
 }
 
 /* Mixed lengths and policies, the same for the same number. */
@@ -89,7 +73,7 @@ static request *make_request(engine *e, uint32_t number, int which) {
                          .ignore_eos = true,
                          .row_digests = true,
                          .adapters = engine_adapters(e),
-                         .adapter = find(e, which),
+                         .adapter = tiny_find(e, which),
                          .policy = {.temperature = number % 3 ? 0.8f : 0, .seed = number}};
     request *r = NULL;
     esp_error err = {0};
@@ -102,24 +86,7 @@ static int adapter_of(uint32_t number) {
     return number % 5 == 4 ? BASE : (int)(number * 3 % ADAPTERS);
 }
 
-typedef struct answer {
-    int32_t ids[OUTPUT];
-    uint64_t rows[OUTPUT]; /* digests of the logits */
-} answer;
-
-static void keep(request *r, answer *out) {
-    if (r->finish != FINISH_LENGTH)
-        fail_msg("ended as %s: %s", finish_reason_name(r->finish), r->error.message);
-    memcpy(out->ids, r->tokens + r->prompt_count, sizeof out->ids);
-    memcpy(out->rows, r->row_digests, sizeof out->rows);
-    request_unref(r);
-}
-
-static void run(engine *e, request *r) {
-    tiny_submit(e, r);
-    while (!atomic_load(&r->done))
-        engine_step_or_wait(e);
-}
+static const tiny_crowd crowd = {REQUESTS, make_request, adapter_of};
 
 static uint32_t users(engine *e) {
     adapter_info *list;
@@ -134,44 +101,14 @@ static uint32_t users(engine *e) {
 
 /* ---- law 1 ---- */
 
-static void answer_alone(engine *e, answer *out) {
-    for (uint32_t i = 0; i < REQUESTS; i++) {
-        request *r = make_request(e, i, adapter_of(i));
-        run(e, r);
-        keep(r, &out[i]);
-    }
-}
-
-static void answer_together(engine *e, answer *out, uint32_t preempt_every) {
-    request *all[REQUESTS];
-    for (uint32_t i = 0; i < REQUESTS; i++)
-        tiny_submit(e, all[i] = make_request(e, i, adapter_of(i)));
-    for (uint32_t i = 0, step = 1; i < REQUESTS; step++) {
-        engine_step_or_wait(e);
-        engine_check(e);
-        assert_true(step < 100000);
-        if (preempt_every && step % preempt_every == 0) engine_preempt_newest(e);
-        while (i < REQUESTS && atomic_load(&all[i]->done))
-            i++;
-    }
-    for (uint32_t i = 0; i < REQUESTS; i++)
-        keep(all[i], &out[i]);
-}
-
-static void assert_same(const answer *a, const answer *b, const char *what) {
-    for (uint32_t i = 0; i < REQUESTS; i++)
-        if (memcmp(&a[i], &b[i], sizeof a[i]) != 0)
-            fail_msg("%s: request %u, adapter %d, has other bits", what, i, adapter_of(i));
-}
-
 static void check_company(model_config config) {
-    static answer alone[REQUESTS], other[REQUESTS];
+    static tiny_answer alone[REQUESTS], other[REQUESTS];
     engine *e = open_with(config, ADAPTERS);
-    answer_alone(e, alone);
-    answer_together(e, other, 0);
-    assert_same(alone, other, "all at once");
-    answer_together(e, other, 3);
-    assert_same(alone, other, "preempted");
+    tiny_answer_alone(e, &crowd, alone);
+    tiny_answer_together(e, &crowd, 0, other);
+    tiny_assert_same(&crowd, alone, other, "all at once");
+    tiny_answer_together(e, &crowd, 3, other);
+    tiny_assert_same(&crowd, alone, other, "preempted");
     engine_stats stats;
     engine_read_stats(e, &stats);
     assert_true(stats.preemptions_total > 0);
@@ -180,8 +117,8 @@ static void check_company(model_config config) {
     config.threads = 3;
     config.max_seqs = config.step_tokens = 13;
     e = open_with(config, ADAPTERS);
-    answer_together(e, other, 0);
-    assert_same(alone, other, "3 threads, chunks of 13");
+    tiny_answer_together(e, &crowd, 0, other);
+    tiny_assert_same(&crowd, alone, other, "3 threads, chunks of 13");
     engine_close(e);
 }
 
@@ -215,11 +152,11 @@ static void on_amx_company_changes_no_bit(void **state) {
 static void each_adapter_gives_an_answer_of_its_own(void **state) {
     (void)state;
     engine *e = open_with((model_config){0}, ADAPTERS);
-    answer all[ADAPTERS + 1];
+    tiny_answer all[ADAPTERS + 1];
     for (int i = BASE; i < ADAPTERS; i++) {
         request *r = make_request(e, 6, i);
-        run(e, r);
-        keep(r, &all[i + 1]);
+        tiny_run(e, r);
+        tiny_keep(r, &all[i + 1]);
     }
     for (int i = 0; i <= ADAPTERS; i++)
         for (int j = 0; j < i; j++)
@@ -306,7 +243,7 @@ static void a_decode_step_with_adapters_allocates_nothing(void **state) {
     for (int which = 0; which < ADAPTERS;
          which++) { /* brought, so that nobody below waits for one */
         request *r = make_request(e, 0, which);
-        run(e, r);
+        tiny_run(e, r);
         request_unref(r);
     }
     for (uint32_t i = 0; i < REQUESTS; i++)
@@ -445,30 +382,30 @@ static void unloading_ends_users_and_no_others(void **state) {
 static void a_request_ends_on_the_version_it_began_with(void **state) {
     (void)state;
     engine *e = open_with((model_config){0}, 1);
-    answer before, during, after, other;
+    tiny_answer before, during, after, other;
     esp_error err = {0};
     request *r = make_request(e, 5, 0);
-    run(e, r);
-    keep(r, &before);
+    tiny_run(e, r);
+    tiny_keep(r, &before);
     r = make_request(e, 5, 0);
     tiny_submit(e, r);
     while (r->published < 2)
         engine_step_or_wait(e);
-    if (adapters_load(engine_adapters(e), "a0", folders[3], NULL, &err) != ESP_OK)
+    if (adapters_load(engine_adapters(e), "a0", files.folders[3], NULL, &err) != ESP_OK)
         fail_msg("%s", err.message);
     request *second = make_request(e, 5, 0);
     assert_int_equal(second->by.version, 2);
-    run(e, second);
-    keep(second, &after);
+    tiny_run(e, second);
+    tiny_keep(second, &after);
     tiny_finish(e, r);
-    keep(r, &during);
+    tiny_keep(r, &during);
     assert_memory_equal(&before, &during, sizeof before);
     assert_int_not_equal(before.rows[0], after.rows[0]);
     engine_close(e);
     e = open_with((model_config){0}, 4);
     r = make_request(e, 5, 3);
-    run(e, r);
-    keep(r, &other);
+    tiny_run(e, r);
+    tiny_keep(r, &other);
     assert_memory_equal(&after, &other, sizeof after);
     engine_close(e);
 }
@@ -486,7 +423,7 @@ static void a_request_too_large_beside_its_adapter_is_told_so(void **state) {
     assert_int_equal(store_open(&store, &(store_options){.root = root, .create = true}, &err),
                      ESP_OK);
     store_import_options import = {.name = "a1"};
-    assert_int_equal(store_import(store, folders[1], &import, NULL, &err), ESP_OK);
+    assert_int_equal(store_import(store, files.folders[1], &import, NULL, &err), ESP_OK);
     store_close(store);
     engine *e = open_with((model_config){.adapter_store = root, .kv_memory = ENOUGH}, 0);
     engine_read_stats(e, &stats);
@@ -499,14 +436,14 @@ static void a_request_too_large_beside_its_adapter_is_told_so(void **state) {
                          .prompt_count = r->prompt_count,
                          .output_max = CONTEXT - r->prompt_count,
                          .adapters = engine_adapters(e),
-                         .adapter = find(e, 1)};
+                         .adapter = tiny_find(e, 1)};
     assert_int_equal(request_new(&large, &o, VOCAB, &err), ESP_OK);
-    run(e, large);
+    tiny_run(e, large);
     assert_int_equal(large->finish, FINISH_ERROR);
     assert_int_equal(large->error.code, ESP_INVALID);
     assert_string_equal(large->error.field, "max_tokens");
     assert_non_null(strstr(large->error.message, "a1@1"));
-    run(e, r);
+    tiny_run(e, r);
     assert_int_equal(r->finish, FINISH_LENGTH);
     request_unref(large);
     request_unref(r);
@@ -536,7 +473,7 @@ static void logits_of_a_prompt_go_through_the_adapter(void **state) {
     for (int which = BASE; which < ADAPTERS; which++) {
         request *r = make_request(e, 3, which); /* greedy */
         row_kept kept = {.wanted = r->prompt_count - 1};
-        adapter *through = find(e, which);
+        adapter *through = tiny_find(e, which);
         esp_error err = {0};
         int32_t best = 0;
         if (engine_logits(e, through, r->tokens, r->prompt_count, keep_row, &kept, &err) != ESP_OK)
@@ -544,7 +481,7 @@ static void logits_of_a_prompt_go_through_the_adapter(void **state) {
         adapter_release(engine_adapters(e), through);
         for (int32_t i = 1; i < VOCAB; i++)
             if (kept.row[i] > kept.row[best]) best = i;
-        run(e, r);
+        tiny_run(e, r);
         assert_int_equal(r->tokens[r->prompt_count], best);
         request_unref(r);
     }

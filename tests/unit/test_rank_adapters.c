@@ -9,10 +9,9 @@
 
 #include "tests/unit/lora_cases.h"
 #include "tests/unit/rank_kl.h"
-#include "tests/unit/tiny_adapter.h"
-#include "tests/unit/tiny_engine.h"
+#include "tests/unit/tiny_adapters.h"
 
-enum { ADAPTERS = 8, REQUESTS = 16, OUTPUT = 6, VOCAB = 320, BASE = -1 };
+enum { ADAPTERS = 8, REQUESTS = 16, OUTPUT = 6, VOCAB = 320 };
 
 static bool has_cpu(void) { return kern_cpu_best_level() != LEVEL_AUTO; }
 
@@ -110,7 +109,7 @@ static const tiny_llama_options MODEL = {.layers = 2,
                                          .seed = 21};
 
 static char model_path[] = "/tmp/espalier-rank-adapters-XXXXXX";
-static char folders[ADAPTERS][TA_PATH_BYTES], options_text[ADAPTERS][TA_PATH_BYTES + 8];
+static tiny_adapters files;
 
 /* Ranks from 1 to 19; two bring an embedding and an output matrix, one of them for more tokens. */
 static int make_files(void **state) {
@@ -119,47 +118,32 @@ static int make_files(void **state) {
     static const uint32_t ranks[ADAPTERS] = {8, 16, 1, 19, 4, 12, 17, 2};
     tiny_write(model_path, &MODEL);
     for (uint32_t i = 0; i < ADAPTERS; i++) {
-        tiny_adapter_write(folders[i], &(tiny_adapter_options){.base = &MODEL,
-                                                               .rank = ranks[i],
-                                                               .targets = targets[i % 3],
-                                                               .wholes = i % 4 == 3,
-                                                               .added = i == 7 ? 5 : 0,
-                                                               .std = 0.05f,
-                                                               .seed = 100 + i});
-        snprintf(options_text[i], sizeof options_text[i], "a%u=%s", i, folders[i]);
+        tiny_adapters_add(&files, &(tiny_adapter_options){.base = &MODEL,
+                                                          .rank = ranks[i],
+                                                          .targets = targets[i % 3],
+                                                          .wholes = i % 4 == 3,
+                                                          .added = i == 7 ? 5 : 0,
+                                                          .std = 0.05f,
+                                                          .seed = 100 + i});
     }
     return 0;
 }
 
 static int drop_files(void **state) {
     (void)state;
-    for (uint32_t i = 0; i < ADAPTERS; i++)
-        tiny_adapter_remove(folders[i]);
+    tiny_adapters_remove(&files);
     return unlink(model_path);
 }
 
 static engine *open_with(model_config config) {
-    config.adapters.count = ADAPTERS;
-    for (uint32_t i = 0; i < ADAPTERS; i++)
-        config.adapters.at[i] = options_text[i];
-    return tiny_open(model_path, config);
-}
-
-static adapter *find(engine *e, int which) {
-    char name[16];
-    adapter *out = NULL;
-    esp_error err = {0};
-    if (which == BASE) return NULL;
-    snprintf(name, sizeof name, "a%d", which);
-    if (adapters_find(engine_adapters(e), name, &out, &err) != ESP_OK) fail_msg("%s", err.message);
-    return out;
+    return tiny_open_with(model_path, &files, ADAPTERS, config);
 }
 
 static rank_rows rows_through(engine *e, int which) {
     int32_t ids[40];
     rank_rows rows;
     esp_error err = {0};
-    adapter *ad = find(e, which);
+    adapter *ad = tiny_find(e, which);
     for (int i = 0; i < 40; i++)
         ids[i] = 3 + i * 37 % 190;
     if (rank_read_rows(e, ad, ids, 40, &rows, &err) != ESP_OK) fail_msg("%s", err.message);
@@ -203,7 +187,7 @@ static request *make_request(engine *e, uint32_t number, int which) {
                          .ignore_eos = true,
                          .row_digests = true,
                          .adapters = engine_adapters(e),
-                         .adapter = find(e, which)};
+                         .adapter = tiny_find(e, which)};
     request *r = NULL;
     esp_error err = {0};
     if (request_new(&r, &o, VOCAB, &err) != ESP_OK) fail_msg("%s", err.message);
@@ -215,60 +199,20 @@ static int adapter_of(uint32_t number) {
     return number % 5 == 4 ? BASE : (int)(number * 3 % ADAPTERS);
 }
 
-typedef struct answer {
-    int32_t ids[OUTPUT];
-    uint64_t rows[OUTPUT]; /* digests of the logits */
-} answer;
-
-static void keep(request *r, answer *out) {
-    if (r->finish != FINISH_LENGTH)
-        fail_msg("ended as %s: %s", finish_reason_name(r->finish), r->error.message);
-    memcpy(out->ids, r->tokens + r->prompt_count, sizeof out->ids);
-    memcpy(out->rows, r->row_digests, sizeof out->rows);
-    request_unref(r);
-}
-
-static void wait_for(engine *e, const request *r) {
-    while (!atomic_load(&r->done))
-        engine_step_or_wait(e);
-}
-
-static void answer_alone(engine *e, answer *out) {
-    for (uint32_t i = 0; i < REQUESTS; i++) {
-        request *r = make_request(e, i, adapter_of(i));
-        tiny_submit(e, r);
-        wait_for(e, r);
-        keep(r, &out[i]);
-    }
-}
-
-static void answer_together(engine *e, answer *out, uint32_t preempt_every) {
-    request *all[REQUESTS];
-    for (uint32_t i = 0; i < REQUESTS; i++)
-        tiny_submit(e, all[i] = make_request(e, i, adapter_of(i)));
-    for (uint32_t i = 0, step = 1; i < REQUESTS; step++) {
-        engine_step_or_wait(e);
-        engine_check(e);
-        if (preempt_every && step % preempt_every == 0) engine_preempt_newest(e);
-        while (i < REQUESTS && atomic_load(&all[i]->done))
-            i++;
-    }
-    for (uint32_t i = 0; i < REQUESTS; i++)
-        keep(all[i], &out[i]);
-}
+static const tiny_crowd crowd = {REQUESTS, make_request, adapter_of};
 
 static void check_company(model_config config) {
-    static answer alone[REQUESTS], together[REQUESTS];
+    static tiny_answer alone[REQUESTS], together[REQUESTS];
     engine *e = open_with(config);
-    answer_alone(e, alone);
-    answer_together(e, together, 0);
+    tiny_answer_alone(e, &crowd, alone);
+    tiny_answer_together(e, &crowd, 0, together);
     assert_memory_equal(alone, together, sizeof alone);
-    answer_together(e, together, 5);
+    tiny_answer_together(e, &crowd, 5, together);
     assert_memory_equal(alone, together, sizeof alone);
     engine_close(e);
     config.max_seqs = config.step_tokens = 13;
     e = open_with(config);
-    answer_together(e, together, 0);
+    tiny_answer_together(e, &crowd, 0, together);
     assert_memory_equal(alone, together, sizeof alone);
     engine_close(e);
 }
@@ -288,16 +232,16 @@ static void company_changes_no_bit(void **state) {
 /* Frames for two or three: whoever comes takes the place of another on all ranks. */
 static void adapters_that_do_not_fit_take_turns_on_all_ranks(void **state) {
     (void)state;
-    static answer wanted[REQUESTS], seen[REQUESTS];
+    static tiny_answer wanted[REQUESTS], seen[REQUESTS];
     for (uint32_t tp = 2; tp <= 4; tp += 2) {
         model_config config = {.device = DEVICE_REF, .tp = tp, .max_seqs = 4};
         engine *e = open_with(config);
-        answer_alone(e, wanted);
+        tiny_answer_alone(e, &crowd, wanted);
         engine_close(e);
         config.kv_memory = tp == 2 ? 1500000 : 2500000;
         e = open_with(config);
         for (int round = 0; round < 5; round++) {
-            answer_together(e, seen, round % 2 ? 7 : 0);
+            tiny_answer_together(e, &crowd, round % 2 ? 7 : 0, seen);
             assert_memory_equal(wanted, seen, sizeof wanted);
         }
         adapters_stats stats;
@@ -311,18 +255,18 @@ static void adapters_that_do_not_fit_take_turns_on_all_ranks(void **state) {
 /* Loaded, unloaded and loaded again as another, while requests of others run. */
 static void names_change_their_adapter_under_traffic(void **state) {
     (void)state;
-    static answer wanted[REQUESTS];
-    answer seen;
+    static tiny_answer wanted[REQUESTS];
+    tiny_answer seen;
     esp_error err = {0};
     engine *e = open_with((model_config){.device = DEVICE_REF, .tp = 2});
-    answer_alone(e, wanted);
+    tiny_answer_alone(e, &crowd, wanted);
     for (uint32_t round = 0; round < 40; round++) {
         uint32_t i = round % REQUESTS;
         request *other = make_request(e, i, adapter_of(i));
         tiny_submit(e, other);
         engine_step(e);
         uint32_t which = round % 3;
-        if (adapters_load(engine_adapters(e), "moving", folders[which], NULL, &err) != ESP_OK)
+        if (adapters_load(engine_adapters(e), "moving", files.folders[which], NULL, &err) != ESP_OK)
             fail_msg("%s", err.message);
         adapter *ad = NULL;
         assert_int_equal(adapters_find(engine_adapters(e), "moving", &ad, &err), ESP_OK);
@@ -334,12 +278,12 @@ static void names_change_their_adapter_under_traffic(void **state) {
             own->adapter = ad;
             own->adapters = engine_adapters(e);
             tiny_submit(e, own);
-            wait_for(e, own);
-            keep(own, &seen);
+            tiny_wait(e, own);
+            tiny_keep(own, &seen);
             assert_memory_equal(&seen, &wanted[k], sizeof seen);
         }
-        wait_for(e, other);
-        keep(other, &seen);
+        tiny_wait(e, other);
+        tiny_keep(other, &seen);
         assert_memory_equal(&seen, &wanted[i], sizeof seen);
         if (round % 2)
             assert_int_equal(adapters_unload(engine_adapters(e), "moving",
@@ -371,17 +315,17 @@ static void a_rank_that_has_no_room_for_an_adapter_fails_that_adapter(void **sta
     atomic_store(&packs_left, 1 << 20);
     model_config config = {.device = DEVICE_REF, .tp = 2, .ops = &ops};
     config.adapters.count = 1; /* whose matrices come later */
-    config.adapters.at[0] = options_text[0];
+    config.adapters.at[0] = files.options[0];
     engine *e = tiny_open(model_path, config);
     esp_error err = {0};
-    if (adapters_load(engine_adapters(e), "a3", folders[3], NULL, &err) != ESP_OK)
+    if (adapters_load(engine_adapters(e), "a3", files.folders[3], NULL, &err) != ESP_OK)
         fail_msg("%s", err.message);
     atomic_store(&packs_left, 1); /* the embedding, not the output */
     request *fails = make_request(e, 1, 3), *runs = make_request(e, 2, 0);
     tiny_submit(e, fails);
     tiny_submit(e, runs);
-    wait_for(e, fails);
-    wait_for(e, runs);
+    tiny_wait(e, fails);
+    tiny_wait(e, runs);
     assert_int_equal(fails->finish, FINISH_ERROR);
     if (!strstr(fails->error.message, "device 1 is full")) fail_msg("%s", fails->error.message);
     assert_int_equal(runs->finish, FINISH_LENGTH);
@@ -412,7 +356,7 @@ static void a_matrix_may_take_longer_to_pack_than_a_step(void **state) {
     atomic_store(&slow_packs, 1);
     request *r = make_request(e, 1, 3);
     tiny_submit(e, r);
-    wait_for(e, r);
+    tiny_wait(e, r);
     assert_int_equal(atomic_load(&slow_packs), 0);
     if (r->finish != FINISH_LENGTH) fail_msg("%s", r->error.message);
     request_unref(r);
