@@ -113,6 +113,13 @@ static const flag model_flags[] = {
      .placeholder = "N",
      .help = "most tokens computed in one step; default 512, on cuda 2,048, or what the longest "
              "text of an encoder has"},
+    {.name = "prefill-chunk",
+     .kind = FLAG_U32,
+     MODEL_FIELD(prefill_chunk),
+     .most = LIMIT_STEP_TOKENS_MAX,
+     .placeholder = "N",
+     .help = "most tokens of prompts in a step that extends answers, too: fewer, and answers come "
+             "more evenly; more, and prompts are done sooner; default 320, on cuda --step-tokens"},
     {.name = "activations",
      .kind = FLAG_CHOICE,
      MODEL_FIELD(activations),

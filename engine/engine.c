@@ -19,7 +19,7 @@
 #include "kernels/op_timer.h"
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
-enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048 };
+enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048, PREFILL_CHUNK_DEFAULT = 320 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 /* Who lives though nothing can be done waits for an adapter, whose frames or whose own deadline come with
  * time alone. */
@@ -39,6 +39,8 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
     if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
     if (!c->step_tokens)
         c->step_tokens = c->device == DEVICE_CUDA ? STEP_TOKENS_CUDA : STEP_TOKENS_DEFAULT;
+    if (!c->prefill_chunk)
+        c->prefill_chunk = c->device == DEVICE_CUDA ? c->step_tokens : PREFILL_CHUNK_DEFAULT;
     if (spec_runs_whole(spec) && !step_tokens_given)
         c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
@@ -291,6 +293,7 @@ static esp_code open_scheduler(engine *e, esp_error *err) {
     sched_options o = {.seqs_max = e->config.max_seqs,
                        .waiting_max = e->live_max,
                        .step_tokens = e->config.step_tokens,
+                       .prefill_chunk = e->config.prefill_chunk,
                        .context_max = e->config.max_context,
                        .short_context = spec_short_context(model_get_spec(e->model)),
                        .kv = {.page_count = e->page_count, .group_count = groups->count}};

@@ -17,7 +17,7 @@
  *                                                               in flight computes it
  *
  * Plan: decodes (one token left to compute) first, then prefill chunks, first come first served, until
- * step_tokens are spent; at most one partial chunk a step. A whole request is never cut: it waits, and
+ * step_tokens are spent, or beside decodes prefill_chunk; at most one partial chunk a step. A whole request is never cut: it waits, and
  * who waits behind it too, until a step has room for all of it. When pages run out for a running sequence's
  * growth, the newest running sequence is preempted and goes to the head of the waiting ones (it recomputes;
  * by law 1 its tokens do not change).
@@ -53,6 +53,7 @@ typedef struct sched_options {
     uint32_t seqs_max;    /* most running sequences (--max-seqs) */
     uint32_t waiting_max; /* most waiting ones; a submit beyond is refused */
     uint32_t step_tokens; /* token budget of a step (--step-tokens) */
+    uint32_t prefill_chunk; /* that of prompts in a step with decodes (--prefill-chunk); 0: what these leave */
     uint32_t context_max; /* most tokens of a sequence (--max-context) */
     uint32_t short_context; /* a sequence that grows beyond it is computed anew, once; 0: none is */
     kv_options kv;        /* table_count, table_pages_max and step_tokens are set by sched_open */

@@ -58,7 +58,7 @@ struct scheduler {
     sched_options options;
     kv_cache *kv;
     sched_adapters adapters; /* all-zero: none */
-    uint64_t line_pages;     /* that the first in line could not have in the last step; 0: it had none
+    uint64_t line_pages; /* that the first in line could not have in the last step; 0: it had none
                               * to ask for */
     uint32_t slot_count; /* seqs_max + waiting_max */
     sequence *sequences; /* [slot_count] */
@@ -70,6 +70,7 @@ struct scheduler {
     kv_table *tables_free; /* [seqs_max] a stack */
 
     uint32_t work_count, token_count;
+    uint32_t tokens_end;    /* of the step: the most that token_count may be */
     uint32_t flights;       /* steps launched and not collected */
     sched_work *work;       /* [seqs_max] the plan */
     sched_dropped *dropped; /* [slot_count] */
@@ -89,7 +90,7 @@ void heap_remove(scheduler *s, slot_heap *heap, uint32_t slot);
 bool heap_before(const scheduler *s, const slot_heap *heap, uint32_t a, uint32_t b);
 
 /* The waiting order: preempted ones, then by priority, then by arrival. */
-uint32_t waiting_head(const scheduler *s); /* NO_SLOT: nobody waits, but for those parked */
+uint32_t waiting_head(const scheduler *s);  /* NO_SLOT: nobody waits, but for those parked */
 uint32_t waiting_count(const scheduler *s); /* those parked, too */
 void waiting_remove(scheduler *s, uint32_t slot);
 /* Before `slot` is admitted: whether one that was parked for long has to go first. */

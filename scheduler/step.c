@@ -2,7 +2,8 @@
  *
  *   drop   cancelled and expired sequences end
  *   share  each running sequence is promised tokens of the budget: decodes first, then prefills,
- *          both oldest first. Only the last promise can be a partial chunk: it spends the budget
+ *          both oldest first. Only the last promise can be a partial chunk: it spends the budget,
+ *          which beside decodes is a chunk of prompts
  *   back   the promises are backed with pages, oldest first; when pages run out the newest running
  *          sequence is preempted. It comes last, so no promise already backed is ever broken,
  *          and the oldest always advances
@@ -40,6 +41,12 @@ static uint32_t share(scheduler *s, bool decodes, uint32_t budget) {
         budget -= q->planned;
     }
     return budget;
+}
+
+/* What a step's tokens may come to. Who waits for the next token of an answer waits for all of them. */
+static uint32_t tokens_end(const scheduler *s, uint32_t decodes) {
+    uint32_t chunk = s->options.prefill_chunk, room = s->options.step_tokens - decodes;
+    return decodes && chunk && chunk < room ? decodes + chunk : s->options.step_tokens;
 }
 
 static uint32_t tokens_to_back(const sequence *q) {
@@ -123,16 +130,15 @@ static bool admit_one(scheduler *s, sched_plan *plan, uint32_t slot, int64_t now
         seq_let_go(s, q);
         return false;
     }
-    uint32_t budget = s->options.step_tokens - s->token_count;
-    q->planned = q->known < budget ? q->known : budget;
+    uint32_t budget = s->tokens_end - s->token_count;
+    q->planned = q->known < budget || q->request.whole ? q->known : budget;
     list_work(s, plan, slot);
     return true;
 }
 
 static void admit(scheduler *s, sched_plan *plan, int64_t now_us) {
     uint32_t leaving = s->leaving.count; /* they still have their seats */
-    while (s->running.count + leaving < s->options.seqs_max &&
-           s->token_count < s->options.step_tokens) {
+    while (s->running.count + leaving < s->options.seqs_max && s->token_count < s->tokens_end) {
         uint32_t slot = waiting_head(s);
         if (slot == NO_SLOT || !admit_one(s, plan, slot, now_us)) return;
     }
@@ -143,8 +149,9 @@ void sched_step(scheduler *s, int64_t now_us, sched_plan *plan) {
     s->work_count = s->token_count = 0;
     s->line_pages = 0;
     drop_ended(s, now_us, plan);
-    uint32_t budget = share(s, true, s->options.step_tokens);
-    share(s, false, budget);
+    uint32_t decodes = s->options.step_tokens - share(s, true, s->options.step_tokens);
+    s->tokens_end = tokens_end(s, decodes);
+    share(s, false, s->tokens_end - decodes);
     back_all(s, plan);
     list_running(s, plan, true);
     list_running(s, plan, false);

@@ -2,7 +2,7 @@
  *
  * A scenario (tests/unit/scenarios/NAME.txt) is one story, a command a line, # begins a comment:
  *
- *   open seqs=4 waiting=8 step=16 context=256 pages=16 [groups=1] [short=N] [window=N]
+ *   open seqs=4 waiting=8 step=16 context=256 pages=16 [groups=1] [short=N] [window=N] [chunk=N]
  *   (window: of the last group)
  *   submit NAME prompt=N out=N [priority=N] [deadline=US]
  *   refuse prompt=N out=N code=NAME [field=NAME] [says=WORD] [retry=MS]
@@ -182,6 +182,7 @@ static void do_open(story *t, const char *line) {
     sched_options options = {.seqs_max = (uint32_t)number(line, "seqs", 0),
                              .waiting_max = (uint32_t)number(line, "waiting", 0),
                              .step_tokens = (uint32_t)number(line, "step", 0),
+                             .prefill_chunk = (uint32_t)number(line, "chunk", 0),
                              .context_max = (uint32_t)number(line, "context", 0),
                              .short_context = (uint32_t)number(line, "short", 0),
                              .kv = {.page_count = (uint32_t)number(line, "pages", 0),
