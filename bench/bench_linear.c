@@ -90,48 +90,64 @@ static double flops(const shape *s) {
     return 2 * rows * s->cols * s->layers;
 }
 
-/* Microseconds of one pass over the layers: the median of passes. */
-static double time_shape(const lab *l, model *m, uint32_t shape_index, uint32_t tokens) {
+/* Rows of the output matrix are wanted of each sequence's last token; a prefill has one. */
+static uint32_t rows_of(const shape *s, uint32_t tokens) {
+    return s->rows[0] == VOCAB && tokens > 64 ? 1 : tokens;
+}
+
+static void run_layer(const lab *l, model *m, uint32_t shape_index, uint32_t layer,
+                      uint32_t tokens) {
+    const shape *s = &m->shapes[shape_index];
+    if (layer >= s->layers) return;
+    m->ops[shape_index][layer].token_count = rows_of(s, tokens);
+    l->ops->linear(l->dev, &m->ops[shape_index][layer]);
+}
+
+static void sort(double *values, uint32_t count) {
+    for (uint32_t i = 1; i < count; i++)
+        for (uint32_t j = i; j > 0 && values[j] < values[j - 1]; j--) {
+            double swap = values[j];
+            values[j] = values[j - 1];
+            values[j - 1] = swap;
+        }
+}
+
+/* Microseconds of one pass over the layers of some shapes, layer after layer as a step does it: the median of
+ * passes. */
+static double time_shapes(const lab *l, model *m, uint32_t first, uint32_t end, uint32_t tokens) {
     enum { PASSES_MAX = 400 };
     double passes[PASSES_MAX];
     uint32_t count = 0;
     int64_t begin = clock_now_ns(), then = begin, now;
     do {
-        for (uint32_t layer = 0; layer < m->shapes[shape_index].layers; layer++) {
-            m->ops[shape_index][layer].token_count = tokens;
-            l->ops->linear(l->dev, &m->ops[shape_index][layer]);
-        }
+        for (uint32_t layer = 0; layer < LAYERS; layer++)
+            for (uint32_t i = first; i < end; i++)
+                run_layer(l, m, i, m->shapes[i].layers == 1 ? layer - LAYERS + 1 : layer, tokens);
         now = clock_now_ns();
         passes[count++] = (double)(now - then) / 1e3;
         then = now;
     } while (count < 3 || (count < PASSES_MAX && now - begin < MEASURE_NS));
-    for (uint32_t i = 1; i < count; i++)
-        for (uint32_t j = i; j > 0 && passes[j] < passes[j - 1]; j--) {
-            double swap = passes[j];
-            passes[j] = passes[j - 1];
-            passes[j - 1] = swap;
-        }
+    sort(passes, count);
     return passes[count / 2];
 }
 
 static void run(const lab *l, model *m, uint32_t tokens) {
-    double total = 0;
     for (uint32_t i = 0; i < m->count; i++) {
         const shape *s = &m->shapes[i];
-        /* A step asks for the logits of each sequence's last token; a prefill for one row. */
-        uint32_t rows = s->rows[0] == VOCAB && tokens > 64 ? 1 : tokens;
-        double us = time_shape(l, m, i, rows);
-        total += us;
+        uint32_t rows = rows_of(s, tokens);
+        double us = time_shapes(l, m, i, i + 1, tokens);
         printf("{\"bench\":\"linear\",\"device\":\"%s\",\"threads\":%u,\"op\":\"%s\",\"tokens\":%u,"
                "\"us\":%.1f,\"gb_per_s\":%.1f,\"gflop_per_s\":%.1f}\n",
                l->ops->profile(l->dev), pool_threads(l->pool), s->name, rows, us,
                (double)m->bytes[i] / us / 1e3, flops(s) * rows / us / 1e3);
     }
-    if (m->count > 1)
+    if (m->count > 1) {
+        double us = time_shapes(l, m, 0, m->count, tokens);
         printf(
             "{\"bench\":\"linear\",\"device\":\"%s\",\"threads\":%u,\"op\":\"all\",\"tokens\":%u,"
             "\"us\":%.1f,\"tokens_per_s\":%.1f}\n",
-            l->ops->profile(l->dev), pool_threads(l->pool), tokens, total, tokens / total * 1e6);
+            l->ops->profile(l->dev), pool_threads(l->pool), tokens, us, tokens / us * 1e6);
+    }
     fflush(stdout);
 }
 

@@ -111,15 +111,32 @@ static esp_code measure_limits(bench *b, esp_error *err) {
     return code;
 }
 
+static uint32_t largest(const tok_ids *levels) {
+    uint32_t most = 1;
+    for (uint32_t i = 0; i < levels->count; i++)
+        if ((uint32_t)levels->at[i] > most) most = (uint32_t)levels->at[i];
+    return most;
+}
+
+/* Touches every weight, and every page of the largest measurement: prompts as long as its sequences become. */
+static esp_code warm_up(const bench *b, const tok_ids *levels, esp_error *err) {
+    bench_options whole = *b->o;
+    whole.prompt_tokens += whole.output_tokens - 1;
+    whole.output_tokens = 1;
+    bench warm = *b;
+    warm.o = &whole;
+    uint32_t engines = b->all ? replicas_count(b->all) : 1, requests = largest(levels);
+    if (requests < engines) requests = engines;
+    return measure(&warm, requests, requests, false, err);
+}
+
 static esp_code measure_all(bench *b, const tok_ids *levels, esp_error *err) {
     const bench_options *o = b->o;
     if (engine_embeds(b->e))
         return esp_fail_field(err, ESP_PRECONDITION, "--model",
                               "--model: \"%s\" embeds texts; wanted a model that generates",
                               engine_name(b->e));
-    /* Not measured: the first touch of every weight and page. */
-    uint32_t engines = b->all ? replicas_count(b->all) : 1;
-    esp_code code = measure(b, engines, engines, false, err);
+    esp_code code = warm_up(b, levels, err);
     if (code == ESP_OK && o->roofline) code = measure_limits(b, err);
     if (code == ESP_OK && !o->json) bench_print_title(b->e, o);
     for (uint32_t i = 0; code == ESP_OK && i < levels->count; i++) {
@@ -164,10 +181,8 @@ static void close_all(bench *b) {
 static esp_code bench_model(bench_options *o, esp_error *err) {
     bench b = {.o = o, .timer = o->ops ? op_timer_open() : NULL};
     tok_ids levels = {0};
-    uint32_t most = 1;
     esp_code code = read_concurrency(o->concurrency, &levels, err);
-    for (uint32_t i = 0; i < levels.count; i++)
-        if ((uint32_t)levels.at[i] > most) most = (uint32_t)levels.at[i];
+    const uint32_t most = largest(&levels);
     if (!o->model.max_seqs) o->model.max_seqs = most;
     if (!o->model.step_tokens && most > 512) o->model.step_tokens = most;
     o->model.op_timer = b.timer;

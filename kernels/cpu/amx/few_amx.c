@@ -148,6 +148,17 @@ ALWAYS_INLINE void load_tokens(uint32_t wide, const few_task *task, const uint16
         b[w] += b_step;
 }
 
+/* What else will be wanted, some turns of it: where sums go, adapters. A call where there is anything, and not a test
+ * in each turn: those cost one token a tenth. */
+__attribute__((noinline)) static void fetch_beside(few_task *task, uint32_t turns) {
+    for (uint32_t i = 0; i < turns; i++) {
+        fetch_line(&task->outs);
+        if (!task->lora) continue;
+        amx_lora_fetch_step(&task->lora->fetch);
+        amx_lora_fetch_step(task->lora_next);
+    }
+}
+
 /* format, count, wide are constants. Block by block, of which the first is unpacked: multiplies it, and unpacks the
  * one behind meanwhile, which may be the first of the next leg. */
 ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *task, const leg *l,
@@ -173,13 +184,9 @@ ALWAYS_INLINE void run_leg(int format, uint32_t count, uint32_t wide, few_task *
             amx_scales_of((esp_dtype)format, of->from[i].scales, block, &scratch->scales[0][0][i]);
         load_tokens(wide, task, b);
         fetch(l, next, k);
+        if (task->outs.rows || task->lora) fetch_beside(task, count);
         UNROLL for (uint32_t i = 0; i < count; i++) {
             const uint16_t *now = a[i];
-            fetch_line(&task->outs);
-            if (task->lora) {
-                amx_lora_fetch_step(&task->lora->fetch);
-                amx_lora_fetch_step(task->lora_next);
-            }
             if (wide == 1) multiply_few(i, wide, now); /* either order is slower for the other */
             a[i] = a_tile(format, &of->from[i], block, &scratch->scales[0][0][i],
                           scratch->ring[turn][i]);
