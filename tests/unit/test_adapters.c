@@ -474,6 +474,34 @@ static void words_that_fail_are_read_once_and_break_it(void **state) {
     lab_close(l);
 }
 
+static void *read_words(void *arg) {
+    adapter *ad = arg;
+    assert_int_equal(adapters_read_words(ad->owner, ad, NULL), ESP_OK);
+    assert_true(adapter_has_words(ad));
+    return NULL;
+}
+
+/* Of all who read them at once one's are kept, and a load takes them as they are. */
+static void words_are_read_by_many_beside_a_load(void **state) {
+    (void)state;
+    enum { ROUNDS = 50, READERS = 3 };
+    lab *l =
+        lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64, .threaded = true});
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        adapter *a = list_anew(l, 1);
+        pthread_t readers[READERS];
+        for (uint32_t k = 0; k < READERS; k++)
+            assert_int_equal(pthread_create(&readers[k], NULL, read_words, a), 0);
+        assert_int_equal(adapters_load(l->a, "a", lab_path(1), NULL, NULL), ESP_OK);
+        for (uint32_t k = 0; k < READERS; k++)
+            pthread_join(readers[k], NULL);
+        assert_int_equal(info_of(l, a).state, ADAPTER_READY);
+        adapter_release(l->a, a);
+        adapters_step(l->a, l->now_us += 1000);
+    }
+    lab_close(l);
+}
+
 /* Who is larger than one may be does not wait for the memory that others have. */
 static void one_that_is_too_large_is_not_read_over_and_over(void **state) {
     (void)state;
@@ -564,6 +592,7 @@ int main(void) {
         cmocka_unit_test(files_that_are_back_are_read_again_after_a_while),
         cmocka_unit_test(words_are_read_once_and_without_the_rest),
         cmocka_unit_test(words_that_fail_are_read_once_and_break_it),
+        cmocka_unit_test(words_are_read_by_many_beside_a_load),
         cmocka_unit_test(one_that_is_too_large_is_not_read_over_and_over),
         cmocka_unit_test(no_more_are_known_at_once_than_there_may_be),
         cmocka_unit_test(the_list_shows_each_version_once),
