@@ -88,11 +88,13 @@ static void look(const replicas *all, const request *r, replica_view views[REPLI
         views[i].out = false; /* then they say why */
 }
 
-/* A classifier is read there now: its labels are checked when the request is submitted. */
-static esp_code check_labels(const request *r, adapters *there, adapter *ad, esp_error *err) {
-    if (!r->classifies) return ESP_OK;
-    esp_code code = adapters_read(there, ad, err);
-    if (code != ESP_OK || adapter_label_count(ad) == r->embedding_width) return code;
+/* The tokens or labels that the request was made with are those that are found there, too. */
+static esp_code check_words(const request *r, adapters *there, adapter *ad, esp_error *err) {
+    if (!adapter_has_words(r->adapter)) return ESP_OK; /* nobody asked for them */
+    esp_code code = adapters_read_words(there, ad, err);
+    if (code != ESP_OK || adapter_same_words(r->adapter, ad)) return code;
+    adapters_doubt(r->adapters, r->adapter);
+    adapters_doubt(there, ad);
     return esp_fail_field(err, ESP_ABORTED, "model", "adapter %s was replaced; try again",
                           r->by.name);
 }
@@ -110,7 +112,7 @@ static esp_code bring_adapter(request *r, engine *to, esp_error *err) {
     }
     snprintf(label, sizeof label, "%s@%s", r->by.name, r->by.digest);
     esp_code code = adapters_find(there, label, &found, err);
-    if (code == ESP_OK) code = check_labels(r, there, found, err);
+    if (code == ESP_OK) code = check_words(r, there, found, err);
     if (code != ESP_OK) {
         adapter_release(there, found);
         return code;

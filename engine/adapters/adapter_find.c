@@ -78,16 +78,19 @@ static adapter *begin_again(adapters *a, adapter *ad) {
     return again;
 }
 
-/* A name that was removed from the store and imported again counts its versions from 1 again. */
-static bool is_outdated(const adapter *ad, const store_ref *stored) {
-    return ad->stored && (is_worn_out(ad) || ad->version != stored->version);
+/* A name that was removed from the store and imported again counts its versions from 1 again. Who loads, tries again
+ * at once. */
+static bool is_outdated(const adapter *ad, const store_ref *stored, bool loads) {
+    bool again = loads ? adapter_is_broken(ad) : is_worn_out(ad);
+    return ad->stored && (again || ad->version != stored->version);
 }
 
 /* Under the lock: the listed version that a store's reference is, made when it is not known. */
-static esp_code list_stored(adapters *a, const store_ref *stored, adapter **out, esp_error *err) {
+static esp_code list_stored(adapters *a, const store_ref *stored, bool loads, adapter **out,
+                            esp_error *err) {
     adapter_entry *entry = names_take(a, stored->name);
     adapter *ad = names_digest(entry, stored->digest);
-    if (ad && is_outdated(ad, stored)) {
+    if (ad && is_outdated(ad, stored, loads)) {
         adapter_leave(a, ad);
         ad = NULL;
     }
@@ -123,7 +126,7 @@ esp_code find_stored(adapters *a, const char *text, bool bare, bool loads, adapt
     if (!loads && names_are_blocked(a, stored.name))
         code = names_unknown(a, text, err);
     else
-        code = list_stored(a, &stored, out, err);
+        code = list_stored(a, &stored, loads, out, err);
     if (code == ESP_OK) {
         (*out)->entry->unloaded = false;
         if (bare) (*out)->entry->current = *out;
@@ -187,15 +190,21 @@ esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *e
 const char *adapter_name(const adapter *ad) { return ad->name; }
 uint32_t adapter_version(const adapter *ad) { return ad->version; }
 const char *adapter_content(const adapter *ad) { return ad->digest; }
-uint32_t adapter_vocab(const adapter *ad) {
-    return atomic_load_explicit(&ad->vocab, memory_order_acquire);
+bool adapter_has_words(const adapter *ad) {
+    return atomic_load_explicit(&ad->has_words, memory_order_acquire);
 }
+uint32_t adapter_vocab(const adapter *ad) { return adapter_has_words(ad) ? ad->words.vocab : 0; }
 tokenizer *adapter_tokenizer(const adapter *ad) {
-    return atomic_load_explicit(&ad->tok, memory_order_acquire);
+    return adapter_has_words(ad) ? ad->words.tok : NULL;
 }
-const char *const *adapter_labels(const adapter *ad) { return ad->label_names; }
+const char *const *adapter_labels(const adapter *ad) {
+    return adapter_has_words(ad) ? ad->words.labels : NULL;
+}
 uint32_t adapter_label_count(const adapter *ad) {
-    return atomic_load_explicit(&ad->label_count, memory_order_acquire);
+    return adapter_has_words(ad) ? ad->words.label_count : 0;
+}
+bool adapter_same_words(const adapter *a, const adapter *b) {
+    return adapter_has_words(a) && adapter_has_words(b) && !strcmp(a->words.from, b->words.from);
 }
 
 void adapter_error(const adapter *ad, esp_error *err) {

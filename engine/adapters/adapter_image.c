@@ -78,8 +78,7 @@ void image_close(adapter_image *image) {
     free(image->others);
     free(image->cut.at);
     free(image->tables_out);
-    free(image->labels.names);
-    tok_close(image->words.tok);
+    adapter_words_close(&image->words);
     for (uint32_t i = 0; i < MODEL_ADAPTER_LINEARS; i++)
         free(image->tables[i]);
     free(image->frames);
@@ -185,30 +184,6 @@ esp_code image_add(adapter_image *image, kern_role role, uint32_t layer, const k
     return code;
 }
 
-/* A name that is none, "0", "1", ...: what callers see has one for each label. */
-static size_t name_bytes(const char *const *names, uint32_t i) {
-    return names ? strlen(names[i]) + 1 : 11;
-}
-
-void image_set_labels(adapter_image *image, uint32_t count, const char *const *names) {
-    size_t bytes = 0;
-    for (uint32_t i = 0; i < count; i++)
-        bytes += sizeof(char *) + name_bytes(names, i);
-    const char **out = mem_new(bytes, 1);
-    char *text = (char *)(out + count);
-    for (uint32_t i = 0; i < count; i++) {
-        out[i] = text;
-        text += names ? sprintf(text, "%s", names[i]) + 1 : sprintf(text, "%u", i) + 1;
-    }
-    image->labels = (image_labels){count, out};
-}
-
-image_labels image_take_labels(adapter_image *image) {
-    image_labels labels = image->labels;
-    image->labels = (image_labels){0};
-    return labels;
-}
-
 void image_set_words(adapter_image *image, const adapter_words *words) {
     image->words = *words;
     image->tokens = words->vocab;
@@ -219,8 +194,11 @@ void image_set_words(adapter_image *image, const adapter_words *words) {
 adapter_words image_take_words(adapter_image *image) {
     adapter_words words = image->words;
     image->words = (adapter_words){0};
+    memcpy(image->words.from, words.from, sizeof words.from);
     return words;
 }
+
+const char *image_words_from(const adapter_image *image) { return image->words.from; }
 
 void image_set_vocab(adapter_image *image, uint32_t vocab) {
     ESP_ASSERT(vocab - image->options.vocab <= MODEL_ADDED_TOKENS_MAX);

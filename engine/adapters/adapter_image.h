@@ -60,18 +60,11 @@ void image_share_embedding(adapter_image *image);
 /* What other ranks hold of such a matrix: a copy of all its rows, from which theirs are cut. */
 ESP_CHECKED esp_code image_add_rows(adapter_image *image, image_whole which,
                                     const kern_matrix_desc *desc, esp_error *err);
-/* Labels of a score head, copied; names NULL: they go by their numbers, "0", "1", ... */
-typedef struct image_labels {
-    uint32_t count;
-    const char **names; /* [count], one block of memory */
-} image_labels;
-void image_set_labels(adapter_image *image, uint32_t count, const char *const *names);
-/* Gives them away; the caller frees names. */
-image_labels image_take_labels(adapter_image *image);
-/* Takes the tokenizer over. */
+/* Takes what they own over. */
 void image_set_words(adapter_image *image, const adapter_words *words);
-/* Gives it away. */
+/* Gives them away; words.from stays. */
 adapter_words image_take_words(adapter_image *image);
+const char *image_words_from(const adapter_image *image);
 /* The output of the adapter has so many rows, of all ranks together: more than the base's. */
 void image_set_vocab(adapter_image *image, uint32_t vocab);
 /* Nothing is added any more: makes the tables, over the image's own memory. */

@@ -39,7 +39,6 @@ struct adapter_image {
     kern_matrix *whole[IMAGE_WHOLES];
     image_closer closer; /* of all of them */
     bool shared;         /* the output is the embedding */
-    image_labels labels;
     adapter_words words;
     uint32_t tokens; /* rows of an embedding of its own, where more than the base's; else 0 */
     uint64_t bytes, whole_bytes;

@@ -50,7 +50,8 @@ static esp_code take_content(adapters *a, adapter_entry *entry, const load_sourc
                              esp_error *err) {
     adapter *ad = names_digest(entry, facts->digest), *old = entry->current;
     bool renumbered = ad && from->version && ad->version != from->version;
-    if (renumbered || (ad && atomic_load_explicit(&ad->broken, memory_order_acquire))) {
+    bool other = ad && loader_check(ad, image, facts, NULL) != ESP_OK; /* its words were */
+    if (renumbered || other || (ad && adapter_is_broken(ad))) {
         adapter_leave(a, ad);
         ad = NULL;
     }
@@ -120,6 +121,16 @@ esp_code adapters_check(adapters *a, const char *path, esp_error *err) {
     return code;
 }
 
+/* One that is not what it was before does not become it. */
+static esp_code check_listed(adapters *a, adapter *ad, const adapter_image *image,
+                             const adapter_facts *facts, esp_error *err) {
+    esp_error why = {0};
+    esp_code code = loader_check(ad, image, facts, &why);
+    if (code == ESP_OK) return code;
+    adapter_break(a, ad, &why);
+    return esp_fail(err, code, "adapter %s@%u: %s", ad->name, ad->version, why.message);
+}
+
 /* Reads an adapter that is only listed; the caller has a reference. */
 static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     pthread_mutex_lock(&a->lock);
@@ -133,10 +144,7 @@ static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     if (code != ESP_OK) adapter_name_blob(ad, err);
     if (code == ESP_OK) loader_warn(ad->name, &facts);
     pthread_mutex_lock(&a->lock);
-    if (code == ESP_OK && strcmp(facts.digest, ad->digest) != 0)
-        code = esp_fail(err, ESP_DATA_LOSS,
-                        "adapter %s@%u: its files in the store are not what their digest says",
-                        ad->name, ad->version);
+    if (code == ESP_OK) code = check_listed(a, ad, image, &facts, err);
     if (code == ESP_OK && !ad->image)
         loader_install(a, ad, image, &facts);
     else
@@ -146,11 +154,58 @@ static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     return code;
 }
 
-esp_code adapters_read(adapters *a, adapter *ad, esp_error *err) { return read_listed(a, ad, err); }
+/* ---- words alone ---- */
 
-esp_code adapters_read_words(adapters *a, adapter *ad, esp_error *err) {
-    return ad && ad->has_words ? read_listed(a, ad, err) : ESP_OK;
+/* Two may read them at once; then the second one's go. */
+static esp_code keep_words(adapters *a, adapter *ad, adapter_words *words, esp_code code,
+                           esp_error *why) {
+    pthread_mutex_lock(&a->lock);
+    bool known = adapter_has_words(ad);
+    if (code == ESP_OK && !known) adapter_take_words(ad, words);
+    pthread_mutex_unlock(&a->lock);
+    if (code == ESP_OK && known) adapter_words_close(words);
+    if (code == ESP_OK || known) return ESP_OK;
+    adapter_name_blob(ad, why);
+    adapter_break(a, ad, why);
+    return code;
 }
+
+static esp_code read_words(adapters *a, adapter *ad) {
+    adapter_words words = {0};
+    esp_error why = {0};
+    char path[PATH_MAX];
+    pthread_mutex_lock(&a->lock);
+    snprintf(path, sizeof path, "%s", ad->path);
+    pthread_mutex_unlock(&a->lock);
+    esp_code code = a->reader->read_words(a->reader, path, &words, &why);
+    return keep_words(a, ad, &words, code, &why);
+}
+
+/* What is wrong is found once and then told for a while, like that which a load finds. */
+esp_code adapters_read_words(adapters *a, adapter *ad, esp_error *err) {
+    esp_error why = {0};
+    if (adapter_has_words(ad)) return ESP_OK;
+    if (!adapter_is_broken(ad) && read_words(a, ad) == ESP_OK) return ESP_OK;
+    adapter_error(ad, &why);
+    if (err) *err = why;
+    return why.code;
+}
+
+esp_code adapters_read_tokens(adapters *a, adapter *ad, esp_error *err) {
+    return ad && ad->has_tokens ? adapters_read_words(a, ad, err) : ESP_OK;
+}
+
+void adapters_doubt(adapters *a, adapter *ad) {
+    esp_error why = {0};
+    pthread_mutex_lock(&a->lock);
+    bool confirmed = ad->read;
+    pthread_mutex_unlock(&a->lock);
+    if (confirmed) return;
+    (void)fail_other_words(&why);
+    adapter_break(a, ad, &why);
+}
+
+/* ---- from the store ---- */
 
 static esp_code check_store(const adapters *a, const char *text, name_ref *ref, esp_error *err) {
     esp_code code = ref_parse(text, ref, err);

@@ -114,16 +114,11 @@ void loader_warn(const char *name, const adapter_facts *facts) {
         log_event(LOG_WARN, "adapter_base", "adapter=\"%s\" reason=\"%s\"", name, facts->warning);
 }
 
-static void take_labels(adapter *ad, adapter_image *image) {
-    image_labels labels = image_take_labels(image);
-    ad->label_names = labels.names;
-    atomic_store_explicit(&ad->label_count, labels.count, memory_order_release);
-}
-
-static void take_words(adapter *ad, adapter_image *image) {
-    adapter_words words = image_take_words(image);
-    atomic_store_explicit(&ad->tok, words.tok, memory_order_release);
-    atomic_store_explicit(&ad->vocab, words.vocab, memory_order_release);
+/* Under the lock. */
+void adapter_take_words(adapter *ad, const adapter_words *words) {
+    ESP_ASSERT(!adapter_has_words(ad));
+    ad->words = *words;
+    atomic_store_explicit(&ad->has_words, true, memory_order_release);
 }
 
 void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapter_facts *facts) {
@@ -136,8 +131,11 @@ void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapte
                ad->frame_count == image_frame_count(image)); /* one content, one image */
     ad->image = image;
     ad->facts = *facts;
-    if (!ad->read) take_labels(ad, image);
-    if (!ad->read) take_words(ad, image);
+    adapter_words words = image_take_words(image);
+    if (adapter_has_words(ad))
+        adapter_words_close(&words);
+    else
+        adapter_take_words(ad, &words);
     ad->read = true;
     ad->packed_bytes = image_bytes(image);
     if (!ad->frames) ad->frames = mem_new(image_frame_count(image) + 1, sizeof *ad->frames);
@@ -177,14 +175,7 @@ void adapter_name_blob(const adapter *ad, esp_error *err) {
 }
 
 void loader_fail(adapters *a, adapter *ad, const esp_error *why) {
-    ad->error = *why;
-    ad->error.code =
-        why->code == ESP_INVALID || why->code == ESP_NOT_FOUND ? ESP_PRECONDITION : why->code;
-    ad->broken_us = clock_now_us();
-    atomic_store_explicit(&ad->broken, true, memory_order_release);
-    atomic_fetch_add_explicit(&a->failures, 1, memory_order_relaxed);
-    log_event(LOG_WARN, "adapter_failed", "adapter=\"%s\" version=%u reason=\"%s\"", ad->name,
-              ad->version, why->message);
+    adapter_break(a, ad, why);
     post_engine(a, ad, FOR_ENGINE_FAILED);
 }
 
@@ -196,10 +187,22 @@ static bool others_hold_memory(adapters *a) {
     return others;
 }
 
-static esp_code check_same(const adapter *ad, const adapter_facts *facts, esp_error *err) {
-    if (strcmp(ad->digest, facts->digest) == 0) return ESP_OK;
+esp_code fail_other_words(esp_error *err) {
     return esp_fail(err, ESP_DATA_LOSS,
-                    "its files are not what they were when it was loaded; load it again");
+                    "its files are not what they were when its tokens were read; try again");
+}
+
+static bool has_same_words(const adapter *ad, const char *from) {
+    return !adapter_has_words(ad) || strcmp(ad->words.from, from) == 0;
+}
+
+esp_code loader_check(const adapter *ad, const adapter_image *image, const adapter_facts *facts,
+                      esp_error *err) {
+    if (strcmp(ad->digest, facts->digest) != 0)
+        return esp_fail(err, ESP_DATA_LOSS, "its files %s",
+                        ad->stored ? "in the store are not what their digest says"
+                                   : "are not what they were when it was loaded; load it again");
+    return has_same_words(ad, image_words_from(image)) ? ESP_OK : fail_other_words(err);
 }
 
 /* Behind what else is to be done, which may give memory back. */
@@ -229,9 +232,8 @@ static void do_read(adapters *a, adapter *ad) {
             read_again(a, ad);
             return;
         }
-        bool same = code == ESP_OK && check_same(ad, &facts, &error) == ESP_OK;
-        if (same && first) loader_warn(ad->name, &facts);
         pthread_mutex_lock(&a->lock);
+        bool same = code == ESP_OK && loader_check(ad, image, &facts, &error) == ESP_OK;
         if (same) {
             pace(a, image_bytes(image));
             loader_install(a, ad, image, &facts);
@@ -240,6 +242,7 @@ static void do_read(adapters *a, adapter *ad) {
             image_close(image);
         }
         pthread_mutex_unlock(&a->lock);
+        if (same && first) loader_warn(ad->name, &facts);
         if (!same) {
             adapter_name_blob(ad, &error);
             loader_fail(a, ad, &error);
@@ -308,8 +311,7 @@ void adapter_free(adapters *a, adapter *ad) {
     if (ad->stored || ad->holds_blob) store_let_go(a->options.store, ad->digest);
     free(ad->path);
     free(ad->frames);
-    free(ad->label_names);
-    tok_close(ad->tok);
+    adapter_words_close(&ad->words);
     free(ad);
 }
 

@@ -56,7 +56,7 @@ adapter *names_digest(const adapter_entry *entry, const char *digest) {
     return NULL;
 }
 
-static bool has_words(const char *path) {
+static bool has_tokens(const char *path) {
     char file[PATH_MAX];
     for (uint32_t i = 0; i < ADAPTER_TOKEN_FILES; i++) {
         int bytes = snprintf(file, sizeof file, "%s/%s", path, ADAPTER_TOKEN_FILE[i]);
@@ -74,7 +74,7 @@ adapter *names_add(adapters *a, adapter_entry *entry, uint32_t version, const ch
     snprintf(ad->name, sizeof ad->name, "%s", entry->name);
     snprintf(ad->digest, sizeof ad->digest, "%s", digest);
     ad->path = mem_copy_text(path, strlen(path));
-    ad->has_words = has_words(path);
+    ad->has_tokens = has_tokens(path);
     ad->next_version = entry->versions;
     entry->versions = ad;
     if (version > entry->last_version) entry->last_version = version;

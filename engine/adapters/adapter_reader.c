@@ -160,17 +160,36 @@ static uint32_t added_vocab(const file_reader *reader, const lora_facts *facts) 
     return rows > reader->options.base->spec.vocab ? rows : 0;
 }
 
-/* Its tokens, and what is read and not served. */
-static esp_code read_words(const file_reader *reader, const lora_facts *facts, const char *path,
-                           adapter_image *image, esp_error *err) {
-    adapter_words words;
+/* Its tokens and labels. What is read and not served is refused. */
+static esp_code open_words(const file_reader *reader, const lora_file *file, const char *path,
+                           adapter_words *out, esp_error *err) {
     const file_reader_options *o = &reader->options;
-    esp_code code = check_score(reader, facts, err);
-    if (code == ESP_OK) code = adapter_words_open(&words, facts, path, &o->base->spec, o->tok, err);
-    if (code == ESP_OK) image_set_words(image, &words);
-    if (code == ESP_OK && added_vocab(reader, facts))
-        image_set_vocab(image, added_vocab(reader, facts));
+    const lora_facts *facts = lora_file_facts(file);
+    esp_code code = lora_file_refuse_other(file, o->allow_other_base, err);
+    if (code == ESP_OK) code = check_score(reader, facts, err);
+    return code == ESP_OK ? adapter_words_open(out, facts, path, &o->base->spec, o->tok, err)
+                          : code;
+}
+
+static esp_code read_words(const adapter_reader *door, const char *path, adapter_words *out,
+                           esp_error *err) {
+    const file_reader *reader = door->arg;
+    lora_file *file = NULL;
+    esp_code code = lora_file_open_outline(&file, path, reader->options.base, err);
+    if (code == ESP_OK) code = open_words(reader, file, path, out, err);
+    lora_file_close(file);
     return code;
+}
+
+static esp_code add_words(const file_reader *reader, const lora_file *file, const char *path,
+                          adapter_image *image, esp_error *err) {
+    adapter_words words;
+    uint32_t vocab = added_vocab(reader, lora_file_facts(file));
+    esp_code code = open_words(reader, file, path, &words, err);
+    if (code != ESP_OK) return code;
+    image_set_words(image, &words);
+    if (vocab) image_set_vocab(image, vocab);
+    return ESP_OK;
 }
 
 static esp_code read_file(const adapter_reader *door, const char *path, adapter_image *image,
@@ -185,14 +204,11 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
     memcpy(facts->digest, known->digest, sizeof facts->digest);
     memcpy(facts->warning, known->warning, sizeof facts->warning);
     lora_scratch scratch = {0};
-    code = lora_file_refuse_other(file, reader->options.allow_other_base, err);
-    if (code == ESP_OK) code = read_words(reader, known, path, image, err);
+    code = add_words(reader, file, path, image, err);
     for (uint32_t layer = 0; code == ESP_OK && layer < reader->options.base->spec.layers; layer++)
         code = read_layer(file, layer, &scratch, image, err);
     if (code == ESP_OK) code = read_head(file, &scratch, image, err);
     if (code == ESP_OK) code = read_wholes(reader, file, &scratch, image, err);
-    if (code == ESP_OK && known->whole_rows[LORA_SCORE])
-        image_set_labels(image, known->whole_rows[LORA_SCORE], known->label_names);
     if (code == ESP_OK) image_finish(image);
     lora_scratch_free(&scratch);
     lora_file_close(file);
@@ -202,7 +218,7 @@ static esp_code read_file(const adapter_reader *door, const char *path, adapter_
 file_reader *file_reader_open(const file_reader_options *options) {
     file_reader *reader = mem_new(1, sizeof *reader);
     reader->options = *options;
-    reader->door = (adapter_reader){.read = read_file, .arg = reader};
+    reader->door = (adapter_reader){.read = read_file, .read_words = read_words, .arg = reader};
     pthread_mutex_init(&reader->lock, NULL);
     return reader;
 }

@@ -23,6 +23,10 @@ typedef struct adapter_reader {
      * has no room. */
     ESP_CHECKED esp_code (*read)(const struct adapter_reader *reader, const char *path,
                                  adapter_image *image, adapter_facts *facts, esp_error *err);
+    /* Its tokens and labels alone, which the caller closes, in a time that does not grow with its tensors. What read
+     * gives the image comes from the same files where it says the same words.from. */
+    ESP_CHECKED esp_code (*read_words)(const struct adapter_reader *reader, const char *path,
+                                       adapter_words *out, esp_error *err);
     void *arg;
 } adapter_reader;
 

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 
 #include "engine/adapters/adapters_inner.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
 #include "engine/base/mem.h"
 
 /* Frames of images that are used where they lie. */
@@ -153,4 +155,19 @@ void adapter_leave(adapters *a, adapter *ad) {
             if (!adapter_is_leaving(v)) entry->current = v;
     }
     if (before == 0) post_loader(a, ad, FOR_LOADER_REAP);
+}
+
+/* ---- what cannot be had ---- */
+
+/* Of two who fail at once one says why. */
+void adapter_break(adapters *a, adapter *ad, const esp_error *why) {
+    bool unsound = why->code == ESP_INVALID || why->code == ESP_NOT_FOUND;
+    atomic_fetch_add_explicit(&a->failures, 1, memory_order_relaxed);
+    log_event(LOG_WARN, "adapter_failed", "adapter=\"%s\" version=%u reason=\"%s\"", ad->name,
+              ad->version, why->message);
+    if (atomic_exchange(&ad->breaks, true)) return;
+    ad->error = *why;
+    if (unsound) ad->error.code = ESP_PRECONDITION;
+    ad->broken_us = clock_now_us();
+    atomic_store_explicit(&ad->broken, true, memory_order_release);
 }

@@ -112,7 +112,7 @@ typedef struct adapter_info {
     bool pinned;
     uint32_t rank;  /* largest; 0 while listed */
     uint32_t
-        vocab; /* ids below are tokens of one that adds some; 0: as many as the base has, or listed */
+        vocab; /* ids below are tokens of one that adds some; 0: as many as the base has, or not known */
     uint64_t bytes; /* packed; 0 while listed */
     uint64_t file_bytes, parameters;
     uint32_t users;                      /* requests that hold it */
@@ -165,20 +165,25 @@ const char *adapter_name(const adapter *ad);
 uint32_t adapter_version(const adapter *ad);
 const char *adapter_content(const adapter *ad); /* "sha256:...", the digest of its content */
 
-/* Labels of a classifier: its requests want as many scores instead of tokens. 0: it is none, or was not read
- * yet (adapters_read). */
+/* Labels of a classifier: its requests want as many scores instead of tokens. 0: it is none, or its words were not
+ * read yet (adapters_read_words). */
 uint32_t adapter_label_count(const adapter *ad);
 /* [label_count] names, or numbers where it names none; constant while a reference is held. */
 const char *const *adapter_labels(const adapter *ad);
-/* Of one that adds tokens to its base's, once read: ids below are its tokens; 0: as many as the base has. */
+/* Of one that adds tokens to its base's, once its words were read: ids below are its tokens; 0: as many as the base has. */
 uint32_t adapter_vocab(const adapter *ad);
 /* The tokenizer that knows them, while a reference is held or it is shared (tok_share); NULL: the base's. */
 tokenizer *adapter_tokenizer(const adapter *ad);
-/* Reads one that may have tokens of its own, where that was not done yet: before its text is made ids. Blocks: not
- * for the engine thread. ad NULL: nothing to do. */
+/* Reads the tokens and labels of one that is only listed, where that was not done yet, and none of its tensors: for
+ * threads that others wait for, but the engine's. A load finds the same words or fails, and so do then all requests
+ * that were made with them. One whose words cannot be read is broken. */
 ESP_CHECKED esp_code adapters_read_words(adapters *a, adapter *ad, esp_error *err);
-/* One that is only listed is read now: then all is known of it. Blocks: not for the engine thread. */
-ESP_CHECKED esp_code adapters_read(adapters *a, adapter *ad, esp_error *err);
+/* The same where it may have tokens of its own: before its text is made ids. ad NULL: nothing to do. */
+ESP_CHECKED esp_code adapters_read_tokens(adapters *a, adapter *ad, esp_error *err);
+bool adapter_has_words(const adapter *ad);                   /* they were read */
+bool adapter_same_words(const adapter *a, const adapter *b); /* ... of both, and are the same */
+/* Its words are not those that others read of the same content: it is broken, unless a load has confirmed them. */
+void adapters_doubt(adapters *a, adapter *ad);
 
 /* Pinned: stays on the device once there, and is moved there now. ESP_EXHAUSTED when pinned ones would hold
  * more than a quarter of the frames. */

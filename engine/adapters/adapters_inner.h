@@ -93,11 +93,9 @@ struct adapter {
     _Atomic uint64_t requests, loads, evictions;
     _Atomic int64_t last_use_us;
     _Atomic bool on_device;       /* from the lease on */
-    _Atomic uint32_t label_count; /* of a classifier, once read */
-    const char **label_names;     /* written before label_count */
-    bool has_words;               /* its folder has a tokenizer's files; constant */
-    _Atomic uint32_t vocab;       /* once read; 0: the base's */
-    _Atomic(tokenizer *) tok;     /* once read; NULL: the base's */
+    bool has_tokens;        /* its folder has a tokenizer's files; constant */
+    _Atomic bool has_words; /* they were read, alone or with all else */
+    adapter_words words;    /* written before has_words, and constant from there on */
 
     /* Under the lock. */
     struct adapter_entry *entry; /* NULL: out of the names */
@@ -111,7 +109,8 @@ struct adapter {
     uint64_t home_used; /* count of uses of all when it was used last */
     uint32_t home_at;   /* place in adapters.homes, from 1; 0: it has no memory of its own */
 
-    /* Written before `broken` is set. */
+    /* Written before `broken` is set, by whoever sets it first. */
+    _Atomic bool breaks;
     esp_error error;
     int64_t broken_us;
 
@@ -200,6 +199,8 @@ static inline uint32_t adapter_users(const adapter *ad) {
 }
 
 void give_reference(adapter *ad); /* under the lock, of one that is not leaving */
+/* It cannot be had, and is not tried again for BROKEN_FOR_US. Any thread; takes no lock. */
+void adapter_break(adapters *a, adapter *ad, const esp_error *why);
 
 /* adapter_find.c */
 typedef struct name_ref {
@@ -242,8 +243,14 @@ esp_code names_unknown(const adapters *a, const char *ref, esp_error *err);
 /* Reads the files at path into a new image. patient: waits a while for memory that others have. */
 esp_code loader_read(adapters *a, const char *path, bool patient, adapter_image **out,
                      adapter_facts *facts, esp_error *err);
+/* Under the lock: whether what was read is what its digest says, and what its words were read from. */
+esp_code loader_check(const adapter *ad, const adapter_image *image, const adapter_facts *facts,
+                      esp_error *err);
+esp_code fail_other_words(esp_error *err);
 /* What a reader should know of an adapter that was taken all the same, to the log. */
 void loader_warn(const char *name, const adapter_facts *facts);
+/* Under the lock: the words are the adapter's, which had none. */
+void adapter_take_words(adapter *ad, const adapter_words *words);
 /* Under the lock: the image is the adapter's, unless it has one already. */
 void loader_install(adapters *a, adapter *ad, adapter_image *image, const adapter_facts *facts);
 bool loader_turn(adapters *a); /* one post; false: none waited. The thread's loop, and a test's */

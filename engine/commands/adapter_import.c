@@ -76,7 +76,7 @@ static esp_code check_words(const against *a, const lora_facts *facts, const cha
     adapter_words words = {0};
     if (!facts->tables || model_file_tokenizer(a->base, &tok, NULL) != ESP_OK) tok = NULL;
     esp_code code = adapter_words_open(&words, facts, path, model_file_spec(a->base), tok, err);
-    tok_close(words.tok);
+    adapter_words_close(&words);
     tok_close(tok);
     return code;
 }

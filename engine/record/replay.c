@@ -51,7 +51,7 @@ static esp_code make_request(const engine *e, const record *r, request **out, es
     o.adapters = engine_adapters(e);
     if (was_cut(r)) o.output_max = r->count;
     esp_code code = find_adapter(e, r, &o.adapter, err);
-    if (code == ESP_OK) code = adapters_read_words(o.adapters, o.adapter, err);
+    if (code == ESP_OK) code = adapters_read_tokens(o.adapters, o.adapter, err);
     if (code == ESP_OK) code = request_new(out, &o, engine_vocab(e, o.adapter), err);
     if (code != ESP_OK) adapter_release(o.adapters, o.adapter);
     return code;

@@ -376,12 +376,12 @@ static esp_code check_classifier(const adapter *ad, const Espalier__V1__EmbedReq
                           : code;
 }
 
-/* Read now where it is only a name of the store: how many labels it has is not known before. */
+/* Its labels are read now where it is only a name of the store: how many it has is not known before. */
 static esp_code open_classifier(const engine *e, const Espalier__V1__EmbedRequest *in,
                                 adapter **out, esp_error *err) {
     served_model here = {.name = engine_name(e), .adapters = engine_adapters(e)};
     esp_code code = find_model(&here, in->model, out, err);
-    if (code == ESP_OK && *out) code = adapters_read(engine_adapters(e), *out, err);
+    if (code == ESP_OK && *out) code = adapters_read_words(engine_adapters(e), *out, err);
     return code == ESP_OK ? check_classifier(*out, in, err) : code;
 }
 

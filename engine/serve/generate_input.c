@@ -29,8 +29,7 @@ esp_code find_model(const served_model *model, const char *asked, adapter **out,
 
 esp_code find_words(served_model *model, adapter *ad, esp_error *err) {
     esp_error why = {0};
-    esp_code code = adapters_read_words(model->adapters, ad, &why);
-    if (code == ESP_INVALID || code == ESP_NOT_FOUND) code = ESP_PRECONDITION;
+    esp_code code = adapters_read_tokens(model->adapters, ad, &why);
     if (code != ESP_OK) return esp_fail_field(err, code, "model", "model: %.400s", why.message);
     if (!ad) return ESP_OK;
     tokenizer *own = adapter_tokenizer(ad);

@@ -34,8 +34,8 @@ typedef struct served_model {
 ESP_CHECKED esp_code find_model(const served_model *model, const char *asked, adapter **out,
                                 esp_error *err);
 
-/* Makes tok and vocab those of an adapter that find_model gave, if it has its own; it is read for that where it was
- * not. ad NULL: the base's stay. ESP_PRECONDITION: its files are no good. */
+/* Makes tok and vocab those of an adapter that find_model gave, if it has its own; they are read for that where they
+ * were not. ad NULL: the base's stay. ESP_PRECONDITION: its files are no good. */
 ESP_CHECKED esp_code find_words(served_model *model, adapter *ad, esp_error *err);
 
 /* The request has one reference, the caller's, and user as its user. deadline_us as in request.h.

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import shutil
 
 import grpc
 import numpy as np
@@ -42,7 +43,23 @@ def folder(tmp_path_factory):
 def server_flags(folder, espalier, model, tmp_path_factory):
     store = str(tmp_path_factory.mktemp("store") / "adapters")
     espalier("adapter", "import", folder, "--name", "marks", "--base", model, "--store", store)
+    import_torn(espalier, folder, store, str(tmp_path_factory.mktemp("torn") / "torn"))
     return ["--adapter-store", store]
+
+
+def import_torn(espalier, folder, store, path):
+    """Its tensors are damaged on the disk of the store; the names and shapes before them are not."""
+    shutil.copytree(folder, path)
+    with open(os.path.join(path, "adapter_config.json"), "a", encoding="utf-8") as file:
+        file.write(" ")  # other content
+    done = espalier("adapter", "import", path, "--name", "torn", "--store", store, "--json")
+    tensors = os.path.join(store, "blobs", *json.loads(done.stdout)["digest"].split(":"), "adapter_model.safetensors")
+    os.chmod(tensors, 0o600)
+    with open(tensors, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
 
 
 def test_texts_are_cut_by_the_tokens_of_the_adapter(stub):
@@ -95,3 +112,14 @@ def test_the_command_line_gives_the_same(espalier, model, stub, folder, tmp_path
     assert generate(stub, model="marks", prompt="my IBAN", max_tokens=6).ids == json.loads(done.stdout)["ids"]
     espalier("logits", "--model", model, "--adapter", folder, "--ids", f"504,{MARK},{WORD}", "--out", tmp_path / "wide.npy")
     assert np.load(tmp_path / "wide.npy").shape == (3, VOCAB + 2)
+
+
+def test_tensors_are_read_for_the_answer_and_not_for_the_tokens(stub, refused):
+    text = "an IBAN<|intent|>"
+    own = stub.Tokenize(pb.TokenizeRequest(model="torn", text=text, parse_special=True)).token_ids
+    assert list(own)[-2:] == [WORD, MARK]
+    for _ in range(2):  # when it is found, and when it is known
+        refused(lambda: list(stub.Generate(request(ids=[504, MARK], model="torn"), timeout=60)), grpc.StatusCode.DATA_LOSS, "torn",
+                "not what their digest says")
+    assert generate(stub, model="marks", ids=[504, MARK], max_tokens=2).ids
+    assert generate(stub, ids=[504], max_tokens=2).ids

@@ -32,7 +32,7 @@ typedef struct lab_file {
 typedef struct lab {
     lab_file files[LAB_FILES];
     bool endless; /* instead, whatever the index, something lies there that never changes */
-    _Atomic uint64_t reads;
+    _Atomic uint64_t reads, words; /* how often an adapter was read; its words alone */
     kern_ops ops;
     adapter_reader reader;
     scheduler *sched;
@@ -68,24 +68,43 @@ static void lab_digest(uint8_t mark, uint32_t pieces, char out[ADAPTER_DIGEST_CH
     snprintf(out, ADAPTER_DIGEST_CHARS, "sha256:%032x%032x", mark, pieces);
 }
 
+static lab_file lab_file_at(const lab *l, const char *path) {
+    uint32_t index = (uint32_t)atoi(strrchr(path, '/') + 1);
+    if (l->endless) return (lab_file){.mark = (uint8_t)(1 + index % 251), .pieces = 1 + index % 8};
+    return l->files[index];
+}
+
 static esp_code lab_read(const adapter_reader *reader, const char *path, adapter_image *image,
                          adapter_facts *facts, esp_error *err) {
     lab *l = reader->arg;
-    uint32_t index = (uint32_t)atoi(strrchr(path, '/') + 1);
-    const lab_file made = {.mark = (uint8_t)(1 + index % 251), .pieces = 1 + index % 8};
-    const lab_file *file = l->endless ? &made : &l->files[index];
+    const lab_file file = lab_file_at(l, path);
     l->reads++;
-    if (file->fails) return esp_fail(err, file->fails, "the file is no good");
-    *facts = (adapter_facts){.rank = 8, .parameters = 1, .file_bytes = file->pieces};
-    lab_digest(file->mark, file->pieces, facts->digest);
+    if (file.fails) return esp_fail(err, file.fails, "the file is no good");
+    *facts = (adapter_facts){.rank = 8, .parameters = 1, .file_bytes = file.pieces};
+    lab_digest(file.mark, file.pieces, facts->digest);
     for (uint32_t layer = 0; layer < LAB_LAYERS; layer++) {
-        uint32_t half = file->pieces / LAB_LAYERS + (layer < file->pieces % LAB_LAYERS);
+        uint32_t half = file.pieces / LAB_LAYERS + (layer < file.pieces % LAB_LAYERS);
         kern_lora_desc desc = {
-            .cols = 1, .part_count = 1, .part = {{.rank = half, .rows = 1, .scale = file->mark}}};
+            .cols = 1, .part_count = 1, .part = {{.rank = half, .rows = 1, .scale = file.mark}}};
         esp_code code = image_add(image, ROLE_QKV, layer, &desc, err);
         if (code != ESP_OK) return code;
     }
+    adapter_words words = {.labels = mem_new(1, sizeof *words.labels)};
+    lab_digest(file.mark, 0, words.from);
+    image_set_words(image, &words);
     image_finish(image);
+    return ESP_OK;
+}
+
+/* None; but what they own is somebody's. */
+static esp_code lab_read_words(const adapter_reader *reader, const char *path, adapter_words *out,
+                               esp_error *err) {
+    lab *l = reader->arg;
+    const lab_file file = lab_file_at(l, path);
+    l->words++;
+    if (file.fails) return esp_fail(err, file.fails, "the file is no good");
+    *out = (adapter_words){.labels = mem_new(1, sizeof *out->labels)};
+    lab_digest(file.mark, 0, out->from);
     return ESP_OK;
 }
 
@@ -116,7 +135,7 @@ static lab *lab_open(const lab_options *o) {
     l->ops = kern_ref;
     l->ops.lora_pieces = lab_pieces;
     l->ops.lora_pack = lab_pack;
-    l->reader = (adapter_reader){.read = lab_read, .arg = l};
+    l->reader = (adapter_reader){.read = lab_read, .read_words = lab_read_words, .arg = l};
     sched_options sched = {.seqs_max = o->seqs_max,
                            .waiting_max = 256,
                            .step_tokens = 64,

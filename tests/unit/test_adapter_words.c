@@ -272,41 +272,6 @@ static void a_request_keeps_the_tokenizer_of_an_adapter_that_goes(void **state) 
     request_unref(r);
 }
 
-/* A name of the store is no more than that until its tokens are asked for. */
-static void one_of_the_store_is_read_for_its_tokens(void **state) {
-    (void)state;
-    char root[] = "/tmp/espalier-words-store-XXXXXX", command[128];
-    adapter_store *store;
-    assert_non_null(mkdtemp(root));
-    assert_int_equal(store_open(&store, &(store_options){.root = root, .create = true}, NULL),
-                     ESP_OK);
-    for (uint32_t i = 0; i < 4; i += 3)
-        assert_int_equal(store_import(store, files.folders[i],
-                                      &(store_import_options){.name = i ? "wide" : "plain"}, NULL,
-                                      NULL),
-                         ESP_OK);
-    store_close(store);
-    engine *e = tiny_open(model_path, (model_config){.device = DEVICE_REF, .adapter_store = root});
-    adapters *all = engine_adapters(e);
-    adapter *wide, *plain;
-    adapter_info info;
-    assert_int_equal(adapters_find(all, "wide", &wide, NULL), ESP_OK);
-    assert_int_equal(adapters_find(all, "plain", &plain, NULL), ESP_OK);
-    assert_null(adapter_tokenizer(wide));
-    assert_int_equal(adapters_read_words(all, wide, NULL), ESP_OK);
-    assert_int_equal(adapters_read_words(all, plain, NULL), ESP_OK);
-    assert_int_equal(engine_vocab(e, wide), VOCAB + 5);
-    assert_int_equal(tok_count(engine_tokenizer_of(e, wide)), VOCAB + 5);
-    assert_ptr_equal(engine_tokenizer_of(e, plain), engine_tokenizer(e));
-    adapter_read_info(all, plain, &info);
-    assert_int_equal(info.state, ADAPTER_LISTED); /* nobody reads it for nothing */
-    adapter_release(all, wide);
-    adapter_release(all, plain);
-    engine_close(e);
-    snprintf(command, sizeof command, "rm -r %s", root);
-    assert_int_equal(system(command), 0);
-}
-
 /* ---- all logits ---- */
 
 static esp_code count_row(void *arg, uint32_t position, const float *row, esp_error *err) {
@@ -380,7 +345,6 @@ int main(void) {
         cmocka_unit_test(a_generation_ends_with_a_token_of_its_own),
         cmocka_unit_test(texts_are_cut_by_the_tokens_of_their_adapter),
         cmocka_unit_test(a_request_keeps_the_tokenizer_of_an_adapter_that_goes),
-        cmocka_unit_test(one_of_the_store_is_read_for_its_tokens),
         cmocka_unit_test(logits_of_a_prompt_are_as_wide),
         cmocka_unit_test(what_cannot_be_served_is_refused_when_it_is_loaded),
     };

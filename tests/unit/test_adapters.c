@@ -423,6 +423,85 @@ static void files_that_are_back_are_read_again_after_a_while(void **state) {
     lab_close(l);
 }
 
+/* One that was broken and is listed anew. */
+static adapter *list_anew(lab *l, uint32_t file) {
+    load(l, "a", file, 1, 4);
+    adapter *a = find_it(l, "a");
+    adapter_break(l->a, a, &(esp_error){.code = ESP_UNAVAILABLE});
+    a->broken_us -= BROKEN_FOR_US + 1;
+    adapter *again = find_it(l, "a");
+    assert_ptr_not_equal(again, a);
+    adapter_release(l->a, a);
+    return again;
+}
+
+static void words_are_read_once_and_without_the_rest(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
+    adapter *a = list_anew(l, 1);
+    adapter_info info;
+    uint64_t reads = l->reads;
+    assert_false(adapter_has_words(a));
+    assert_int_equal(adapters_read_words(l->a, a, NULL), ESP_OK);
+    assert_true(adapter_has_words(a));
+    assert_int_equal(adapters_read_words(l->a, a, NULL), ESP_OK);
+    assert_int_equal(l->words, 1);
+    assert_int_equal(l->reads, reads);
+    adapter_read_info(l->a, a, &info);
+    assert_int_equal(info.state, ADAPTER_LISTED);
+    adapter_release(l->a, a);
+    let_go(l, bring(l, "a"));
+    settle(l);
+    lab_close(l);
+}
+
+static void words_that_fail_are_read_once_and_break_it(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
+    adapter *a = list_anew(l, 1);
+    esp_error err = {0};
+    l->files[1].fails = ESP_INVALID;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(adapters_read_words(l->a, a, &err), ESP_PRECONDITION);
+        assert_string_equal(err.field, "model");
+    }
+    assert_int_equal(l->words, 1);
+    assert_true(adapter_is_broken(a));
+    assert_int_equal(hold_it(l, a), SCHED_NEVER); /* nobody waits for what is known to fail */
+    settle(l);
+    adapter_release(l->a, a);
+    settle(l);
+    lab_close(l);
+}
+
+static void *read_words(void *arg) {
+    adapter *ad = arg;
+    assert_int_equal(adapters_read_words(ad->owner, ad, NULL), ESP_OK);
+    assert_true(adapter_has_words(ad));
+    return NULL;
+}
+
+/* Of all who read them at once one's are kept, and a load takes them as they are. */
+static void words_are_read_by_many_beside_a_load(void **state) {
+    (void)state;
+    enum { ROUNDS = 50, READERS = 3 };
+    lab *l =
+        lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64, .threaded = true});
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        adapter *a = list_anew(l, 1);
+        pthread_t readers[READERS];
+        for (uint32_t k = 0; k < READERS; k++)
+            assert_int_equal(pthread_create(&readers[k], NULL, read_words, a), 0);
+        assert_int_equal(adapters_load(l->a, "a", lab_path(1), NULL, NULL), ESP_OK);
+        for (uint32_t k = 0; k < READERS; k++)
+            pthread_join(readers[k], NULL);
+        assert_int_equal(info_of(l, a).state, ADAPTER_READY);
+        adapter_release(l->a, a);
+        adapters_step(l->a, l->now_us += 1000);
+    }
+    lab_close(l);
+}
+
 /* Who is larger than one may be does not wait for the memory that others have. */
 static void one_that_is_too_large_is_not_read_over_and_over(void **state) {
     (void)state;
@@ -511,6 +590,9 @@ int main(void) {
         cmocka_unit_test(files_that_changed_behind_our_back_break_the_adapter),
         cmocka_unit_test(two_loads_of_a_name_at_once_are_two_versions),
         cmocka_unit_test(files_that_are_back_are_read_again_after_a_while),
+        cmocka_unit_test(words_are_read_once_and_without_the_rest),
+        cmocka_unit_test(words_that_fail_are_read_once_and_break_it),
+        cmocka_unit_test(words_are_read_by_many_beside_a_load),
         cmocka_unit_test(one_that_is_too_large_is_not_read_over_and_over),
         cmocka_unit_test(no_more_are_known_at_once_than_there_may_be),
         cmocka_unit_test(the_list_shows_each_version_once),

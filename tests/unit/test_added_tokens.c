@@ -166,6 +166,11 @@ static void a_folder_that_adds_none_leaves_the_base_as_it_is(void **state) {
     assert_false(says);
     assert_null(tok);
     assert_null(open_good(KNOWN));
+    put_file("tokenizer.json", "{\"model\":{}}");
+    put_file("added_tokens.json", "no JSON, and not looked at beside the other");
+    assert_int_equal(added_tokens_open(&tok, folder, base, ROWS, true, &says, NULL), ESP_OK);
+    assert_true(says);
+    assert_null(tok);
     drop_files();
 }
 

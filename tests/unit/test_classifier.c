@@ -182,12 +182,45 @@ static void scores_are_the_softmax_of_the_logits(void **state) {
     assert_true(scores[0] == 0.5f);
 }
 
+/* How many labels it has is known before a tensor of it is read. */
+static void one_of_the_store_says_its_labels_first(void **state) {
+    (void)state;
+    char root[] = "/tmp/espalier-classifier-XXXXXX", command[128];
+    adapter_store *store;
+    adapter_info info;
+    assert_non_null(mkdtemp(root));
+    assert_int_equal(store_open(&store, &(store_options){.root = root, .create = true}, NULL),
+                     ESP_OK);
+    assert_int_equal(store_import(store, strchr(classifier, '=') + 1,
+                                  &(store_import_options){.name = "score"}, NULL, NULL),
+                     ESP_OK);
+    store_close(store);
+    engine *e = tiny_open(base_path, (model_config){.device = DEVICE_REF, .adapter_store = root});
+    adapter *ad = find(e, "score");
+    assert_int_equal(adapter_label_count(ad), 0);
+    assert_int_equal(adapters_read_words(engine_adapters(e), ad, NULL), ESP_OK);
+    assert_int_equal(adapter_label_count(ad), LABELS);
+    assert_string_equal(adapter_labels(ad)[1], "complaint");
+    adapter_read_info(engine_adapters(e), ad, &info);
+    assert_int_equal(info.state, ADAPTER_LISTED);
+    float logits[LABELS];
+    ask(e, 0, logits);
+    adapter_read_info(engine_adapters(e), ad, &info);
+    assert_int_equal(info.state, ADAPTER_READY);
+    assert_string_equal(adapter_labels(ad)[1], "complaint");
+    adapter_release(engine_adapters(e), ad);
+    engine_close(e);
+    snprintf(command, sizeof command, "rm -r %s", root);
+    assert_int_equal(system(command), 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(scores_on_ref_are_peft_s),
         cmocka_unit_test(scores_on_each_level_are_near),
         cmocka_unit_test(scores_are_the_same_bits_in_any_company),
         cmocka_unit_test(a_classifier_says_its_labels_and_gives_no_tokens),
+        cmocka_unit_test(one_of_the_store_says_its_labels_first),
         cmocka_unit_test(scores_are_the_softmax_of_the_logits),
     };
     return cmocka_run_group_tests(tests, read_cases, drop_cases);

@@ -441,6 +441,60 @@ static void a_digest_is_of_the_content(void **state) {
     assert_string_not_equal(seen[0], seen[3]);
 }
 
+/* ---- outlines ---- */
+
+static lora_file *open_outline(const char *path, const model_file *base) {
+    lora_file *file = NULL;
+    esp_error err = {0};
+    if (lora_file_open_outline(&file, path, base ? model_file_weights(base) : NULL, &err))
+        fail_msg("%s: %s", path, err.message);
+    return file;
+}
+
+/* Of numbers it says nothing, and is the same whatever they are. */
+static void an_outline_reads_no_number_of_a_tensor(void **state) {
+    (void)state;
+    char folder[] = "/tmp/espalier-lora-XXXXXX", seen[ADAPTER_DIGEST_CHARS];
+    const lora_fault faults[] = {{0}, {.tensor = Q_B, .poison = NAN}};
+    esp_error err;
+    assert_non_null(mkdtemp(folder));
+    for (size_t i = 0; i < 2; i++) {
+        lora_bytes bytes = lb_build(&faults[i]);
+        put_file(folder, "adapter_config.json", bytes.config, strlen(bytes.config));
+        put_file(folder, "adapter_model.safetensors", bytes.tensors.at, bytes.tensors.count);
+        lb_free(&bytes);
+        assert_int_equal(open_folder(folder, &err), i ? ESP_INVALID : ESP_OK);
+        lora_file *file = open_outline(folder, llama);
+        if (i) assert_string_equal(lora_file_facts(file)->outline, seen);
+        memcpy(seen, lora_file_facts(file)->outline, sizeof seen);
+        lora_file_close(file);
+    }
+    remove_folder(folder);
+}
+
+/* What stands in the files' heads is held to all rules. */
+static void an_outline_is_checked_too(void **state) {
+    (void)state;
+    char folder[] = "/tmp/espalier-lora-XXXXXX";
+    const lora_fault faults[] = {{.key = "lora_alpha", .value = "0"},
+                                 {.tensor = Q_A, .rename = ""}};
+    assert_non_null(mkdtemp(folder));
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        lora_bytes bytes = lb_build(&faults[i]);
+        lora_file *file = NULL;
+        esp_error err = {0}, whole;
+        put_file(folder, "adapter_config.json", bytes.config, strlen(bytes.config));
+        put_file(folder, "adapter_model.safetensors", bytes.tensors.at, bytes.tensors.count);
+        lb_free(&bytes);
+        assert_int_equal(lora_file_open_outline(&file, folder, model_file_weights(llama), &err),
+                         ESP_INVALID);
+        assert_null(file);
+        assert_int_equal(open_folder(folder, &whole), ESP_INVALID);
+        assert_string_equal(err.message, whole.message);
+    }
+    remove_folder(folder);
+}
+
 /* A base of another name may be the same one under an operator's name. */
 static void a_base_of_another_name_is_worth_a_warning(void **state) {
     (void)state;
@@ -638,6 +692,8 @@ int main(void) {
         cmocka_unit_test(a_folder_says_what_it_lacks),
         cmocka_unit_test(facts_say_what_an_adapter_is),
         cmocka_unit_test(a_digest_is_of_the_content),
+        cmocka_unit_test(an_outline_reads_no_number_of_a_tensor),
+        cmocka_unit_test(an_outline_is_checked_too),
         cmocka_unit_test(a_base_of_another_name_is_worth_a_warning),
         cmocka_unit_test(a_base_that_records_another_name_is_refused_unless_allowed),
         cmocka_unit_test(a_score_head_has_labels),

@@ -2,7 +2,9 @@
  * tests/vectors/families as folders and as GGUF files, whose rows of q and k may be permuted.
  *
  *   ref   max |difference| <= 2e-5 of the logits' range
- *   cpu   relative rms difference <= 3% */
+ *   cpu   relative rms difference <= 3%
+ *
+ * And the outline of each, which says the same of it. */
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/unit/lora_cases.h"
 
@@ -45,8 +47,54 @@ static void cpu_is_near_them(void **state) {
     assert_int_equal(j.wrong, 0);
 }
 
+/* ---- outlines ---- */
+
+/* Of a copy of the base's table an outline does not know that it is one. */
+static void compare_rows(const lora_facts *whole, const lora_facts *outline, uint32_t vocab) {
+    for (lora_whole which = LORA_EMBEDDING; which < LORA_WHOLES; which++) {
+        uint32_t rows = outline->whole_rows[which];
+        bool copy = which != LORA_SCORE && rows == vocab && !whole->whole_rows[which];
+        assert_int_equal(whole->whole_rows[which], copy ? 0 : rows);
+    }
+}
+
+static void compare_outline(const lora_case *c, const char *base_name, void *arg) {
+    (void)arg;
+    char base[1024], adapter[1024];
+    model_file *opened = NULL;
+    lora_file *file = NULL, *head = NULL;
+    lora_case_path(base, "families", base_name);
+    lora_case_path(adapter, "lora", c->name);
+    assert_int_equal(model_file_open(&opened, base, NULL), ESP_OK);
+    const checkpoint *weights = model_file_weights(opened);
+    assert_int_equal(lora_file_open(&file, adapter, weights, NULL), ESP_OK);
+    assert_int_equal(lora_file_open_outline(&head, adapter, weights, NULL), ESP_OK);
+    const lora_facts *whole = lora_file_facts(file), *outline = lora_file_facts(head);
+    assert_string_equal(outline->outline, whole->outline);
+    assert_string_not_equal(outline->outline, whole->digest);
+    assert_string_equal(outline->digest, "");
+    assert_string_equal(outline->task, whole->task);
+    assert_string_equal(outline->warning, whole->warning);
+    assert_int_equal(outline->other_base, whole->other_base);
+    assert_int_equal(outline->tables, whole->tables);
+    assert_int_equal(outline->updates, whole->updates);
+    assert_int_equal(outline->bytes, whole->bytes);
+    compare_rows(whole, outline, weights->spec.vocab);
+    for (uint32_t i = 0; whole->label_names && i < whole->whole_rows[LORA_SCORE]; i++)
+        assert_string_equal(outline->label_names[i], whole->label_names[i]);
+    lora_file_close(file);
+    lora_file_close(head);
+    model_file_close(opened);
+}
+
+static void an_outline_has_the_facts_of_the_whole(void **state) {
+    (void)state;
+    assert_true(lora_case_each(compare_outline, NULL) >= CASES_MIN);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_outline_has_the_facts_of_the_whole),
         cmocka_unit_test(ref_gives_the_logits_of_peft),
         cmocka_unit_test(cpu_is_near_them),
     };

@@ -40,8 +40,8 @@ static json_t *load(const void *bytes, size_t count, size_t flags, json_error_t 
     return json_loadb(bytes, count, flags | JSON_DECODE_INT_AS_REAL, error);
 }
 
-static esp_code read_object(json_t **out, const void *bytes, size_t count, size_t flags,
-                            const char *name, const char *what, esp_error *err) {
+static esp_code read_value(json_t **out, const void *bytes, size_t count, size_t flags,
+                           const char *name, const char *what, esp_error *err) {
     json_error_t error;
     *out = NULL;
     if (!is_modest(bytes, count))
@@ -52,7 +52,13 @@ static esp_code read_object(json_t **out, const void *bytes, size_t count, size_
     if (!*out)
         return esp_fail(err, ESP_INVALID, "%s: %s is not valid JSON, at its byte %d: %s", name,
                         what, error.position, json_show(error.text).text);
-    if (json_is_object(*out)) return ESP_OK;
+    return ESP_OK;
+}
+
+static esp_code read_object(json_t **out, const void *bytes, size_t count, size_t flags,
+                            const char *name, const char *what, esp_error *err) {
+    esp_code code = read_value(out, bytes, count, flags, name, what, err);
+    if (code != ESP_OK || json_is_object(*out)) return code;
     json_decref(*out);
     *out = NULL;
     return esp_fail(err, ESP_INVALID, "%s: %s is a JSON array; wanted an object", name, what);
@@ -66,4 +72,9 @@ esp_code json_read_object(json_t **out, const void *bytes, size_t count, const c
 esp_code json_read_tokens(json_t **out, const void *bytes, size_t count, const char *name,
                           esp_error *err) {
     return read_object(out, bytes, count, JSON_ALLOW_NUL, name, "the file", err);
+}
+
+esp_code json_read_value(json_t **out, const void *bytes, size_t count, const char *name,
+                         const char *what, esp_error *err) {
+    return read_value(out, bytes, count, JSON_ALLOW_NUL | JSON_DECODE_ANY, name, what, err);
 }

@@ -30,5 +30,8 @@ ESP_CHECKED esp_code json_read_object(json_t **out, const void *bytes, size_t co
 /* The same of a tokenizer's file, where strings, but not keys, may hold NUL. */
 ESP_CHECKED esp_code json_read_tokens(json_t **out, const void *bytes, size_t count,
                                       const char *name, esp_error *err);
+/* The same of a part of it, which may be any value. */
+ESP_CHECKED esp_code json_read_value(json_t **out, const void *bytes, size_t count,
+                                     const char *name, const char *what, esp_error *err);
 
 #endif

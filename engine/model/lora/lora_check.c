@@ -243,9 +243,9 @@ esp_code lora_check(lora_file *file, esp_error *err) {
     if (!code) code = check_output(file, err);
     if (!code) code = check_score(file, err);
     if (!code) code = check_pooler(file, err);
-    if (!code) code = lora_drop_copies(file, err);
+    if (!code && !file->outline) code = lora_drop_copies(file, err);
     if (!code) code = tie(file, err);
-    if (!code) code = lora_embedding_factor(file, err);
+    if (!code && !file->outline) code = lora_embedding_factor(file, err);
     if (!code) compare_names(file);
     return code;
 }

@@ -92,9 +92,27 @@ static const char *view_name(uint32_t view) {
     return view == VIEW_CONFIG ? ADAPTER_CONFIG_FILE : ADAPTER_LABELS_FILE;
 }
 
+/* Of the file that holds the tensors, bytes long: in front of the first one's numbers. */
+static size_t head_bytes(const lora_file *file, const uint8_t *begin, size_t bytes) {
+    for (uint32_t i = 0; i < lora_tensor_count(file); i++) {
+        size_t at = (size_t)((const uint8_t *)lora_tensor(file, i)->data - begin);
+        if (at < bytes) bytes = at;
+    }
+    return bytes;
+}
+
+/* The last of files [count] is that of the tensors: bytes of it are hashed. */
+static void sum_files(char digest[ADAPTER_DIGEST_CHARS], const adapter_digest_file *files,
+                      size_t count, const void *begin, size_t bytes) {
+    adapter_digest_file sorted[ADAPTER_FILES_MAX];
+    memcpy(sorted, files, count * sizeof *files);
+    adapter_file_hash(sorted[count - 1].hash, begin, bytes, false);
+    adapter_digest(digest, sorted, count);
+}
+
 /* views [VIEWS]: those without bytes are not there. */
-static void fill_digest(lora_file *file, const file_view *views) {
-    adapter_digest_file files[ADAPTER_FILES_MAX];
+static void fill_digests(lora_file *file, const file_view *views) {
+    adapter_digest_file files[ADAPTER_FILES_MAX] = {0};
     size_t count = 0;
     for (uint32_t i = 0; i < VIEWS; i++) {
         if (!views[i].bytes) continue;
@@ -103,12 +121,12 @@ static void fill_digest(lora_file *file, const file_view *views) {
         file->facts.bytes += views[i].count;
     }
     const safetensors_file *tensors = file->folder_tensors;
-    files[count].name = file->gguf ? ADAPTER_GGUF_FILE : ADAPTER_TENSORS_FILE;
-    const void *bytes = file->gguf ? gguf_data(file->gguf) : safetensors_data(tensors);
-    uint64_t size = file->gguf ? gguf_bytes(file->gguf) : safetensors_bytes(tensors);
-    adapter_file_hash(files[count++].hash, bytes, (size_t)size, false);
-    file->facts.bytes += size;
-    adapter_digest(file->facts.digest, files, count);
+    files[count++].name = file->gguf ? ADAPTER_GGUF_FILE : ADAPTER_TENSORS_FILE;
+    const void *begin = file->gguf ? gguf_data(file->gguf) : safetensors_data(tensors);
+    uint64_t bytes = file->gguf ? gguf_bytes(file->gguf) : safetensors_bytes(tensors);
+    file->facts.bytes += bytes;
+    sum_files(file->facts.outline, files, count, begin, head_bytes(file, begin, (size_t)bytes));
+    if (!file->outline) sum_files(file->facts.digest, files, count, begin, (size_t)bytes);
 }
 
 /* ---- a folder ---- */
@@ -173,7 +191,7 @@ static esp_code hash_folder(lora_file *file, const folder_place *place, file_vie
         if ((i < VIEW_TOKENS || file->facts.tables) && folder_has(place, view_name(i)))
             code = map_file(place, view_name(i), &views[i], err);
     views[VIEW_CONFIG] = file->config_view;
-    if (!code) fill_digest(file, views);
+    if (!code) fill_digests(file, views);
     for (uint32_t i = VIEW_LABELS; i < VIEWS; i++)
         file_unmap(&views[i]);
     return code;
@@ -204,7 +222,7 @@ static esp_code open_gguf(lora_file *file, const char *path, esp_error *err) {
     esp_code code = gguf_open(&file->gguf, path, err);
     if (code) return code;
     snprintf(file->name, sizeof file->name, "%s", gguf_name(file->gguf));
-    fill_digest(file, (file_view[VIEWS]){{0}});
+    fill_digests(file, (file_view[VIEWS]){{0}});
     return read_all(file, err);
 }
 
@@ -216,15 +234,26 @@ static esp_code finish_open(lora_file **out, lora_file *file, esp_code code) {
     return code;
 }
 
-esp_code lora_file_open(lora_file **out, const char *path, const checkpoint *base, esp_error *err) {
+static esp_code open_path(lora_file **out, const char *path, const checkpoint *base, bool outline,
+                          esp_error *err) {
     ESP_ASSERT(out && path);
     *out = NULL;
     lora_file *file = mem_new(1, sizeof *file);
     file->base = base;
+    file->outline = outline;
     file->config.task = "";
     return finish_open(out, file,
                        model_folder_is(path) ? open_folder(file, path, err)
                                              : open_gguf(file, path, err));
+}
+
+esp_code lora_file_open(lora_file **out, const char *path, const checkpoint *base, esp_error *err) {
+    return open_path(out, path, base, false, err);
+}
+
+esp_code lora_file_open_outline(lora_file **out, const char *path, const checkpoint *base,
+                                esp_error *err) {
+    return open_path(out, path, base, true, err);
 }
 
 static esp_code open_memory(lora_file *file, const file_view *config, const void *tensors,
@@ -238,7 +267,7 @@ static esp_code open_memory(lora_file *file, const file_view *config, const void
     } else
         code = gguf_open_memory(&file->gguf, tensors, tensor_bytes, ADAPTER_GGUF_FILE, err);
     if (code) return code;
-    fill_digest(file, (file_view[VIEWS]){[VIEW_CONFIG] = *config});
+    fill_digests(file, (file_view[VIEWS]){[VIEW_CONFIG] = *config});
     file->facts.tables = !file->gguf && has_tables(file->folder_tensors);
     if ((code = read_all(file, err))) return code;
     return find_labels(file, NULL, err);

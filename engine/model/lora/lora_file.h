@@ -48,7 +48,10 @@ typedef enum lora_whole {
 typedef struct lora_facts {
     const char *name;                  /* last component of its path, printable */
     const char *format;                /* "peft", "gguf" */
-    char digest[ADAPTER_DIGEST_CHARS]; /* adapter_digest.h */
+    char digest[ADAPTER_DIGEST_CHARS]; /* adapter_digest.h; "" of an outline */
+    /* The same with the tensors' names, types and shapes in place of their file: of what all that stands here is read
+     * from. */
+    char outline[ADAPTER_DIGEST_CHARS];
     const char *base_name;             /* of its base, as recorded; "" */
     const char *task;                  /* "CAUSAL_LM", "SEQ_CLS"; "" */
     uint32_t rank_min, rank_max;       /* over its updates; 0: it has none */
@@ -77,7 +80,12 @@ typedef struct lora_file lora_file;
  * ESP_INVALID, ESP_NOT_FOUND or ESP_DENIED with a sentence. */
 ESP_CHECKED esp_code lora_file_open(lora_file **out, const char *path, const checkpoint *base,
                                     esp_error *err);
-/* The same of two files in memory that the caller keeps (tests, fuzzing). */
+/* The facts alone, of the files' heads: no number of a tensor is read, so it takes as long for a large adapter as for a
+ * small one. Nothing but facts is asked of it. What it does not see - numbers that are not finite, content that is not
+ * what a digest says - lora_file_open refuses; and tables that are the base's own count as the adapter's here. */
+ESP_CHECKED esp_code lora_file_open_outline(lora_file **out, const char *path,
+                                            const checkpoint *base, esp_error *err);
+/* The same as lora_file_open of two files in memory that the caller keeps (tests, fuzzing). */
 ESP_CHECKED esp_code lora_file_open_memory(lora_file **out, const void *config, size_t config_bytes,
                                            const void *tensors, size_t tensor_bytes,
                                            const checkpoint *base, esp_error *err);

@@ -66,6 +66,7 @@ typedef struct lora_update {
 struct lora_file {
     lora_facts facts;
     const checkpoint *base; /* or NULL */
+    bool outline;           /* no number of a tensor is read */
     lora_config config;     /* of a folder */
     char name[96];
     char base_name[128], task[48]; /* of a GGUF file */

@@ -20,7 +20,8 @@ typedef struct listed_token {
 /* What the files say. */
 typedef struct token_list {
     hf_reader reader;            /* file: the one being read */
-    json_t *json, *map, *config; /* tokenizer.json; added_tokens.json; tokenizer_config.json */
+    json_t *list, *map, *config; /* of tokenizer.json; added_tokens.json; tokenizer_config.json */
+    bool has_list;               /* there is a tokenizer.json */
     listed_token *at;
     size_t count;
     const tokenizer *base;
@@ -57,7 +58,7 @@ static esp_code take_room(token_list *l, size_t count) {
 }
 
 static esp_code read_list(token_list *l) {
-    const json_t *list = json_object_get(l->json, LIST);
+    const json_t *list = l->list;
     esp_code code = take_room(l, json_array_size(list));
     l->reader.file = "tokenizer.json";
     for (size_t i = 0; i < json_array_size(list) && code == ESP_OK; i++) {
@@ -94,10 +95,12 @@ static esp_code read_files(token_list *l, const char *folder) {
     folder_place place;
     esp_error *err = l->reader.err;
     esp_code code = folder_place_find(&place, folder, err);
-    if (code == ESP_OK) code = hf_load_json(&l->json, &place, "tokenizer.json", err);
-    if (code == ESP_OK && !l->json) code = hf_load_json(&l->map, &place, "added_tokens.json", err);
+    if (code == ESP_OK)
+        code = hf_load_member(&l->list, &l->has_list, &place, "tokenizer.json", LIST, err);
+    if (code == ESP_OK && !l->has_list)
+        code = hf_load_json(&l->map, &place, "added_tokens.json", err);
     if (code == ESP_OK) code = hf_load_json(&l->config, &place, "tokenizer_config.json", err);
-    if (code == ESP_OK && l->json) code = read_list(l);
+    if (code == ESP_OK && l->has_list) code = read_list(l);
     if (code == ESP_OK && l->map) code = read_map(l);
     return code;
 }
@@ -172,9 +175,9 @@ esp_code added_tokens_open(tokenizer **out, const char *folder, const tokenizer 
     token_list l = {.reader = {.err = err}, .base = base, .rows = rows, .grown = grown};
     *out = NULL;
     esp_code code = read_files(&l, folder);
-    *says = l.json || l.map;
+    *says = l.has_list || l.map;
     if (code == ESP_OK) code = open_from(&l, out);
-    json_decref(l.json);
+    json_decref(l.list);
     json_decref(l.map);
     json_decref(l.config);
     free(l.at);

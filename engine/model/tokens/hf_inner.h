@@ -30,6 +30,9 @@ esp_code hf_fail(const hf_reader *r, esp_code code, const char *path, const char
  * lead out of the folder. */
 ESP_CHECKED esp_code hf_load_json(json_t **out, const folder_place *folder, const char *name,
                                   esp_error *err);
+/* One member of the file's object alone (json_member.h); *there: there is such a file. */
+ESP_CHECKED esp_code hf_load_member(json_t **out, bool *there, const folder_place *folder,
+                                    const char *name, const char *key, esp_error *err);
 
 /* A member of an object at path. A missing one (or null) leaves *out alone. */
 ESP_CHECKED esp_code hf_get_bool(const hf_reader *r, const json_t *object, const char *path,

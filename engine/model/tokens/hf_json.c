@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/model/format/json_bytes.h"
+#include "engine/model/format/json_member.h"
 #include "engine/model/tokens/hf_inner.h"
 
 esp_code hf_fail(const hf_reader *r, esp_code code, const char *path, const char *format, ...) {
@@ -16,19 +17,41 @@ esp_code hf_fail(const hf_reader *r, esp_code code, const char *path, const char
     return esp_fail(r->err, code, "%s: %s %s", r->file, path, what);
 }
 
-esp_code hf_load_json(json_t **out, const folder_place *folder, const char *name, esp_error *err) {
+/* No bytes: the folder has no such file. */
+static esp_code map_json(file_view *out, const folder_place *folder, const char *name,
+                         esp_error *err) {
     char path[PATH_MAX];
-    file_view view = {0};
-    *out = NULL;
     esp_error missing = {0};
+    *out = (file_view){0};
     esp_code code = folder_file_find(folder, name, path, &missing);
     if (code == ESP_NOT_FOUND) return ESP_OK;
     if (code) return esp_fail(err, code, "%s", missing.message);
-    if ((code = file_map(&view, path, "a JSON file", err))) return code;
-    if (view.count > HF_FILE_BYTES_MAX)
-        code = esp_fail(err, ESP_INVALID, "%s has %zu bytes; wanted %d at most", name, view.count,
-                        HF_FILE_BYTES_MAX);
-    if (!code) code = json_read_tokens(out, view.bytes, view.count, name, err);
+    if ((code = file_map(out, path, "a JSON file", err))) return code;
+    if (out->count <= HF_FILE_BYTES_MAX) return ESP_OK;
+    code = esp_fail(err, ESP_INVALID, "%s has %zu bytes; wanted %d at most", name, out->count,
+                    HF_FILE_BYTES_MAX);
+    file_unmap(out);
+    return code;
+}
+
+esp_code hf_load_json(json_t **out, const folder_place *folder, const char *name, esp_error *err) {
+    file_view view;
+    *out = NULL;
+    esp_code code = map_json(&view, folder, name, err);
+    if (code || !view.bytes) return code;
+    code = json_read_tokens(out, view.bytes, view.count, name, err);
+    file_unmap(&view);
+    return code;
+}
+
+esp_code hf_load_member(json_t **out, bool *there, const folder_place *folder, const char *name,
+                        const char *key, esp_error *err) {
+    file_view view;
+    *out = NULL;
+    esp_code code = map_json(&view, folder, name, err);
+    *there = view.bytes != NULL;
+    if (code || !view.bytes) return code;
+    code = json_read_member(out, view.bytes, view.count, key, name, err);
     file_unmap(&view);
     return code;
 }

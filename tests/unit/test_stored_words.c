@@ -1,0 +1,436 @@
+/* test_stored_words.c - adapters of a store whose tokens are asked for before anything else of them: no tensor is read
+ * for that, what is broken is found once, and nobody is served with tokens that are not those of the adapter that is
+ * computed with. */
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "engine/adapters/adapters_inner.h"
+#include "engine/base/log.h"
+#include "engine/replicas.h"
+#include "engine/serve/generate_input.h"
+#include "tests/unit/tiny_adapters.h"
+
+enum { PLAIN, NARROW, WIDE, ADAPTERS, VOCAB = TINY_TOKENS, OUTPUT = 4 };
+
+static const tiny_llama_options MODEL = {.layers = 2,
+                                         .hidden = 64,
+                                         .heads = 4,
+                                         .kv_heads = 2,
+                                         .head_dim = 16,
+                                         .intermediate = 96,
+                                         .vocab = VOCAB,
+                                         .context = 256,
+                                         .dtype = DT_Q8_0,
+                                         .seed = 11,
+                                         .tied = true};
+static const uint32_t ADDED[ADAPTERS] = {0, 1, 5};
+static const char *const NAMES[ADAPTERS] = {"plain", "narrow", "wide"};
+static const char TENSORS[] = "adapter_model.safetensors", TOKENS[] = "tokenizer.json";
+
+static char model_path[] = "/tmp/espalier-stored-XXXXXX";
+static tiny_adapters sources;
+
+static int make_files(void **state) {
+    (void)state;
+    log_set_level(LOG_OFF);
+    tiny_write(model_path, &MODEL);
+    for (uint32_t i = 0; i < ADAPTERS; i++)
+        tiny_adapters_add(&sources, &(tiny_adapter_options){.base = &MODEL,
+                                                            .rank = 4,
+                                                            .targets = TA_Q,
+                                                            .wholes = i != PLAIN,
+                                                            .added = ADDED[i],
+                                                            .seed = 70 + i});
+    return 0;
+}
+
+static int drop_files(void **state) {
+    (void)state;
+    tiny_adapters_remove(&sources);
+    return unlink(model_path);
+}
+
+/* ---- a store, and an engine over it ---- */
+
+typedef struct stored_lab {
+    char root[64];
+    store_ref refs[ADAPTERS]; /* where each lies */
+    engine *e;
+    adapters *all;
+} stored_lab;
+
+static void import(stored_lab *l, const char *name, int which) {
+    adapter_store *store;
+    store_options options = {.root = l->root, .create = true};
+    assert_int_equal(store_open(&store, &options, NULL), ESP_OK);
+    assert_int_equal(store_import(store, sources.folders[which],
+                                  &(store_import_options){.name = name}, &l->refs[which], NULL),
+                     ESP_OK);
+    store_close(store);
+}
+
+static void open_lab(stored_lab *l) {
+    *l = (stored_lab){.root = "/tmp/espalier-stored-root-XXXXXX"};
+    assert_non_null(mkdtemp(l->root));
+    for (int i = 0; i < ADAPTERS; i++)
+        import(l, NAMES[i], i);
+    l->e = tiny_open(model_path, (model_config){.device = DEVICE_REF, .adapter_store = l->root});
+    l->all = engine_adapters(l->e);
+}
+
+static void close_lab(stored_lab *l) {
+    char command[128];
+    engine_close(l->e);
+    snprintf(command, sizeof command, "rm -r %s", l->root);
+    assert_int_equal(system(command), 0);
+}
+
+/* Another bit in the byte that lies so far from the file's end, or, below 0, behind its begin; twice: as it was. */
+static void turn_bit(const stored_lab *l, int which, const char *name, long from_end) {
+    char path[PATH_MAX + 64];
+    uint8_t byte;
+    snprintf(path, sizeof path, "%s/%s", l->refs[which].path, name);
+    struct stat old;
+    assert_int_equal(stat(path, &old), 0);
+    assert_int_equal(chmod(path, 0600), 0);
+    int fd = open(path, O_RDWR);
+    off_t at = from_end > 0 ? old.st_size - from_end : -from_end;
+    assert_int_equal(pread(fd, &byte, 1, at), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+    assert_int_equal(chmod(path, old.st_mode & 0777), 0);
+}
+
+/* The last digit of the first token's text, "<|w292|>" then "<|w293|>". */
+static void turn_token(const stored_lab *l, int which) {
+    static const char before[] = "{\"added_tokens\":[{\"id\":292,\"content\":\"<|w29";
+    turn_bit(l, which, TOKENS, -(long)(sizeof before - 1));
+}
+
+static adapter *find(stored_lab *l, const char *name) {
+    adapter *ad = NULL;
+    esp_error err = {0};
+    if (adapters_find(l->all, name, &ad, &err) != ESP_OK) fail_msg("%s: %s", name, err.message);
+    return ad;
+}
+
+/* As if it had been broken for long. */
+static void age(stored_lab *l, const char *name) {
+    adapter *ad;
+    assert_int_equal(adapters_find_anyhow(l->all, name, &ad, NULL), ESP_OK);
+    assert_true(adapter_is_broken(ad));
+    ad->broken_us -= BROKEN_FOR_US + 1;
+    adapter_release(l->all, ad);
+}
+
+static adapter_state state_of(stored_lab *l, const adapter *ad) {
+    adapter_info info;
+    adapter_read_info(l->all, ad, &info);
+    return info.state;
+}
+
+/* ---- requests ---- */
+
+/* The reference is the request's. */
+static request *make_request(stored_lab *l, adapter *ad) {
+    uint32_t vocab = engine_vocab(l->e, ad);
+    int32_t prompt[] = {'a', 'b', (int32_t)vocab - 1, 'c'};
+    request_options o = {.prompt = prompt,
+                         .prompt_count = 4,
+                         .output_max = OUTPUT,
+                         .ignore_eos = true,
+                         .row_digests = true,
+                         .adapters = l->all,
+                         .adapter = ad};
+    request *r = NULL;
+    esp_error err = {0};
+    if (request_new(&r, &o, vocab, &err) != ESP_OK) fail_msg("%s", err.message);
+    return r;
+}
+
+static void assert_fails(stored_lab *l, request *r, esp_code code, const char *words) {
+    tiny_run(l->e, r);
+    assert_int_equal(r->finish, FINISH_ERROR);
+    assert_int_equal(r->error.code, code);
+    if (!strstr(r->error.message, words)) fail_msg("wanted \"%s\": %s", words, r->error.message);
+    request_unref(r);
+}
+
+static void assert_answers(stored_lab *l, const char *name) {
+    adapter *ad = name ? find(l, name) : NULL;
+    tiny_answer answer;
+    assert_int_equal(adapters_read_tokens(l->all, ad, NULL), ESP_OK);
+    request *r = make_request(l, ad);
+    tiny_run(l->e, r);
+    tiny_keep(r, &answer);
+}
+
+/* ---- reading ---- */
+
+static void tokens_are_known_before_tensors_are_read(void **state) {
+    (void)state;
+    stored_lab l;
+    open_lab(&l);
+    for (int i = 0; i < ADAPTERS; i++) {
+        adapter *ad = find(&l, NAMES[i]);
+        assert_null(adapter_tokenizer(ad));
+        assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+        assert_int_equal(engine_vocab(l.e, ad), VOCAB + ADDED[i]);
+        assert_int_equal(tok_count(engine_tokenizer_of(l.e, ad)), VOCAB + ADDED[i]);
+        assert_int_equal(adapter_has_words(ad), i != PLAIN); /* nobody reads it for nothing */
+        assert_int_equal(state_of(&l, ad), ADAPTER_LISTED);
+        adapter_release(l.all, ad);
+        assert_answers(&l, NAMES[i]);
+    }
+    close_lab(&l);
+}
+
+/* A load gives the same words; those that were given out stay where they are. */
+static void a_load_keeps_the_words_that_were_read(void **state) {
+    (void)state;
+    stored_lab l;
+    open_lab(&l);
+    adapter *ad = find(&l, "wide");
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    const tokenizer *tok = adapter_tokenizer(ad);
+    assert_int_equal(adapters_load_stored(l.all, "wide", NULL, NULL), ESP_OK);
+    assert_int_equal(state_of(&l, ad), ADAPTER_READY);
+    assert_ptr_equal(adapter_tokenizer(ad), tok);
+    assert_int_equal(adapter_vocab(ad), VOCAB + 5);
+    adapter_release(l.all, ad);
+    assert_answers(&l, "wide");
+    close_lab(&l);
+}
+
+/* ---- what is not what it should be ---- */
+
+/* The thread that takes requests does not look at the numbers; the load does, and the request ends with what it
+ * finds. */
+static void damaged_tensors_fail_the_request_and_nobody_else(void **state) {
+    (void)state;
+    stored_lab l;
+    open_lab(&l);
+    turn_bit(&l, WIDE, TENSORS, 1);
+    adapter *ad = find(&l, "wide");
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    assert_int_equal(adapter_vocab(ad), VOCAB + 5);
+    request *r = make_request(&l, ad);
+    assert_fails(&l, r, ESP_DATA_LOSS, "files in the store are not what their digest says");
+    assert_answers(&l, "narrow");
+    assert_answers(&l, "plain");
+    assert_answers(&l, NULL);
+    turn_bit(&l, WIDE, TENSORS, 1);
+    assert_int_equal(adapters_find(l.all, "wide", &ad, NULL), ESP_DATA_LOSS);
+    age(&l, "wide");
+    assert_answers(&l, "wide");
+    close_lab(&l);
+}
+
+static esp_code ask_words(stored_lab *l, const char *name, uint32_t *vocab, esp_error *err) {
+    served_model served = {.name = "base", .adapters = l->all, .vocab = VOCAB};
+    adapter *ad = NULL;
+    *err = (esp_error){0};
+    esp_code code = find_model(&served, name, &ad, err);
+    if (code == ESP_OK) code = find_words(&served, ad, err);
+    *vocab = served.vocab;
+    adapter_release(l->all, ad);
+    return code;
+}
+
+static void words_that_cannot_be_read_are_not_read_again_for_a_while(void **state) {
+    (void)state;
+    stored_lab l;
+    esp_error err;
+    uint32_t vocab;
+    adapters_stats stats;
+    open_lab(&l);
+    turn_bit(&l, WIDE, TOKENS, -1); /* the first key's quote */
+    assert_int_equal(ask_words(&l, "wide", &vocab, &err), ESP_PRECONDITION);
+    assert_string_equal(err.field, "model");
+    assert_non_null(strstr(err.message, "wide@1: tokenizer.json: the file is not a valid JSON"));
+    turn_bit(&l, WIDE, TOKENS, -1); /* good again, and nobody looks */
+    assert_int_equal(ask_words(&l, "wide", &vocab, &err), ESP_PRECONDITION);
+    assert_string_equal(err.field, "model");
+    assert_non_null(strstr(err.message, "wide@1: tokenizer.json: the file is not a valid JSON"));
+    adapters_read_stats(l.all, &stats);
+    assert_int_equal(stats.failures, 1);
+    assert_int_equal(ask_words(&l, "narrow", &vocab, &err), ESP_OK);
+    assert_int_equal(vocab, VOCAB + 1);
+    age(&l, "wide");
+    assert_int_equal(ask_words(&l, "wide", &vocab, &err), ESP_OK);
+    assert_int_equal(vocab, VOCAB + 5);
+    assert_answers(&l, "wide");
+    close_lab(&l);
+}
+
+/* Who held it before knows as much. */
+static void a_reference_to_a_broken_one_is_told_why(void **state) {
+    (void)state;
+    stored_lab l;
+    esp_error err = {0};
+    open_lab(&l);
+    adapter *ad = find(&l, "wide");
+    turn_bit(&l, WIDE, TOKENS, -1);
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_PRECONDITION);
+    turn_bit(&l, WIDE, TOKENS, -1);
+    assert_int_equal(adapters_read_tokens(l.all, ad, &err), ESP_PRECONDITION);
+    assert_non_null(strstr(err.message, "tokenizer.json"));
+    adapter_release(l.all, ad);
+    close_lab(&l);
+}
+
+/* The operator who mended it need not wait. */
+static void a_load_tries_a_broken_one_again_at_once(void **state) {
+    (void)state;
+    stored_lab l;
+    esp_error err;
+    uint32_t vocab;
+    open_lab(&l);
+    turn_bit(&l, WIDE, TOKENS, -1);
+    assert_int_equal(ask_words(&l, "wide", &vocab, &err), ESP_PRECONDITION);
+    turn_bit(&l, WIDE, TOKENS, -1);
+    assert_int_equal(adapters_load_stored(l.all, "wide", NULL, NULL), ESP_OK);
+    assert_answers(&l, "wide");
+    close_lab(&l);
+}
+
+/* Both are sound files, but the text was cut by the one and the adapter is the other. */
+static void words_of_other_content_are_served_to_nobody(void **state) {
+    (void)state;
+    stored_lab l;
+    open_lab(&l);
+    turn_token(&l, NARROW);
+    adapter *ad = find(&l, "narrow"), *again;
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    assert_int_equal(tok_find(adapter_tokenizer(ad), "<|w293|>"), VOCAB);
+    request *r = make_request(&l, ad);
+    turn_token(&l, NARROW);
+    assert_fails(&l, r, ESP_DATA_LOSS, "not what they were when its tokens were read");
+    assert_int_equal(adapters_find(l.all, "narrow", &again, NULL), ESP_DATA_LOSS);
+    age(&l, "narrow");
+    again = find(&l, "narrow");
+    assert_int_equal(adapters_read_tokens(l.all, again, NULL), ESP_OK);
+    assert_int_equal(tok_find(adapter_tokenizer(again), "<|w292|>"), VOCAB);
+    adapter_release(l.all, again);
+    assert_answers(&l, "narrow");
+    close_lab(&l);
+}
+
+/* The same where the operator loads it: the load fails, and the next one begins again. */
+static void a_load_does_not_take_words_of_other_content(void **state) {
+    (void)state;
+    stored_lab l;
+    esp_error err = {0};
+    open_lab(&l);
+    turn_token(&l, NARROW);
+    adapter *ad = find(&l, "narrow");
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    turn_token(&l, NARROW);
+    assert_int_equal(adapters_load_stored(l.all, "narrow", NULL, &err), ESP_DATA_LOSS);
+    assert_non_null(strstr(err.message, "narrow@1: its files are not what they were when"));
+    request *r = make_request(&l, ad);
+    assert_fails(&l, r, ESP_DATA_LOSS, "when its tokens were read");
+    assert_int_equal(adapters_load_stored(l.all, "narrow", NULL, NULL), ESP_OK);
+    assert_answers(&l, "narrow");
+    close_lab(&l);
+}
+
+/* The second replica's thread never saw the file that the text was cut by. What no load has confirmed is then read anew
+ * by both. */
+static void words_of_two_replicas_are_the_same_or_nobody_is_served(void **state) {
+    (void)state;
+    stored_lab l;
+    replicas *many = NULL;
+    esp_error err = {0};
+    open_lab(&l);
+    engine *alone = l.e;
+    model_config config = {
+        .model_path = model_path, .device = DEVICE_REF, .threads = 2, .adapter_store = l.root};
+    assert_int_equal(replicas_open(&many, &config, 2, NULL, NULL, NULL), ESP_OK);
+    l.e = replicas_engine(many, 0);
+    l.all = engine_adapters(l.e);
+    replicas_set_stuck(many, 0, true);
+    turn_token(&l, NARROW);
+    adapter *ad = find(&l, "narrow");
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    request *r = make_request(&l, ad);
+    turn_token(&l, NARROW);
+    assert_int_equal(replicas_submit(many, r, &err), ESP_ABORTED);
+    assert_non_null(strstr(err.message, "adapter narrow was replaced; try again"));
+    request_unref(r);
+    age(&l, "narrow");
+    adapters *there = engine_adapters(replicas_engine(many, 1));
+    assert_int_equal(adapters_find_anyhow(there, "narrow", &ad, NULL), ESP_OK);
+    ad->broken_us -= BROKEN_FOR_US + 1;
+    adapter_release(there, ad);
+    ad = find(&l, "narrow");
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    r = make_request(&l, ad);
+    if (replicas_submit(many, r, &err) != ESP_OK) fail_msg("%s", err.message);
+    assert_ptr_equal(r->adapters, there);
+    tiny_finish(replicas_engine(many, 1), r);
+    assert_int_equal(r->finish, FINISH_LENGTH);
+    request_unref(r);
+    replicas_close(many);
+    l.e = alone;
+    close_lab(&l);
+}
+
+/* ---- names ---- */
+
+/* A request stays with the version whose tokens its text was cut by. */
+static void an_alias_may_move_between_words_and_load(void **state) {
+    (void)state;
+    stored_lab l;
+    open_lab(&l);
+    import(&l, "both", WIDE);
+    import(&l, "both", NARROW);
+    adapter *second = find(&l, "both");
+    assert_int_equal(adapters_read_tokens(l.all, second, NULL), ESP_OK);
+    assert_int_equal(adapters_set_alias(l.all, "both", 1, NULL), ESP_OK);
+    adapter *first = find(&l, "both");
+    assert_int_equal(adapters_read_tokens(l.all, first, NULL), ESP_OK);
+    assert_int_equal(adapter_version(first), 1);
+    assert_int_equal(adapter_vocab(first), VOCAB + 5);
+    assert_int_equal(adapter_vocab(second), VOCAB + 1);
+    request *r = make_request(&l, second), *s = make_request(&l, first);
+    tiny_submit(l.e, r);
+    tiny_run(l.e, s);
+    tiny_wait(l.e, r);
+    assert_int_equal(tok_count(r->tok), VOCAB + 1);
+    assert_string_equal(r->by.digest, l.refs[NARROW].digest);
+    assert_int_equal(tok_count(s->tok), VOCAB + 5);
+    assert_string_equal(s->by.digest, l.refs[WIDE].digest);
+    tiny_answer narrow, wide;
+    tiny_keep(r, &narrow);
+    tiny_keep(s, &wide);
+    assert_memory_not_equal(narrow.rows, wide.rows, sizeof wide.rows);
+    close_lab(&l);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(tokens_are_known_before_tensors_are_read),
+        cmocka_unit_test(a_load_keeps_the_words_that_were_read),
+        cmocka_unit_test(damaged_tensors_fail_the_request_and_nobody_else),
+        cmocka_unit_test(words_that_cannot_be_read_are_not_read_again_for_a_while),
+        cmocka_unit_test(a_reference_to_a_broken_one_is_told_why),
+        cmocka_unit_test(a_load_tries_a_broken_one_again_at_once),
+        cmocka_unit_test(words_of_other_content_are_served_to_nobody),
+        cmocka_unit_test(a_load_does_not_take_words_of_other_content),
+        cmocka_unit_test(words_of_two_replicas_are_the_same_or_nobody_is_served),
+        cmocka_unit_test(an_alias_may_move_between_words_and_load),
+    };
+    return cmocka_run_group_tests(tests, make_files, drop_files);
+}
