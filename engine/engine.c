@@ -19,7 +19,7 @@
 #include "kernels/op_timer.h"
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
-enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048, PREFILL_CHUNK_DEFAULT = 320 };
+enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048, PREFILL_CHUNK_DEFAULT = 384 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 /* Who lives though nothing can be done waits for an adapter, whose frames or whose own deadline come with
  * time alone. */

@@ -8,7 +8,7 @@
  * Shape  A is the weights, 16 rows x 32 columns; B is x, 16 pairs of columns x 16 tokens; so C is 16
  *        rows x 16 tokens. Weights are the rows of A because a row has one scale: 32 of them come out of
  *        a table in one permutation (unpack_amx.h).
- * Error  weights are rounded to bf16. An output is the sum over blocks of 32 columns in order, as tdpbf16ps
+ * Error  weights become bf16 (unpack_amx.h). An output is the sum over blocks of 32 columns in order, as tdpbf16ps
  *        adds up a block, and begins at 0. The order is the same at every T and thread count (Law 1):
  *        a column of C depends on its column of B alone, and between panels sums rest in memory as
  *        they are.
