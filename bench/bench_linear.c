@@ -5,7 +5,8 @@
  * The shape is SmolLM2-135M in Q4_1 with a Q8_0 output matrix; with FORMAT (Q4_K), or with `formats`
  * for each one in turn, a stack of matrices of that format instead. Every layer has matrices of its
  * own, so that weights come from where they come from in a real step. us: of one pass over all
- * layers; gb_per_s: packed weights read once; gflop_per_s: two a weight and token. */
+ * layers, of one op or, in the row "all", of all ops in the order of a step; gb_per_s: packed weights read once;
+ * gflop_per_s: two a weight and token. */
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 

@@ -6,7 +6,7 @@
 #include "engine/commands/bench_parts.h"
 #include "engine/commands/commands.h"
 
-enum { REQUESTS_MIN = 4, REQUESTS_PER_STREAM = 2 };
+enum { REQUESTS_MIN = 4, REQUESTS_PER_STREAM = 2, WARM_OUTPUT = 4 };
 
 #define FIELD(field) .offset = offsetof(bench_options, field)
 
@@ -111,23 +111,27 @@ static esp_code measure_limits(bench *b, esp_error *err) {
     return code;
 }
 
+static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
+static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
 static uint32_t largest(const tok_ids *levels) {
-    uint32_t most = 1;
+    uint32_t found = 1;
     for (uint32_t i = 0; i < levels->count; i++)
-        if ((uint32_t)levels->at[i] > most) most = (uint32_t)levels->at[i];
-    return most;
+        found = most(found, (uint32_t)levels->at[i]);
+    return found;
 }
 
-/* Touches every weight, and every page of the largest measurement: prompts as long as its sequences become. */
+/* Touches every weight, and every page and adapter of the largest measurement: prompts nearly as long as its sequences
+ * become, and the few steps of answers in which a device captures its graphs. */
 static esp_code warm_up(const bench *b, const tok_ids *levels, esp_error *err) {
     bench_options whole = *b->o;
-    whole.prompt_tokens += whole.output_tokens - 1;
-    whole.output_tokens = 1;
+    whole.output_tokens = least(whole.output_tokens, WARM_OUTPUT);
+    whole.prompt_tokens += b->o->output_tokens - whole.output_tokens;
     bench warm = *b;
     warm.o = &whole;
-    uint32_t engines = b->all ? replicas_count(b->all) : 1, requests = largest(levels);
-    if (requests < engines) requests = engines;
-    return measure(&warm, requests, requests, false, err);
+    uint32_t concurrency = most(largest(levels), b->all ? replicas_count(b->all) : 1);
+    uint32_t requests = most(concurrency, b->o->model.adapters.count);
+    return measure(&warm, concurrency, requests, false, err);
 }
 
 static esp_code measure_all(bench *b, const tok_ids *levels, esp_error *err) {
@@ -182,9 +186,9 @@ static esp_code bench_model(bench_options *o, esp_error *err) {
     bench b = {.o = o, .timer = o->ops ? op_timer_open() : NULL};
     tok_ids levels = {0};
     esp_code code = read_concurrency(o->concurrency, &levels, err);
-    const uint32_t most = largest(&levels);
-    if (!o->model.max_seqs) o->model.max_seqs = most;
-    if (!o->model.step_tokens && most > 512) o->model.step_tokens = most;
+    const uint32_t streams = largest(&levels);
+    if (!o->model.max_seqs) o->model.max_seqs = streams;
+    if (!o->model.step_tokens && streams > 512) o->model.step_tokens = streams;
     o->model.op_timer = b.timer;
     progress bar = progress_begin("loading", "GB");
     if (code == ESP_OK) code = open_all(&b, &bar, err);

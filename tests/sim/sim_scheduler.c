@@ -23,6 +23,7 @@ typedef struct setting {
     const char *name;
     uint32_t seqs_max, waiting_max, step_tokens, context_max, pages, groups;
     uint32_t short_context; /* 0: none */
+    uint32_t prefill_chunk; /* 0: what answers leave */
     uint32_t windows[KV_GROUPS_MAX];
     uint32_t prompt_max, output_max;
     /* Chances in 1024, per step. */
@@ -188,7 +189,7 @@ static void check_frames(const world *w, const sched_work *work) {
 }
 
 static void check_plan(world *w, const sched_plan *plan) {
-    uint32_t tokens = 0, rows = 0, partial = 0;
+    uint32_t tokens = 0, rows = 0, partial = 0, decodes = 0;
     assert_true(plan->work_count <= w->set->seqs_max);
     for (uint32_t i = 0; i < plan->work_count; i++) {
         const sched_work *work = &plan->work[i];
@@ -199,12 +200,14 @@ static void check_plan(world *w, const sched_plan *plan) {
         tokens += work->count;
         rows += work->row;
         partial += !work->row;
+        decodes += work->row && work->count == 1 && work->first > 0;
         w->digest = (w->digest ^ ((uint64_t)work->seq.slot << 32 | work->first)) * 0x100000001b3ull;
     }
     assert_int_equal(tokens, plan->token_count);
     assert_int_equal(rows, plan->row_count);
     assert_true(tokens <= w->set->step_tokens);
     assert_true(partial <= 1);
+    if (decodes && w->set->prefill_chunk) assert_true(tokens <= decodes + w->set->prefill_chunk);
     /* Nobody stands still without a reason: those who run are computing. */
     assert_true(plan->work_count > 0 || w->live_count == 0 || plan->preempted > 0 || w->in_flight);
     w->preempted += plan->preempted;
@@ -308,6 +311,7 @@ static world *open_world(const setting *set, bool ahead, uint64_t seed) {
                              .step_tokens = set->step_tokens,
                              .context_max = set->context_max,
                              .short_context = set->short_context,
+                             .prefill_chunk = set->prefill_chunk,
                              .kv = {.page_count = set->pages, .group_count = set->groups}};
     memcpy(options.kv.windows, set->windows, sizeof set->windows);
     assert_int_equal(sched_open(&w->s, &options, NULL), ESP_OK);
@@ -355,6 +359,7 @@ static void run(const setting *set, bool ahead, uint64_t steps) {
 
 static const setting settings[] = {
     {.name = "crowded",
+     .prefill_chunk = 8,
      .seqs_max = 8,
      .waiting_max = 16,
      .step_tokens = 32,
@@ -379,6 +384,7 @@ static const setting settings[] = {
      .cancels = 5,
      .early_ends = 20},
     {.name = "deadlines",
+     .prefill_chunk = 3,
      .seqs_max = 8,
      .waiting_max = 16,
      .step_tokens = 16,
@@ -391,6 +397,7 @@ static const setting settings[] = {
      .cancels = 60,
      .deadlines = 600},
     {.name = "priorities",
+     .prefill_chunk = 20,
      .seqs_max = 4,
      .waiting_max = 12,
      .step_tokens = 64,

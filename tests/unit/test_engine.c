@@ -260,6 +260,44 @@ static void a_cancel_is_seen_within_one_step(void **state) {
     engine_close(e);
 }
 
+/* Tokens of the step that meets a long prompt beside an answer that grows. */
+static uint64_t tokens_beside_an_answer(model_config config) {
+    enum { LONG = 490, VOCAB = 320 };
+    static int32_t prompt[LONG];
+    engine *e = open_engine(config);
+    request *first = make_request(0), *second = NULL;
+    submit(e, first);
+    while (first->published == 0)
+        engine_step(e);
+    request_options options = {
+        .prompt = prompt, .prompt_count = LONG, .output_max = 1, .ignore_eos = true};
+    assert_int_equal(request_new(&second, &options, VOCAB, NULL), ESP_OK);
+    submit(e, second);
+    engine_stats before, after;
+    engine_read_stats(e, &before);
+    engine_step(e);
+    engine_read_stats(e, &after);
+    assert_false(first->done);
+    run_until_done(e, second);
+    run_until_done(e, first);
+    request_unref(first);
+    request_unref(second);
+    engine_close(e);
+    return after.step_tokens_total - before.step_tokens_total;
+}
+
+static void beside_an_answer_a_step_takes_a_chunk_of_prompts(void **state) {
+    (void)state;
+    model_config c = {.device = DEVICE_REF};
+    assert_int_equal(tokens_beside_an_answer(c), 1 + 384);
+    c.prefill_chunk = 50;
+    assert_int_equal(tokens_beside_an_answer(c), 1 + 50);
+    c.prefill_chunk = 512;
+    assert_int_equal(tokens_beside_an_answer(c), 1 + 490);
+    c.step_tokens = c.max_seqs = 32;
+    assert_int_equal(tokens_beside_an_answer(c), 32);
+}
+
 static void a_deadline_ends_a_request_with_a_sentence(void **state) {
     (void)state;
     engine *e = open_engine((model_config){0});
@@ -476,6 +514,7 @@ int main(void) {
         cmocka_unit_test(a_decode_step_allocates_nothing),
         cmocka_unit_test(the_allocation_counter_counts),
         cmocka_unit_test(a_cancel_is_seen_within_one_step),
+        cmocka_unit_test(beside_an_answer_a_step_takes_a_chunk_of_prompts),
         cmocka_unit_test(a_deadline_ends_a_request_with_a_sentence),
         cmocka_unit_test(a_stop_string_ends_a_request),
         cmocka_unit_test(what_can_never_fit_is_refused_at_submit),
