@@ -50,8 +50,8 @@ static esp_code take_content(adapters *a, adapter_entry *entry, const load_sourc
                              esp_error *err) {
     adapter *ad = names_digest(entry, facts->digest), *old = entry->current;
     bool renumbered = ad && from->version && ad->version != from->version;
-    bool other = ad && loader_check(ad, image, facts, NULL) != ESP_OK; /* its words were */
-    if (renumbered || other || (ad && adapter_is_broken(ad))) {
+    bool other = ad && loader_check(ad, image, facts, NULL) != ESP_OK; /* broken, or its words */
+    if (renumbered || other) {
         adapter_leave(a, ad);
         ad = NULL;
     }
@@ -121,6 +121,13 @@ esp_code adapters_check(adapters *a, const char *path, esp_error *err) {
     return code;
 }
 
+static esp_code fail_broken(const adapter *ad, esp_error *err) {
+    esp_error why = {0};
+    adapter_error(ad, &why);
+    if (err) *err = why;
+    return why.code;
+}
+
 /* One that is not what it was before does not become it. */
 static esp_code check_listed(adapters *a, adapter *ad, const adapter_image *image,
                              const adapter_facts *facts, esp_error *err) {
@@ -134,8 +141,9 @@ static esp_code check_listed(adapters *a, adapter *ad, const adapter_image *imag
 /* Reads an adapter that is only listed; the caller has a reference. */
 static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     pthread_mutex_lock(&a->lock);
-    bool read = ad->read;
+    bool read = ad->read, broken = adapter_is_broken(ad);
     pthread_mutex_unlock(&a->lock);
+    if (broken) return fail_broken(ad, err);
     if (read) return ESP_OK;
     adapter_entry *entry = begin_load(a, ad->name);
     adapter_image *image = NULL;
@@ -156,18 +164,17 @@ static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
 
 /* ---- words alone ---- */
 
-/* Two may read them at once; then the second one's go. */
+/* Two may read them at once, or one beside a load; then the second one's go, and it matters to nobody why it has none. */
 static esp_code keep_words(adapters *a, adapter *ad, adapter_words *words, esp_code code,
                            esp_error *why) {
+    if (code != ESP_OK) adapter_name_blob(ad, why);
     pthread_mutex_lock(&a->lock);
     bool known = adapter_has_words(ad);
     if (code == ESP_OK && !known) adapter_take_words(ad, words);
+    if (code != ESP_OK && !known) adapter_break(a, ad, why);
     pthread_mutex_unlock(&a->lock);
     if (code == ESP_OK && known) adapter_words_close(words);
-    if (code == ESP_OK || known) return ESP_OK;
-    adapter_name_blob(ad, why);
-    adapter_break(a, ad, why);
-    return code;
+    return known ? ESP_OK : code;
 }
 
 static esp_code read_words(adapters *a, adapter *ad) {
@@ -183,12 +190,9 @@ static esp_code read_words(adapters *a, adapter *ad) {
 
 /* What is wrong is found once and then told for a while, like that which a load finds. */
 esp_code adapters_read_words(adapters *a, adapter *ad, esp_error *err) {
-    esp_error why = {0};
     if (adapter_has_words(ad)) return ESP_OK;
     if (!adapter_is_broken(ad) && read_words(a, ad) == ESP_OK) return ESP_OK;
-    adapter_error(ad, &why);
-    if (err) *err = why;
-    return why.code;
+    return fail_broken(ad, err);
 }
 
 esp_code adapters_read_tokens(adapters *a, adapter *ad, esp_error *err) {
@@ -197,12 +201,10 @@ esp_code adapters_read_tokens(adapters *a, adapter *ad, esp_error *err) {
 
 void adapters_doubt(adapters *a, adapter *ad) {
     esp_error why = {0};
-    pthread_mutex_lock(&a->lock);
-    bool confirmed = ad->read;
-    pthread_mutex_unlock(&a->lock);
-    if (confirmed) return;
     (void)fail_other_words(&why);
-    adapter_break(a, ad, &why);
+    pthread_mutex_lock(&a->lock);
+    if (!ad->read) adapter_break(a, ad, &why);
+    pthread_mutex_unlock(&a->lock);
 }
 
 /* ---- from the store ---- */

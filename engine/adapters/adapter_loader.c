@@ -196,8 +196,10 @@ static bool has_same_words(const adapter *ad, const char *from) {
     return !adapter_has_words(ad) || strcmp(ad->words.from, from) == 0;
 }
 
+/* One that was found broken meanwhile stays that: it is not loaded, too. */
 esp_code loader_check(const adapter *ad, const adapter_image *image, const adapter_facts *facts,
                       esp_error *err) {
+    if (adapter_is_broken(ad)) return esp_fail(err, ad->error.code, "%s", ad->error.message);
     if (strcmp(ad->digest, facts->digest) != 0)
         return esp_fail(err, ESP_DATA_LOSS, "its files %s",
                         ad->stored ? "in the store are not what their digest says"

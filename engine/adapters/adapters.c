@@ -36,6 +36,7 @@ esp_code adapters_open(adapters **out, const adapters_options *options, esp_erro
     a->vocab = options->base ? options->base->spec.vocab : 0;
     choose_frames(a);
     pthread_mutex_init(&a->lock, NULL);
+    pthread_mutex_init(&a->why_lock, NULL);
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -102,6 +103,7 @@ void adapters_close(adapters *a) {
     free(a->ids);
     pthread_cond_destroy(&a->changed);
     pthread_mutex_destroy(&a->lock);
+    pthread_mutex_destroy(&a->why_lock);
     free(a);
 }
 
@@ -159,15 +161,21 @@ void adapter_leave(adapters *a, adapter *ad) {
 
 /* ---- what cannot be had ---- */
 
-/* Of two who fail at once one says why. */
-void adapter_break(adapters *a, adapter *ad, const esp_error *why) {
+/* Of two who fail at once one says why, and the other finds it said. */
+static void say_why(adapter *ad, const esp_error *why) {
     bool unsound = why->code == ESP_INVALID || why->code == ESP_NOT_FOUND;
-    atomic_fetch_add_explicit(&a->failures, 1, memory_order_relaxed);
-    log_event(LOG_WARN, "adapter_failed", "adapter=\"%s\" version=%u reason=\"%s\"", ad->name,
-              ad->version, why->message);
-    if (atomic_exchange(&ad->breaks, true)) return;
+    if (adapter_is_broken(ad)) return;
     ad->error = *why;
     if (unsound) ad->error.code = ESP_PRECONDITION;
     ad->broken_us = clock_now_us();
     atomic_store_explicit(&ad->broken, true, memory_order_release);
+}
+
+void adapter_break(adapters *a, adapter *ad, const esp_error *why) {
+    atomic_fetch_add_explicit(&a->failures, 1, memory_order_relaxed);
+    log_event(LOG_WARN, "adapter_failed", "adapter=\"%s\" version=%u reason=\"%s\"", ad->name,
+              ad->version, why->message);
+    pthread_mutex_lock(&a->why_lock);
+    say_why(ad, why);
+    pthread_mutex_unlock(&a->why_lock);
 }

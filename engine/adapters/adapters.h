@@ -22,7 +22,7 @@
  *           again with other content means the new one from then on; the old one goes with its last user.
  * Thread    find, release, load, unload, list, pin, set_alias: any, and none of them on the engine
  *           thread but release. What stands under "the engine thread" is its alone, allocates nothing
- *           and takes no lock.
+ *           and takes no lock, but one for as long as it writes down why an adapter is broken.
  * Ranks     Of a replica of several ranks rank 0 alone has this. What it moves to the device it sends to the others
  *           as well, each its part, before any step that uses it (adapter_send.h); a copy in frames is IN only then.
  * Requests of the base (adapter NULL) meet none of this. */
@@ -186,7 +186,7 @@ bool adapter_same_words(const adapter *a, const adapter *b); /* ... of both, and
 void adapters_doubt(adapters *a, adapter *ad);
 
 /* Pinned: stays on the device once there, and is moved there now. ESP_EXHAUSTED when pinned ones would hold
- * more than a quarter of the frames. */
+ * more than a quarter of the frames. One that is broken is not pinned: its error. */
 ESP_CHECKED esp_code adapters_pin(adapters *a, const char *ref, bool pinned, esp_error *err);
 /* The bare name means that version from now on; also in the store, where it is stored there. */
 ESP_CHECKED esp_code adapters_set_alias(adapters *a, const char *name, uint32_t version,

@@ -109,8 +109,7 @@ struct adapter {
     uint64_t home_used; /* count of uses of all when it was used last */
     uint32_t home_at;   /* place in adapters.homes, from 1; 0: it has no memory of its own */
 
-    /* Written before `broken` is set, by whoever sets it first. */
-    _Atomic bool breaks;
+    /* Written before `broken` is set, by whoever sets it first, under why_lock; constant from there on. */
     esp_error error;
     int64_t broken_us;
 
@@ -151,6 +150,9 @@ struct adapters {
     uint32_t frames_max; /* of one adapter and of all together */
 
     pthread_mutex_t lock;
+    /* Held while an error is written down and no longer, for the engine thread takes it, too, where it breaks an adapter
+     * (another rank has no room for one). The inner one of the two. */
+    pthread_mutex_t why_lock;
     pthread_cond_t changed; /* a load has ended, or memory was given back */
     adapter_entry *names[NAME_BUCKETS];
     adapter *unnamed;       /* out of the names, on their way to be freed; through next_version */
@@ -199,7 +201,8 @@ static inline uint32_t adapter_users(const adapter *ad) {
 }
 
 void give_reference(adapter *ad); /* under the lock, of one that is not leaving */
-/* It cannot be had, and is not tried again for BROKEN_FOR_US. Any thread; takes no lock. */
+/* It cannot be had, and is not tried again for BROKEN_FOR_US. Any thread, under the lock or not; where its image may be
+ * in, under the lock. */
 void adapter_break(adapters *a, adapter *ad, const esp_error *why);
 
 /* adapter_find.c */
@@ -243,7 +246,8 @@ esp_code names_unknown(const adapters *a, const char *ref, esp_error *err);
 /* Reads the files at path into a new image. patient: waits a while for memory that others have. */
 esp_code loader_read(adapters *a, const char *path, bool patient, adapter_image **out,
                      adapter_facts *facts, esp_error *err);
-/* Under the lock: whether what was read is what its digest says, and what its words were read from. */
+/* Under the lock: whether what was read is what its digest says, and what its words were read from; and nobody found it
+ * broken meanwhile. */
 esp_code loader_check(const adapter *ad, const adapter_image *image, const adapter_facts *facts,
                       esp_error *err);
 esp_code fail_other_words(esp_error *err);

@@ -474,6 +474,69 @@ static void words_that_fail_are_read_once_and_break_it(void **state) {
     lab_close(l);
 }
 
+/* Nobody is told that one is pinned which is then not computed with. */
+static void a_broken_one_is_not_pinned(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
+    adapter *a = list_anew(l, 1);
+    esp_error err = {0};
+    l->files[1].fails = ESP_INVALID;
+    assert_int_equal(adapters_read_words(l->a, a, NULL), ESP_PRECONDITION);
+    l->files[1].fails = ESP_OK;
+    assert_int_equal(adapters_pin(l->a, "a", true, &err), ESP_PRECONDITION);
+    assert_non_null(strstr(err.message, "the file is no good"));
+    assert_false(info_of(l, a).pinned);
+    assert_int_equal(info_of(l, a).bytes, 0);
+    a->broken_us -= BROKEN_FOR_US + 1;
+    adapter_release(l->a, a);
+    assert_int_equal(adapters_pin(l->a, "a", true, NULL), ESP_OK);
+    settle(l);
+    a = bring(l, "a");
+    assert_true(info_of(l, a).pinned && lab_is(a, 1));
+    let_go(l, a);
+    settle(l);
+    lab_close(l);
+}
+
+/* The words of l->owner are asked for beside the load, and cannot be read. */
+static esp_code read_beside_words(const adapter_reader *reader, const char *path,
+                                  adapter_image *image, adapter_facts *facts, esp_error *err) {
+    lab *l = reader->arg;
+    l->files[1].fails = ESP_INVALID;
+    assert_int_equal(adapters_read_words(l->a, l->owner, NULL), ESP_PRECONDITION);
+    l->files[1].fails = ESP_OK;
+    return lab_read(reader, path, image, facts, err);
+}
+
+static void check_broken_beside_load(bool pins) {
+    lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
+    adapter *a = list_anew(l, 1);
+    l->owner = a;
+    l->reader.read = read_beside_words;
+    if (pins) {
+        assert_int_equal(adapters_pin(l->a, "a", true, NULL), ESP_PRECONDITION);
+    } else {
+        assert_int_equal(hold_it(l, a), SCHED_LATER);
+        settle(l);
+        assert_int_equal(hold_it(l, a), SCHED_NEVER);
+    }
+    assert_int_equal(info_of(l, a).state, ADAPTER_BROKEN);
+    assert_int_equal(info_of(l, a).bytes, 0);
+    l->reader.read = lab_read;
+    a->broken_us -= BROKEN_FOR_US + 1;
+    adapter_release(l->a, a);
+    let_go(l, bring(l, "a"));
+    settle(l);
+    lab_close(l);
+}
+
+/* It is the one or the other, whoever loads. */
+static void one_that_breaks_beside_its_load_is_not_loaded(void **state) {
+    (void)state;
+    check_broken_beside_load(true);
+    check_broken_beside_load(false);
+}
+
 static void *read_words(void *arg) {
     adapter *ad = arg;
     assert_int_equal(adapters_read_words(ad->owner, ad, NULL), ESP_OK);
@@ -592,6 +655,8 @@ int main(void) {
         cmocka_unit_test(files_that_are_back_are_read_again_after_a_while),
         cmocka_unit_test(words_are_read_once_and_without_the_rest),
         cmocka_unit_test(words_that_fail_are_read_once_and_break_it),
+        cmocka_unit_test(a_broken_one_is_not_pinned),
+        cmocka_unit_test(one_that_breaks_beside_its_load_is_not_loaded),
         cmocka_unit_test(words_are_read_by_many_beside_a_load),
         cmocka_unit_test(one_that_is_too_large_is_not_read_over_and_over),
         cmocka_unit_test(no_more_are_known_at_once_than_there_may_be),
