@@ -160,15 +160,18 @@ static uint32_t added_vocab(const file_reader *reader, const lora_facts *facts) 
     return rows > reader->options.base->spec.vocab ? rows : 0;
 }
 
-/* Its tokens and labels. What is read and not served is refused. */
+/* Its tokens and labels, of the files that its digests are of. What is read and not served is refused. */
 static esp_code open_words(const file_reader *reader, const lora_file *file, const char *path,
                            adapter_words *out, esp_error *err) {
     const file_reader_options *o = &reader->options;
     const lora_facts *facts = lora_file_facts(file);
     esp_code code = lora_file_refuse_other(file, o->allow_other_base, err);
     if (code == ESP_OK) code = check_score(reader, facts, err);
-    return code == ESP_OK ? adapter_words_open(out, facts, path, &o->base->spec, o->tok, err)
-                          : code;
+    if (code == ESP_OK) code = adapter_words_open(out, facts, path, &o->base->spec, o->tok, err);
+    if (code != ESP_OK) return code;
+    code = lora_file_check_outline(file, path, err);
+    if (code != ESP_OK) adapter_words_close(out);
+    return code;
 }
 
 static esp_code read_words(const adapter_reader *door, const char *path, adapter_words *out,

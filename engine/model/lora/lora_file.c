@@ -197,6 +197,22 @@ static esp_code hash_folder(lora_file *file, const folder_place *place, file_vie
     return code;
 }
 
+esp_code lora_file_check_outline(const lora_file *file, const char *path, esp_error *err) {
+    const lora_facts *facts = &file->facts;
+    lora_file now = {
+        .config_view = file->config_view, .folder_tensors = file->folder_tensors, .outline = true};
+    folder_place place;
+    file_view views[VIEWS] = {{0}};
+    if (file->gguf || !(facts->tables || facts->whole_rows[LORA_SCORE])) return ESP_OK;
+    esp_code code = folder_place_find(&place, path, err);
+    if (!code) code = hash_folder(&now, &place, views, err);
+    if (code || strcmp(now.facts.outline, facts->outline) == 0) return code;
+    return esp_fail(err, ESP_DATA_LOSS,
+                    "%s: its labels' or its tokenizer's files were replaced while they were read; "
+                    "try again",
+                    file->name);
+}
+
 static esp_code open_folder(lora_file *file, const char *path, esp_error *err) {
     folder_place place;
     file_view views[VIEWS] = {{0}};

@@ -85,6 +85,10 @@ ESP_CHECKED esp_code lora_file_open(lora_file **out, const char *path, const che
  * what a digest says - lora_file_open refuses; and tables that are the base's own count as the adapter's here. */
 ESP_CHECKED esp_code lora_file_open_outline(lora_file **out, const char *path,
                                             const checkpoint *base, esp_error *err);
+/* Labels and tokens are read from files that were hashed before and are opened anew: whether what lies at the file's path
+ * still is what facts.outline says, asked when all of them were read. ESP_DATA_LOSS. */
+ESP_CHECKED esp_code lora_file_check_outline(const lora_file *file, const char *path,
+                                             esp_error *err);
 /* The same as lora_file_open of two files in memory that the caller keeps (tests, fuzzing). */
 ESP_CHECKED esp_code lora_file_open_memory(lora_file **out, const void *config, size_t config_bytes,
                                            const void *tensors, size_t tensor_bytes,
