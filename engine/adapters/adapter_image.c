@@ -198,7 +198,7 @@ adapter_words image_take_words(adapter_image *image) {
     return words;
 }
 
-const char *image_words_from(const adapter_image *image) { return image->words.from; }
+const adapter_words *image_words(const adapter_image *image) { return &image->words; }
 
 void image_set_vocab(adapter_image *image, uint32_t vocab) {
     ESP_ASSERT(vocab - image->options.vocab <= MODEL_ADDED_TOKENS_MAX);

@@ -64,7 +64,7 @@ ESP_CHECKED esp_code image_add_rows(adapter_image *image, image_whole which,
 void image_set_words(adapter_image *image, const adapter_words *words);
 /* Gives them away; words.from stays. */
 adapter_words image_take_words(adapter_image *image);
-const char *image_words_from(const adapter_image *image);
+const adapter_words *image_words(const adapter_image *image);
 /* The output of the adapter has so many rows, of all ranks together: more than the base's. */
 void image_set_vocab(adapter_image *image, uint32_t vocab);
 /* Nothing is added any more: makes the tables, over the image's own memory. */

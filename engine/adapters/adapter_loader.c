@@ -192,8 +192,10 @@ esp_code fail_other_words(esp_error *err) {
                     "its files are not what they were when its tokens were read; try again");
 }
 
-static bool has_same_words(const adapter *ad, const char *from) {
-    return !adapter_has_words(ad) || strcmp(ad->words.from, from) == 0;
+/* Of one without a tokenizer's files nobody reads words before they cut a text: then it has no tokens. */
+static bool has_same_words(const adapter *ad, const adapter_words *words) {
+    if (!adapter_has_words(ad)) return ad->has_tokens || !words->tok;
+    return strcmp(ad->words.from, words->from) == 0;
 }
 
 /* One that was found broken meanwhile stays that: it is not loaded, too. */
@@ -204,7 +206,7 @@ esp_code loader_check(const adapter *ad, const adapter_image *image, const adapt
         return esp_fail(err, ESP_DATA_LOSS, "its files %s",
                         ad->stored ? "in the store are not what their digest says"
                                    : "are not what they were when it was loaded; load it again");
-    return has_same_words(ad, image_words_from(image)) ? ESP_OK : fail_other_words(err);
+    return has_same_words(ad, image_words(image)) ? ESP_OK : fail_other_words(err);
 }
 
 /* Behind what else is to be done, which may give memory back. */

@@ -1,5 +1,6 @@
 /* adapter_names.c - names, and the versions behind each. All of it under the lock. */
 // SPDX-License-Identifier: Apache-2.0
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,11 +57,16 @@ adapter *names_digest(const adapter_entry *entry, const char *digest) {
     return NULL;
 }
 
+/* Only what is known to be missing is: of all else who reads the words says what is wrong with it. */
+static bool may_be_there(const char *file) {
+    return access(file, F_OK) == 0 || (errno != ENOENT && errno != ENOTDIR);
+}
+
 static bool has_tokens(const char *path) {
     char file[PATH_MAX];
     for (uint32_t i = 0; i < ADAPTER_TOKEN_FILES; i++) {
         int bytes = snprintf(file, sizeof file, "%s/%s", path, ADAPTER_TOKEN_FILE[i]);
-        if (bytes < (int)sizeof file && access(file, F_OK) == 0) return true;
+        if (bytes >= (int)sizeof file || may_be_there(file)) return true;
     }
     return false;
 }

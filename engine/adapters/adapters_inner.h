@@ -93,7 +93,7 @@ struct adapter {
     _Atomic uint64_t requests, loads, evictions;
     _Atomic int64_t last_use_us;
     _Atomic bool on_device;       /* from the lease on */
-    bool has_tokens;        /* its folder has a tokenizer's files; constant */
+    bool has_tokens;        /* its folder may have a tokenizer's files; constant */
     _Atomic bool has_words; /* they were read, alone or with all else */
     adapter_words words;    /* written before has_words, and constant from there on */
 

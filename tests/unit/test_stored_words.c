@@ -305,6 +305,72 @@ static void a_load_tries_a_broken_one_again_at_once(void **state) {
     close_lab(&l);
 }
 
+/* The files that are opened twice, to be hashed and to be read, are the same both times, or it is said. */
+static void files_that_are_replaced_while_they_are_read_are_noticed(void **state) {
+    (void)state;
+    stored_lab l;
+    lora_file *file = NULL;
+    esp_error err = {0};
+    open_lab(&l);
+    const char *path = l.refs[NARROW].path;
+    assert_int_equal(lora_file_open_outline(&file, path, NULL, NULL), ESP_OK);
+    assert_int_equal(lora_file_check_outline(file, path, NULL), ESP_OK);
+    turn_token(&l, NARROW);
+    assert_int_equal(lora_file_check_outline(file, path, &err), ESP_DATA_LOSS);
+    assert_non_null(strstr(err.message, "files were replaced while they were read"));
+    turn_token(&l, NARROW);
+    assert_int_equal(lora_file_check_outline(file, path, NULL), ESP_OK);
+    lora_file_close(file);
+    close_lab(&l);
+}
+
+/* A tokenizer's files of narrow, out of sight and back. */
+static void hide_tokens(const stored_lab *l, bool hide) {
+    const char *const files[] = {TOKENS, "tokenizer_config.json"};
+    for (size_t i = 0; i < 2; i++) {
+        char seen[PATH_MAX + 64], hidden[PATH_MAX + 64];
+        snprintf(seen, sizeof seen, "%s/%s", l->refs[NARROW].path, files[i]);
+        snprintf(hidden, sizeof hidden, "%s/%zu", l->refs[NARROW].path, i);
+        assert_int_equal(hide ? rename(seen, hidden) : rename(hidden, seen), 0);
+    }
+}
+
+/* Its text was cut by the base's tokens, for it seemed to have none of its own. */
+static void tokens_that_appear_behind_a_text_serve_nobody(void **state) {
+    (void)state;
+    stored_lab l;
+    open_lab(&l);
+    hide_tokens(&l, true);
+    adapter *ad = find(&l, "narrow");
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    assert_false(adapter_has_words(ad));
+    request *r = make_request(&l, ad);
+    hide_tokens(&l, false);
+    assert_fails(&l, r, ESP_DATA_LOSS, "not what they were when its tokens were read");
+    age(&l, "narrow");
+    ad = find(&l, "narrow");
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    assert_int_equal(adapter_vocab(ad), VOCAB + 1);
+    adapter_release(l.all, ad);
+    assert_answers(&l, "narrow");
+    close_lab(&l);
+}
+
+/* A file that is there and cannot be looked at is not one that is missing. */
+static void what_cannot_be_looked_at_is_not_taken_for_missing(void **state) {
+    (void)state;
+    stored_lab l;
+    char path[PATH_MAX + 64];
+    open_lab(&l);
+    hide_tokens(&l, true);
+    snprintf(path, sizeof path, "%s/%s", l.refs[NARROW].path, TOKENS);
+    assert_int_equal(symlink(TOKENS, path), 0); /* to itself */
+    adapter *ad = find(&l, "narrow");
+    assert_int_not_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    adapter_release(l.all, ad);
+    close_lab(&l);
+}
+
 /* Both are sound files, but the text was cut by the one and the adapter is the other. */
 static void words_of_other_content_are_served_to_nobody(void **state) {
     (void)state;
@@ -427,6 +493,9 @@ int main(void) {
         cmocka_unit_test(words_that_cannot_be_read_are_not_read_again_for_a_while),
         cmocka_unit_test(a_reference_to_a_broken_one_is_told_why),
         cmocka_unit_test(a_load_tries_a_broken_one_again_at_once),
+        cmocka_unit_test(files_that_are_replaced_while_they_are_read_are_noticed),
+        cmocka_unit_test(tokens_that_appear_behind_a_text_serve_nobody),
+        cmocka_unit_test(what_cannot_be_looked_at_is_not_taken_for_missing),
         cmocka_unit_test(words_of_other_content_are_served_to_nobody),
         cmocka_unit_test(a_load_does_not_take_words_of_other_content),
         cmocka_unit_test(words_of_two_replicas_are_the_same_or_nobody_is_served),
