@@ -88,9 +88,12 @@ static void look(const replicas *all, const request *r, replica_view views[REPLI
         views[i].out = false; /* then they say why */
 }
 
-/* The tokens or labels that the request was made with are those that are found there, too. */
+/* The tokens or labels that the request was made with are those that are found there, too. Where it was made with none,
+ * which is of most adapters, nothing is read there: it is a thread that others wait for. */
 static esp_code check_words(const request *r, adapters *there, adapter *ad, esp_error *err) {
-    if (!adapter_has_words(r->adapter)) return ESP_OK; /* nobody asked for them */
+    bool here = adapter_may_have_tokens(r->adapter), same = here == adapter_may_have_tokens(ad);
+    if (!r->classifies && !here && same) return ESP_OK;
+    if (!adapter_has_words(r->adapter) && same) return ESP_OK; /* nobody asked for them */
     esp_code code = adapters_read_words(there, ad, err);
     if (code != ESP_OK || adapter_same_words(r->adapter, ad)) return code;
     adapters_doubt(r->adapters, r->adapter);

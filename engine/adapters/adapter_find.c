@@ -190,6 +190,7 @@ esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *e
 const char *adapter_name(const adapter *ad) { return ad->name; }
 uint32_t adapter_version(const adapter *ad) { return ad->version; }
 const char *adapter_content(const adapter *ad) { return ad->digest; }
+bool adapter_may_have_tokens(const adapter *ad) { return ad->has_tokens; }
 bool adapter_has_words(const adapter *ad) {
     return atomic_load_explicit(&ad->has_words, memory_order_acquire);
 }

@@ -180,6 +180,8 @@ tokenizer *adapter_tokenizer(const adapter *ad);
 ESP_CHECKED esp_code adapters_read_words(adapters *a, adapter *ad, esp_error *err);
 /* The same where it may have tokens of its own: before its text is made ids. ad NULL: nothing to do. */
 ESP_CHECKED esp_code adapters_read_tokens(adapters *a, adapter *ad, esp_error *err);
+/* It may have tokens of its own: its folder has a tokenizer's files. Known without reading them. */
+bool adapter_may_have_tokens(const adapter *ad);
 bool adapter_has_words(const adapter *ad);                   /* they were read */
 bool adapter_same_words(const adapter *a, const adapter *b); /* ... of both, and are the same */
 /* Its words are not those that others read of the same content: it is broken, unless a load has confirmed them. */

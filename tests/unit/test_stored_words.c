@@ -412,21 +412,27 @@ static void a_load_does_not_take_words_of_other_content(void **state) {
     close_lab(&l);
 }
 
+/* Two engines of one store; the first takes no requests. */
+static replicas *open_two(stored_lab *l) {
+    replicas *many = NULL;
+    model_config config = {
+        .model_path = model_path, .device = DEVICE_REF, .threads = 2, .adapter_store = l->root};
+    assert_int_equal(replicas_open(&many, &config, 2, NULL, NULL, NULL), ESP_OK);
+    l->e = replicas_engine(many, 0);
+    l->all = engine_adapters(l->e);
+    replicas_set_stuck(many, 0, true);
+    return many;
+}
+
 /* The second replica's thread never saw the file that the text was cut by. What no load has confirmed is then read anew
  * by both. */
 static void words_of_two_replicas_are_the_same_or_nobody_is_served(void **state) {
     (void)state;
     stored_lab l;
-    replicas *many = NULL;
     esp_error err = {0};
     open_lab(&l);
     engine *alone = l.e;
-    model_config config = {
-        .model_path = model_path, .device = DEVICE_REF, .threads = 2, .adapter_store = l.root};
-    assert_int_equal(replicas_open(&many, &config, 2, NULL, NULL, NULL), ESP_OK);
-    l.e = replicas_engine(many, 0);
-    l.all = engine_adapters(l.e);
-    replicas_set_stuck(many, 0, true);
+    replicas *many = open_two(&l);
     turn_token(&l, NARROW);
     adapter *ad = find(&l, "narrow");
     assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
@@ -447,6 +453,50 @@ static void words_of_two_replicas_are_the_same_or_nobody_is_served(void **state)
     assert_ptr_equal(r->adapters, there);
     tiny_finish(replicas_engine(many, 1), r);
     assert_int_equal(r->finish, FINISH_LENGTH);
+    request_unref(r);
+    replicas_close(many);
+    l.e = alone;
+    close_lab(&l);
+}
+
+/* What is wrong with its files there the load finds, whom no other request waits for. */
+static void of_one_without_tokens_nothing_is_read_to_submit_it(void **state) {
+    (void)state;
+    stored_lab l;
+    esp_error err = {0};
+    open_lab(&l);
+    engine *alone = l.e;
+    replicas *many = open_two(&l);
+    assert_int_equal(adapters_load_stored(l.all, "plain", NULL, NULL), ESP_OK);
+    adapter *ad = find(&l, "plain");
+    assert_true(adapter_has_words(ad));
+    request *r = make_request(&l, ad);
+    turn_bit(&l, PLAIN, "adapter_config.json", -1); /* the first key's quote */
+    if (replicas_submit(many, r, &err) != ESP_OK) fail_msg("%s", err.message);
+    tiny_finish(replicas_engine(many, 1), r);
+    assert_int_equal(r->finish, FINISH_ERROR);
+    assert_non_null(strstr(r->error.message, "adapter_config.json"));
+    request_unref(r);
+    replicas_close(many);
+    l.e = alone;
+    close_lab(&l);
+}
+
+/* The second replica sees files of tokens that the first did not when the text was cut. */
+static void tokens_that_one_replica_sees_are_not_served_by_it(void **state) {
+    (void)state;
+    stored_lab l;
+    esp_error err = {0};
+    open_lab(&l);
+    engine *alone = l.e;
+    replicas *many = open_two(&l);
+    hide_tokens(&l, true);
+    adapter *ad = find(&l, "narrow");
+    assert_int_equal(adapters_read_tokens(l.all, ad, NULL), ESP_OK);
+    request *r = make_request(&l, ad);
+    hide_tokens(&l, false);
+    assert_int_equal(replicas_submit(many, r, &err), ESP_ABORTED);
+    assert_non_null(strstr(err.message, "adapter narrow was replaced; try again"));
     request_unref(r);
     replicas_close(many);
     l.e = alone;
@@ -499,6 +549,8 @@ int main(void) {
         cmocka_unit_test(words_of_other_content_are_served_to_nobody),
         cmocka_unit_test(a_load_does_not_take_words_of_other_content),
         cmocka_unit_test(words_of_two_replicas_are_the_same_or_nobody_is_served),
+        cmocka_unit_test(of_one_without_tokens_nothing_is_read_to_submit_it),
+        cmocka_unit_test(tokens_that_one_replica_sees_are_not_served_by_it),
         cmocka_unit_test(an_alias_may_move_between_words_and_load),
     };
     return cmocka_run_group_tests(tests, make_files, drop_files);
