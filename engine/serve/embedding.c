@@ -228,17 +228,22 @@ static esp_code read_input(const engine *e, const tokenizer *tok,
     return embed_text_encode(tok, (tok_text){input->text, strlen(input->text)}, &options, out, err);
 }
 
-/* Every input's request has a reference of its own on the version that the call found. */
+/* Every input's request has a reference of its own on the content that the call found, or on the same read anew: one
+ * answer's scores are all of one content, whose labels it has. */
 static esp_code find_classifier(const embedding_call *c, adapter **out, esp_error *err) {
-    char label[REQUEST_ADAPTER_LABEL_BYTES];
-    snprintf(label, sizeof label, "%s@%u", adapter_name(c->classifier),
-             adapter_version(c->classifier));
-    esp_code code = adapters_find(engine_adapters(generations_engine(c->all)), label, out, err);
-    if (code != ESP_OK || adapter_label_count(*out) == adapter_label_count(c->classifier))
-        return code;
-    adapter_release(engine_adapters(generations_engine(c->all)), *out); /* loaded anew meanwhile */
+    adapters *all = engine_adapters(generations_engine(c->all));
+    const char *name = adapter_name(c->classifier);
+    char label[STORE_NAME_MAX + ADAPTER_DIGEST_CHARS + 2];
+    snprintf(label, sizeof label, "%s@%s", name, adapter_content(c->classifier));
+    esp_code code = adapters_find(all, label, out, err);
+    if (code == ESP_OK) code = adapters_read_words(all, *out, err);
+    if (code == ESP_OK && !adapter_same_words(*out, c->classifier))
+        code =
+            esp_fail_field(err, ESP_ABORTED, "model", "adapter %s was replaced; try again", name);
+    if (code == ESP_OK) return ESP_OK;
+    adapter_release(all, *out);
     *out = NULL;
-    return esp_fail_field(err, ESP_ABORTED, "model", "adapter %s was replaced; try again", label);
+    return code;
 }
 
 /* The version that the first input got is that of all others. */
