@@ -34,7 +34,7 @@ static void the_member_is_found_wherever_it_stands(void **state) {
         "{\"list\":[1,2]}",
         " {\n\"list\" : [ 1 , 2 ] }\n",
         "{\"a\":{\"list\":7},\"list\":[1,2],\"b\":[\"list\",[{}]]}",
-        "{\"\\\"list\\\"\":7,\"a\":\"\\\\\",\"list\":[1,2]}",
+        "{\"b\":{\"\\\"list\\\"\":7},\"a\":\"\\\\\",\"list\":[1,2]}",
         "{\"a\":\"}],\\\"list\\\":[\",\"list\":[1,2],\"list2\":null}",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
@@ -81,6 +81,8 @@ static void what_is_no_object_is_refused(void **state) {
         {"{\"a\":\"b\\", "at its byte 8"},
         {"{\"a\":[[1],\"list\":1", "at its byte"},
         {"{\"list\":1,\"list\":1}", "2 members \"list\""},
+        {"{\"a\":1,\"li\\u0073t\":1}", "a name written with escapes (\\), at its byte 7"},
+        {"{\"list\":1,\"\\\"\":1}", "a name written with escapes"},
         {"{\"list\":[1}", "at its byte"},
         {"{\"list\":{x}}", "x.json: list is not valid JSON"},
         {"{\"list\":1 2}", "x.json: list is not valid JSON"},

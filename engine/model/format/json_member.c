@@ -9,6 +9,7 @@
 
 typedef struct json_cursor {
     const char *at, *begin, *end;
+    bool escaped; /* it stopped at a key of the object that has escapes */
 } json_cursor;
 
 typedef struct json_span {
@@ -65,13 +66,23 @@ static bool is_key(json_span seen, const char *key) {
     return seen.bytes == strlen(key) && memcmp(seen.at, key, seen.bytes) == 0;
 }
 
+/* No key that is looked for needs escapes, and one that has some may be it all the same: it is not read, so that it is
+ * not missed either. */
+static bool take_key(json_cursor *c, json_span *out) {
+    const char *begin = c->at;
+    if (!take_string(c, out)) return false;
+    c->escaped = memchr(out->at, '\\', out->bytes) != NULL;
+    if (c->escaped) c->at = begin;
+    return !c->escaped;
+}
+
 /* The whole object up to the end of its bytes; found: how often it has the member. */
 static bool find_member(json_cursor *c, const char *key, json_span *value, uint32_t *found) {
     if (!take(c, '{')) return false;
     bool more = !take(c, '}');
     while (more) {
         json_span seen, one;
-        if (!take_string(c, &seen) || !take(c, ':') || !take_value(c, &one)) return false;
+        if (!take_key(c, &seen) || !take(c, ':') || !take_value(c, &one)) return false;
         if (is_key(seen, key)) {
             *value = one;
             ++*found;
@@ -89,7 +100,13 @@ esp_code json_read_member(json_t **out, const void *bytes, size_t count, const c
     json_span value = {0};
     uint32_t found = 0;
     *out = NULL;
-    if (!find_member(&c, key, &value, &found))
+    bool whole = find_member(&c, key, &value, &found);
+    if (c.escaped)
+        return esp_fail(err, ESP_INVALID,
+                        "%s: the file has a name written with escapes (\\), at its "
+                        "byte %zu; wanted the names of its members as they are",
+                        name, (size_t)(c.at - c.begin));
+    if (!whole)
         return esp_fail(err, ESP_INVALID,
                         "%s: the file is not a valid JSON object, at its byte %zu", name,
                         (size_t)(c.at - c.begin));

@@ -13,8 +13,9 @@
 
 #include "engine/base/status.h"
 
-/* The value of the object's member `key`, written there without escapes, as json_read_tokens reads values; *out is the
- * caller's (json_decref), NULL: it has no such member. `name` is the file's, for error sentences. ESP_INVALID. */
+/* The value of the object's member `key`, as json_read_tokens reads values; *out is the caller's (json_decref), NULL: it
+ * has no such member. `name` is the file's, for error sentences. ESP_INVALID, also for a member of the object whose name
+ * is written with escapes: it might be that one. */
 ESP_CHECKED esp_code json_read_member(json_t **out, const void *bytes, size_t count,
                                       const char *key, const char *name, esp_error *err);
 
