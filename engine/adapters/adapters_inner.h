@@ -201,8 +201,8 @@ static inline uint32_t adapter_users(const adapter *ad) {
 }
 
 void give_reference(adapter *ad); /* under the lock, of one that is not leaving */
-/* It cannot be had, and is not tried again for BROKEN_FOR_US. Any thread, under the lock or not; where its image may be
- * in, under the lock. */
+/* It cannot be had, and is not tried again for BROKEN_FOR_US. Any thread, under the lock or not; who breaks one for
+ * its words decides that and does it under the lock, where no load comes between. */
 void adapter_break(adapters *a, adapter *ad, const esp_error *why);
 
 /* adapter_find.c */
