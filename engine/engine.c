@@ -11,6 +11,7 @@
 #include "cluster/comm_nccl.h"
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
+#include "engine/base/least.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/device.h"
@@ -26,9 +27,6 @@ enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 enum { IDLE_WAIT_US = 1000000, LIVE_WAIT_US = 20000 };
 #define ADAPTER_MEMORY_DEFAULT ((uint64_t)4 << 30)
 #define ADAPTER_ROOM_BYTES ((uint64_t)512 << 20) /* of the arena, without --adapter-memory */
-
-static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
-static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 /* ---- defaults that need the model ---- */
 

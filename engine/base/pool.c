@@ -28,6 +28,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/cpus.h"
 #include "engine/base/futex.h"
+#include "engine/base/least.h"
 #include "engine/base/mem.h"
 
 enum {
@@ -220,8 +221,6 @@ static esp_code start_workers(thread_pool *pool, esp_error *err) {
     }
     return ESP_OK;
 }
-
-static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* Whole lines, which malloc does not promise. */
 static thread_pool *new_pool(uint32_t thread_count, const cpu_map *map) {

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <stdio.h>
 
+#include "engine/base/least.h"
 #include "engine/commands/bench_parts.h"
 #include "engine/commands/commands.h"
 
@@ -110,9 +111,6 @@ static esp_code measure_limits(bench *b, esp_error *err) {
     if (code == ESP_OK) bench_print_limits(b->o, &b->limits);
     return code;
 }
-
-static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
-static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 static uint32_t largest(const tok_ids *levels) {
     uint32_t found = 1;

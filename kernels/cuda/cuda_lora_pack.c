@@ -4,6 +4,8 @@
 
 #include <assert.h>
 
+#include "engine/base/least.h"
+
 static_assert((int)CUDA_LORA_PARTS == (int)LINEAR_MATRICES_MAX, "a part for each matrix");
 static_assert((int)CUDA_LORA_RANKS == (int)LINEAR_MATRICES_MAX * LORA_RANK_MAX, "ranks");
 static_assert(sizeof(cuda_lora_head) == 224 && sizeof(cuda_lora_part) == 64, "as the device reads");
@@ -103,8 +105,6 @@ static void put_four(uint16_t *lanes, uint32_t lane, uint32_t row, const float *
     for (uint32_t i = 0; i < count; i++)
         at[i / 2 * 4 + i % 2] = lora_bf16(from[i]);
 }
-
-static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 /* One row of A into panel row `row` of its units. */
 static void pack_a_row(const float *from, uint32_t cols, uint32_t row, const lora_run *run,
