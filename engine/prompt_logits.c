@@ -102,12 +102,7 @@ static esp_code hold(prompt *p, esp_error *err) {
         adapters_step(e->adapters, clock_now_us());
         sched_turn turn = how.hold(how.arg, p->ad, clock_now_us());
         if (turn == SCHED_HELD) break;
-        if (turn == SCHED_NEVER) {
-            esp_error why = {0};
-            adapter_error(p->ad, &why);
-            if (err) *err = why;
-            return why.code;
-        }
+        if (turn == SCHED_NEVER) return adapter_error(p->ad, err);
         signal_wait(&e->inbox_signal, seen, WAIT_US);
     }
     p->through = adapter_resident(p->ad);

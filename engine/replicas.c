@@ -108,11 +108,8 @@ static esp_code bring_adapter(request *r, engine *to, esp_error *err) {
     adapter *found = NULL;
     char label[STORE_NAME_MAX + ADAPTER_DIGEST_CHARS + 2];
     if (!r->adapter) return ESP_OK;
-    if (r->adapters == there) {
-        if (!adapter_is_broken(r->adapter)) return ESP_OK;
-        adapter_error(r->adapter, err);
-        return err->code;
-    }
+    if (r->adapters == there)
+        return adapter_is_broken(r->adapter) ? adapter_error(r->adapter, err) : ESP_OK;
     snprintf(label, sizeof label, "%s@%s", r->by.name, r->by.digest);
     esp_code code = adapters_find(there, label, &found, err);
     if (code == ESP_OK) code = check_words(r, there, found, err);

@@ -56,8 +56,8 @@ bool ref_is_bare(const name_ref *ref) { return !ref->version && !*ref->digest; }
 /* ---- finding ---- */
 
 static esp_code broken_error(const adapter *ad, esp_error *err) {
-    esp_fail_field(err, ad->error.code, "model", "adapter %s: %s", ad->name, ad->error.message);
-    return ad->error.code;
+    return esp_fail_field(err, ad->error.code, "model", "adapter %s: %s", ad->name,
+                          ad->error.message);
 }
 
 /* Under the lock. One that could not be read is given another chance after a while. */
@@ -208,13 +208,11 @@ bool adapter_same_words(const adapter *a, const adapter *b) {
     return adapter_has_words(a) && adapter_has_words(b) && !strcmp(a->words.from, b->words.from);
 }
 
-void adapter_error(const adapter *ad, esp_error *err) {
+esp_code adapter_error(const adapter *ad, esp_error *err) {
     if (atomic_load_explicit(&ad->ended, memory_order_acquire))
-        esp_fail_field(err, ESP_ABORTED, "model", "adapter %s@%u was unloaded", ad->name,
-                       ad->version);
-    else if (atomic_load_explicit(&ad->broken, memory_order_acquire))
-        broken_error(ad, err);
-    else
-        esp_fail_field(err, ESP_UNAVAILABLE, "model", "adapter %s@%u cannot be had now", ad->name,
-                       ad->version);
+        return esp_fail_field(err, ESP_ABORTED, "model", "adapter %s@%u was unloaded", ad->name,
+                              ad->version);
+    if (adapter_is_broken(ad)) return broken_error(ad, err);
+    return esp_fail_field(err, ESP_UNAVAILABLE, "model", "adapter %s@%u cannot be had now",
+                          ad->name, ad->version);
 }

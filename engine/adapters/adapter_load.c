@@ -121,13 +121,6 @@ esp_code adapters_check(adapters *a, const char *path, esp_error *err) {
     return code;
 }
 
-static esp_code fail_broken(const adapter *ad, esp_error *err) {
-    esp_error why = {0};
-    adapter_error(ad, &why);
-    if (err) *err = why;
-    return why.code;
-}
-
 /* One that is not what it was before does not become it. */
 static esp_code check_listed(adapters *a, adapter *ad, const adapter_image *image,
                              const adapter_facts *facts, esp_error *err) {
@@ -143,7 +136,7 @@ static esp_code read_listed(adapters *a, adapter *ad, esp_error *err) {
     pthread_mutex_lock(&a->lock);
     bool read = ad->read, broken = adapter_is_broken(ad);
     pthread_mutex_unlock(&a->lock);
-    if (broken) return fail_broken(ad, err);
+    if (broken) return adapter_error(ad, err);
     if (read) return ESP_OK;
     adapter_entry *entry = begin_load(a, ad->name);
     adapter_image *image = NULL;
@@ -192,7 +185,7 @@ static esp_code read_words(adapters *a, adapter *ad) {
 esp_code adapters_read_words(adapters *a, adapter *ad, esp_error *err) {
     if (adapter_has_words(ad)) return ESP_OK;
     if (!adapter_is_broken(ad) && read_words(a, ad) == ESP_OK) return ESP_OK;
-    return fail_broken(ad, err);
+    return adapter_error(ad, err);
 }
 
 esp_code adapters_read_tokens(adapters *a, adapter *ad, esp_error *err) {

@@ -224,7 +224,8 @@ const struct model_adapter *adapter_resident(const adapter *ad);
 /* What the other ranks call it as long as it is resident. */
 uint32_t adapter_rank_id(const adapter *ad);
 
-/* Why requests of it failed: the error of a broken one. */
-void adapter_error(const adapter *ad, esp_error *err);
+/* Why requests of it failed: the error of a broken one. Fills *err (NULL is allowed) and returns its code, never
+ * ESP_OK. */
+esp_code adapter_error(const adapter *ad, esp_error *err);
 
 #endif
