@@ -3,7 +3,6 @@
 #include "engine/replicas.h"
 
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,24 +93,20 @@ static esp_code check_words(const request *r, adapters *there, adapter *ad, esp_
     bool here = adapter_may_have_tokens(r->adapter), same = here == adapter_may_have_tokens(ad);
     if (!r->classifies && !here && same) return ESP_OK;
     if (!adapter_has_words(r->adapter) && same) return ESP_OK; /* nobody asked for them */
-    esp_code code = adapters_read_words(there, ad, err);
-    if (code != ESP_OK || adapter_same_words(r->adapter, ad)) return code;
-    adapters_doubt(r->adapters, r->adapter);
-    adapters_doubt(there, ad);
-    return esp_fail_field(err, ESP_ABORTED, "model", "adapter %s was replaced; try again",
-                          r->by.name);
+    esp_code code = adapters_read_same_words(there, ad, r->adapter, err);
+    if (code == ESP_OK || !adapter_has_words(ad)) return code;
+    adapters_doubt(r->adapters, r->adapter); /* whose are right nobody knows yet */
+    return code;
 }
 
 /* The request's adapter becomes the one of that engine: the same content under the same name. */
 static esp_code bring_adapter(request *r, engine *to, esp_error *err) {
     adapters *there = engine_adapters(to);
     adapter *found = NULL;
-    char label[STORE_NAME_MAX + ADAPTER_DIGEST_CHARS + 2];
     if (!r->adapter) return ESP_OK;
     if (r->adapters == there)
         return adapter_is_broken(r->adapter) ? adapter_error(r->adapter, err) : ESP_OK;
-    snprintf(label, sizeof label, "%s@%s", r->by.name, r->by.digest);
-    esp_code code = adapters_find(there, label, &found, err);
+    esp_code code = adapters_find_content(there, r->by.name, r->by.digest, &found, err);
     if (code == ESP_OK) code = check_words(r, there, found, err);
     if (code != ESP_OK) {
         adapter_release(there, found);

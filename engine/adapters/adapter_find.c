@@ -187,6 +187,13 @@ esp_code adapters_find(adapters *a, const char *ref, adapter **out, esp_error *e
     return ESP_OK;
 }
 
+esp_code adapters_find_content(adapters *a, const char *name, const char *digest, adapter **out,
+                               esp_error *err) {
+    char ref[STORE_NAME_MAX + 1 + ADAPTER_DIGEST_CHARS];
+    snprintf(ref, sizeof ref, "%s@%s", name, digest);
+    return adapters_find(a, ref, out, err);
+}
+
 const char *adapter_name(const adapter *ad) { return ad->name; }
 uint32_t adapter_version(const adapter *ad) { return ad->version; }
 const char *adapter_content(const adapter *ad) { return ad->digest; }

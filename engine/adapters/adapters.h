@@ -156,6 +156,9 @@ ESP_CHECKED esp_code adapters_find(adapters *a, const char *ref, adapter **out, 
 /* The same, also of one that is broken here: for who then asks others for it. */
 ESP_CHECKED esp_code adapters_find_anyhow(adapters *a, const char *ref, adapter **out,
                                           esp_error *err);
+/* A reference on that content under that name: "name@digest", which is whole (adapter_content). */
+ESP_CHECKED esp_code adapters_find_content(adapters *a, const char *name, const char *digest,
+                                           adapter **out, esp_error *err);
 bool adapter_is_broken(const adapter *ad);
 /* Any thread, the engine's too: never blocks. NULL is fine. */
 void adapter_release(adapters *a, adapter *ad);
@@ -186,6 +189,10 @@ bool adapter_has_words(const adapter *ad);                   /* they were read *
 bool adapter_same_words(const adapter *a, const adapter *b); /* ... of both, and are the same */
 /* Its words are not those that others read of the same content: it is broken, unless a load has confirmed them. */
 void adapters_doubt(adapters *a, adapter *ad);
+/* Reads ad's words and holds them against those of `other`, which is of the same content and may be of other adapters
+ * than a. ESP_ABORTED: they are not the same, and ad is doubted. */
+ESP_CHECKED esp_code adapters_read_same_words(adapters *a, adapter *ad, const adapter *other,
+                                              esp_error *err);
 
 /* Pinned: stays on the device once there, and is moved there now. ESP_EXHAUSTED when pinned ones would hold
  * more than a quarter of the frames. One that is broken is not pinned: its error. */

@@ -232,14 +232,9 @@ static esp_code read_input(const engine *e, const tokenizer *tok,
  * answer's scores are all of one content, whose labels it has. */
 static esp_code find_classifier(const embedding_call *c, adapter **out, esp_error *err) {
     adapters *all = engine_adapters(generations_engine(c->all));
-    const char *name = adapter_name(c->classifier);
-    char label[STORE_NAME_MAX + ADAPTER_DIGEST_CHARS + 2];
-    snprintf(label, sizeof label, "%s@%s", name, adapter_content(c->classifier));
-    esp_code code = adapters_find(all, label, out, err);
-    if (code == ESP_OK) code = adapters_read_words(all, *out, err);
-    if (code == ESP_OK && !adapter_same_words(*out, c->classifier))
-        code =
-            esp_fail_field(err, ESP_ABORTED, "model", "adapter %s was replaced; try again", name);
+    esp_code code = adapters_find_content(all, adapter_name(c->classifier),
+                                          adapter_content(c->classifier), out, err);
+    if (code == ESP_OK) code = adapters_read_same_words(all, *out, c->classifier, err);
     if (code == ESP_OK) return ESP_OK;
     adapter_release(all, *out);
     *out = NULL;
