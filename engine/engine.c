@@ -32,13 +32,11 @@ enum { IDLE_WAIT_US = 1000000, LIVE_WAIT_US = 20000 };
 
 static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err) {
     model_config *c = &e->config;
-    bool step_tokens_given = c->step_tokens > 0;
+    bool cuda = c->device == DEVICE_CUDA, step_tokens_given = c->step_tokens > 0;
     uint32_t input_max = spec->input_max ? spec->input_max : spec->context;
     if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
-    if (!c->step_tokens)
-        c->step_tokens = c->device == DEVICE_CUDA ? STEP_TOKENS_CUDA : STEP_TOKENS_DEFAULT;
-    if (!c->prefill_chunk)
-        c->prefill_chunk = c->device == DEVICE_CUDA ? c->step_tokens : PREFILL_CHUNK_DEFAULT;
+    if (!c->step_tokens) c->step_tokens = cuda ? STEP_TOKENS_CUDA : STEP_TOKENS_DEFAULT;
+    if (!c->prefill_chunk && !cuda) c->prefill_chunk = PREFILL_CHUNK_DEFAULT;
     if (spec_runs_whole(spec) && !step_tokens_given)
         c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);
