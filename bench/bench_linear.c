@@ -98,10 +98,19 @@ static uint32_t rows_of(const shape *s, uint32_t tokens) {
 
 static void run_layer(const lab *l, model *m, uint32_t shape_index, uint32_t layer,
                       uint32_t tokens) {
-    const shape *s = &m->shapes[shape_index];
-    if (layer >= s->layers) return;
-    m->ops[shape_index][layer].token_count = rows_of(s, tokens);
-    l->ops->linear(l->dev, &m->ops[shape_index][layer]);
+    kern_linear *op = &m->ops[shape_index][layer];
+    op->token_count = rows_of(&m->shapes[shape_index], tokens);
+    l->ops->linear(l->dev, op);
+}
+
+/* Layer after layer as a step does it, and behind them what is there once. */
+static void run_pass(const lab *l, model *m, uint32_t first, uint32_t end, uint32_t tokens) {
+    for (uint32_t layer = 0; layer < LAYERS; layer++)
+        for (uint32_t i = first; i < end; i++)
+            if (m->shapes[i].layers > 1 && layer < m->shapes[i].layers)
+                run_layer(l, m, i, layer, tokens);
+    for (uint32_t i = first; i < end; i++)
+        if (m->shapes[i].layers == 1) run_layer(l, m, i, 0, tokens);
 }
 
 static void sort(double *values, uint32_t count) {
@@ -113,17 +122,14 @@ static void sort(double *values, uint32_t count) {
         }
 }
 
-/* Microseconds of one pass over the layers of some shapes, layer after layer as a step does it: the median of
- * passes. */
+/* Microseconds of one pass over the layers of some shapes: the median of passes. */
 static double time_shapes(const lab *l, model *m, uint32_t first, uint32_t end, uint32_t tokens) {
     enum { PASSES_MAX = 400 };
     double passes[PASSES_MAX];
     uint32_t count = 0;
     int64_t begin = clock_now_ns(), then = begin, now;
     do {
-        for (uint32_t layer = 0; layer < LAYERS; layer++)
-            for (uint32_t i = first; i < end; i++)
-                run_layer(l, m, i, m->shapes[i].layers == 1 ? layer - LAYERS + 1 : layer, tokens);
+        run_pass(l, m, first, end, tokens);
         now = clock_now_ns();
         passes[count++] = (double)(now - then) / 1e3;
         then = now;
