@@ -45,12 +45,13 @@ typedef struct model_config {
     bool quantize_given;
     const char *pack;     /* --pack auto|off|DIR; NULL: auto */
     uint32_t threads;     /* --threads; 0: all this process may use */
-    uint64_t
-        kv_memory; /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens), cuda: what is left */
+    /* --kv-memory bytes; 0: min(25% of available, max_seqs x 2,048 tokens), cuda: what is left */
+    uint64_t kv_memory;
     uint32_t max_seqs;    /* --max-seqs; 0: 256 */
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512, cuda: 2,048 */
-    uint32_t prefill_chunk; /* --prefill-chunk; 0: 384, cuda: what answers leave of step_tokens */
+    /* --prefill-chunk; 0: 384, cuda: what answers leave of step_tokens */
+    uint32_t prefill_chunk;
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
     uint32_t tp;          /* --tp; 0: 1 */
     const char *rendezvous; /* --rendezvous HOST:PORT; NULL: none */

@@ -47,14 +47,13 @@ struct rpc_method {
     /* message and what it points to live until this returns. */
     void (*on_request)(void *arg, rpc_call *call, const ProtobufCMessage *message);
     bool on_worker;     /* on_request takes more than microseconds: not on a poller */
-    bool many_requests; /* after each rpc_send the next request is awaited; half-close ends the call
-                         */
-    bool bulk;          /* with on_worker: long work that must not delay the others' */
-    bool
-        uploads; /* with on_worker: a stream of requests. Each on_request ends in rpc_receive, which
-                   * asks for the next one, or in rpc_finish; a NULL message says that the client has
-                   * sent its last. RPC_CLOSED waits for an on_request that runs, so what was attached
-                   * lives as long */
+    /* After each rpc_send the next request is awaited; half-close ends the call. */
+    bool many_requests;
+    bool bulk; /* with on_worker: long work that must not delay the others' */
+    /* With on_worker: a stream of requests. Each on_request ends in rpc_receive, which asks for the next one, or in
+     * rpc_finish; a NULL message says that the client has sent its last. RPC_CLOSED waits for an on_request that
+     * runs, so what was attached lives as long. */
+    bool uploads;
     bool vital;         /* answered while draining (health) */
     uint32_t calls_max; /* > 0: a bound of its own on live calls, which then don't count in
                          * rpc_options.calls_max; for what strangers may call */

@@ -17,10 +17,10 @@
  *                                                               in flight computes it
  *
  * Plan: decodes (one token left to compute) first, then prefill chunks, first come first served, until
- * step_tokens are spent, or beside decodes prefill_chunk; at most one partial chunk a step. A whole request is never cut: it waits, and
- * who waits behind it too, until a step has room for all of it. When pages run out for a running sequence's
- * growth, the newest running sequence is preempted and goes to the head of the waiting ones (it recomputes;
- * by law 1 its tokens do not change).
+ * step_tokens are spent, or beside decodes prefill_chunk; at most one partial chunk a step. A whole request is
+ * never cut: it waits, and who waits behind it too, until a step has room for all of it. When pages run out for
+ * a running sequence's growth, the newest running sequence is preempted and goes to the head of the waiting
+ * ones (it recomputes; by law 1 its tokens do not change).
  *
  * A request with an adapter runs while it holds the adapter (sched_adapters). One whose adapter must be
  * brought first is parked: it stands aside, and who waits behind it goes on. When the adapter has come it
@@ -53,22 +53,24 @@ typedef struct sched_options {
     uint32_t seqs_max;    /* most running sequences (--max-seqs) */
     uint32_t waiting_max; /* most waiting ones; a submit beyond is refused */
     uint32_t step_tokens; /* token budget of a step (--step-tokens) */
-    uint32_t prefill_chunk; /* that of prompts in a step with decodes (--prefill-chunk); 0: what these leave */
-    uint32_t context_max; /* most tokens of a sequence (--max-context) */
+    /* That of prompts in a step with decodes (--prefill-chunk); 0: what these leave. */
+    uint32_t prefill_chunk;
+    uint32_t context_max;   /* most tokens of a sequence (--max-context) */
     uint32_t short_context; /* a sequence that grows beyond it is computed anew, once; 0: none is */
-    kv_options kv;        /* table_count, table_pages_max and step_tokens are set by sched_open */
+    kv_options kv;          /* table_count, table_pages_max and step_tokens are set by sched_open */
 } sched_options;
 
 /* What the scheduler is told of a request. */
 typedef struct sched_request {
-    void *owner;          /* the engine's request; comes back in plans, never followed */
+    void *owner;            /* the engine's request; comes back in plans, never followed */
     uint32_t prompt_tokens; /* >= 1 */
-    uint32_t output_max;  /* >= 1; prompt_tokens + output_max <= context_max */
-    bool prompt_only;     /* it ends with its prompt: output_max is 0, sched_append is never called */
-    bool whole;           /* of one that is prompt_only: all its tokens in one step */
-    void *adapter;        /* what it must hold while it runs (sched_adapters); NULL: nothing */
-    int32_t priority;     /* higher goes first among the waiting; 0 by default */
-    int64_t deadline_us;  /* monotonic; 0 = none */
+    uint32_t output_max;    /* >= 1; prompt_tokens + output_max <= context_max */
+    /* It ends with its prompt: output_max is 0, sched_append is never called. */
+    bool prompt_only;
+    bool whole;          /* of one that is prompt_only: all its tokens in one step */
+    void *adapter;       /* what it must hold while it runs (sched_adapters); NULL: nothing */
+    int32_t priority;    /* higher goes first among the waiting; 0 by default */
+    int64_t deadline_us; /* monotonic; 0 = none */
 } sched_request;
 
 /* Handle of a live sequence; stale handles are told apart by generation. */
@@ -89,8 +91,9 @@ typedef struct sched_work {
 typedef struct sched_dropped {
     sched_seq seq;
     void *owner;
-    esp_code why; /* ESP_DEADLINE, ESP_CANCELLED, or ESP_UNAVAILABLE: its adapter;
-                  * ESP_EXHAUSTED: it and its adapter together are more than all pages */
+    /* ESP_DEADLINE, ESP_CANCELLED, or ESP_UNAVAILABLE: its adapter; ESP_EXHAUSTED: it and its adapter together
+     * are more than all pages. */
+    esp_code why;
 } sched_dropped;
 
 typedef struct sched_plan {
@@ -99,8 +102,8 @@ typedef struct sched_plan {
     uint32_t dropped_count;
     const sched_dropped *dropped; /* valid as long; ended before this step, pages already released */
     uint32_t preempted;           /* sequences pushed back by this plan */
-    uint32_t parked; /* those who wait for an adapter; with work_count 0 nothing is to be done before
-                      * one comes */
+    /* Those who wait for an adapter; with work_count 0 nothing is to be done before one comes. */
+    uint32_t parked;
 } sched_plan;
 
 /* Adapters as the scheduler sees them: things that a sequence holds while it runs, that may have to be
@@ -168,9 +171,8 @@ bool sched_may_lead(scheduler *s);
 bool sched_lives(const scheduler *s, sched_seq seq);
 
 /* One more known token of a sequence whose row was sampled, or will have been before the next plan is
- * computed. With the one beyond short_context the model
- * treats the whole sequence differently: what is cached no longer counts, and it keeps its pages, but for
- * window groups that have freed some of theirs. */
+ * computed. With the one beyond short_context the model treats the whole sequence differently: what is cached no
+ * longer counts, and it keeps its pages, but for window groups that have freed some of theirs. */
 void sched_append(scheduler *s, sched_seq seq);
 
 /* The sequence is over; its pages are released, now or with the last plan in flight that has it. */

@@ -14,17 +14,18 @@
  * Out of a tier goes what is unused longest for its cost (residency.h), never what a running sequence
  * uses, and a pinned one only where a running sequence could not go on otherwise.
  *
- * Arena     Adapters hold at most half of the frames, pinned ones a quarter besides. For a load idle adapters go first, then free
- *           frames are taken, but for one for each running sequence and page group: a load preempts nobody.
- *           When sequences run short of pages, adapters that nobody asks for go first, then those whose
- *           requests still wait, then the newest sequence.
+ * Arena     Adapters hold at most half of the frames, pinned ones a quarter besides. For a load idle adapters go
+ *           first, then free frames are taken, but for one for each running sequence and page group: a load
+ *           preempts nobody. When sequences run short of pages, adapters that nobody asks for go first, then
+ *           those whose requests still wait, then the newest sequence.
  * Versions  A request holds the version that adapters_find gave it until it ends. A name that is loaded
  *           again with other content means the new one from then on; the old one goes with its last user.
  * Thread    find, release, load, unload, list, pin, set_alias: any, and none of them on the engine
  *           thread but release. What stands under "the engine thread" is its alone, allocates nothing
  *           and takes no lock, but one for as long as it writes down why an adapter is broken.
- * Ranks     Of a replica of several ranks rank 0 alone has this. What it moves to the device it sends to the others
- *           as well, each its part, before any step that uses it (adapter_send.h); a copy in frames is IN only then.
+ * Ranks     Of a replica of several ranks rank 0 alone has this. What it moves to the device it sends to the
+ *           others as well, each its part, before any step that uses it (adapter_send.h); a copy in frames is
+ *           IN only then.
  * Requests of the base (adapter NULL) meet none of this. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_ADAPTERS_H
@@ -57,7 +58,8 @@ typedef enum adapter_state {
     ADAPTER_LISTED,  /* a name of the store, or of a load, not read yet */
     ADAPTER_READY,   /* read and found good; the tier says where it is */
     ADAPTER_LEAVING, /* unloaded, or replaced: serves those who began with it */
-    ADAPTER_BROKEN, /* its files could not be read, or are another adapter's; tried again after a while */
+    /* Its files could not be read, or are another adapter's; tried again after a while. */
+    ADAPTER_BROKEN,
 } adapter_state;
 
 typedef struct adapters_options {
@@ -103,16 +105,16 @@ void adapters_close(adapters *a);
 
 typedef struct adapter_info {
     char name[STORE_NAME_MAX + 1];
-    uint32_t
-        version; /* the store's, or counted up from 1 with each content loaded under the name */
+    /* The store's, or counted up from 1 with each content loaded under the name. */
+    uint32_t version;
     char digest[ADAPTER_DIGEST_CHARS];
     adapter_state state;
     adapter_tier tier;
     bool current; /* what the bare name means */
     bool pinned;
-    uint32_t rank;  /* largest; 0 while listed */
-    uint32_t
-        vocab; /* ids below are tokens of one that adds some; 0: as many as the base has, or not known */
+    uint32_t rank; /* largest; 0 while listed */
+    /* Ids below are tokens of one that adds some; 0: as many as the base has, or not known. */
+    uint32_t vocab;
     uint64_t bytes; /* packed; 0 while listed */
     uint64_t file_bytes, parameters;
     uint32_t users;                      /* requests that hold it */
@@ -173,7 +175,8 @@ const char *adapter_content(const adapter *ad); /* "sha256:...", the digest of i
 uint32_t adapter_label_count(const adapter *ad);
 /* [label_count] names, or numbers where it names none; constant while a reference is held. */
 const char *const *adapter_labels(const adapter *ad);
-/* Of one that adds tokens to its base's, once its words were read: ids below are its tokens; 0: as many as the base has. */
+/* Of one that adds tokens to its base's, once its words were read: ids below are its tokens; 0: as many as the base
+ * has. */
 uint32_t adapter_vocab(const adapter *ad);
 /* The tokenizer that knows them, while a reference is held or it is shared (tok_share); NULL: the base's. */
 tokenizer *adapter_tokenizer(const adapter *ad);

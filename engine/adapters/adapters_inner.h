@@ -92,7 +92,7 @@ struct adapter {
     _Atomic uint32_t frame_count;            /* that it takes; 0: not known yet */
     _Atomic uint64_t requests, loads, evictions;
     _Atomic int64_t last_use_us;
-    _Atomic bool on_device;       /* from the lease on */
+    _Atomic bool on_device; /* from the lease on */
     bool has_tokens;        /* its folder may have a tokenizer's files; constant */
     _Atomic bool has_words; /* they were read, alone or with all else */
     adapter_words words;    /* written before has_words, and constant from there on */
@@ -115,9 +115,9 @@ struct adapter {
 
     /* The engine thread's. */
     turn_state turn;
-    int64_t
-        kept_until_us; /* it came or was held lately: not evicted from under those who ask for it */
-    bool gone;         /* to be reaped */
+    /* It came or was held lately: not evicted from under those who ask for it. */
+    int64_t kept_until_us;
+    bool gone; /* to be reaped */
     uint32_t holds;
     uint32_t *frames;  /* [frame_count] leased ones; memory is taken by the loader, once */
     uint32_t in_index; /* in adapters.in */

@@ -127,10 +127,10 @@ typedef struct tok_source {
     uint32_t merge_count;
     const tok_text *merges; /* "left right", best first */
     bool merges_are_pairs;  /* merges has 2 * merge_count texts, left and right */
-    bool
-        merges_by_id; /* kind gpt2: any two that make a token merge, the least id first (tiktoken) */
-    bool raw_bytes;   /* kind gpt2: tokens are spelled as they are, not in the byte alphabet */
-    bool take_whole;  /* with a plan: a piece that is one token is not merged */
+    /* Kind gpt2: any two that make a token merge, the least id first (tiktoken). */
+    bool merges_by_id;
+    bool raw_bytes;        /* kind gpt2: tokens are spelled as they are, not in the byte alphabet */
+    bool take_whole;       /* with a plan: a piece that is one token is not merged */
     bool fuse_unknown;     /* kind bpe: one unknown token for neighbours */
     bool drop_first_space; /* with a plan: a text made of ids leaves its first space out */
     const char *origin;    /* the merges' name in error sentences, or NULL: tokenizer.ggml.merges */

@@ -37,11 +37,10 @@ typedef struct attention_item {
     uint32_t position;  /* of that token */
     uint32_t length;    /* of the sequence with the tokens of this batch: keys that are there */
     uint32_t row, rows; /* the tile, among the sequence's rows */
-    uint32_t key,
-        keys; /* the keys that some row sees: first and count. Of a merge: 0, and chunks */
-    uint32_t
-        partial; /* where its rows go among the partial sums, or ATTENTION_NO_PARTIAL. Of a merge:
-                          * its first chunk's; the others follow, `rows` apart */
+    uint32_t key, keys; /* that some row sees: first and count. Of a merge: 0, and chunks */
+    /* Where its rows go among the partial sums, or ATTENTION_NO_PARTIAL. Of a merge: its first chunk's; the others
+     * follow, `rows` apart. */
+    uint32_t partial;
 } attention_item;
 
 typedef struct cuda_attention_plan {

@@ -57,8 +57,8 @@ typedef struct lora_facts {
     uint32_t rank_min, rank_max;       /* over its updates; 0: it has none */
     float alpha;                       /* of modules without one of their own */
     bool rslora, dora;
-    bool
-        tables; /* rows of embed_tokens or lm_head come with it: then its tokenizer's files count, too */
+    /* Rows of embed_tokens or lm_head come with it: then its tokenizer's files count, too. */
+    bool tables;
     uint32_t updates; /* matrices of the base that are changed by an update */
     uint32_t tensors;
     uint64_t parameters, bytes;            /* of all tensors; of all its files */

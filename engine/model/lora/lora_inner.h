@@ -79,10 +79,10 @@ struct lora_file {
     uint32_t layers;
     bool encoder;             /* modules are an encoder's: the base's, or the first tensor's */
     lora_update *updates;     /* [layers, SITE_LAYER_COUNT], then the sites of the model */
-    bool
-        output_is_embedding; /* LORA_OUTPUT is what LORA_EMBEDDING is: the base ties the two. Without
-                               * ensure_weight_tying an update is the embedding's alone */
-    float *embedding_factor;  /* [H] DoRA: of each column, or NULL */
+    /* LORA_OUTPUT is what LORA_EMBEDDING is: the base ties the two. Without ensure_weight_tying an update is the
+     * embedding's alone. */
+    bool output_is_embedding;
+    float *embedding_factor; /* [H] DoRA: of each column, or NULL */
 };
 
 lora_update *lora_at(const lora_file *file, uint32_t layer, lora_site site);

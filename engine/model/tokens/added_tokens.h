@@ -19,8 +19,8 @@ enum { ADDED_TOKENS_LIST_MAX = 1 << 16 };
 
 /* The base's tokenizer with the folder's tokens besides, closed by the caller before the base's; NULL where it adds
  * none. Ids are below rows, those of the adapter's tables; grown: these are more than the base's, and a token without a
- * row is refused, else left out, for the model never met it. *says: there is a file that lists tokens. ESP_INVALID or ESP_UNIMPLEMENTED with file and
- * token. */
+ * row is refused, else left out, for the model never met it. *says: there is a file that lists tokens. ESP_INVALID or
+ * ESP_UNIMPLEMENTED with file and token. */
 ESP_CHECKED esp_code added_tokens_open(tokenizer **out, const char *folder, const tokenizer *base,
                                        uint32_t rows, bool grown, bool *says, esp_error *err);
 
