@@ -480,6 +480,17 @@ static void tokens_that_one_replica_sees_are_not_served_by_it(void **state) {
 
 /* ---- names ---- */
 
+/* The second replica is asked for the content, not for what the name means by then. */
+static void a_replica_serves_the_version_that_was_found(void **state) {
+    stored_lab *l = *state;
+    import(l, "both", WIDE);
+    request *r = make_request(l, find_with_tokens(l, "both"));
+    import(l, "both", NARROW);
+    serve_there(l, r);
+    assert_int_equal(r->finish, FINISH_LENGTH);
+    request_unref(r);
+}
+
 static void assert_is(const request *r, const stored_lab *l, int which) {
     assert_int_equal(tok_count(r->tok), VOCAB + ADDED[which]);
     assert_string_equal(r->by.digest, l->refs[which].digest);
@@ -527,6 +538,7 @@ int main(void) {
         OF_TWO(words_of_two_replicas_are_the_same_or_nobody_is_served),
         OF_TWO(of_one_without_tokens_nothing_is_read_to_submit_it),
         OF_TWO(tokens_that_one_replica_sees_are_not_served_by_it),
+        OF_TWO(a_replica_serves_the_version_that_was_found),
         OF_ONE(an_alias_may_move_between_words_and_load),
     };
     return cmocka_run_group_tests(tests, make_files, drop_files);
