@@ -96,6 +96,7 @@ static esp_code check_words(const request *r, adapters *there, adapter *ad, esp_
     esp_code code = adapters_read_same_words(there, ad, r->adapter, err);
     if (code == ESP_OK || !adapter_has_words(ad)) return code;
     adapters_doubt(r->adapters, r->adapter); /* whose are right nobody knows yet */
+    adapters_doubt(there, ad);
     return code;
 }
 

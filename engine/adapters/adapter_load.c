@@ -203,7 +203,6 @@ void adapters_doubt(adapters *a, adapter *ad) {
 esp_code adapters_read_same_words(adapters *a, adapter *ad, const adapter *other, esp_error *err) {
     esp_code code = adapters_read_words(a, ad, err);
     if (code != ESP_OK || adapter_same_words(ad, other)) return code;
-    adapters_doubt(a, ad);
     return esp_fail_field(err, ESP_ABORTED, "model", "adapter %s was replaced; try again",
                           ad->name);
 }

@@ -193,7 +193,7 @@ bool adapter_same_words(const adapter *a, const adapter *b); /* ... of both, and
 /* Its words are not those that others read of the same content: it is broken, unless a load has confirmed them. */
 void adapters_doubt(adapters *a, adapter *ad);
 /* Reads ad's words and holds them against those of `other`, which is of the same content and may be of other adapters
- * than a. ESP_ABORTED: they are not the same, and ad is doubted. */
+ * than a. ESP_ABORTED: they are not the same. */
 ESP_CHECKED esp_code adapters_read_same_words(adapters *a, adapter *ad, const adapter *other,
                                               esp_error *err);
 
