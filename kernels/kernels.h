@@ -44,7 +44,7 @@ typedef enum kern_level { LEVEL_AUTO, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX } kern
 /* How a linear takes its inputs; ref has float32 alone. */
 typedef enum kern_activations {
     ACT_BF16,
-    ACT_INT8, /* cpu: blocks of 32 codes with a scale (kernels/cpu/int8/int8.h) */
+    ACT_INT8, /* cpu: blocks of 32 codes with a scale (kernels/cpu/integer/int8.h) */
 } kern_activations;
 
 /* As --kv-dtype has it. */

@@ -14,12 +14,14 @@
 #include "kernels/kernels.h"
 
 typedef enum roofline_rate {
-    RATE_AVX2_F32,    /* vfmadd on 8 floats */
-    RATE_AVX512_F32,  /* ... on 16 */
-    RATE_AVX512_BF16, /* vdpbf16ps */
-    RATE_AVX512_INT8, /* vpdpbusd (VNNI) */
-    RATE_AMX_BF16,    /* tdpbf16ps */
-    RATE_AMX_INT8,    /* tdpbssd */
+    RATE_AVX2_F32,     /* vfmadd on 8 floats */
+    RATE_AVX2_INT16,   /* vpmaddwd and an addition, or vpdpwssd (AVX-VNNI) */
+    RATE_AVX512_F32,   /* vfmadd on 16 floats */
+    RATE_AVX512_INT16, /* vpdpwssd (VNNI) */
+    RATE_AVX512_BF16,  /* vdpbf16ps */
+    RATE_AVX512_INT8,  /* vpdpbusd (VNNI) */
+    RATE_AMX_BF16,     /* tdpbf16ps */
+    RATE_AMX_INT8,     /* tdpbssd */
     RATE_COUNT,
 } roofline_rate;
 
@@ -27,9 +29,9 @@ typedef enum roofline_rate {
 const char *roofline_rate_name(roofline_rate rate);
 /* Whether the processor has it and the system allows it. */
 bool roofline_has(roofline_rate rate);
-/* The rate that bounds a linear at this level; RATE_COUNT where none is measured: of int8 activations
- * without dot products of bytes, and at AVX2. */
-roofline_rate roofline_rate_of(kern_level level, kern_activations activations);
+/* The rate that bounds a linear at this level, whole_codes being that of its weights' format (quant.h); RATE_COUNT
+ * where none is measured: of int8 activations without dot products of bytes, and at AVX2. */
+roofline_rate roofline_rate_of(kern_level level, kern_activations activations, bool whole_codes);
 /* Operations a second of all threads; 0 without the instruction. Takes about 0.1 s. */
 double roofline_multiply(thread_pool *pool, roofline_rate rate);
 

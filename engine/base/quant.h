@@ -83,6 +83,11 @@ static inline float quant_value(const quant_coding *coding, uint8_t code) {
 /* Never NULL for a dtype below DT_COUNT. */
 const dtype_row *dtype_info(esp_dtype dtype);
 
+/* Whether the format's codes are whole numbers of at most 8 bits. */
+static inline bool dtype_has_whole_codes(esp_dtype dtype) {
+    return dtype == DT_Q8_0 || dtype_info(dtype)->coding;
+}
+
 /* Whether all of count weights, a multiple of block_elements, are finite numbers. About as fast as
  * memory gives the blocks (quant_finite.c). */
 bool quant_finite(esp_dtype dtype, const void *blocks, size_t count);

@@ -106,8 +106,8 @@ static esp_code measure(const bench *b, uint32_t concurrency, uint32_t requests,
 }
 
 static esp_code measure_limits(bench *b, esp_error *err) {
-    uint64_t bytes = b->e ? engine_cost(b->e).step_bytes : 0;
-    esp_code code = bench_measure_limits(b->o, bytes, &b->limits, err);
+    model_cost cost = b->e ? engine_cost(b->e) : (model_cost){0};
+    esp_code code = bench_measure_limits(b->o, &cost, &b->limits, err);
     if (code == ESP_OK) bench_print_limits(b->o, &b->limits);
     return code;
 }

@@ -27,7 +27,7 @@ static esp_code measure_memory(thread_pool *pool, bench_limits *out, progress *b
     return code;
 }
 
-esp_code bench_measure_limits(const bench_options *o, uint64_t weights_bytes, bench_limits *out,
+esp_code bench_measure_limits(const bench_options *o, const model_cost *cost, bench_limits *out,
                               esp_error *err) {
     kern_level best = kern_cpu_best_level();
     if (best == LEVEL_AUTO)
@@ -42,8 +42,8 @@ esp_code bench_measure_limits(const bench_options *o, uint64_t weights_bytes, be
     *out = (bench_limits){.known = true,
                           .threads = pool_threads(pool),
                           .level = level,
-                          .bound = roofline_rate_of(level, o->model.activations),
-                          .weights_bytes = affordable(weights_bytes),
+                          .bound = roofline_rate_of(level, o->model.activations, cost->whole_codes),
+                          .weights_bytes = affordable(cost->step_bytes),
                           .big_bytes = affordable(BIG_BYTES)};
     code = measure_memory(pool, out, &bar, err);
     for (roofline_rate rate = 0; code == ESP_OK && rate < RATE_COUNT; rate++) {

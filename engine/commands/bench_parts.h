@@ -31,8 +31,8 @@ typedef struct bench_limits {
     double rate[RATE_COUNT];   /* operations a second; 0: not on this machine */
 } bench_limits;
 
-/* weights_bytes 0: without those. Takes seconds. */
-ESP_CHECKED esp_code bench_measure_limits(const bench_options *o, uint64_t weights_bytes,
+/* Of a step of that model; with none of its bytes without those. Takes seconds. */
+ESP_CHECKED esp_code bench_measure_limits(const bench_options *o, const model_cost *cost,
                                           bench_limits *out, esp_error *err);
 void bench_print_limits(const bench_options *o, const bench_limits *limits);
 

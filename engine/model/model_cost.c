@@ -15,12 +15,15 @@ static void count_matrix(const model *m, const kern_matrix *matrix, uint64_t *by
 }
 
 model_cost model_cost_of(const model *m) {
-    model_cost cost = {0};
+    model_cost cost = {.whole_codes = true};
     for (uint32_t i = 0; i < m->spec.layers; i++) {
         const layer_weights *w = &m->layers[i];
         const kern_matrix *matrices[] = {w->q, w->k, w->v, w->o, w->gate, w->up, w->down};
-        for (size_t k = 0; k < sizeof matrices / sizeof *matrices; k++)
+        for (size_t k = 0; k < sizeof matrices / sizeof *matrices; k++) {
             count_matrix(m, matrices[k], &cost.step_bytes, &cost.token_flops);
+            if (matrices[k] && !dtype_has_whole_codes(m->options.ops->shape(matrices[k]).dtype))
+                cost.whole_codes = false;
+        }
     }
     count_matrix(m, m->output, &cost.step_bytes, &cost.row_flops);
     return cost;

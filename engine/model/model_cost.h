@@ -10,6 +10,7 @@ typedef struct model_cost {
     uint64_t step_bytes; /* packed matrices that a step reads whole: the layers' and the output's */
     uint64_t token_flops; /* of the layers' matrices, for each token: two a weight */
     uint64_t row_flops;   /* of the output matrix, for each row whose logits are made */
+    bool whole_codes;     /* of all matrices of the layers (quant.h) */
 } model_cost;
 
 model_cost model_cost_of(const model *m);

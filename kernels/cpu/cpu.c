@@ -33,6 +33,14 @@ static esp_code choose_level(kern_level wanted, const cpu_level **out, esp_error
     return ESP_OK;
 }
 
+/* NULL: the level has none for bf16 activations. */
+static cpu_linear_fn *choose_int16(const cpu_level *level) {
+    if (level == &cpu_level_amx) return NULL;
+    if (level == &cpu_level_avx512)
+        return cpu_has(CPU_AVX512_VNNI) ? linear_int16_avx512_vnni : linear_int16_avx512;
+    return cpu_has(CPU_AVX_VNNI) ? linear_int16_avx2_vnni : linear_int16_avx2;
+}
+
 static cpu_linear_fn *choose_int8(const cpu_level *level) {
     if (level == &cpu_level_amx && cpu_has(CPU_AMX_INT8) && cpu_has(CPU_AVX512_VNNI))
         return linear_int8_amx;
@@ -61,8 +69,6 @@ static void cpu_close(kern_device *dev) {
     cpu_lora_plan_close(dev->lora);
     cpu_lora_plan_close(dev->lora_next);
     free(dev->inputs);
-    free(dev->input_sums);
-    free(dev->half_sums);
     free(dev->quantised);
     free(dev);
 }
@@ -80,10 +86,12 @@ static esp_code cpu_open(kern_device **out, const kern_options *options, esp_err
     dev->kv_dtype = options->kv_dtype;
     dev->tile_pages = level == &cpu_level_amx && options->kv_dtype == DT_BF16;
     dev->tokens_max = options->tokens_max;
-    if (options->activations == ACT_INT8) dev->linear_int8 = choose_int8(level);
-    dev->exact_output = level == &cpu_level_amx && !dev->linear_int8;
+    bool int8 = options->activations == ACT_INT8;
+    dev->integer_form = int8 ? FORM_BYTES : level->by_rows ? FORM_ROWS : FORM_WORDS;
+    dev->linear_integer = int8 ? choose_int8(level) : choose_int16(level);
+    dev->exact_output = level == &cpu_level_amx && !int8;
     snprintf(dev->profile, sizeof dev->profile, "cpu:%s,act=%s,kv=%s", level->name,
-             dev->linear_int8 ? "int8" : "bf16", options->kv_dtype == DT_BF16 ? "bf16" : "f32");
+             int8 ? "int8" : "bf16", options->kv_dtype == DT_BF16 ? "bf16" : "f32");
     dev->scratch = mem_map(pool_threads(dev->pool) * sizeof *dev->scratch);
     if (level->scratch_bytes)
         dev->level_scratch = mem_map(pool_threads(dev->pool) * level->scratch_bytes);
@@ -104,8 +112,8 @@ static const char *cpu_profile(const kern_device *dev) { return dev->profile; }
 
 static const char *cpu_layout(const kern_device *dev) {
     if (dev->exact_output) return "cpu-rows-2";
-    if (dev->level->by_rows) return dev->linear_int8 ? "cpu-rows-1,bytes-1" : "cpu-rows-1";
-    return dev->linear_int8 ? "cpu-tiles-1,bytes-1" : "cpu-tiles-1";
+    if (dev->level->by_rows) return "cpu-rows-1,bytes-1";
+    return dev->integer_form == FORM_BYTES ? "cpu-tiles-1,bytes-1" : "cpu-tiles-2";
 }
 
 static size_t cpu_element_bytes(const kern_device *dev, kern_kind kind) {
@@ -160,14 +168,15 @@ static size_t cpu_frame_bytes(const kern_device *dev, const kern_kv_shape *shape
 static void cpu_norm(kern_device *dev, const kern_norm *op) { dev->level->norm(dev, op); }
 
 static void run_linear(kern_device *dev, const kern_linear *op) {
-    bool bytes = false; /* of any: the others of the op then go with it */
+    bool integer = false; /* any: the others of the op then go with it */
     if (op->matrix[0]->output) {
         output_linear_amx(dev, op);
         return;
     }
     for (uint32_t m = 0; m < op->matrix_count; m++)
-        bytes = bytes || op->matrix[m]->bytes;
-    (bytes ? dev->linear_int8 : dev->level->linear)(dev, op);
+        integer = integer || cpu_is_integer(op->matrix[m]);
+    ESP_ASSERT(!integer || dev->linear_integer);
+    (integer ? dev->linear_integer : dev->level->linear)(dev, op);
 }
 
 /* Tokens base .. base + count of the op as an op of their own. */

@@ -1,38 +1,28 @@
 /* cpu.h - what the files of the CPU backend share: device, packed matrix, level table.
  *
  * Arithmetic  weights are taken exactly from their blocks, activations (KIND_ACT) are bf16,
- *             everything else float32. One output of a linear is, over runs of 32 inputs (of 16
- *             where the format has a scale each 16) in order,
- *               p   = fma(q[k], x[k], p)   k in order from p = 0, q the whole value of the code
+ *             everything else float32. One output of a linear whose codes are whole numbers is integer/integer.h's,
+ *             with others, over runs of 32 inputs in order,
+ *               p   = fma(w[k], x[k], p)   k in order from p = 0
  *               acc = fma(scale, p, acc)   unquantised: acc + p
- *               acc = fma(offset, sum of the run's x, acc)   formats with an offset
- *             where the format has a zero point, instead of the last two
- *               acc = fma(scale, fma(-zero, sum of the run's x, p), acc)
- *             with scale, offset and zero as quant.h defines them, whatever the batch, the tile shape or
- *             the thread count (Law 1). The AMX level rounds each weight, scaled, to bf16 and adds up
+ *             whatever the batch, the tile shape or the thread count (Law 1). The AMX level has neither: it
+ *             rounds each weight, scaled, to bf16 and adds up
  *             products in an order of its own, in amx/linear_amx.c; and it rounds attention's weights
  *             to bf16, in amx/attend_span.c. Its output matrix in Q8_0 has exact weights: amx/output_amx.h.
  *
  * Packing     (cpu_layout: a new name when this changes) A matrix is cut into tiles of 16 rows and blocks of 32 columns, both padded with
  *             zeros. The codes of a tile lie block after block, the scales in a second array.
- *   coded       lines of 64 bytes: dword r of a line holds n bits each of 32/n columns of row r,
- *               the first column lowest; read 16 rows at once, shifted right. A block has
- *                 codes of 4 bits     4 lines of nibbles
- *                 codes of 5, 6 bits  the same of the low four, then 1, 2 lines of the high bits
- *                 codes of 2, 3 bits  2 lines of pairs, then 0, 1 lines of the high bit
- *   Q8_0        int8 [32 columns][16 rows]; codes of 8 bits and floats of 8 likewise
- *   F16, BF16   u16  [32][16]
- *   F32         f32  [32][16]
- *             By rows, for AMX, whose tiles take 32 columns of a row at once; STRIP_TILES tiles are padded
- *             and interleaved: [strips][blocks][4 tiles]
- *   coded       lines of 64 bytes: word c of a line holds n bits each of column c of 16/n rows, the first row
- *               lowest. As many lines for low and high bits as above
- *   others      [16 rows][32 columns]
- *             In bytes, at every level: what a device with int8 activations makes of formats whose codes are
- *             whole numbers, and the AMX level of an output matrix in Q8_0; other matrices lie as the level has them
- *   coded       lines as in the first form, but for the order of columns, so that one shifted and masked is 4
- *               columns of bytes a row: column 4*s + i of a line of n-bit codes lies at bit 8*i + n*s
- *   8 bits      dword r of a line holds 4 columns of row r
+ *             A block of codes of n bits is n lines of 64 bytes: 4 lines of nibbles for codes of 4 bits; the same of
+ *             the low four, then 1, 2 lines of the high bits, for 5, 6; 2 lines of pairs, then 0, 1 lines of the high
+ *             bit, for 2, 3. How they lie there is the matrix's form:
+ *   columns     codes that are no whole numbers, but at the AMX level: [32 columns][16 rows] of F32, F16, BF16, F8
+ *   words       whole numbers, likewise, for bf16 activations: dword r of a line holds 32/n columns of row r, column
+ *               2*s + i at bit 16*i + n*s, so that a line shifted and masked is 2 columns in words of 16 bits a row
+ *   bytes       whole numbers at every level for int8 activations, and at the AMX level an output matrix in Q8_0:
+ *               column 4*s + i at bit 8*i + n*s, so that it is 4 columns in bytes
+ *   rows        for AMX, whose tiles take 32 columns of a row at once; STRIP_TILES tiles are padded and interleaved:
+ *               [strips][blocks][4 tiles]. Word c of a line holds n bits each of column c of 16/n rows, the first row
+ *               lowest; whole elements [16 rows][32 columns]
  *             And in all:
  *   scales      none when unquantised
  *               files' blocks of 32: f16 d[16] a block, followed by f16 m[16] where there is one
@@ -63,7 +53,7 @@ enum {
     STRIP_MAX = 2 * STRIP_TILES,   /* of a gated linear on AMX: as many of gate and of up */
     CHUNK_TOKENS = 96,             /* tokens expanded to float32 at a time */
     AMX_CHUNK = 512,               /* tokens paired for tiles at a time */
-    INT8_CHUNK = 2 * CHUNK_TOKENS, /* at most, tokens turned to codes at a time */
+    INT8_CHUNK = 2 * CHUNK_TOKENS, /* at most, tokens turned to codes of 8 bits at a time */
     CPU_HEAD_DIM_MAX = 512,
     QUERIES_MAX = 48,     /* of one attention work item */
     AMX_QUERIES = 16,     /* of one attention tile */
@@ -89,6 +79,9 @@ typedef enum cpu_scaling {
     SCALE_16,
     SCALE_16_OFFSET,
 } cpu_scaling;
+
+/* How the codes of a block lie: "packing" above. */
+typedef enum cpu_form { FORM_COLUMNS, FORM_WORDS, FORM_BYTES, FORM_ROWS } cpu_form;
 
 /* What differs between formats once packed. */
 typedef struct cpu_format {
@@ -158,13 +151,13 @@ struct kern_matrix {
     esp_dtype dtype;
     uint32_t rows, cols;
     uint32_t tiles, blocks; /* of 16 rows; of 32 columns */
+    cpu_form form;
     size_t code_bytes;      /* of one tile, all its blocks; they lie cpu_block_step apart */
     size_t scale_bytes;     /* likewise */
     uint8_t *codes;         /* [tiles][blocks][...], 64-byte aligned */
     uint8_t *scales;        /* [tiles][...], 64-byte aligned */
     size_t map_bytes;       /* of both, side by side */
     bool borrowed;          /* they are another's, and read-only */
-    bool by_rows, bytes;    /* how codes lie in a block; both false: by columns */
     bool output;            /* bytes for amx/output_amx.h */
     cpu_order *order;       /* NULL: inputs in their own order */
 };
@@ -184,7 +177,7 @@ typedef struct amx_attention {
 typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) float sums[CHUNK_TOKENS][STRIP_TILES * TILE_ROWS];
     _Alignas(CACHE_LINE_BYTES) float weights[STRIP_TILES][TILE_COLS][TILE_ROWS];
-    _Alignas(CACHE_LINE_BYTES) uint8_t bytes[STRIP_TILES][TILE_COLS * TILE_ROWS];
+    _Alignas(CACHE_LINE_BYTES) uint8_t codes[STRIP_TILES][2 * TILE_COLS * TILE_ROWS];
     _Alignas(CACHE_LINE_BYTES) float scales[STRIP_TILES][2][TILE_ROWS];  /* of each 16 columns, */
     _Alignas(CACHE_LINE_BYTES) float offsets[STRIP_TILES][2][TILE_ROWS]; /* or all in the first */
     /* Attention, rows packed at the head's own width: a page as float32; the queries' outputs. */
@@ -213,6 +206,10 @@ typedef struct cpu_level {
     /* Updates a strip's sums, of tokens base .. base + tokens: sums[token * stride + tile * 16 + row]. */
     void (*lora_update)(const struct linear_job *job, const struct strip *s, uint32_t base,
                         uint32_t tokens, float *sums, uint32_t stride);
+    /* Sums of tiles first .. first + count of a strip, whose codes are no whole numbers, beside others of the op; of
+     * `tokens` tokens that are in dev->inputs. NULL: a plain loop does (integer/integer.h). */
+    void (*tiles)(const struct linear_job *job, const struct strip *s, uint32_t first,
+                  uint32_t count, uint32_t tokens, cpu_scratch *scratch);
 } cpu_level;
 
 extern const cpu_level cpu_level_avx2;
@@ -221,11 +218,13 @@ extern const cpu_level cpu_level_amx;
 
 typedef void cpu_linear_fn(kern_device *dev, const kern_linear *op);
 
-/* linear for int8 activations (int8/int8.h): at every level and with or without these instructions
- * the same sums; activations of gated ones are the level's. The one named bf16 is what the AMX level
- * takes for few tokens. */
+/* linear with activations as integers (integer/integer.h), of 8 bits and of 16: at every level and with or
+ * without these instructions the same sums; activations of gated ones are the level's. The one named bf16
+ * is what the AMX level takes for few tokens. */
 cpu_linear_fn linear_int8_avx2, linear_int8_avx2_vnni, linear_int8_avx512, linear_int8_avx512_vnni,
     linear_int8_avx512_bf16, linear_int8_amx;
+cpu_linear_fn linear_int16_avx2, linear_int16_avx2_vnni, linear_int16_avx512,
+    linear_int16_avx512_vnni;
 /* linear of a matrix that is `output`. */
 cpu_linear_fn output_linear_amx;
 
@@ -233,7 +232,7 @@ typedef enum cpu_feature { CPU_AVX_VNNI, CPU_AVX512_VNNI, CPU_AMX_INT8 } cpu_fea
 /* Of the processor; whether the system saves the state is kern_cpu_best_level's. */
 bool cpu_has(cpu_feature feature);
 
-/* 32 inputs of a token in codes: x = scale * code. A cache line. */
+/* 32 inputs of a token in codes: x = scale * code. A cache line; in 16 bits two. */
 typedef struct int8_block {
     int8_t codes[TILE_COLS];
     float scale;
@@ -241,7 +240,16 @@ typedef struct int8_block {
     int32_t sum_int[3]; /* the same */
     uint32_t unused;
 } int8_block;
+typedef struct int16_block {
+    int16_t codes[TILE_COLS];
+    float scale;
+    float sum[3];
+    int32_t sum_int[3];
+    uint32_t unused[9];
+} int16_block;
 _Static_assert(sizeof(int8_block) == CACHE_LINE_BYTES, "one line");
+_Static_assert(sizeof(int16_block) == 2 * CACHE_LINE_BYTES, "two");
+_Static_assert(INT8_CHUNK * sizeof(int8_block) == CHUNK_TOKENS * sizeof(int16_block), "one room");
 
 struct kern_device {
     thread_pool *pool;
@@ -254,14 +262,15 @@ struct kern_device {
     char *level_scratch;   /* [threads][level->scratch_bytes] */
     cpu_order *orders;     /* of the matrices packed so far */
     cpu_room *rooms;       /* of the matrices that are open */
-    uint32_t planes;       /* of the next three: 1, or as many as a linear's matrices have orders */
+    uint32_t planes;       /* of the next two: 1, or as many as a linear's matrices have orders */
     uint32_t blocks_max;   /* of the widest matrix packed so far */
     void *inputs;          /* [planes][blocks][CHUNK_TOKENS][32] float32: activations; by rows as
                            * amx/pairs_amx.h says */
-    float *input_sums;     /* [planes][blocks][CHUNK_TOKENS]: their sum over each block */
-    float *half_sums;      /* [planes][blocks][CHUNK_TOKENS][2]: over each half of a block */
-    int8_block *quantised; /* [planes][blocks][INT8_CHUNK]: activations as codes */
-    cpu_linear_fn *linear_int8; /* NULL: activations are bf16 */
+    /* Activations as codes: int8_block [planes][blocks][INT8_CHUNK], or int16_block [..][CHUNK_TOKENS]. */
+    void *quantised;
+    cpu_form integer_form; /* of matrices whose codes are whole numbers */
+    cpu_linear_fn *
+        linear_integer; /* of those in FORM_BYTES or FORM_WORDS that are no `output`; NULL: there are none */
     bool exact_output;          /* an output matrix in Q8_0 is amx/output_amx.h's */
     cpu_lora_plan *lora;        /* of the op that runs */
     cpu_lora_plan *lora_next;   /* of the one that comes next; count 0: not known */
@@ -269,6 +278,11 @@ struct kern_device {
 
 static inline uint32_t cpu_round_up(uint32_t value, uint32_t unit) {
     return (value + unit - 1) / unit * unit;
+}
+
+/* Its codes are whole numbers, which meet activations as integers. */
+static inline bool cpu_is_integer(const kern_matrix *matrix) {
+    return matrix->form == FORM_WORDS || matrix->form == FORM_BYTES;
 }
 
 static inline size_t cpu_kv_element_bytes(const kern_device *dev) {
@@ -307,10 +321,11 @@ static inline const uint32_t *cpu_block_table(const step_batch *batch, const ker
 
 /* From a block of a tile to its next, and where the first one is. */
 static inline size_t cpu_block_step(const kern_matrix *matrix) {
-    return (size_t)cpu_formats[matrix->dtype].code_bytes * (matrix->by_rows ? STRIP_TILES : 1);
+    return (size_t)cpu_formats[matrix->dtype].code_bytes *
+           (matrix->form == FORM_ROWS ? STRIP_TILES : 1);
 }
 static inline uint8_t *cpu_tile_codes(const kern_matrix *matrix, uint32_t tile) {
-    if (!matrix->by_rows) return matrix->codes + tile * matrix->code_bytes;
+    if (matrix->form != FORM_ROWS) return matrix->codes + tile * matrix->code_bytes;
     return matrix->codes + tile / STRIP_TILES * STRIP_TILES * matrix->code_bytes +
            (size_t)(tile % STRIP_TILES) * cpu_formats[matrix->dtype].code_bytes;
 }
@@ -337,8 +352,6 @@ kern_matrix_shape cpu_shape(const kern_matrix *matrix);
 esp_code cpu_image(const kern_matrix *matrix, kern_image *out, esp_error *err) ESP_CHECKED;
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) ESP_CHECKED;
-/* Whether the format's codes are whole numbers of at most 8 bits. */
-bool cpu_has_int8_form(esp_dtype dtype);
 void cpu_matrix_close(kern_device *dev, kern_matrix *matrix);
 size_t cpu_matrix_bytes(const kern_matrix *matrix);
 /* Weight of a row and column, exactly as the format defines it. */

@@ -26,8 +26,7 @@ static uint32_t dword_at(const uint8_t *bytes, uint32_t index) {
 
 /* Where the element of column k, row `lane` lies among a block's whole ones. */
 static uint32_t element_at(const kern_matrix *table, uint32_t k, uint32_t lane) {
-    if (table->by_rows) return lane * TILE_COLS + k;
-    return table->bytes ? k / 4 * LINE_BYTES + lane * 4 + k % 4 : k * TILE_ROWS + lane;
+    return table->form == FORM_ROWS ? lane * TILE_COLS + k : k * TILE_ROWS + lane;
 }
 
 /* A field of a code: its byte in the block, and by how much that is shifted. */
@@ -39,15 +38,16 @@ typedef struct field_place {
  * lies across two bytes. */
 static field_place place_of(const kern_matrix *table, uint32_t lines_at, uint32_t bits, uint32_t k,
                             uint32_t lane) {
-    if (bits == 8) return (field_place){.at = element_at(table, k, lane)};
+    if (bits == 8 && !cpu_is_integer(table)) return (field_place){.at = element_at(table, k, lane)};
     uint32_t line, unit, bit; /* of the line a word or dword, of that a bit */
-    if (table->by_rows) {
+    if (table->form == FORM_ROWS) {
         uint32_t rows = 16 / bits; /* of a line */
         line = lane / rows, unit = 2 * k, bit = lane % rows * bits;
     } else {
         uint32_t cols = 32 / bits; /* of a line */
+        uint32_t lanes = table->form == FORM_WORDS ? 2 : 4;
         line = k / cols, unit = 4 * lane;
-        bit = table->bytes ? k % 4 * 8 + k % cols / 4 * bits : k % cols * bits;
+        bit = k % lanes * (32 / lanes) + k % cols / lanes * bits;
     }
     return (field_place){.at = lines_at + line * LINE_BYTES + unit + bit / 8, .shift = bit % 8};
 }
@@ -226,7 +226,7 @@ static void fetch_row(const kern_matrix *table, uint32_t row) {
     const size_t step = cpu_block_step(table);
     const uint8_t *codes = cpu_tile_codes(table, row / TILE_ROWS);
     const uint8_t *scales = table->scales + row / TILE_ROWS * table->scale_bytes;
-    if (table->by_rows) codes += row % TILE_ROWS * (format->code_bytes / TILE_ROWS);
+    if (table->form == FORM_ROWS) codes += row % TILE_ROWS * (format->code_bytes / TILE_ROWS);
     for (uint32_t b = 0; b < table->blocks; b++) {
         __builtin_prefetch(codes + b * step);
         __builtin_prefetch(scales + cpu_scales_at(format, b));

@@ -47,12 +47,17 @@ static void pack_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint
     }
 }
 
-/* Codes of `bits` bits in the order in which pack_lines takes them for lines of bytes (cpu.h). */
-static void order_bytes(const uint8_t *codes, uint32_t bits, uint8_t *out) {
-    for (uint32_t parts = 8 / bits, k = 0; k < TILE_COLS; k++) {
-        uint32_t line = k / (4 * parts), s = k / 4 % parts, i = k % 4;
-        out[line * 4 * parts + i * parts + s] = codes[k];
-    }
+/* Where in a line of n bits a code lies, n * that from the lowest up: column k, in words or bytes. */
+static uint32_t place_in_line(cpu_form form, uint32_t bits, uint32_t k) {
+    uint32_t lanes = form == FORM_WORDS ? 2 : 4, parts = 32 / lanes / bits;
+    return k % lanes * parts + k / lanes % parts;
+}
+
+/* Codes of `bits` bits in the order in which pack_lines takes them. */
+static void order_codes(const uint8_t *codes, cpu_form form, uint32_t bits, uint8_t *out) {
+    uint32_t cols = 32 / bits; /* of a line */
+    for (uint32_t k = 0; k < TILE_COLS; k++)
+        out[k / cols * cols + place_in_line(form, bits, k)] = codes[k];
 }
 
 /* The same by rows; what the others put there is kept. */
@@ -72,12 +77,13 @@ static void pack_bits(const kern_matrix *matrix, const uint8_t *codes, uint32_t 
                       uint32_t bits, uint32_t row, uint8_t *lines) {
     uint8_t ordered[TILE_COLS];
     if (bits == 0) return;
-    if (matrix->by_rows) {
+    if (matrix->form == FORM_ROWS) {
         pack_row_lines(codes, shift, bits, row, lines);
         return;
     }
-    if (matrix->bytes) order_bytes(codes, bits, ordered);
-    pack_lines(matrix->bytes ? ordered : codes, shift, bits, lines + row * sizeof(uint32_t));
+    ESP_ASSERT(cpu_is_integer(matrix));
+    order_codes(codes, matrix->form, bits, ordered);
+    pack_lines(ordered, shift, bits, lines + row * sizeof(uint32_t));
 }
 
 static void put_half(uint8_t *halves, uint32_t lane, uint16_t half) {
@@ -125,21 +131,22 @@ static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uin
     }
 }
 
-/* Columns of whole bytes, four after four. */
-static void pack_quads(const uint8_t *in, uint8_t *codes, uint32_t row, uint32_t count) {
-    for (uint32_t k = 0; k < count; k += 4)
-        memcpy(codes + k * TILE_ROWS + row * 4, in + k, 4);
+/* Columns of whole bytes, four to a dword. */
+static void pack_quads(const uint8_t *in, cpu_form form, uint8_t *codes, uint32_t row,
+                       uint32_t count) {
+    for (uint32_t k = 0; k < count; k++)
+        codes[k / 4 * LINE_BYTES + row * 4 + place_in_line(form, 8, k)] = in[k];
 }
 
 /* `count` whole elements of a row. */
 static inline void pack_elements(const kern_matrix *matrix, const uint8_t *in, uint8_t *codes,
                                  uint32_t row, uint32_t count, uint32_t element_bytes) {
-    if (matrix->by_rows) {
+    if (matrix->form == FORM_ROWS) {
         memcpy(codes + row * TILE_COLS * element_bytes, in, count * element_bytes);
         return;
     }
-    if (matrix->bytes) {
-        pack_quads(in, codes, row, count);
+    if (cpu_is_integer(matrix)) {
+        pack_quads(in, matrix->form, codes, row, count);
         return;
     }
     for (uint32_t k = 0; k < count; k++)
@@ -240,15 +247,13 @@ static void pack_tiles(void *arg, uint32_t worker, uint32_t workers) {
     const kern_matrix *matrix = job->matrix;
     uint32_t begin, end;
     bool halves = dtype_info(matrix->dtype)->block_bytes == 2 && matrix->cols % TILE_COLS == 0 &&
-                  !matrix->by_rows;
+                  matrix->form == FORM_COLUMNS;
     pool_share(matrix->rows, TILE_ROWS, worker, workers, &begin, &end);
     for (; halves && begin + TILE_ROWS <= end; begin += TILE_ROWS)
         pack_halves(job, begin);
     for (uint32_t row = begin; row < end; row++)
         pack_row(job, row);
 }
-
-bool cpu_has_int8_form(esp_dtype dtype) { return dtype == DT_Q8_0 || dtype_info(dtype)->coding; }
 
 /* Of a matrix whose dtype, rows and cols are set. */
 static bool sizes(kern_matrix *matrix, uint64_t *scales_at) {
@@ -259,7 +264,7 @@ static bool sizes(kern_matrix *matrix, uint64_t *scales_at) {
     matrix->scale_bytes = (size_t)matrix->blocks * format->scale_bytes +
                           (size_t)(matrix->blocks / SUPER_BLOCKS) * format->head_bytes;
     uint64_t codes, scales, total, tiles = matrix->tiles;
-    if (matrix->by_rows) tiles = (tiles + STRIP_TILES - 1) / STRIP_TILES * STRIP_TILES;
+    if (matrix->form == FORM_ROWS) tiles = (tiles + STRIP_TILES - 1) / STRIP_TILES * STRIP_TILES;
     if (!check_mul(matrix->code_bytes, tiles, &codes) ||
         !check_mul(matrix->scale_bytes, matrix->tiles, &scales) ||
         !check_align(codes, CACHE_LINE_BYTES, scales_at) ||
@@ -275,31 +280,23 @@ static void widen_inputs(kern_device *dev, uint32_t blocks, uint32_t planes) {
     if (blocks < dev->blocks_max) blocks = dev->blocks_max;
     if (planes < dev->planes) planes = dev->planes;
     free(dev->inputs);
-    free(dev->input_sums);
-    free(dev->half_sums);
     free(dev->quantised);
     dev->blocks_max = blocks;
     dev->planes = planes;
     dev->inputs = mem_new((size_t)planes * blocks, cpu_input_bytes(dev));
-    if (dev->linear_int8)
-        dev->quantised = mem_new((size_t)planes * blocks * INT8_CHUNK, sizeof *dev->quantised);
-    if (dev->level->by_rows) return;
-    size_t rows = (size_t)planes * blocks * CHUNK_TOKENS;
-    dev->input_sums = mem_new(rows, sizeof(float));
-    dev->half_sums = mem_new(rows, 2 * sizeof(float));
+    if (dev->linear_integer) /* as much of either block: cpu.h */
+        dev->quantised = mem_new((size_t)planes * blocks * CHUNK_TOKENS, sizeof(int16_block));
 }
 
 /* A matrix on its way, without memory. */
 static kern_matrix shape_of(const kern_device *dev, esp_dtype dtype, uint32_t rows, uint32_t cols,
                             bool output) {
     bool exact = output && dev->exact_output && dtype == DT_Q8_0;
-    bool bytes = exact || (dev->linear_int8 && cpu_has_int8_form(dtype));
-    return (kern_matrix){.dtype = dtype,
-                         .rows = rows,
-                         .cols = cols,
-                         .bytes = bytes,
-                         .output = exact,
-                         .by_rows = dev->level->by_rows && !bytes};
+    cpu_form form = exact                          ? FORM_BYTES
+                    : dtype_has_whole_codes(dtype) ? dev->integer_form
+                    : dev->level->by_rows          ? FORM_ROWS
+                                                   : FORM_COLUMNS;
+    return (kern_matrix){.dtype = dtype, .rows = rows, .cols = cols, .form = form, .output = exact};
 }
 
 /* What a matrix needs of the device. */
@@ -350,11 +347,14 @@ esp_code cpu_image(const kern_matrix *matrix, kern_image *out, esp_error *err) {
 
 esp_code cpu_open_image(kern_device *dev, const kern_image *image, kern_matrix **out,
                         esp_error *err) {
-    kern_matrix shape =
-        shape_of(dev, image->dtype, image->rows, image->cols, image->output && !image->order);
+    kern_matrix shape = {0};
     uint64_t scales_at = 0;
+    bool sane = kern_image_is_sane(image);
     *out = NULL;
-    if (!kern_image_is_sane(image) || !sizes(&shape, &scales_at) || shape.map_bytes != image->count)
+    if (sane)
+        shape =
+            shape_of(dev, image->dtype, image->rows, image->cols, image->output && !image->order);
+    if (!sane || !sizes(&shape, &scales_at) || shape.map_bytes != image->count)
         return esp_fail(err, ESP_INVALID, "cpu: %llu bytes are no packed matrix of %u x %u",
                         (unsigned long long)image->count, image->rows, image->cols);
     kern_matrix *matrix = mem_new(1, sizeof *matrix);

@@ -13,6 +13,9 @@ typedef double (*peak_multiply)(uint32_t rounds);
 
 double peak_f32_avx2(uint32_t rounds);
 double peak_f32_avx512(uint32_t rounds);
+double peak_int16_avx2(uint32_t rounds);
+double peak_int16_avx2_vnni(uint32_t rounds);
+double peak_int16_avx512(uint32_t rounds);
 double peak_bf16_avx512(uint32_t rounds);
 double peak_int8_avx512(uint32_t rounds);
 double peak_bf16_amx(uint32_t rounds);

@@ -24,7 +24,9 @@ static const struct {
     peak_multiply multiply;
 } rates[RATE_COUNT] = {
     [RATE_AVX2_F32] = {"avx2_f32", peak_f32_avx2},
+    [RATE_AVX2_INT16] = {"avx2_int16", peak_int16_avx2},
     [RATE_AVX512_F32] = {"avx512_f32", peak_f32_avx512},
+    [RATE_AVX512_INT16] = {"avx512_int16", peak_int16_avx512},
     [RATE_AVX512_BF16] = {"avx512_bf16", peak_bf16_avx512},
     [RATE_AVX512_INT8] = {"avx512_int8", peak_int8_avx512},
     [RATE_AMX_BF16] = {"amx_bf16", peak_bf16_amx},
@@ -40,11 +42,13 @@ bool roofline_has(roofline_rate rate) {
     if (!__get_cpuid_count(7, 1, &bf16, &ebx, &ecx, &edx)) bf16 = 0;
     switch (rate) {
     case RATE_AVX2_F32:
+    case RATE_AVX2_INT16:
         return true;
     case RATE_AVX512_F32:
         return level >= LEVEL_AVX512;
     case RATE_AVX512_BF16:
         return level >= LEVEL_AVX512 && (bf16 & LEAF7_1_EAX_AVX512_BF16);
+    case RATE_AVX512_INT16:
     case RATE_AVX512_INT8:
         return level >= LEVEL_AVX512 && cpu_has(CPU_AVX512_VNNI);
     case RATE_AMX_BF16:
@@ -62,10 +66,12 @@ static roofline_rate int8_rate_of(kern_level level) {
     return level == LEVEL_AMX && roofline_has(RATE_AMX_INT8) ? RATE_AMX_INT8 : RATE_AVX512_INT8;
 }
 
-roofline_rate roofline_rate_of(kern_level level, kern_activations activations) {
+/* Without VNNI a product of words and its addition take the ports as long as two multiply-adds do at AVX-512. */
+roofline_rate roofline_rate_of(kern_level level, kern_activations activations, bool whole_codes) {
     if (activations == ACT_INT8) return int8_rate_of(level);
     if (level == LEVEL_AMX) return RATE_AMX_BF16;
-    return level == LEVEL_AVX512 ? RATE_AVX512_F32 : RATE_AVX2_F32;
+    if (level == LEVEL_AVX2) return whole_codes ? RATE_AVX2_INT16 : RATE_AVX2_F32;
+    return whole_codes && roofline_has(RATE_AVX512_INT16) ? RATE_AVX512_INT16 : RATE_AVX512_F32;
 }
 
 /* ---- multiplying ---- */
@@ -90,6 +96,7 @@ static int64_t multiply_ns(thread_pool *pool, multiply_job *job) {
 double roofline_multiply(thread_pool *pool, roofline_rate rate) {
     if (!roofline_has(rate)) return 0;
     multiply_job job = {.multiply = rates[rate].multiply, .rounds = ROUNDS_FIRST};
+    if (rate == RATE_AVX2_INT16 && cpu_has(CPU_AVX_VNNI)) job.multiply = peak_int16_avx2_vnni;
     while (multiply_ns(pool, &job) < PASS_NS && job.rounds < UINT32_MAX / 2)
         job.rounds *= 2;
     int64_t best_ns = INT64_MAX;

@@ -87,7 +87,7 @@ def cpu_levels():
 
 def cpu_modes():
     levels = cpu_levels()
-    # With int8 the linears of all levels give the same bits (tests/unit/test_linear_int8.c).
+    # With int8 the linears of whole-number weights give the same bits at all levels (tests/unit/test_linear_integer.c).
     return [(device, "bf16") for device in levels] + [(device, "int8") for device in sorted({levels[0], levels[-1]})]
 
 

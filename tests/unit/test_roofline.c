@@ -87,16 +87,19 @@ static void copying_copies_all_and_no_more(void **state) {
 /* A level is bounded by an instruction that it has, and that runs its activations. */
 static void a_level_is_held_to_its_own_instruction(void **state) {
     (void)state;
-    assert_int_equal(roofline_rate_of(LEVEL_AVX2, ACT_BF16), RATE_AVX2_F32);
-    assert_int_equal(roofline_rate_of(LEVEL_AVX512, ACT_BF16), RATE_AVX512_F32);
-    assert_int_equal(roofline_rate_of(LEVEL_AMX, ACT_BF16), RATE_AMX_BF16);
-    assert_int_equal(roofline_rate_of(LEVEL_AVX2, ACT_INT8), RATE_COUNT);
-    assert_int_equal(roofline_rate_of(LEVEL_AVX512, ACT_INT8),
+    assert_int_equal(roofline_rate_of(LEVEL_AVX2, ACT_BF16, false), RATE_AVX2_F32);
+    assert_int_equal(roofline_rate_of(LEVEL_AVX2, ACT_BF16, true), RATE_AVX2_INT16);
+    assert_int_equal(roofline_rate_of(LEVEL_AVX512, ACT_BF16, false), RATE_AVX512_F32);
+    assert_int_equal(roofline_rate_of(LEVEL_AVX512, ACT_BF16, true),
+                     roofline_has(RATE_AVX512_INT16) ? RATE_AVX512_INT16 : RATE_AVX512_F32);
+    assert_int_equal(roofline_rate_of(LEVEL_AMX, ACT_BF16, true), RATE_AMX_BF16);
+    assert_int_equal(roofline_rate_of(LEVEL_AVX2, ACT_INT8, true), RATE_COUNT);
+    assert_int_equal(roofline_rate_of(LEVEL_AVX512, ACT_INT8, true),
                      roofline_has(RATE_AVX512_INT8) ? RATE_AVX512_INT8 : RATE_COUNT);
     if (roofline_has(RATE_AMX_INT8) && roofline_has(RATE_AVX512_INT8))
-        assert_int_equal(roofline_rate_of(LEVEL_AMX, ACT_INT8), RATE_AMX_INT8);
+        assert_int_equal(roofline_rate_of(LEVEL_AMX, ACT_INT8, true), RATE_AMX_INT8);
     kern_level best = kern_cpu_best_level();
-    if (best != LEVEL_AUTO) assert_true(roofline_has(roofline_rate_of(best, ACT_BF16)));
+    if (best != LEVEL_AUTO) assert_true(roofline_has(roofline_rate_of(best, ACT_BF16, true)));
 }
 
 /* Figures exist exactly where the instruction does, for small buffers too. */

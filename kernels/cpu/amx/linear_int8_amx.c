@@ -5,18 +5,18 @@
  * Temp   x in blocks of codes, 16 tokens after 16, shared by the workers; unpacked codes, scales and
  *        sums of a strip per worker
  * Work   split over tiles of 16 rows, statically
- * Error  int8.h: the bits of every other level
+ * Error  integer.h: the bits of every other level
  * Cost   per block of 16 x 16 outputs one multiplication (16 cycles for 32 columns as for 64), then its
  *        16 rows are stored, loaded, converted, scaled and added: that is the bound. Few tokens leave
- *        tiles empty, and take linear_int8.c's way. Bar: bench/bench_linear.c
+ *        tiles empty, and take linear_integer.c's way. Bar: bench/bench_linear.c
  * Source Intel 64 and IA-32 Architectures Optimization Reference Manual, chapter 20 */
 // SPDX-License-Identifier: Apache-2.0
 #include <string.h>
 
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/scratch_amx.h"
-#include "kernels/cpu/int8/bytes.h"
-#include "kernels/cpu/int8/int8.h"
+#include "kernels/cpu/integer/bytes.h"
+#include "kernels/cpu/integer/integer.h"
 
 enum {
     LEAST_TOKENS = 9,
@@ -36,7 +36,7 @@ static void configure(bool halves) {
     for (uint32_t tile = 0; tile < 8; tile++) {
         bool a = tile == 4 || tile == 5, b = tile >= 6;
         config.row_bytes[tile] = !a ? LINE_BYTES : halves ? TILE_COLS / 2 : TILE_COLS;
-        config.rows[tile] = !b ? TILE_TOKENS : halves ? BYTE_RUN : BYTE_VECTORS;
+        config.rows[tile] = !b ? TILE_TOKENS : halves ? DOT_RUN : DOT_VECTORS;
     }
     amx_configure(&config);
 }
@@ -56,9 +56,9 @@ ALWAYS_INLINE void unpack(esp_dtype dtype, UNPACK_ARGS) {
         const uint8_t *block = codes + (size_t)b * format->code_bytes;
         for (uint32_t line = 0; line < format->code_bytes; line += CACHE_LINE_BYTES)
             _mm_prefetch((const char *)block + line + 2048, _MM_HINT_T0);
-        UNROLL for (uint32_t v = 0; v < BYTE_VECTORS; v++) {
+        UNROLL for (uint32_t v = 0; v < DOT_VECTORS; v++) {
             vi values = byte_codes(dtype, block, v, 0);
-            if (first != 0) values = b_sub(values, -first);
+            if (first != 0) values = _mm512_sub_epi8(values, _mm512_set1_epi8((char)-first));
             _mm512_store_si512(out->bytes[i] + v * LINE_BYTES, values);
         }
         for (uint32_t half = 0; half < TILE_COLS / scale_cols(format->scaling); half++) {
@@ -73,9 +73,9 @@ ALWAYS_INLINE void unpack(esp_dtype dtype, UNPACK_ARGS) {
 
 #define UNPACK_OF(dtype)                                                                           \
     static void unpack_##dtype(UNPACK_ARGS) { unpack(dtype, codes, scales, b, end, out); }
-FOR_EACH_INT8_FORMAT(UNPACK_OF)
+FOR_EACH_INTEGER_FORMAT(UNPACK_OF)
 #define UNPACK_ROW(dtype) [dtype] = unpack_##dtype,
-static unpack_fn *const unpack_of[DT_COUNT] = {FOR_EACH_INT8_FORMAT(UNPACK_ROW)};
+static unpack_fn *const unpack_of[DT_COUNT] = {FOR_EACH_INTEGER_FORMAT(UNPACK_ROW)};
 
 /* --- tiles ---------------------------------------------------------------------------------- */
 
@@ -105,7 +105,7 @@ ALWAYS_INLINE void multiply_run(const tile_task *task, uint32_t halves, uint32_t
                                 uint32_t turn) {
     uint32_t b = run / halves, half = run % halves;
     const int8_t *x = task->x[(size_t)b * TILE_TOKENS].codes + half * TILE_COLS / 2;
-    const uint8_t *w = task->panel->bytes[b] + half * BYTE_RUN * LINE_BYTES;
+    const uint8_t *w = task->panel->bytes[b] + half * DOT_RUN * LINE_BYTES;
     if (turn == 0) MULTIPLY_RUN(0, 4, 6, x, w);
     if (turn == 1) MULTIPLY_RUN(1, 5, 7, x, w);
     if (turn == 2) MULTIPLY_RUN(2, 4, 6, x, w);
@@ -133,8 +133,8 @@ ALWAYS_INLINE void add_block(cpu_scaling scaling, const tile_task *task, uint32_
         vf y = v_zero();
         UNROLL for (uint32_t h = 0; h < halves; h++) {
             const int32_t *row = p[(turn + TURNS + 1 - halves + h) % TURNS] + t * TILE_ROWS;
-            y = int8_add(scaling, h, scale[h], offset[h], x[t].sum[int8_sum_at(scaling, h)],
-                         i_floats(_mm512_loadu_si512(row)), y);
+            y = act_add(scaling, h, scale[h], offset[h], x[t].sum[act_sum_at(scaling, h)],
+                        vi_floats(_mm512_loadu_si512(row)), y);
         }
         acc[t] = v_fma(v_set1(x[t].scale), y, acc[t]);
     }
@@ -199,9 +199,9 @@ static void multiply_one(strip_task *task, uint32_t i, uint32_t b, uint32_t bloc
     bool halves = scale_cols(scaling) < TILE_COLS;
     if (halves != task->halves) configure(halves);
     task->halves = halves;
-    size_t at = int8_row_at(job, plane_of(job, task->s, i), task->rows, TILE_TOKENS, b, t);
+    size_t at = act_row_at(job, plane_of(job, task->s, i), task->rows, TILE_TOKENS, b, t);
     multiply_of[scaling](&(tile_task){
-        .x = job->dev->quantised + at,
+        .x = (const int8_block *)job->dev->quantised + at,
         .panel = &task->panels[i],
         .blocks = blocks,
         .sums = task->scratch->sums[0] + (size_t)t * SUM_ROWS + i * TILE_ROWS,
@@ -247,8 +247,8 @@ static void work(void *arg, uint32_t worker, uint32_t workers) {
     for (uint32_t base = 0; base < total; base += INT8_CHUNK) {
         uint32_t tokens = total - base < INT8_CHUNK ? total - base : INT8_CHUNK;
         pool_share(tokens, 1, worker, workers, &mine, &mine_end);
-        int8_quantise_tokens(job, base, cpu_round_up(tokens, TILE_TOKENS), TILE_TOKENS, mine,
-                             mine_end);
+        act_quantise_tokens(job, base, cpu_round_up(tokens, TILE_TOKENS), TILE_TOKENS, mine,
+                            mine_end);
         pool_barrier(job->dev->pool, worker);
         chunk(job, base, tokens, begin, end, worker);
         pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
@@ -259,7 +259,7 @@ void linear_int8_amx(kern_device *dev, const kern_linear *op) {
     linear_job job = job_of(dev, op);
     bool tiles = op->token_count >= LEAST_TOKENS;
     for (uint32_t m = 0; m < op->matrix_count; m++)
-        tiles = tiles && op->matrix[m]->bytes;
+        tiles = tiles && cpu_is_integer(op->matrix[m]);
     if (!tiles) {
         linear_int8_avx512_bf16(dev, op);
         return;

@@ -90,6 +90,14 @@ ALWAYS_INLINE __m512i words_of_row(const uint8_t *lines, uint32_t bits, uint32_t
 
 /* --- tables ------------------------------------------------------------------------------ */
 
+ALWAYS_INLINE vf v_load_u8(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
+ALWAYS_INLINE vf v_ramp(float first) {
+    const vf ramp = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_add_ps(ramp, _mm512_set1_ps(first));
+}
+
 /* Values of the codes first .. first + 16. */
 ALWAYS_INLINE vf code_values(esp_dtype dtype, float first) {
     if (dtype == DT_IQ4_NL || dtype == DT_IQ4_XS) return v_load_i8(quant_iq4_values);

@@ -6,12 +6,12 @@
  * In      q in qkv [T, (heads + 2*kv_heads) * D] f32; pages of cpu.h, bf16 or f32
  * Out     out [T, heads*D] bf16
  * Temp    per worker: one page as float32, outputs of the item's queries
- * Work    an item is some queries (token and head) of one sequence and kv head; items go round the
- *         workers. A query walks its pages in order, alone in its arithmetic: how many queries
- * share the loads of a page changes no bit Units   scores and maxima in base 2: scale * log2(e) *
- * q.k Needs   D even, at most CPU_HEAD_DIM_MAX. Slots beyond a query's range may hold anything, NaN
- * too Cost    2*D*16 FMA lanes and one exp of 16 lanes a page and query. Bar:
- * bench/bench_attention.c Source  online softmax, arXiv:1805.02867; pages, arXiv:2309.06180 */
+ * Work    an item is some queries (token and head) of one sequence and kv head; items go round the workers. A query
+ *         walks its pages in order, alone in its arithmetic: how many queries share the loads of a page changes no bit
+ * Units   scores and maxima in base 2: scale * log2(e) * q.k
+ * Needs   D even, at most CPU_HEAD_DIM_MAX. Slots beyond a query's range may hold anything, NaN too
+ * Cost    2*D*16 FMA lanes and one exp of 16 lanes a page and query. Bar: bench/bench_attention.c
+ * Source  online softmax, arXiv:1805.02867; pages, arXiv:2309.06180 */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/level/simd.h"
 

@@ -10,4 +10,5 @@ const cpu_level LEVEL_NAME(cpu_level) = {
     .attention = LEVEL_NAME(level_attention),
     .lora_shrink = LEVEL_NAME(lora_shrink),
     .lora_update = LEVEL_NAME(lora_update),
+    .tiles = LEVEL_NAME(level_tiles),
 };

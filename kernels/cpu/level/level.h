@@ -21,6 +21,8 @@ void LEVEL_NAME(level_norm)(kern_device *dev, const kern_norm *op);
 void LEVEL_NAME(level_linear)(kern_device *dev, const kern_linear *op);
 void LEVEL_NAME(level_rope_store)(kern_device *dev, const kern_rope_store *op);
 void LEVEL_NAME(level_attention)(kern_device *dev, const kern_attention *op);
+void LEVEL_NAME(level_tiles)(const struct linear_job *job, const struct strip *s, uint32_t first,
+                             uint32_t count, uint32_t tokens, cpu_scratch *scratch);
 void LEVEL_NAME(lora_shrink)(kern_device *dev, const kern_linear *op);
 void LEVEL_NAME(lora_update)(const struct linear_job *job, const struct strip *s, uint32_t base,
                              uint32_t tokens, float *sums, uint32_t stride);

@@ -16,7 +16,6 @@ typedef struct linear_job {
     uint32_t first_col[LINEAR_MATRICES_MAX];
     uint32_t units;                              /* of work: a tile, or a tile of gate and of up */
     uint32_t unit_tiles;                         /* 1 or 2 */
-    bool half_sums;                              /* a format has an offset each 16 columns */
     const cpu_order *order[LINEAR_MATRICES_MAX]; /* of each plane of the expanded inputs */
     uint32_t planes;
     uint32_t plane[LINEAR_MATRICES_MAX]; /* of each matrix */
@@ -44,20 +43,9 @@ static inline const uint16_t *block_of(const uint16_t *in, const cpu_order *orde
     return lined_up;
 }
 
-/* halves: the sums over 16 columns each; NULL where no format asks for them. */
-static inline void expand_block(const uint16_t *in, float *out, float *sum, float *halves) {
-    v16 half[2];
-    for (uint32_t i = 0; i < 2; i++)
-        for (uint32_t v = 0; v < VECTORS; v++) {
-            uint32_t at = i * TILE_ROWS + v * LANES;
-            half[i].v[v] = v_load_bf16(in + at);
-            v_store(out + at, half[i].v[v]);
-        }
-    for (uint32_t i = 0; halves && i < 2; i++)
-        halves[i] = v16_sum(half[i]);
-    for (uint32_t v = 0; v < VECTORS; v++)
-        half[0].v[v] = v_add(half[0].v[v], half[1].v[v]);
-    *sum = v16_sum(half[0]);
+static inline void expand_block(const uint16_t *in, float *out) {
+    for (uint32_t k = 0; k < TILE_COLS; k += LANES)
+        v_store(out + k, v_load_bf16(in + k));
 }
 
 /* Where a plane begins, in blocks of `rows` rows. */
@@ -77,8 +65,7 @@ static inline void expand_plane(const linear_job *job, uint32_t plane, uint32_t 
             uint16_t lined_up[TILE_COLS];
             expand_block(
                 block_of(in, job->order[plane], b, left < TILE_COLS ? left : TILE_COLS, lined_up),
-                (float *)dev->inputs + at * TILE_COLS, dev->input_sums + at,
-                job->half_sums ? dev->half_sums + at * 2 : NULL);
+                (float *)dev->inputs + at * TILE_COLS);
         }
     }
 }
@@ -142,8 +129,6 @@ static inline uint32_t take_alike(const linear_job *job, const strip *s, uint32_
                                   tile_run *run) {
     size_t at = plane_at(job, plane_of(job, s, first), run->input_rows);
     run->inputs = (const float *)job->dev->inputs + at * TILE_COLS;
-    run->input_sums = job->dev->input_sums + at;
-    run->half_sums = job->dev->half_sums + at * 2;
     return alike(job, s, first);
 }
 
@@ -167,8 +152,6 @@ static inline linear_job job_of(kern_device *dev, const kern_linear *op) {
                       .blocks = op->matrix[0]->blocks,
                       .unit_tiles = gated ? 2 : 1,
                       .lora = op->lora_count ? dev->lora : NULL};
-    for (uint32_t m = 0; m < op->matrix_count; m++)
-        if (cpu_formats[op->matrix[m]->dtype].scaling == SCALE_16_OFFSET) job.half_sums = true;
     for (uint32_t m = 0; m < (gated ? 1 : op->matrix_count); m++) {
         job.first_col[m] = job.out_cols;
         job.out_cols += op->matrix[m]->rows;

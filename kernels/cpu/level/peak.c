@@ -99,7 +99,7 @@ void LEVEL_NAME(peak_copy)(void *to, const void *from, size_t lines) {
     _mm_sfence();
 }
 
-/* ---- dot products of AVX-512's younger parts, which the level as a whole does without ---- */
+/* ---- dot products, some of younger parts that a level as a whole does without ---- */
 
 #ifdef CPU_LEVEL_avx512
 
@@ -119,19 +119,46 @@ __attribute__((target("avx512bf16"))) double peak_bf16_avx512(uint32_t rounds) {
     return total;
 }
 
-/* Sums of four. */
-__attribute__((target("avx512vnni"))) double peak_int8_avx512(uint32_t rounds) {
-    volatile int32_t ones = 0x01010101;
-    __m512i a = _mm512_set1_epi32(ones), b = _mm512_set1_epi32(ones), sum[CHAINS];
-    for (uint32_t i = 0; i < CHAINS; i++)
-        sum[i] = _mm512_setzero_si512();
-    for (uint32_t r = 0; r < rounds; r++)
-        for (uint32_t i = 0; i < CHAINS; i++)
-            sum[i] = _mm512_dpbusd_epi32(sum[i], a, b);
-    double total = 0;
-    for (uint32_t i = 0; i < CHAINS; i++)
-        total += (double)_mm512_reduce_add_epi32(sum[i]);
-    return total;
-}
+/* Words or bytes that are all one, in operands a and b. */
+#define PEAK_INTEGERS(name, all_ones, multiply)                                                    \
+    __attribute__((target("avx512vnni"))) double name(uint32_t rounds) {                           \
+        volatile int32_t ones = all_ones;                                                          \
+        __m512i a = _mm512_set1_epi32(ones), b = _mm512_set1_epi32(ones), sum[CHAINS];             \
+        for (uint32_t i = 0; i < CHAINS; i++)                                                      \
+            sum[i] = _mm512_setzero_si512();                                                       \
+        for (uint32_t r = 0; r < rounds; r++)                                                      \
+            for (uint32_t i = 0; i < CHAINS; i++)                                                  \
+                sum[i] = multiply(sum[i], a, b);                                                   \
+        double total = 0;                                                                          \
+        for (uint32_t i = 0; i < CHAINS; i++)                                                      \
+            total += (double)_mm512_reduce_add_epi32(sum[i]);                                      \
+        return total;                                                                              \
+    }
+PEAK_INTEGERS(peak_int8_avx512, 0x01010101, _mm512_dpbusd_epi32)  /* sums of four */
+PEAK_INTEGERS(peak_int16_avx512, 0x00010001, _mm512_dpwssd_epi32) /* ... of two */
+
+#else
+
+/* A product is anew each time: left alone, it would be taken out of the loop. */
+#define MADD(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
+#define PEAK_INTEGERS(name, features, multiply)                                                    \
+    __attribute__((target(features))) double name(uint32_t rounds) {                               \
+        volatile int32_t ones = 0x00010001;                                                        \
+        __m256i a = _mm256_set1_epi32(ones), b = _mm256_set1_epi32(ones), sum[CHAINS];             \
+        for (uint32_t i = 0; i < CHAINS; i++)                                                      \
+            sum[i] = _mm256_setzero_si256();                                                       \
+        for (uint32_t r = 0; r < rounds; r++)                                                      \
+            for (uint32_t i = 0; i < CHAINS; i++) {                                                \
+                __asm__("" : "+x"(a));                                                             \
+                sum[i] = multiply(sum[i], a, b);                                                   \
+            }                                                                                      \
+        double total = 0;                                                                          \
+        for (uint32_t i = 0; i < CHAINS; i++)                                                      \
+            for (uint32_t k = 0; k < LANES; k++)                                                   \
+                total += (double)((const int32_t *)&sum[i])[k];                                    \
+        return total;                                                                              \
+    }
+PEAK_INTEGERS(peak_int16_avx2, "avx2", MADD)
+PEAK_INTEGERS(peak_int16_avx2_vnni, "avxvnni", _mm256_dpwssd_avx_epi32)
 
 #endif

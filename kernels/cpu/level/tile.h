@@ -1,7 +1,7 @@
 /* tile.h - a strip of weight tiles times some tokens: the arithmetic of linear.
  *
- * Both ways through a strip compute each output by the chain that cpu.h defines, so they give the
- * same bits; they differ in where the weights become floats.
+ * Of weights whose codes are no whole numbers; of others: integer/. Both ways through a strip compute
+ * each output by the chain that cpu.h defines, so they give the same bits; they differ in where the weights become floats.
  *   fused    up to FUSED_TOKENS tokens: in registers, used at once        tile_fused.c
  *   blocked  more: a block of the strip into L1, used by all tokens       tile_blocked.c
  * Sums are left in sums[token][tile * 16 + row]. */
@@ -13,7 +13,7 @@
 
 enum {
     FUSED_TOKENS = 4,
-    GROUP_COLS = 8, /* columns of one line of nibbles */
+    GROUP_COLS = 8, /* columns between fetches of what comes later */
     STRIP_ROWS = STRIP_TILES * TILE_ROWS,
 };
 
@@ -27,22 +27,22 @@ enum {
 #define UNROLL_16 _Pragma("GCC unroll 16")
 #endif
 
-/* Codes that are whole numbers; whatever is not bf16 already; all. */
-#define FOR_EACH_INT8_FORMAT(of)                                                                   \
+/* Codes that are whole numbers, and others; whatever is not bf16 already; all. */
+#define FOR_EACH_INTEGER_FORMAT(of)                                                                \
     of(DT_Q8_0) of(DT_Q4_0) of(DT_Q4_1) of(DT_Q5_0) of(DT_Q5_1) of(DT_IQ4_NL) of(DT_Q2_K)          \
         of(DT_Q3_K) of(DT_Q4_K) of(DT_Q5_K) of(DT_Q6_K) of(DT_IQ4_XS) of(DT_G2) of(DT_G3)          \
             of(DT_G4) of(DT_G8)
-#define FOR_EACH_UNPACKED_FORMAT(of) FOR_EACH_INT8_FORMAT(of) of(DT_F32) of(DT_F16) of(DT_F8_E4M3)
+#define FOR_EACH_UNPACKED_FORMAT(of)                                                               \
+    FOR_EACH_INTEGER_FORMAT(of) of(DT_F32) of(DT_F16) of(DT_F8_E4M3)
 #define FOR_EACH_FORMAT(of) FOR_EACH_UNPACKED_FORMAT(of) of(DT_BF16)
+#define FOR_EACH_FLOAT_FORMAT(of) of(DT_F32) of(DT_F16) of(DT_F8_E4M3) of(DT_BF16)
 
 /* Some tiles of one format; the tokens they meet. */
 typedef struct tile_run {
     const uint8_t *codes[STRIP_TILES];
     const uint8_t *scales[STRIP_TILES];
     uint32_t blocks;
-    const float *inputs;     /* [blocks][input_rows][32] */
-    const float *input_sums; /* [blocks][input_rows] */
-    const float *half_sums;  /* [blocks][input_rows][2]; for SCALE_16_OFFSET */
+    const float *inputs; /* [blocks][input_rows][32] */
     uint32_t input_rows;
 } tile_run;
 
@@ -57,40 +57,15 @@ ALWAYS_INLINE void tile_prefetch(esp_dtype dtype, const uint8_t *codes, uint32_t
         _mm_prefetch((const char *)at + ahead + PREFETCH_BYTES, _MM_HINT_T0);
 }
 
-/* Scales and offsets of block b into the scratch, as those of tile n; dtype is a constant. */
-ALWAYS_INLINE void tile_expand_scales(esp_dtype dtype, const uint8_t *scales, uint32_t n,
-                                      uint32_t b, cpu_scratch *scratch) {
-    const cpu_scaling scaling = cpu_formats[dtype].scaling;
-    if (scaling == SCALE_NONE) return;
-    for (uint32_t half = 0; half < TILE_COLS / scale_cols(scaling); half++)
-        for (uint32_t v = 0; v < VECTORS; v++) {
-            v_store(&scratch->scales[n][half][v * LANES], tile_scale(dtype, scales, b, half, v));
-            if (has_offset(scaling))
-                v_store(&scratch->offsets[n][half][v * LANES],
-                        tile_offset(dtype, scales, b, half, v));
-        }
-}
-
-/* acc with the p of some columns added. */
-ALWAYS_INLINE vf tile_add(cpu_scaling scaling, vf scale, vf offset, vf p, float input_sum, vf acc) {
-    if (scaling == SCALE_NONE) return v_add(acc, p);
-    if (scaling == SCALE_32_ZERO) p = v_fma(offset, v_set1(input_sum), p);
-    acc = v_fma(scale, p, acc);
-    return has_offset(scaling) && scaling != SCALE_32_ZERO ? v_fma(offset, v_set1(input_sum), acc)
-                                                           : acc;
-}
-
-/* The sum of the inputs of row `row` over half `half` of block b, or over all of the block. */
-ALWAYS_INLINE float tile_input_sum(cpu_scaling scaling, const tile_run *run, uint32_t b,
-                                   uint32_t half, uint32_t row) {
-    size_t at = (size_t)b * run->input_rows + row;
-    return scaling == SCALE_16_OFFSET ? run->half_sums[2 * at + half] : run->input_sums[at];
+/* acc with the p of a block added; SCALE_NONE or SCALE_32. */
+ALWAYS_INLINE vf tile_add(cpu_scaling scaling, vf scale, vf p, vf acc) {
+    return scaling == SCALE_NONE ? v_add(acc, p) : v_fma(scale, p, acc);
 }
 
 /* Tiles first .. first + count of the run, all of this format. tokens: 1 to FUSED_TOKENS. */
 void LEVEL_NAME(tiles_fused)(esp_dtype dtype, const tile_run *run, uint32_t first, uint32_t count,
                              uint32_t tokens, float (*sums)[STRIP_ROWS]);
-/* Adds to scratch->sums, which the caller has zeroed. */
+/* Into scratch->sums. */
 void LEVEL_NAME(tiles_blocked)(esp_dtype dtype, const tile_run *run, uint32_t first, uint32_t count,
                                uint32_t tokens, cpu_scratch *scratch);
 

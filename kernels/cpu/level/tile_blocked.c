@@ -1,6 +1,6 @@
 /* tile_blocked.c - many tokens: a block of the strip becomes floats in L1, for all tokens.
  *
- * Temp  weights, scales and offsets of one block of STRIP_TILES tiles as floats, per worker
+ * Temp  weights and scales of one block of STRIP_TILES tiles as floats, per worker
  * Cost  bound by FMA: unpacking is done once a chunk of CHUNK_TOKENS. Once they are floats, formats
  *       differ in cpu_scaling alone. Bar: bench/bench_linear.c */
 // SPDX-License-Identifier: Apache-2.0
@@ -18,11 +18,10 @@ ALWAYS_INLINE void expand_tile(esp_dtype dtype, const tile_run *run, uint32_t n,
                                cpu_scratch *scratch) {
     const cpu_format *format = &cpu_formats[dtype];
     const uint8_t *block = run->codes[n] + (size_t)b * format->code_bytes;
-    for (uint32_t k = 0; k < TILE_COLS; k += GROUP_COLS)
-        UNROLL for (uint32_t j = 0; j < GROUP_COLS; j++)
-            UNROLL for (uint32_t v = 0; v < VECTORS; v++)
-                v_store(&scratch->weights[n][k + j][v * LANES], tile_values(dtype, block, k, j, v));
-    tile_expand_scales(dtype, run->scales[n], n, b, scratch);
+    UNROLL for (uint32_t k = 0; k < TILE_COLS; k++) for (uint32_t v = 0; v < VECTORS; v++)
+        v_store(&scratch->weights[n][k][v * LANES], tile_values(dtype, block, k, v));
+    for (uint32_t v = 0; format->scaling != SCALE_NONE && v < VECTORS; v++)
+        v_store(&scratch->scales[n][0][v * LANES], tile_scale(dtype, run->scales[n], b, 0, v));
 }
 
 #define EXPAND_ARGS                                                                                \
@@ -33,9 +32,9 @@ typedef void expand_fn(EXPAND_ARGS);
         for (uint32_t n = first; n < end; n++)                                                     \
             expand_tile(dtype, run, n, b, scratch);                                                \
     }
-FOR_EACH_FORMAT(EXPAND_OF)
+FOR_EACH_FLOAT_FORMAT(EXPAND_OF)
 #define EXPAND_ROW(dtype) [dtype] = expand_##dtype,
-static expand_fn *const expand_of[DT_COUNT] = {FOR_EACH_FORMAT(EXPAND_ROW)};
+static expand_fn *const expand_of[DT_COUNT] = {FOR_EACH_FLOAT_FORMAT(EXPAND_ROW)};
 
 /* --- times tokens ------------------------------------------------------------------------- */
 
@@ -45,30 +44,26 @@ ALWAYS_INLINE void multiply(cpu_scaling scaling, uint32_t tiles, uint32_t tokens
                             const tile_run *run, uint32_t first, uint32_t b, uint32_t token,
                             cpu_scratch *scratch) {
     const float *x = run->inputs + ((size_t)b * run->input_rows + token) * TILE_COLS;
-    const uint32_t cols = scale_cols(scaling);
-    for (uint32_t half = 0; half < TILE_COLS / cols; half++) {
-        vf p[BLOCKED_TOKENS][BLOCKED_TILES][VECTORS];
-        UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
-            UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[t][n][v] = v_zero();
-        for (uint32_t k = half * cols; k < (half + 1) * cols; k++) {
-            vf w[BLOCKED_TILES][VECTORS];
+    vf p[BLOCKED_TOKENS][BLOCKED_TILES][VECTORS];
+    UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[t][n][v] = v_zero();
+    for (uint32_t k = 0; k < TILE_COLS; k++) {
+        vf w[BLOCKED_TILES][VECTORS];
+        UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
+            w[n][v] = v_load(&scratch->weights[first + n][k][v * LANES]);
+        UNROLL for (uint32_t t = 0; t < tokens; t++) {
+            vf xt = v_set1(x[t * TILE_COLS + k]);
             UNROLL for (uint32_t n = 0; n < tiles; n++)
-                UNROLL for (uint32_t v = 0; v < VECTORS; v++) w[n][v] =
-                    v_load(&scratch->weights[first + n][k][v * LANES]);
-            UNROLL for (uint32_t t = 0; t < tokens; t++) {
-                vf xt = v_set1(x[t * TILE_COLS + k]);
-                UNROLL for (uint32_t n = 0; n < tiles; n++)
-                    UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[t][n][v] =
-                        v_fma(w[n][v], xt, p[t][n][v]);
-            }
+                UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[t][n][v] =
+                    v_fma(w[n][v], xt, p[t][n][v]);
         }
-        UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
-            UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
-            float *sum = &scratch->sums[token + t][(first + n) * TILE_ROWS + v * LANES];
-            v_store(sum, tile_add(scaling, v_load(&scratch->scales[first + n][half][v * LANES]),
-                                  v_load(&scratch->offsets[first + n][half][v * LANES]), p[t][n][v],
-                                  tile_input_sum(scaling, run, b, half, token + t), v_load(sum)));
-        }
+    }
+    UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
+        float *sum = &scratch->sums[token + t][(first + n) * TILE_ROWS + v * LANES];
+        vf acc = b == 0 ? v_zero() : v_load(sum);
+        vf scale = v_load(&scratch->scales[first + n][0][v * LANES]);
+        v_store(sum, tile_add(scaling, scale, p[t][n][v], acc));
     }
 }
 
@@ -111,17 +106,9 @@ typedef void multiply_fn(MULTIPLY_ARGS);
     }
 MULTIPLY_OF(SCALE_NONE)
 MULTIPLY_OF(SCALE_32)
-MULTIPLY_OF(SCALE_32_OFFSET)
-MULTIPLY_OF(SCALE_32_ZERO)
-MULTIPLY_OF(SCALE_16)
-MULTIPLY_OF(SCALE_16_OFFSET)
 static multiply_fn *const multiply_of[] = {
     [SCALE_NONE] = multiply_SCALE_NONE,
     [SCALE_32] = multiply_SCALE_32,
-    [SCALE_32_OFFSET] = multiply_SCALE_32_OFFSET,
-    [SCALE_32_ZERO] = multiply_SCALE_32_ZERO,
-    [SCALE_16] = multiply_SCALE_16,
-    [SCALE_16_OFFSET] = multiply_SCALE_16_OFFSET,
 };
 
 void LEVEL_NAME(tiles_blocked)(esp_dtype dtype, const tile_run *run, uint32_t first, uint32_t count,

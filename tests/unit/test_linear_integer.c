@@ -1,5 +1,5 @@
-/* test_linear_int8.c - linear with int8 activations: every way it is computed, against the definition of
- * kernels/cpu/int8/int8.h in plain C, bit for bit. */
+/* test_linear_integer.c - linear with activations as integers: every way it is computed, against the definition
+ * of kernels/cpu/integer/integer.h in plain C, bit for bit. */
 // SPDX-License-Identifier: Apache-2.0
 #include <math.h>
 #include <setjmp.h>
@@ -17,30 +17,41 @@
 
 typedef struct way {
     const char *name;
+    kern_activations activations;
     kern_level level;
     cpu_linear_fn *linear;
     bool exists;
 } way;
 
-enum { WAYS = 5 };
+enum { WAYS = 9, KINDS = 3 };
 
 static void find_ways(way out[WAYS]) {
     kern_level best = kern_cpu_best_level();
     bool wide = best >= LEVEL_AVX512, vnni = wide && cpu_has(CPU_AVX512_VNNI);
+    bool some = best >= LEVEL_AVX2, some_vnni = some && cpu_has(CPU_AVX_VNNI);
+    bool tiles = best >= LEVEL_AMX && vnni && cpu_has(CPU_AMX_INT8);
     const way all[WAYS] = {
-        {"avx2", LEVEL_AVX2, linear_int8_avx2, best >= LEVEL_AVX2},
-        {"avx2_vnni", LEVEL_AVX2, linear_int8_avx2_vnni,
-         best >= LEVEL_AVX2 && cpu_has(CPU_AVX_VNNI)},
-        {"avx512", LEVEL_AVX512, linear_int8_avx512, wide},
-        {"avx512_vnni", LEVEL_AVX512, linear_int8_avx512_vnni, vnni},
-        {"amx", LEVEL_AMX, linear_int8_amx, best >= LEVEL_AMX && vnni && cpu_has(CPU_AMX_INT8)},
+        {"8 bits, avx2", ACT_INT8, LEVEL_AVX2, linear_int8_avx2, some},
+        {"8 bits, avx2_vnni", ACT_INT8, LEVEL_AVX2, linear_int8_avx2_vnni, some_vnni},
+        {"8 bits, avx512", ACT_INT8, LEVEL_AVX512, linear_int8_avx512, wide},
+        {"8 bits, avx512_vnni", ACT_INT8, LEVEL_AVX512, linear_int8_avx512_vnni, vnni},
+        {"8 bits, amx", ACT_INT8, LEVEL_AMX, linear_int8_amx, tiles},
+        {"16 bits, avx2", ACT_BF16, LEVEL_AVX2, linear_int16_avx2, some},
+        {"16 bits, avx2_vnni", ACT_BF16, LEVEL_AVX2, linear_int16_avx2_vnni, some_vnni},
+        {"16 bits, avx512", ACT_BF16, LEVEL_AVX512, linear_int16_avx512, wide},
+        {"16 bits, avx512_vnni", ACT_BF16, LEVEL_AVX512, linear_int16_avx512_vnni, vnni},
     };
     memcpy(out, all, sizeof all);
 }
 
+/* Ways of one kind give the same bits. */
+static uint32_t kind_of(const way *w) {
+    return w->activations == ACT_BF16 ? 2 : w->level == LEVEL_AMX ? 1 : 0;
+}
+
 static lab open_way(const way *w, uint32_t threads) {
-    lab l = lab_open_for(ACT_INT8, &kern_cpu, w->level, DT_BF16, threads);
-    l.dev->linear_int8 = w->linear;
+    lab l = lab_open_for(w->activations, &kern_cpu, w->level, DT_BF16, threads);
+    l.dev->linear_integer = w->linear;
     return l;
 }
 
@@ -86,7 +97,7 @@ typedef struct inputs {
 } inputs;
 
 /* What x, 32 of the matrix's inputs, becomes. */
-static inputs quantised(const float *x) {
+static inputs quantised(uint32_t kind, const float *x) {
     inputs out = {0};
     float largest = 0;
     for (uint32_t i = 0; i < TILE_COLS; i++)
@@ -94,6 +105,10 @@ static inputs quantised(const float *x) {
     if (largest < 0x1p-100f) return out;
     float factor = 127 / largest;
     out.scale = largest / 127;
+    if (kind == 2) {
+        out.scale = ldexpf(1, ilogbf(largest) - 14);
+        factor = 1 / out.scale;
+    }
     for (uint32_t i = 0; i < TILE_COLS; i++)
         out.code[i] = (int)nearbyintf(x[i] * factor);
     return out;
@@ -108,28 +123,43 @@ static float add_piece(const piece *w, const inputs *x, float acc) {
             p += w->value[i] * x->code[i];
             sum += x->code[i];
         }
-        y = fmaf(w->scale[h], (float)p - w->zero * (float)sum, y);
+        y = fmaf(w->scale[h], fmaf(-w->zero, (float)sum, (float)p), y);
         if (w->has_offset) y = fmaf(w->offset[h], (float)sum, y);
     }
     return fmaf(x->scale, y, acc);
 }
 
+/* 32 weights that are no whole numbers: as the AVX levels have them. */
+static float add_other_piece(esp_dtype dtype, const uint8_t *row, const float *w, const float *x,
+                             uint32_t at, float acc) {
+    const dtype_row *info = dtype_info(dtype);
+    const uint8_t *block = row + (size_t)at * info->block_bytes; /* of DT_F8_E4M3 */
+    float scale = 1, p = 0;
+    if (dtype == DT_F8_E4M3) memcpy(&scale, block, sizeof scale);
+    for (uint32_t i = 0; i < TILE_COLS; i++)
+        p = fmaf(dtype == DT_F8_E4M3 ? f32_of_e4m3(block[sizeof scale + i]) : w[i], x[i], p);
+    return fmaf(scale, p, acc);
+}
+
 /* One row of weights times one token, whose inputs lie in the columns' order. */
-static float row_times(esp_dtype dtype, const uint8_t *row, const float *x, uint32_t cols) {
+static float row_times(uint32_t kind, esp_dtype dtype, const uint8_t *row, const float *x,
+                       uint32_t cols) {
     const dtype_row *info = dtype_info(dtype);
     float acc = 0;
     if (info->coding || dtype == DT_Q8_0) {
         for (uint32_t p = 0; p < cols / TILE_COLS; p++) {
             piece w = piece_of(dtype, row, p);
-            inputs in = quantised(x + (size_t)p * TILE_COLS);
+            inputs in = quantised(kind, x + (size_t)p * TILE_COLS);
             acc = add_piece(&w, &in, acc);
         }
         return acc;
     }
     float *whole = malloc(cols * sizeof *whole);
     info->dequantise(row, whole, cols);
-    for (uint32_t c = 0; c < cols; c++)
+    for (uint32_t c = 0; kind == 1 && c < cols; c++)
         acc = fmaf(whole[c], x[c], acc);
+    for (uint32_t c = 0; kind != 1 && c < cols; c += TILE_COLS)
+        acc = add_other_piece(dtype, row, whole + c, x + c, c / TILE_COLS, acc);
     free(whole);
     return acc;
 }
@@ -146,7 +176,7 @@ static float *inputs_of(const linear_case *c) {
 }
 
 /* sums[m][t][row] of matrix m. */
-static float *sums_of(const linear_case *c, uint32_t m) {
+static float *sums_of(uint32_t kind, const linear_case *c, uint32_t m) {
     const dtype_row *info = dtype_info(c->dtype[m]);
     float *in = inputs_of(c), *out = malloc((size_t)c->tokens * c->rows[m] * sizeof *out);
     float *bias = lab_random(50 + m, c->rows[m]), *x = malloc(c->cols * sizeof *x);
@@ -157,7 +187,7 @@ static float *sums_of(const linear_case *c, uint32_t m) {
         for (uint32_t i = 0; i < c->cols; i++)
             x[i] = in[(size_t)t * c->cols + (order ? order[i] : i)];
         for (uint32_t r = 0; r < c->rows[m]; r++) {
-            float sum = row_times(c->dtype[m], blocks + r * row_bytes, x, c->cols);
+            float sum = row_times(kind, c->dtype[m], blocks + r * row_bytes, x, c->cols);
             out[(size_t)t * c->rows[m] + r] = c->bias ? sum + bias[r] : sum;
         }
     }
@@ -169,11 +199,11 @@ static float *sums_of(const linear_case *c, uint32_t m) {
     return out;
 }
 
-static float *side_by_side(const linear_case *c) {
+static float *side_by_side(uint32_t kind, const linear_case *c) {
     uint32_t cols = out_cols(c), first = 0;
     float *out = malloc((size_t)c->tokens * cols * sizeof *out);
     for (uint32_t m = 0; m < c->matrices; first += c->rows[m++]) {
-        float *sums = sums_of(c, m);
+        float *sums = sums_of(kind, c, m);
         for (uint32_t t = 0; t < c->tokens; t++)
             memcpy(out + (size_t)t * cols + first, sums + (size_t)t * c->rows[m],
                    c->rows[m] * sizeof *out);
@@ -202,14 +232,17 @@ static float *linear_of(const lab *l, const linear_case *c, uint32_t first, uint
 
 static void compare(const linear_case *c, uint32_t threads) {
     way ways[WAYS];
-    float *want = side_by_side(c);
     size_t count = (size_t)c->tokens * out_cols(c);
-    float *before = lab_random(9, count);
-    for (size_t i = 0; c->epilogue == EPI_RESIDUAL && i < count; i++)
-        want[i] = before[i] + want[i];
+    float *before = lab_random(9, count), *wants[KINDS] = {0};
     find_ways(ways);
     for (uint32_t i = 0; i < WAYS; i++) {
         if (!ways[i].exists) continue;
+        float *want = wants[kind_of(&ways[i])];
+        if (!want) {
+            wants[kind_of(&ways[i])] = want = side_by_side(kind_of(&ways[i]), c);
+            for (size_t k = 0; c->epilogue == EPI_RESIDUAL && k < count; k++)
+                want[k] = before[k] + want[k];
+        }
         lab l = open_way(&ways[i], threads);
         float *got = linear_of(&l, c, 0, c->tokens);
         char what[96];
@@ -219,8 +252,9 @@ static void compare(const linear_case *c, uint32_t threads) {
         free(got);
         lab_close(&l);
     }
+    for (uint32_t i = 0; i < KINDS; i++)
+        free(wants[i]);
     free(before);
-    free(want);
 }
 
 /* --- tests --------------------------------------------------------------------------------- */
@@ -231,7 +265,7 @@ static void linear_is_what_the_definition_says(void **state) {
     static const uint32_t rows[] = {1, 15, 16, 17, 64, 100, 131};
     static const uint32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 33, 97, 113};
     for (esp_dtype d = DT_F32; d < DT_COUNT; d++) {
-        if (!cpu_has_int8_form(d)) continue;
+        if (!dtype_has_whole_codes(d)) continue;
         uint32_t block = dtype_info(d)->block_elements;
         for (uint32_t i = 0; i < sizeof tokens / sizeof *tokens; i++) {
             linear_case c = {.dtype = {d},
@@ -295,9 +329,10 @@ static void gated_sums_are_combined(void **state) {
                              .cols = 256,
                              .tokens = tokens,
                              .epilogue = EPI_SILU_MUL};
-            float *gate = sums_of(&c, 0), *up = sums_of(&c, 1);
             for (uint32_t w = 0; w < WAYS; w++) {
                 if (!ways[w].exists) continue;
+                float *gate = sums_of(kind_of(&ways[w]), &c, 0);
+                float *up = sums_of(kind_of(&ways[w]), &c, 1);
                 lab l = open_way(&ways[w], 2);
                 float *got = linear_of(&l, &c, 0, tokens);
                 for (uint32_t n = 0; n < tokens * 89; n++) {
@@ -306,11 +341,11 @@ static void gated_sums_are_combined(void **state) {
                         fail_msg("%s: %u is %g, not %g", ways[w].name, n, (double)got[n],
                                  (double)want);
                 }
+                free(gate);
+                free(up);
                 free(got);
                 lab_close(&l);
             }
-            free(gate);
-            free(up);
         }
 }
 
@@ -357,15 +392,15 @@ static void row_is_the_same_in_any_company(void **state) {
 }
 
 /* The packed matrix still holds every weight exactly: a tied one is read row by row. */
-static void embed_reads_the_packed_bytes(void **state) {
-    (void)state;
+static void embed_reads_the_packed_codes(void **state) {
     enum { ROWS = 37, COLS = 512 };
     int32_t ids[ROWS];
     float want[COLS];
     for (int32_t r = 0; r < ROWS; r++)
         ids[r] = ROWS - 1 - r;
     if (kern_cpu_best_level() == LEVEL_AUTO) skip();
-    lab l = lab_open_for(ACT_INT8, &kern_cpu, LEVEL_AUTO, DT_BF16, 2);
+    lab l = lab_open_for(*state ? ACT_BF16 : ACT_INT8, &kern_cpu, *state ? LEVEL_AVX2 : LEVEL_AUTO,
+                         DT_BF16, 2);
     float *out = lab_alloc(&l, ROWS * COLS * sizeof *out);
     for (esp_dtype d = DT_F32; d < DT_COUNT; d++) {
         const dtype_row *info = dtype_info(d);
@@ -428,13 +463,64 @@ static void odd_inputs_stay_with_their_token(void **state) {
     }
 }
 
-/* An image computes what its matrix did, and is told apart from one for bf16 activations. */
-static void images_are_of_this_mode(void **state) {
+/* Where codes of 16 bits begin and end: the largest and smallest numbers that a block may have, what lies between two
+ * codes or below all of them; a number that is not finite is none of its token's outputs. Of formats of every scaling. */
+static void edges_of_words_are_as_defined(void **state) {
     (void)state;
+    static const esp_dtype formats[] = {DT_Q4_0, DT_Q4_1, DT_Q2_K, DT_Q6_K, DT_IQ4_XS, DT_G8};
+    static const float largest[] = {0x1.fep120f, -0x1.fep120f, 0x1p-100f, 0x1.fep-101f, 1, 1,
+                                    1,           INFINITY};
+    static const float beside[] = {-0x1.02p112f, 0x1.fep105f, -0x1.02p-108f, 0x1p-101f,
+                                   0x1.02p-8f,   -0x1p-15f,   0x1.8p-14f,    1};
+    enum { EDGES = sizeof largest / sizeof *largest, COLS = 256, ROWS = 20 };
+    way ways[WAYS];
+    find_ways(ways);
+    float *in = malloc(EDGES * COLS * sizeof *in);
+    for (uint32_t i = 0; i < EDGES * COLS; i++)
+        in[i] = i % TILE_COLS == 7 ? largest[i / COLS] : i % 3 ? beside[i / COLS] : 0;
+    for (uint32_t i = 0; i < WAYS; i++)
+        for (uint32_t f = 0; f < sizeof formats / sizeof *formats; f++) {
+            if (!ways[i].exists || ways[i].activations != ACT_BF16) continue;
+            lab l = open_way(&ways[i], 1);
+            const dtype_row *info = dtype_info(formats[f]);
+            size_t row_bytes = COLS / info->block_elements * info->block_bytes;
+            kern_matrix *w = lab_matrix(&l, formats[f], ROWS, COLS, 3);
+            uint8_t *blocks = lab_blocks(formats[f], ROWS, COLS, 3);
+            uint16_t *x = lab_upload(&l, KIND_ACT, in, EDGES * COLS);
+            float *out = lab_alloc(&l, EDGES * ROWS * sizeof *out);
+            for (uint32_t alone = 0; alone < 2; alone++)
+                for (uint32_t t = 0, count; t < EDGES; t += count) {
+                    count = alone ? 1 : EDGES;
+                    l.ops->linear(l.dev, &(kern_linear){.in = x + t * COLS,
+                                                        .token_count = count,
+                                                        .matrix = {w},
+                                                        .matrix_count = 1,
+                                                        .out = out + t * ROWS});
+                    for (uint32_t n = t * ROWS; n < (t + count) * ROWS; n++) {
+                        const float *token = in + (size_t)(n / ROWS) * COLS;
+                        float want =
+                            row_times(2, formats[f], blocks + n % ROWS * row_bytes, token, COLS);
+                        if (n / ROWS == EDGES - 1)
+                            assert_true(isnan(out[n]));
+                        else
+                            assert_same_bits(out + n, &want, 1, info->name);
+                    }
+                }
+            l.ops->release(l.dev, out, EDGES * ROWS * sizeof *out);
+            lab_release(&l, KIND_ACT, x, EDGES * COLS);
+            l.ops->matrix_close(l.dev, w);
+            free(blocks);
+            lab_close(&l);
+        }
+    free(in);
+}
+
+/* An image computes what its matrix did, and is told apart from one for other activations. */
+static void images_are_of_one_mode(void **state) {
     enum { ROWS = 45, COLS = 256, T = 3 };
     if (kern_cpu_best_level() == LEVEL_AUTO) skip();
-    lab l = lab_open_for(ACT_INT8, &kern_cpu, LEVEL_AUTO, DT_BF16, 1);
-    lab other = lab_open(&kern_cpu, LEVEL_AUTO, DT_BF16, 1);
+    lab l = lab_open_for(*state ? ACT_BF16 : ACT_INT8, &kern_cpu, LEVEL_AVX2, DT_BF16, 1);
+    lab other = lab_open_for(*state ? ACT_INT8 : ACT_BF16, &kern_cpu, LEVEL_AVX2, DT_BF16, 1);
     assert_string_not_equal(l.ops->layout(l.dev), l.ops->layout(other.dev));
     void *x = lab_upload_random(&l, KIND_ACT, 1, T * COLS);
     for (esp_dtype d = DT_F32; d < DT_COUNT; d++) {
@@ -486,9 +572,12 @@ int main(void) {
         cmocka_unit_test(each_matrix_has_blocks_in_its_own_order),
         cmocka_unit_test(gated_sums_are_combined),
         cmocka_unit_test(row_is_the_same_in_any_company),
-        cmocka_unit_test(embed_reads_the_packed_bytes),
+        cmocka_unit_test(embed_reads_the_packed_codes),
+        cmocka_unit_test_prestate(embed_reads_the_packed_codes, (void *)"of bf16"),
         cmocka_unit_test(odd_inputs_stay_with_their_token),
-        cmocka_unit_test(images_are_of_this_mode),
+        cmocka_unit_test(edges_of_words_are_as_defined),
+        cmocka_unit_test(images_are_of_one_mode),
+        cmocka_unit_test_prestate(images_are_of_one_mode, (void *)"of bf16"),
         cmocka_unit_test(profile_names_the_mode_and_ref_refuses_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* bytes.h - packed codes (cpu.h, "for int8") to bytes, and bytes times bytes.
+/* bytes.h - packed codes (cpu.h, "bytes") to bytes, and bytes times bytes.
  *
  * A vector holds four columns of a register's rows: byte i of a dword is column 4*v + i of one row.
  * Without instructions for dot products of bytes, products are added up in 16 bits as long as they
@@ -8,26 +8,15 @@
 #ifndef ESPALIER_BYTES_H
 #define ESPALIER_BYTES_H
 
-#include "kernels/cpu/level/tile.h"
+#include "kernels/cpu/integer/lines.h"
 
 enum {
-    BYTE_VECTORS = TILE_COLS / 4, /* of a block */
-    BYTE_RUN = 4,                 /* of half a block */
+    DOT_COLS = 4,                       /* of a dword */
+    DOT_VECTORS = TILE_COLS / DOT_COLS, /* of a block */
+    DOT_RUN = DOT_VECTORS / 2,          /* of half a block */
 };
 
 #ifdef CPU_LEVEL_avx512
-
-ALWAYS_INLINE vi b_set1(int x) { return _mm512_set1_epi8((char)x); }
-ALWAYS_INLINE vi b_and(vi a, int mask) { return _mm512_and_si512(a, b_set1(mask)); }
-ALWAYS_INLINE vi b_or(vi a, vi b) { return _mm512_or_si512(a, b); }
-ALWAYS_INLINE vi b_flip(vi a, int mask) { return _mm512_xor_si512(a, b_set1(mask)); }
-ALWAYS_INLINE vi b_sub(vi a, int x) { return _mm512_sub_epi8(a, b_set1(x)); }
-ALWAYS_INLINE vi b_iq4(vi nibbles) {
-    __m128i table = _mm_loadu_si128((const __m128i *)(const void *)quant_iq4_values);
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), nibbles);
-}
-ALWAYS_INLINE vi i_set1(int x) { return _mm512_set1_epi32(x); }
-ALWAYS_INLINE vf i_floats(vi a) { return _mm512_cvtepi32_ps(a); }
 
 #ifdef CPU_VNNI
 ALWAYS_INLINE vi i_dot(vi sum, vi w, vi x) { return _mm512_dpbusd_epi32(sum, w, x); }
@@ -45,18 +34,6 @@ ALWAYS_INLINE vi i_fold(vi sum, vi pairs) {
 
 #else /* AVX2 */
 
-ALWAYS_INLINE vi b_set1(int x) { return _mm256_set1_epi8((char)x); }
-ALWAYS_INLINE vi b_and(vi a, int mask) { return _mm256_and_si256(a, b_set1(mask)); }
-ALWAYS_INLINE vi b_or(vi a, vi b) { return _mm256_or_si256(a, b); }
-ALWAYS_INLINE vi b_flip(vi a, int mask) { return _mm256_xor_si256(a, b_set1(mask)); }
-ALWAYS_INLINE vi b_sub(vi a, int x) { return _mm256_sub_epi8(a, b_set1(x)); }
-ALWAYS_INLINE vi b_iq4(vi nibbles) {
-    __m128i table = _mm_loadu_si128((const __m128i *)(const void *)quant_iq4_values);
-    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), nibbles);
-}
-ALWAYS_INLINE vi i_set1(int x) { return _mm256_set1_epi32(x); }
-ALWAYS_INLINE vf i_floats(vi a) { return _mm256_cvtepi32_ps(a); }
-
 #ifdef CPU_VNNI
 ALWAYS_INLINE vi i_dot(vi sum, vi w, vi x) { return _mm256_dpbusd_avx_epi32(sum, w, x); }
 #else
@@ -72,14 +49,16 @@ ALWAYS_INLINE vi i_fold(vi sum, vi pairs) {
 
 #endif
 
-/* A dword to all rows. */
-ALWAYS_INLINE vi b_quad(const int8_t *codes) {
+/* A dword of codes of an int8_block to all rows. */
+ALWAYS_INLINE vi dot_inputs(const int8_t *codes, uint32_t v) {
     int quad;
-    memcpy(&quad, codes, sizeof quad);
-    return i_set1(quad);
+    memcpy(&quad, codes + v * DOT_COLS, sizeof quad);
+    return vi_set1(quad);
 }
 
 /* --- codes to bytes ----------------------------------------------------------------------- */
+
+enum { UPPER_BITS = (int)0x80808080 };
 
 ALWAYS_INLINE bool byte_is_whole(esp_dtype dtype) {
     return dtype == DT_Q8_0 || dtype == DT_G8 || dtype == DT_IQ4_NL || dtype == DT_IQ4_XS;
@@ -88,37 +67,17 @@ ALWAYS_INLINE bool byte_is_whole(esp_dtype dtype) {
 /* Vector v of a block, rows of register part `y`: whole codes of 8 bits as signed bytes (G8's less
  * 128), others as they lie in the file; dtype, v, y are constants. */
 ALWAYS_INLINE vi byte_codes(esp_dtype dtype, const uint8_t *block, uint32_t v, uint32_t y) {
-    const uint8_t *rows = block + y * LANES * 4;
-    const uint8_t *high = rows + cpu_formats[dtype].low_bits * LINE_BYTES;
-    vi line;
     switch (dtype) {
     case DT_Q8_0:
-        return vi_line(rows + v * LINE_BYTES);
+        return vi_line(block + y * LANES * 4 + v * LINE_BYTES);
     case DT_G8:
-        return b_flip(vi_line(rows + v * LINE_BYTES), 128);
-    case DT_Q2_K:
-    case DT_G2:
-        return b_and(vi_right(vi_line(rows + v / 4 * LINE_BYTES), v % 4 * 2), 3);
-    case DT_Q3_K:
-    case DT_G3:
-        line = b_and(vi_right(vi_line(rows + v / 4 * LINE_BYTES), v % 4 * 2), 3);
-        return b_or(line, b_and(vi_move(vi_line(high), v, 2), 4));
-    default:
-        line = b_and(vi_right(vi_line(rows + v / 2 * LINE_BYTES), v % 2 * 4), 15);
-        break;
-    }
-    switch (dtype) {
+        return vi_flip(vi_line(block + y * LANES * 4 + v * LINE_BYTES), UPPER_BITS);
     case DT_IQ4_NL:
     case DT_IQ4_XS:
-        return b_iq4(line);
-    case DT_Q5_0:
-    case DT_Q5_1:
-    case DT_Q5_K:
-        return b_or(line, b_and(vi_move(vi_line(high), v, 4), 16));
-    case DT_Q6_K:
-        return b_or(line, b_and(vi_move(vi_line(high + v / 4 * LINE_BYTES), v % 4 * 2, 4), 48));
+        return vi_look_up(_mm_loadu_si128((const __m128i *)(const void *)quant_iq4_values),
+                          vi_fields(dtype, block, DOT_COLS, v, y));
     default:
-        return line;
+        return vi_fields(dtype, block, DOT_COLS, v, y);
     }
 }
 
@@ -133,7 +92,7 @@ ALWAYS_INLINE int byte_first(esp_dtype dtype) { return dtype == DT_G8 ? 128 : co
 ALWAYS_INLINE vi dot_codes(esp_dtype dtype, const uint8_t *block, uint32_t v, uint32_t y) {
     if (dtype == DT_G8) return vi_line(block + y * LANES * 4 + v * LINE_BYTES);
     vi codes = byte_codes(dtype, block, v, y);
-    return byte_is_whole(dtype) ? b_flip(codes, 128) : codes;
+    return byte_is_whole(dtype) ? vi_flip(codes, UPPER_BITS) : codes;
 }
 ALWAYS_INLINE int dot_first(esp_dtype dtype) {
     if (dtype == DT_G8) return 0;
@@ -144,10 +103,13 @@ ALWAYS_INLINE uint32_t dot_kind(esp_dtype dtype) {
     (void)dtype;
     return 1;
 }
-/* Adds vector v: w the weights, x the codes of the inputs, spare unused. */
-ALWAYS_INLINE void dot_add(uint32_t kind, uint32_t v, vi w, vi x, vi *sum, vi *spare) {
-    (void)kind, (void)v, (void)spare;
-    *sum = i_dot(*sum, w, x);
+typedef struct dot_sum {
+    vi sum;
+} dot_sum;
+/* Adds vector v: w the weights, x the codes of the inputs. */
+ALWAYS_INLINE void dot_add(uint32_t kind, uint32_t v, vi w, vi x, dot_sum *p) {
+    (void)kind, (void)v;
+    p->sum = i_dot(p->sum, w, x);
 }
 
 #else
@@ -162,13 +124,16 @@ ALWAYS_INLINE uint32_t dot_kind(esp_dtype dtype) {
     const cpu_format *format = &cpu_formats[dtype];
     uint32_t bits = format->low_bits + format->high_bits;
     uint32_t fits = bits <= 4 ? 8 : bits == 5 ? 4 : 2;
-    return scale_cols(format->scaling) < TILE_COLS && fits > BYTE_RUN ? BYTE_RUN : fits;
+    return scale_cols(format->scaling) < TILE_COLS && fits > DOT_RUN ? DOT_RUN : fits;
 }
-/* Adds vector v; spare gathers products between calls. */
-ALWAYS_INLINE void dot_add(uint32_t kind, uint32_t v, vi w, vi x, vi *sum, vi *spare) {
+typedef struct dot_sum {
+    vi sum, pairs; /* pairs: products between calls */
+} dot_sum;
+/* Adds vector v. */
+ALWAYS_INLINE void dot_add(uint32_t kind, uint32_t v, vi w, vi x, dot_sum *p) {
     vi pairs = kind == 1 ? i_pairs_signed(w, x) : i_pairs(w, x);
-    *spare = v % kind == 0 ? pairs : i_add_pairs(*spare, pairs);
-    if (v % kind == kind - 1) *sum = i_fold(*sum, *spare);
+    p->pairs = v % kind == 0 ? pairs : i_add_pairs(p->pairs, pairs);
+    if (v % kind == kind - 1) p->sum = i_fold(p->sum, p->pairs);
 }
 
 #endif

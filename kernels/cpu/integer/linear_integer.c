@@ -1,25 +1,30 @@
-/* linear_int8.c - y[t,:] = W x[t,:] (+ bias) with activations in int8, then the epilogue.
+/* linear_integer.c - y[t,:] = W x[t,:] (+ bias) with activations as integers, then the epilogue.
  *
  * In     x [T,K] bf16; up to three packed matrices [N,K]; bias [N] f32 or NULL
  * Out    STORE, RESIDUAL, SOFTCAP: [T, sum of N] f32; gated: [T,N] bf16; GELU: [T, sum of N] bf16
  * Temp   x in blocks of codes, CHUNK_TOKENS at a time, shared by the workers; a block of a strip as
- *        bytes, sums of a strip per worker
+ *        bytes or words, sums of a strip per worker
  * Work   split over tiles of 16 rows, statically
- * Error  int8.h: the same bits at every level, T and thread count
+ * Error  integer.h: the same bits at every level, T and thread count
  * Cost   few tokens: each weight is read once from memory, and bound by it. Many: per 32 columns of 16
- *        rows and a token 8 dot products of bytes, 3 or 4 operations for scale and offset. Bar:
- *        bench/bench_linear.c */
+ *        rows and a token 8 dot products of bytes or 16 of words, 3 or 4 operations for scale and offset.
+ *        Bar: bench/bench_linear.c
+ *
+ * Compiled for each level, with CPU_WORDS for codes of 16 bits, with CPU_VNNI where the processor has dot products. */
 // SPDX-License-Identifier: Apache-2.0
 #include <string.h>
 
-#include "kernels/cpu/int8/bytes.h"
-#include "kernels/cpu/int8/int8.h"
+#ifdef CPU_WORDS
+#include "kernels/cpu/integer/words.h"
+#else
+#include "kernels/cpu/integer/bytes.h"
+#endif
+#include "kernels/cpu/integer/integer.h"
 
 enum {
     FEW_TOKENS = 4,
-    MANY_TOKENS = 6,                   /* of one pass over a block of bytes */
+    MANY_TOKENS = 6,                   /* of one pass over a block of codes */
     MANY_TILES = VECTORS == 1 ? 4 : 1, /* with as many sums as the registers hold */
-    DOTS_MAX = STRIP_TILES * VECTORS * MANY_TOKENS,
 };
 
 /* Whether each number of tokens has code of its own, its loops written out. With the sanitizers' checks
@@ -31,52 +36,54 @@ enum { EACH_COUNT = true };
 #endif
 
 /* Tiles of one format and the blocks of codes they meet. */
-typedef struct byte_run {
+typedef struct code_run {
     const uint8_t *codes[STRIP_TILES], *scales[STRIP_TILES];
     uint32_t blocks;
-    const int8_block *inputs; /* [blocks][rows] */
+    const act_block *inputs; /* [blocks][rows] */
     uint32_t rows;
-} byte_run;
+} code_run;
+
+/* What is added first: the part of the sum that codes less their first value leave out. */
+ALWAYS_INLINE dot_sum dot_begin(int first) { return (dot_sum){.sum = vi_set1(first)}; }
 
 /* --- few tokens --------------------------------------------------------------------------- */
 
 /* Products of the columns of half `half` of block b, as p[n][v][t]. */
-ALWAYS_INLINE void few_dots(esp_dtype dtype, uint32_t tiles, uint32_t tokens, const byte_run *run,
+ALWAYS_INLINE void few_dots(esp_dtype dtype, uint32_t tiles, uint32_t tokens, const code_run *run,
                             uint32_t first, uint32_t b, uint32_t half,
-                            vi (*p)[VECTORS][FEW_TOKENS]) {
+                            dot_sum (*p)[VECTORS][FEW_TOKENS]) {
     const uint32_t code_bytes = cpu_formats[dtype].code_bytes;
-    const uint32_t cols = scale_cols(cpu_formats[dtype].scaling), count = cols / 4;
-    const int8_block *x = run->inputs + (size_t)b * run->rows;
-    const uint32_t sum_at = int8_sum_at(cpu_formats[dtype].scaling, half);
+    const uint32_t cols = scale_cols(cpu_formats[dtype].scaling), count = cols / DOT_COLS;
+    const act_block *x = run->inputs + (size_t)b * run->rows;
+    const uint32_t sum_at = act_sum_at(cpu_formats[dtype].scaling, half);
     UNROLL for (uint32_t n = 0; n < tiles; n++) {
-        const uint8_t *block = run->codes[first + n] + (size_t)b * code_bytes;
         for (uint32_t k = half * cols; k < (half + 1) * cols; k += GROUP_COLS)
             tile_prefetch(dtype, run->codes[first + n], b, k);
-        UNROLL for (uint32_t y = 0; y < VECTORS; y++) {
-            vi spare[FEW_TOKENS] = {0};
-            UNROLL for (uint32_t t = 0; t < tokens; t++) p[n][y][t] =
-                i_set1(dot_first(dtype) * x[t].sum_int[sum_at]);
-            UNROLL for (uint32_t i = 0; i < count; i++) {
-                const uint32_t v = half * count + i;
-                vi w = dot_codes(dtype, block, v, y);
-                UNROLL for (uint32_t t = 0; t < tokens; t++) dot_add(
-                    dot_kind(dtype), v, w, b_quad(x[t].codes + v * 4), &p[n][y][t], &spare[t]);
-            }
+        UNROLL for (uint32_t y = 0; y < VECTORS; y++) UNROLL for (uint32_t t = 0; t < tokens; t++)
+            p[n][y][t] = dot_begin(dot_first(dtype) * x[t].sum_int[sum_at]);
+    }
+    UNROLL_16 for (uint32_t i = 0; i < count; i++) {
+        const uint32_t v = half * count + i;
+        UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t y = 0; y < VECTORS; y++) {
+            const uint8_t *block = run->codes[first + n] + (size_t)b * code_bytes;
+            vi w = dot_codes(dtype, block, v, y);
+            UNROLL for (uint32_t t = 0; t < tokens; t++)
+                dot_add(dot_kind(dtype), v, w, dot_inputs(x[t].codes, v), &p[n][y][t]);
         }
     }
 }
 
 /* Tiles first .. first + tiles of the run; dtype, tiles, tokens are constants. */
-ALWAYS_INLINE void few_tiles(esp_dtype dtype, uint32_t tiles, uint32_t tokens, const byte_run *run,
+ALWAYS_INLINE void few_tiles(esp_dtype dtype, uint32_t tiles, uint32_t tokens, const code_run *run,
                              uint32_t first, float (*sums)[STRIP_ROWS]) {
     const cpu_scaling scaling = cpu_formats[dtype].scaling;
     vf acc[STRIP_TILES][VECTORS][FEW_TOKENS], part[STRIP_TILES][VECTORS][FEW_TOKENS];
     UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
         UNROLL for (uint32_t t = 0; t < tokens; t++) acc[n][v][t] = part[n][v][t] = v_zero();
     for (uint32_t b = 0; b < run->blocks; b++) {
-        const int8_block *x = run->inputs + (size_t)b * run->rows;
+        const act_block *x = run->inputs + (size_t)b * run->rows;
         UNROLL for (uint32_t half = 0; half < TILE_COLS / scale_cols(scaling); half++) {
-            vi p[STRIP_TILES][VECTORS][FEW_TOKENS];
+            dot_sum p[STRIP_TILES][VECTORS][FEW_TOKENS];
             few_dots(dtype, tiles, tokens, run, first, b, half, p);
             UNROLL for (uint32_t n = 0; n < tiles; n++)
                 UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
@@ -84,8 +91,8 @@ ALWAYS_INLINE void few_tiles(esp_dtype dtype, uint32_t tiles, uint32_t tokens, c
                 vf scale = tile_scale(dtype, scales, b, half, v), offset = v_zero();
                 if (has_offset(scaling)) offset = tile_offset(dtype, scales, b, half, v);
                 UNROLL for (uint32_t t = 0; t < tokens; t++) part[n][v][t] =
-                    int8_add(scaling, half, scale, offset, x[t].sum[int8_sum_at(scaling, half)],
-                             i_floats(p[n][v][t]), part[n][v][t]);
+                    act_add(scaling, half, scale, offset, x[t].sum[act_sum_at(scaling, half)],
+                            vi_floats(p[n][v][t].sum), part[n][v][t]);
             }
         }
         UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
@@ -98,7 +105,7 @@ ALWAYS_INLINE void few_tiles(esp_dtype dtype, uint32_t tiles, uint32_t tokens, c
 }
 
 #define FEW_ARGS                                                                                   \
-    const byte_run *run, uint32_t first, uint32_t count, uint32_t tokens, float(*sums)[STRIP_ROWS]
+    const code_run *run, uint32_t first, uint32_t count, uint32_t tokens, float(*sums)[STRIP_ROWS]
 typedef void few_fn(FEW_ARGS);
 
 /* As many tiles at a time as the registers hold sums for. */
@@ -126,86 +133,107 @@ ALWAYS_INLINE void few_format(esp_dtype dtype, FEW_ARGS) {
 
 #define FEW_OF(dtype)                                                                              \
     static void few_##dtype(FEW_ARGS) { few_format(dtype, run, first, count, tokens, sums); }
-FOR_EACH_INT8_FORMAT(FEW_OF)
+FOR_EACH_INTEGER_FORMAT(FEW_OF)
 #define FEW_ROW(dtype) [dtype] = few_##dtype,
-static few_fn *const few_of[DT_COUNT] = {FOR_EACH_INT8_FORMAT(FEW_ROW)};
+static few_fn *const few_of[DT_COUNT] = {FOR_EACH_INTEGER_FORMAT(FEW_ROW)};
 
-/* --- many tokens: a block of the strip becomes bytes in L1 ---------------------------------- */
+/* --- many tokens: a block of the strip becomes bytes or words in L1 ---------------------------------- */
+
+/* Scales and offsets of block b into the scratch, as those of tile n; dtype is a constant. */
+ALWAYS_INLINE void expand_scales(esp_dtype dtype, const uint8_t *scales, uint32_t n, uint32_t b,
+                                 cpu_scratch *scratch) {
+    const cpu_scaling scaling = cpu_formats[dtype].scaling;
+    for (uint32_t half = 0; half < TILE_COLS / scale_cols(scaling); half++)
+        for (uint32_t v = 0; v < VECTORS; v++) {
+            v_store(&scratch->scales[n][half][v * LANES], tile_scale(dtype, scales, b, half, v));
+            if (has_offset(scaling))
+                v_store(&scratch->offsets[n][half][v * LANES],
+                        tile_offset(dtype, scales, b, half, v));
+        }
+}
 
 /* Block b of tile n of the run. */
-ALWAYS_INLINE void expand_tile(esp_dtype dtype, const byte_run *run, uint32_t n, uint32_t b,
+ALWAYS_INLINE void expand_tile(esp_dtype dtype, const code_run *run, uint32_t n, uint32_t b,
                                cpu_scratch *scratch) {
     const cpu_format *format = &cpu_formats[dtype];
     const uint8_t *block = run->codes[n] + (size_t)b * format->code_bytes;
-    UNROLL for (uint32_t v = 0; v < BYTE_VECTORS; v++)
+    for (uint32_t k = 0; k < TILE_COLS; k += GROUP_COLS)
+        tile_prefetch(dtype, run->codes[n], b, k);
+    UNROLL_16 for (uint32_t v = 0; v < DOT_VECTORS; v++)
         UNROLL for (uint32_t y = 0; y < VECTORS; y++) {
         vi codes = dot_codes(dtype, block, v, y);
-        memcpy(scratch->bytes[n] + v * LINE_BYTES + y * LANES * 4, &codes, sizeof codes);
+        memcpy(scratch->codes[n] + v * LINE_BYTES + y * LANES * 4, &codes, sizeof codes);
     }
-    tile_expand_scales(dtype, run->scales[n], n, b, scratch);
+    expand_scales(dtype, run->scales[n], n, b, scratch);
 }
 
 #define EXPAND_ARGS                                                                                \
-    const byte_run *run, uint32_t first, uint32_t end, uint32_t b, cpu_scratch *scratch
+    const code_run *run, uint32_t first, uint32_t end, uint32_t b, cpu_scratch *scratch
 typedef void expand_fn(EXPAND_ARGS);
 #define EXPAND_OF(dtype)                                                                           \
     static void expand_##dtype(EXPAND_ARGS) {                                                      \
         for (uint32_t n = first; n < end; n++)                                                     \
             expand_tile(dtype, run, n, b, scratch);                                                \
     }
-FOR_EACH_INT8_FORMAT(EXPAND_OF)
+FOR_EACH_INTEGER_FORMAT(EXPAND_OF)
 #define EXPAND_ROW(dtype) [dtype] = expand_##dtype,
-static expand_fn *const expand_of[DT_COUNT] = {FOR_EACH_INT8_FORMAT(EXPAND_ROW)};
+static expand_fn *const expand_of[DT_COUNT] = {FOR_EACH_INTEGER_FORMAT(EXPAND_ROW)};
 
-/* What of a format the multiplication of bytes looks at; all but code_first are constants. */
-typedef struct byte_class {
+/* What of a format the multiplication looks at; all but code_first are constants. */
+typedef struct dot_class {
     cpu_scaling scaling;
     uint32_t kind;
-} byte_class;
+} dot_class;
 
 /* Tiles first .. first + tiles of the strip and some tokens: their place in it. */
 typedef struct dot_task {
-    const int8_block *x; /* of the first token, block b */
+    const act_block *x; /* of the first token, block b */
     uint32_t first;
     uint32_t token;
     int code_first;
     cpu_scratch *scratch;
 } dot_task;
 
-/* y[t][n][v] with the products of half `half` of the block. */
-ALWAYS_INLINE void many_dots(byte_class class, uint32_t tiles, uint32_t tokens, uint32_t half,
+/* part[t][n][v] with the products of half `half` of the block. */
+ALWAYS_INLINE void many_dots(dot_class class, uint32_t tiles, uint32_t tokens, uint32_t half,
                              const dot_task *task, vf (*part)[MANY_TILES][VECTORS]) {
     const cpu_scratch *scratch = task->scratch;
-    const uint32_t count = scale_cols(class.scaling) / 4, sum_at = int8_sum_at(class.scaling, half);
-    vi p[MANY_TOKENS][MANY_TILES][VECTORS], spare[MANY_TOKENS][MANY_TILES][VECTORS];
+    const act_block *x = task->x;
+    const uint32_t count = scale_cols(class.scaling) / DOT_COLS;
+    const uint32_t sum_at = act_sum_at(class.scaling, half);
+    const uint8_t *codes = scratch->codes[task->first] + half * count * LINE_BYTES;
+    dot_sum p[MANY_TOKENS][MANY_TILES][VECTORS];
     UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
-        UNROLL for (uint32_t y = 0; y < VECTORS; y++) spare[t][n][y] = p[t][n][y] =
-            i_set1(task->code_first * task->x[t].sum_int[sum_at]);
-    UNROLL for (uint32_t i = 0; i < count; i++) {
-        const uint32_t v = half * count + i;
+        UNROLL for (uint32_t y = 0; y < VECTORS; y++) p[t][n][y] =
+            dot_begin(task->code_first * x[t].sum_int[sum_at]);
+    UNROLL_16 for (uint32_t i = 0; i < count; i++) {
         vi w[MANY_TILES][VECTORS];
         UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t y = 0; y < VECTORS; y++)
-            w[n][y] = vi_line(scratch->bytes[task->first + n] + v * LINE_BYTES + y * LANES * 4);
+            w[n][y] =
+                vi_line(codes + n * sizeof scratch->codes[0] + i * LINE_BYTES + y * LANES * 4);
         UNROLL for (uint32_t t = 0; t < tokens; t++) {
-            vi x = b_quad(task->x[t].codes + v * 4);
+            vi in = dot_inputs(x[t].codes, half * count + i);
             UNROLL for (uint32_t n = 0; n < tiles; n++)
                 UNROLL for (uint32_t y = 0; y < VECTORS; y++)
-                    dot_add(class.kind, v, w[n][y], x, &p[t][n][y], &spare[t][n][y]);
+                    dot_add(class.kind, half * count + i, w[n][y], in, &p[t][n][y]);
         }
     }
+    const float *scales = scratch->scales[task->first][half];
+    const float *offsets = scratch->offsets[task->first][half];
     UNROLL for (uint32_t n = 0; n < tiles; n++) UNROLL for (uint32_t y = 0; y < VECTORS; y++) {
-        vf scale = v_load(&scratch->scales[task->first + n][half][y * LANES]), offset = v_zero();
-        if (has_offset(class.scaling))
-            offset = v_load(&scratch->offsets[task->first + n][half][y * LANES]);
+        const uint32_t at = n * 2 * TILE_ROWS + y * LANES;
+        vf scale = v_load(scales + at), offset = v_zero();
+        if (has_offset(class.scaling)) offset = v_load(offsets + at);
         UNROLL for (uint32_t t = 0; t < tokens; t++) part[t][n][y] =
-            int8_add(class.scaling, half, scale, offset, task->x[t].sum[sum_at],
-                     i_floats(p[t][n][y]), part[t][n][y]);
+            act_add(class.scaling, half, scale, offset, x[t].sum[sum_at], vi_floats(p[t][n][y].sum),
+                    part[t][n][y]);
     }
 }
 
 /* Adds one block to the sums; class, tiles and tokens are constants. */
-ALWAYS_INLINE void multiply(byte_class class, uint32_t tiles, uint32_t tokens,
+ALWAYS_INLINE void multiply(dot_class class, uint32_t tiles, uint32_t tokens,
                             const dot_task *task) {
+    float *sums = &task->scratch->sums[task->token][task->first * TILE_ROWS];
     vf part[MANY_TOKENS][MANY_TILES][VECTORS];
     UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
         UNROLL for (uint32_t y = 0; y < VECTORS; y++) part[t][n][y] = v_zero();
@@ -213,13 +241,12 @@ ALWAYS_INLINE void multiply(byte_class class, uint32_t tiles, uint32_t tokens,
         many_dots(class, tiles, tokens, half, task, part);
     UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t n = 0; n < tiles; n++)
         UNROLL for (uint32_t y = 0; y < VECTORS; y++) {
-        float *sum =
-            &task->scratch->sums[task->token + t][(task->first + n) * TILE_ROWS + y * LANES];
+        float *sum = sums + t * STRIP_ROWS + n * TILE_ROWS + y * LANES;
         v_store(sum, v_fma(v_set1(task->x[t].scale), part[t][n][y], v_load(sum)));
     }
 }
 
-ALWAYS_INLINE void multiply_all(byte_class class, uint32_t tiles, uint32_t tokens, dot_task task) {
+ALWAYS_INLINE void multiply_all(dot_class class, uint32_t tiles, uint32_t tokens, dot_task task) {
     for (; tokens >= MANY_TOKENS; tokens -= MANY_TOKENS) {
         multiply(class, tiles, MANY_TOKENS, &task);
         task.token += MANY_TOKENS;
@@ -250,7 +277,7 @@ ALWAYS_INLINE void multiply_all(byte_class class, uint32_t tiles, uint32_t token
     }
 }
 
-ALWAYS_INLINE void multiply_tiles(byte_class class, uint32_t end, uint32_t tokens, dot_task task) {
+ALWAYS_INLINE void multiply_tiles(dot_class class, uint32_t end, uint32_t tokens, dot_task task) {
     for (; task.first + MANY_TILES <= end; task.first += MANY_TILES)
         multiply_all(class, MANY_TILES, tokens, task);
     for (; task.first < end; task.first++)
@@ -258,7 +285,7 @@ ALWAYS_INLINE void multiply_tiles(byte_class class, uint32_t end, uint32_t token
 }
 
 /* One function a class that formats have. */
-#ifdef CPU_VNNI
+#if defined CPU_VNNI || defined CPU_WORDS
 #define FOR_EACH_CLASS(of)                                                                         \
     of(SCALE_32, 1) of(SCALE_32_OFFSET, 1) of(SCALE_32_ZERO, 1) of(SCALE_16, 1)                    \
         of(SCALE_16_OFFSET, 1)
@@ -271,13 +298,13 @@ ALWAYS_INLINE void multiply_tiles(byte_class class, uint32_t end, uint32_t token
 typedef void multiply_fn(uint32_t end, uint32_t tokens, dot_task task);
 #define MULTIPLY_OF(scaling, kind)                                                                 \
     static void multiply_##scaling##_##kind(uint32_t end, uint32_t tokens, dot_task task) {        \
-        multiply_tiles((byte_class){scaling, kind}, end, tokens, task);                            \
+        multiply_tiles((dot_class){scaling, kind}, end, tokens, task);                             \
     }
 FOR_EACH_CLASS(MULTIPLY_OF)
 #define MULTIPLY_ROW(scaling, kind) [scaling][kind] = multiply_##scaling##_##kind,
-static multiply_fn *const multiply_of[][BYTE_VECTORS + 1] = {FOR_EACH_CLASS(MULTIPLY_ROW)};
+static multiply_fn *const multiply_of[][DOT_VECTORS + 1] = {FOR_EACH_CLASS(MULTIPLY_ROW)};
 
-static void many_format(esp_dtype dtype, const byte_run *run, uint32_t first, uint32_t count,
+static void many_format(esp_dtype dtype, const code_run *run, uint32_t first, uint32_t count,
                         uint32_t tokens, cpu_scratch *scratch) {
     multiply_fn *multiply_block = multiply_of[cpu_formats[dtype].scaling][dot_kind(dtype)];
     dot_task task = {.first = first, .code_first = dot_first(dtype), .scratch = scratch};
@@ -294,25 +321,38 @@ static void many_format(esp_dtype dtype, const byte_run *run, uint32_t first, ui
 /* Tokens base .. base + tokens of the op, rows 0 .. tokens of the chunk. */
 static void multiply_strip(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                            cpu_scratch *scratch) {
+    const cpu_level *level = job->dev->level;
     tile_run tiles = run_of(job, s, tokens);
-    byte_run run = {.blocks = job->blocks, .rows = tokens};
+    code_run run = {.blocks = job->blocks, .rows = tokens};
     memcpy(run.codes, tiles.codes, sizeof run.codes);
     memcpy(run.scales, tiles.scales, sizeof run.scales);
     if (tokens > FEW_TOKENS) memset(scratch->sums, 0, tokens * sizeof scratch->sums[0]);
     for (uint32_t first = 0, count; first < s->count; first += count) {
         esp_dtype dtype = format_of(job, s, first);
-        size_t at = int8_row_at(job, plane_of(job, s, first), tokens, tokens, 0, 0);
-        run.inputs = job->dev->quantised + at;
+        size_t at = act_row_at(job, plane_of(job, s, first), tokens, tokens, 0, 0);
+        run.inputs = (const act_block *)job->dev->quantised + at;
         count = alike(job, s, first);
-        if (!job->op->matrix[s->matrix[first]]->bytes) {
+        if (!cpu_is_integer(job->op->matrix[s->matrix[first]]) && level->tiles) {
+            level->tiles(job, s, first, count, tokens, scratch);
+        } else if (!cpu_is_integer(job->op->matrix[s->matrix[first]])) {
             for (uint32_t i = first; i < first + count; i++)
-                int8_foreign_tile(job, s, i, base, tokens, scratch->sums[0], STRIP_ROWS);
+                foreign_tile(job, s, i, base, tokens, scratch->sums[0], STRIP_ROWS);
         } else if (tokens > FEW_TOKENS) {
             many_format(dtype, &run, first, count, tokens, scratch);
         } else {
             few_of[dtype](&run, first, count, tokens, scratch->sums);
         }
     }
+}
+
+/* Tokens base + begin .. base + end of the op, of `rows` that are computed together. */
+static void take_inputs(const linear_job *job, uint32_t base, uint32_t rows, uint32_t begin,
+                        uint32_t end) {
+    act_quantise_tokens(job, base, rows, rows, begin, end);
+    bool others = false;
+    for (uint32_t m = 0; m < job->op->matrix_count; m++)
+        others = others || !cpu_is_integer(job->op->matrix[m]);
+    if (others && job->dev->level->tiles) expand_tokens(job, base, rows, begin, end);
 }
 
 static void chunk(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t begin,
@@ -338,20 +378,24 @@ static void many_tokens(void *arg, uint32_t worker, uint32_t workers) {
     for (uint32_t base = 0; base < total; base += CHUNK_TOKENS) {
         uint32_t tokens = total - base < CHUNK_TOKENS ? total - base : CHUNK_TOKENS;
         pool_share(tokens, 1, worker, workers, &mine, &mine_end);
-        int8_quantise_tokens(job, base, tokens, tokens, mine, mine_end);
+        take_inputs(job, base, tokens, mine, mine_end);
         pool_barrier(job->dev->pool, worker);
         chunk(job, base, tokens, begin, end, &job->dev->scratch[worker]);
         pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
     }
 }
 
+#ifdef CPU_WORDS
+void LEVEL_NAME(linear_int16)(kern_device *dev, const kern_linear *op) {
+#else
 void LEVEL_NAME(linear_int8)(kern_device *dev, const kern_linear *op) {
+#endif
     linear_job job = job_of(dev, op);
     if (job.lora) dev->level->lora_shrink(dev, op);
     if (op->token_count > FEW_TOKENS) {
         pool_run(dev->pool, many_tokens, &job);
         return;
     }
-    int8_quantise_tokens(&job, 0, op->token_count, op->token_count, 0, op->token_count);
+    take_inputs(&job, 0, op->token_count, 0, op->token_count);
     pool_run(dev->pool, few_tokens, &job);
 }
