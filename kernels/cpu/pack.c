@@ -17,6 +17,8 @@ typedef struct pack_job {
     const kern_matrix_desc *desc;
     kern_matrix *matrix;
     size_t row_bytes; /* of a row in the file */
+    /* Of words and bytes: where the code of each column comes to lie among those of a block, for its low bits and its high. */
+    uint8_t low_place[TILE_COLS], high_place[TILE_COLS];
 } pack_job;
 
 /* The low 4, 2 or 1 bits of 8 bytes, first byte lowest. */
@@ -47,17 +49,17 @@ static void pack_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, uint
     }
 }
 
-/* Where in a line of n bits a code lies, n * that from the lowest up: column k, in words or bytes. */
-static uint32_t place_in_line(cpu_form form, uint32_t bits, uint32_t k) {
-    uint32_t lanes = form == FORM_WORDS ? 2 : 4, parts = 32 / lanes / bits;
-    return k % lanes * parts + k / lanes % parts;
+/* In lines of `bits` bits, in words or bytes: in the order in which pack_lines takes them. */
+static void find_places(cpu_form form, uint32_t bits, uint8_t out[TILE_COLS]) {
+    if (bits == 0) return;
+    uint32_t cols = 32 / bits, lanes = form == FORM_WORDS ? 2 : 4, parts = cols / lanes;
+    for (uint32_t k = 0; k < TILE_COLS; k++)
+        out[k] = (uint8_t)(k / cols * cols + k % lanes * parts + k / lanes % parts);
 }
 
-/* Codes of `bits` bits in the order in which pack_lines takes them. */
-static void order_codes(const uint8_t *codes, cpu_form form, uint32_t bits, uint8_t *out) {
-    uint32_t cols = 32 / bits; /* of a line */
+static void put_in_places(const uint8_t *codes, const uint8_t places[TILE_COLS], uint8_t *out) {
     for (uint32_t k = 0; k < TILE_COLS; k++)
-        out[k / cols * cols + place_in_line(form, bits, k)] = codes[k];
+        out[places[k]] = codes[k];
 }
 
 /* The same by rows; what the others put there is kept. */
@@ -74,7 +76,8 @@ static void pack_row_lines(const uint8_t *codes, uint32_t shift, uint32_t bits, 
 
 /* Lines of a row's codes, their bits from `shift` up, as the matrix has them. */
 static void pack_bits(const kern_matrix *matrix, const uint8_t *codes, uint32_t shift,
-                      uint32_t bits, uint32_t row, uint8_t *lines) {
+                      uint32_t bits, const uint8_t places[TILE_COLS], uint32_t row,
+                      uint8_t *lines) {
     uint8_t ordered[TILE_COLS];
     if (bits == 0) return;
     if (matrix->form == FORM_ROWS) {
@@ -82,7 +85,7 @@ static void pack_bits(const kern_matrix *matrix, const uint8_t *codes, uint32_t 
         return;
     }
     ESP_ASSERT(cpu_is_integer(matrix));
-    order_codes(codes, matrix->form, bits, ordered);
+    put_in_places(codes, places, ordered);
     pack_lines(ordered, shift, bits, lines + row * sizeof(uint32_t));
 }
 
@@ -131,22 +134,26 @@ static void pack_scales(const kern_matrix *matrix, const quant_piece *piece, uin
     }
 }
 
-/* Columns of whole bytes, four to a dword. */
-static void pack_quads(const uint8_t *in, cpu_form form, uint8_t *codes, uint32_t row,
-                       uint32_t count) {
-    for (uint32_t k = 0; k < count; k++)
-        codes[k / 4 * LINE_BYTES + row * 4 + place_in_line(form, 8, k)] = in[k];
+/* A block's columns of whole bytes, four to a dword. */
+static void pack_quads(const uint8_t *in, const uint8_t places[TILE_COLS], uint8_t *codes,
+                       uint32_t row) {
+    uint8_t ordered[TILE_COLS];
+    put_in_places(in, places, ordered);
+    for (uint32_t k = 0; k < TILE_COLS; k += 4)
+        memcpy(codes + k * TILE_ROWS + row * 4, ordered + k, 4);
 }
 
 /* `count` whole elements of a row. */
-static inline void pack_elements(const kern_matrix *matrix, const uint8_t *in, uint8_t *codes,
+static inline void pack_elements(const pack_job *job, const uint8_t *in, uint8_t *codes,
                                  uint32_t row, uint32_t count, uint32_t element_bytes) {
+    const kern_matrix *matrix = job->matrix;
     if (matrix->form == FORM_ROWS) {
         memcpy(codes + row * TILE_COLS * element_bytes, in, count * element_bytes);
         return;
     }
     if (cpu_is_integer(matrix)) {
-        pack_quads(in, matrix->form, codes, row, count);
+        ESP_ASSERT(count == TILE_COLS && element_bytes == 1);
+        pack_quads(in, job->low_place, codes, row);
         return;
     }
     for (uint32_t k = 0; k < count; k++)
@@ -166,10 +173,11 @@ static void pack_coded_row(const pack_job *job, const uint8_t *in, uint32_t lane
         coding->read(in, b, &piece);
         uint8_t *high = codes + format->low_bits * LINE_BYTES;
         if (whole) {
-            pack_elements(matrix, piece.codes, codes, lane, TILE_COLS, 1);
+            pack_elements(job, piece.codes, codes, lane, TILE_COLS, 1);
         } else {
-            pack_bits(matrix, piece.codes, 0, format->low_bits, lane, codes);
-            pack_bits(matrix, piece.codes, format->low_bits, format->high_bits, lane, high);
+            pack_bits(matrix, piece.codes, 0, format->low_bits, job->low_place, lane, codes);
+            pack_bits(matrix, piece.codes, format->low_bits, format->high_bits, job->high_place,
+                      lane, high);
         }
         pack_scales(matrix, &piece, b, lane, scales);
     }
@@ -184,14 +192,14 @@ static void pack_whole_row(const pack_job *job, const uint8_t *in, uint32_t lane
         uint32_t left = matrix->cols - b * TILE_COLS, count = left < TILE_COLS ? left : TILE_COLS;
         if (matrix->dtype == DT_Q8_0) {
             memcpy(scales + lane * F16_BYTES, in, F16_BYTES);
-            pack_elements(matrix, in + F16_BYTES, codes, lane, count, 1);
+            pack_elements(job, in + F16_BYTES, codes, lane, count, 1);
         } else if (matrix->dtype == DT_F8_E4M3) {
             memcpy(scales + lane * sizeof(float), in, sizeof(float));
-            pack_elements(matrix, in + sizeof(float), codes, lane, count, 1);
+            pack_elements(job, in + sizeof(float), codes, lane, count, 1);
         } else if (info->block_bytes == 2) {
-            pack_elements(matrix, in, codes, lane, count, 2);
+            pack_elements(job, in, codes, lane, count, 2);
         } else {
-            pack_elements(matrix, in, codes, lane, count, 4);
+            pack_elements(job, in, codes, lane, count, 4);
         }
         in += count / info->block_elements * info->block_bytes;
         codes += cpu_block_step(matrix);
@@ -323,6 +331,11 @@ esp_code cpu_pack(kern_device *dev, const kern_matrix_desc *desc, kern_matrix **
     pack_job job = {.desc = desc,
                     .matrix = matrix,
                     .row_bytes = (size_t)(desc->cols / info->block_elements) * info->block_bytes};
+    if (cpu_is_integer(matrix)) {
+        const cpu_format *format = &cpu_formats[matrix->dtype];
+        find_places(matrix->form, format->low_bits ? format->low_bits : 8, job.low_place);
+        find_places(matrix->form, format->high_bits, job.high_place);
+    }
     pool_run(dev->pool, pack_tiles, &job);
     finish(dev, matrix, desc->order);
     *out = matrix;
