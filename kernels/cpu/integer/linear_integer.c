@@ -132,7 +132,9 @@ ALWAYS_INLINE void few_format(esp_dtype dtype, FEW_ARGS) {
 }
 
 #define FEW_OF(dtype)                                                                              \
-    static void few_##dtype(FEW_ARGS) { few_format(dtype, run, first, count, tokens, sums); }
+    UNWATCHED static void few_##dtype(FEW_ARGS) {                                                  \
+        few_format(dtype, run, first, count, tokens, sums);                                        \
+    }
 FOR_EACH_INTEGER_FORMAT(FEW_OF)
 #define FEW_ROW(dtype) [dtype] = few_##dtype,
 static few_fn *const few_of[DT_COUNT] = {FOR_EACH_INTEGER_FORMAT(FEW_ROW)};
@@ -171,7 +173,7 @@ ALWAYS_INLINE void expand_tile(esp_dtype dtype, const code_run *run, uint32_t n,
     const code_run *run, uint32_t first, uint32_t end, uint32_t b, cpu_scratch *scratch
 typedef void expand_fn(EXPAND_ARGS);
 #define EXPAND_OF(dtype)                                                                           \
-    static void expand_##dtype(EXPAND_ARGS) {                                                      \
+    UNWATCHED static void expand_##dtype(EXPAND_ARGS) {                                            \
         for (uint32_t n = first; n < end; n++)                                                     \
             expand_tile(dtype, run, n, b, scratch);                                                \
     }
@@ -297,7 +299,8 @@ ALWAYS_INLINE void multiply_tiles(dot_class class, uint32_t end, uint32_t tokens
 #endif
 typedef void multiply_fn(uint32_t end, uint32_t tokens, dot_task task);
 #define MULTIPLY_OF(scaling, kind)                                                                 \
-    static void multiply_##scaling##_##kind(uint32_t end, uint32_t tokens, dot_task task) {        \
+    UNWATCHED static void multiply_##scaling##_##kind(uint32_t end, uint32_t tokens,               \
+                                                      dot_task task) {                             \
         multiply_tiles((dot_class){scaling, kind}, end, tokens, task);                             \
     }
 FOR_EACH_CLASS(MULTIPLY_OF)
@@ -331,6 +334,7 @@ static void multiply_strip(const linear_job *job, const strip *s, uint32_t base,
         esp_dtype dtype = format_of(job, s, first);
         size_t at = act_row_at(job, plane_of(job, s, first), tokens, tokens, 0, 0);
         run.inputs = (const act_block *)job->dev->quantised + at;
+        tile_watch(run.inputs, (size_t)run.blocks * run.rows, sizeof *run.inputs);
         count = alike(job, s, first);
         if (!cpu_is_integer(job->op->matrix[s->matrix[first]]) && level->tiles) {
             level->tiles(job, s, first, count, tokens, scratch);

@@ -18,6 +18,7 @@ void LEVEL_NAME(level_tiles)(const linear_job *job, const strip *s, uint32_t fir
         esp_dtype dtype = format_of(job, s, first);
         some = take_alike(job, s, first, &run);
         if (some > end - first) some = end - first;
+        tile_watch(run.inputs, (size_t)run.blocks * tokens, TILE_COLS * sizeof *run.inputs);
         if (tokens > FUSED_TOKENS)
             LEVEL_NAME(tiles_blocked)(dtype, &run, first, some, tokens, scratch);
         else

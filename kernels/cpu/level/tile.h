@@ -27,6 +27,23 @@ enum {
 #define UNROLL_16 _Pragma("GCC unroll 16")
 #endif
 
+/* The thread sanitizer looks at each access to a vector: of the loops over weights that would take all of the time of a
+ * test. So they are not looked at, and tile_watch reads of what other workers have written in their stead. */
+#ifdef __SANITIZE_THREAD__
+#define UNWATCHED __attribute__((no_sanitize("thread")))
+#else
+#define UNWATCHED
+#endif
+/* One byte of each of `count` rows of inputs. */
+static inline void tile_watch(const void *rows, size_t count, size_t row_bytes) {
+#ifdef __SANITIZE_THREAD__
+    for (size_t i = 0; i < count; i++)
+        (void)*((const volatile char *)rows + i * row_bytes);
+#else
+    (void)rows, (void)count, (void)row_bytes;
+#endif
+}
+
 /* Codes that are whole numbers, and others; whatever is not bf16 already; all. */
 #define FOR_EACH_INTEGER_FORMAT(of)                                                                \
     of(DT_Q8_0) of(DT_Q4_0) of(DT_Q4_1) of(DT_Q5_0) of(DT_Q5_1) of(DT_IQ4_NL) of(DT_Q2_K)          \

@@ -28,7 +28,7 @@ ALWAYS_INLINE void expand_tile(esp_dtype dtype, const tile_run *run, uint32_t n,
     const tile_run *run, uint32_t first, uint32_t end, uint32_t b, cpu_scratch *scratch
 typedef void expand_fn(EXPAND_ARGS);
 #define EXPAND_OF(dtype)                                                                           \
-    static void expand_##dtype(EXPAND_ARGS) {                                                      \
+    UNWATCHED static void expand_##dtype(EXPAND_ARGS) {                                            \
         for (uint32_t n = first; n < end; n++)                                                     \
             expand_tile(dtype, run, n, b, scratch);                                                \
     }
@@ -98,7 +98,7 @@ ALWAYS_INLINE void multiply_all(cpu_scaling scaling, uint32_t tiles, const tile_
         cpu_scratch *scratch
 typedef void multiply_fn(MULTIPLY_ARGS);
 #define MULTIPLY_OF(scaling)                                                                       \
-    static void multiply_##scaling(MULTIPLY_ARGS) {                                                \
+    UNWATCHED static void multiply_##scaling(MULTIPLY_ARGS) {                                      \
         for (; first + BLOCKED_TILES <= end; first += BLOCKED_TILES)                               \
             multiply_all(scaling, BLOCKED_TILES, run, first, b, tokens, scratch);                  \
         for (; first < end; first++)                                                               \

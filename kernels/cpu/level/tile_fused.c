@@ -70,7 +70,9 @@ ALWAYS_INLINE void fused_format(esp_dtype dtype, FUSED_ARGS) {
 }
 
 #define FUSED_OF(dtype)                                                                            \
-    static void fused_##dtype(FUSED_ARGS) { fused_format(dtype, run, first, count, tokens, sums); }
+    UNWATCHED static void fused_##dtype(FUSED_ARGS) {                                              \
+        fused_format(dtype, run, first, count, tokens, sums);                                      \
+    }
 FOR_EACH_FLOAT_FORMAT(FUSED_OF)
 #define FUSED_ROW(dtype) [dtype] = fused_##dtype,
 static fused_fn *const fused_of[DT_COUNT] = {FOR_EACH_FLOAT_FORMAT(FUSED_ROW)};
