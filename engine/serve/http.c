@@ -2,10 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/serve/http.h"
 
+#include <limits.h>
 #include <microhttpd.h>
 #include <netdb.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "engine/base/mem.h"
 #include "engine/serve/address.h"
@@ -18,6 +24,11 @@ struct http {
     struct MHD_Daemon *daemon;
     http_posts *posts; /* or NULL */
     uint16_t port;
+    pthread_t thread;
+    bool started;
+    int epoll; /* the daemon's */
+    int wake;  /* an eventfd, or -1: look at stop, and at what was resumed */
+    _Atomic bool stop;
 };
 
 typedef enum MHD_Result mhd_result;
@@ -81,8 +92,42 @@ static void on_completed(void *arg, struct MHD_Connection *connection, void **st
     *state = NULL;
 }
 
+/* ---- the listener's thread ---- */
+
+/* Not libmicrohttpd's own: that one handles requests while MHD_stop_daemon is at work, and 0.9.75 reads through a null
+ * pointer where a request must be refused then. This one has ended before. */
+static void *run(void *arg) {
+    http *h = arg;
+    struct pollfd waits[] = {{.fd = h->epoll, .events = POLLIN}, {.fd = h->wake, .events = POLLIN}};
+    while (!atomic_load(&h->stop)) {
+        MHD_UNSIGNED_LONG_LONG ms;
+        eventfd_t times;
+        bool timed = MHD_get_timeout(h->daemon, &ms) == MHD_YES;
+        (void)poll(waits, 2, !timed ? -1 : ms < INT_MAX ? (int)ms : INT_MAX);
+        (void)eventfd_read(h->wake, &times);
+        MHD_run(h->daemon);
+    }
+    return NULL;
+}
+
+static esp_code start_thread(http *h, esp_error *err) {
+    if (pthread_create(&h->thread, NULL, run, h))
+        return esp_fail_field(err, ESP_EXHAUSTED, "--http",
+                              "--http: cannot start a thread; raise the limit of threads");
+    pthread_setname_np(h->thread, "http");
+    h->started = true;
+    return ESP_OK;
+}
+
+static void stop_thread(http *h) {
+    if (!h->started) return;
+    atomic_store(&h->stop, true);
+    (void)eventfd_write(h->wake, 1);
+    pthread_join(h->thread, NULL);
+}
+
 static struct MHD_Daemon *start(http *h, const struct sockaddr *at, uint16_t port) {
-    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
+    unsigned flags = MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME;
     if (at->sa_family == AF_INET6) flags |= MHD_USE_IPv6;
     return MHD_start_daemon(flags, port, NULL, NULL, on_request, h, MHD_OPTION_SOCK_ADDR, at,
                             MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
@@ -102,19 +147,25 @@ esp_code http_open(http **out, const char *text, const http_source *source, esp_
     if (code != ESP_OK) return code;
     http *h = mem_new(1, sizeof *h);
     h->source = *source;
-    if (source->post) code = http_posts_open(&h->posts, source, err);
+    h->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (h->wake < 0)
+        code = esp_fail_field(err, ESP_EXHAUSTED, "--http",
+                              "--http: cannot make an eventfd; raise the limit of open files");
+    if (code == ESP_OK && source->post) code = http_posts_open(&h->posts, source, h->wake, err);
     if (code == ESP_OK) h->daemon = start(h, list->ai_addr, at.port);
     freeaddrinfo(list);
     if (code == ESP_OK && !h->daemon)
         code = esp_fail_field(err, ESP_UNAVAILABLE, "--http", "--http: cannot listen on %s", text);
-    if (code != ESP_OK) {
-        http_close(h);
-        return code;
+    if (code == ESP_OK) {
+        h->port = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT)->port;
+        h->epoll = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
+        code = start_thread(h, err);
     }
-    const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_BIND_PORT);
-    h->port = info ? info->port : at.port;
-    *out = h;
-    return ESP_OK;
+    if (code == ESP_OK)
+        *out = h;
+    else
+        http_close(h);
+    return code;
 }
 
 uint16_t http_port(const http *h) { return h->port; }
@@ -122,7 +173,9 @@ uint16_t http_port(const http *h) { return h->port; }
 void http_close(http *h) {
     if (!h) return;
     http_posts_stop(h->posts);
+    stop_thread(h);
     if (h->daemon) MHD_stop_daemon(h->daemon);
     http_posts_close(h->posts);
+    if (h->wake >= 0) close(h->wake);
     free(h);
 }

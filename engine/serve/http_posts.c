@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/eventfd.h>
 
 #include "engine/base/mem.h"
 #include "engine/base/queue.h"
@@ -24,6 +25,7 @@ typedef struct post {
 
 struct http_posts {
     http_source source;
+    int wake;
     queue *work; /* suspended posts */
     signal_word news;
     pthread_mutex_t lock; /* stop; pushes before it are worked off */
@@ -40,12 +42,11 @@ static enum MHD_Result refuse(struct MHD_Connection *connection, unsigned status
                         (char *)(uintptr_t)sentence, strlen(sentence), MHD_RESPMEM_PERSISTENT);
 }
 
-static enum MHD_Result answer(post *p) {
-    char *body = p->out.body;
-    p->out.body = NULL;
+/* The body stays the post's: an answer that is not taken is asked for again. */
+static enum MHD_Result answer(const post *p) {
     return http_respond(p->connection, p->out.status,
-                        p->out.json ? "application/json" : "text/plain; charset=utf-8", body,
-                        strlen(body), MHD_RESPMEM_MUST_FREE);
+                        p->out.json ? "application/json" : "text/plain; charset=utf-8", p->out.body,
+                        strlen(p->out.body), MHD_RESPMEM_MUST_COPY);
 }
 
 /* ---- the worker ---- */
@@ -55,7 +56,8 @@ static void work(http_posts *all, post *p) {
     all->source.post(all->source.arg, &in, &p->out);
     ESP_ASSERT(p->out.body && p->out.status);
     atomic_store(&p->done, true);
-    MHD_resume_connection(p->connection);
+    MHD_resume_connection(p->connection); /* the post is the listener's again */
+    (void)eventfd_write(all->wake, 1);
 }
 
 /* Queued posts are worked off before it stops. */
@@ -76,10 +78,11 @@ static void *run(void *arg) {
     }
 }
 
-esp_code http_posts_open(http_posts **out, const http_source *source, esp_error *err) {
+esp_code http_posts_open(http_posts **out, const http_source *source, int wake, esp_error *err) {
     http_posts *all = mem_new(1, sizeof *all);
     *out = all;
     all->source = *source;
+    all->wake = wake;
     all->work = queue_open(HTTP_POSTS_MAX);
     pthread_mutex_init(&all->lock, NULL);
     if (pthread_create(&all->thread, NULL, run, all))

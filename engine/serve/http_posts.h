@@ -16,7 +16,9 @@
 
 typedef struct http_posts http_posts;
 
-ESP_CHECKED esp_code http_posts_open(http_posts **out, const http_source *source, esp_error *err);
+/* wake is an eventfd of the caller's, written to where a connection was resumed. */
+ESP_CHECKED esp_code http_posts_open(http_posts **out, const http_source *source, int wake,
+                                     esp_error *err);
 /* Before MHD_stop_daemon: no connection is suspended any more when it returns. NULL is fine. */
 void http_posts_stop(http_posts *all);
 void http_posts_close(http_posts *all); /* after it; NULL is fine */
