@@ -20,6 +20,7 @@
 #include "kernels/cpu/integer/bytes.h"
 #endif
 #include "kernels/cpu/integer/integer.h"
+#include "kernels/cpu/level/linear_walk.h"
 
 enum {
     FEW_TOKENS = 4,
@@ -321,7 +322,6 @@ static void many_format(esp_dtype dtype, const code_run *run, uint32_t first, ui
 
 /* --- strips -------------------------------------------------------------------------------- */
 
-/* Tokens base .. base + tokens of the op, rows 0 .. tokens of the chunk. */
 static void multiply_strip(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                            cpu_scratch *scratch) {
     const cpu_level *level = job->dev->level;
@@ -349,7 +349,6 @@ static void multiply_strip(const linear_job *job, const strip *s, uint32_t base,
     }
 }
 
-/* Tokens base + begin .. base + end of the op, of `rows` that are computed together. */
 static void take_inputs(const linear_job *job, uint32_t base, uint32_t rows, uint32_t begin,
                         uint32_t end) {
     act_quantise_tokens(job, base, rows, rows, begin, end);
@@ -359,47 +358,11 @@ static void take_inputs(const linear_job *job, uint32_t base, uint32_t rows, uin
     if (others && job->dev->level->tiles) expand_tokens(job, base, rows, begin, end);
 }
 
-static void chunk(const linear_job *job, uint32_t base, uint32_t tokens, uint32_t begin,
-                  uint32_t end, cpu_scratch *scratch) {
-    for (uint32_t unit = begin; unit < end; unit += STRIP_TILES / job->unit_tiles) {
-        strip s = strip_at(job, unit, end, STRIP_TILES);
-        multiply_strip(job, &s, base, tokens, scratch);
-        finish(job, &s, base, tokens, scratch->sums[0], STRIP_ROWS);
-    }
-}
-
-static void few_tokens(void *arg, uint32_t worker, uint32_t workers) {
-    const linear_job *job = arg;
-    uint32_t begin, end;
-    pool_share(job->units, 1, worker, workers, &begin, &end);
-    chunk(job, 0, job->op->token_count, begin, end, &job->dev->scratch[worker]);
-}
-
-static void many_tokens(void *arg, uint32_t worker, uint32_t workers) {
-    const linear_job *job = arg;
-    uint32_t total = job->op->token_count, begin, end, mine, mine_end;
-    pool_share(job->units, 1, worker, workers, &begin, &end);
-    for (uint32_t base = 0; base < total; base += CHUNK_TOKENS) {
-        uint32_t tokens = total - base < CHUNK_TOKENS ? total - base : CHUNK_TOKENS;
-        pool_share(tokens, 1, worker, workers, &mine, &mine_end);
-        take_inputs(job, base, tokens, mine, mine_end);
-        pool_barrier(job->dev->pool, worker);
-        chunk(job, base, tokens, begin, end, &job->dev->scratch[worker]);
-        pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
-    }
-}
-
 #ifdef CPU_WORDS
 void LEVEL_NAME(linear_int16)(kern_device *dev, const kern_linear *op) {
 #else
 void LEVEL_NAME(linear_int8)(kern_device *dev, const kern_linear *op) {
 #endif
-    linear_job job = job_of(dev, op);
-    if (job.lora) dev->level->lora_shrink(dev, op);
-    if (op->token_count > FEW_TOKENS) {
-        pool_run(dev->pool, many_tokens, &job);
-        return;
-    }
-    take_inputs(&job, 0, op->token_count, 0, op->token_count);
-    pool_run(dev->pool, few_tokens, &job);
+    static const linear_way way = {FEW_TOKENS, take_inputs, multiply_strip};
+    linear_run(dev, op, &way);
 }
