@@ -498,12 +498,13 @@ static void edges_of_words_are_as_defined(void **state) {
                                                         .out = out + t * ROWS});
                     for (uint32_t n = t * ROWS; n < (t + count) * ROWS; n++) {
                         const float *token = in + (size_t)(n / ROWS) * COLS;
+                        if (n / ROWS == EDGES - 1) { /* of no finite number there are no codes */
+                            assert_true(isnan(out[n]));
+                            continue;
+                        }
                         float want =
                             row_times(2, formats[f], blocks + n % ROWS * row_bytes, token, COLS);
-                        if (n / ROWS == EDGES - 1)
-                            assert_true(isnan(out[n]));
-                        else
-                            assert_same_bits(out + n, &want, 1, info->name);
+                        assert_same_bits(out + n, &want, 1, info->name);
                     }
                 }
             l.ops->release(l.dev, out, EDGES * ROWS * sizeof *out);
