@@ -70,6 +70,7 @@ typedef struct model_config {
     comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
     uint32_t local_ranks; /* > 1: comm's are processes of so many ranks, which engine_open starts */
     bool closes_comm; /* the engine does, at its end */
+    int64_t rank_patience_us; /* of ranks that serve, for each other; 0: COMM_PATIENCE_US */
     /* One of several engines of this process (replicas.h), which share the host's memory. */
     uint32_t replica, replicas; /* the replica-th of so many; 0: 1 */
     const uint32_t *gpus;       /* [tp] the CUDA device of each rank; NULL: from device_index on */

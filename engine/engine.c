@@ -68,6 +68,7 @@ static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 /* Who this engine computes with. Threads are shared between ranks of one process. */
 static esp_code join_ranks(engine *e, esp_error *err) {
     model_config *c = &e->config;
+    if (!c->rank_patience_us) c->rank_patience_us = COMM_PATIENCE_US;
     if (c->comm) c->tp = c->comm->size * most(c->local_ranks, 1);
     if (c->tp <= 1) return ESP_OK;
     uint32_t here = c->comm ? most(c->local_ranks, 1) : c->tp;
@@ -525,7 +526,7 @@ static esp_code open_model(engine *e, model_file *file,
         open_followed(e);
         return ESP_OK;
     }
-    if (e->comm) e->comm->patience_us = COMM_PATIENCE_US;
+    if (e->comm) e->comm->patience_us = e->config.rank_patience_us;
     code = open_scheduler(e, err);
     if (code == ESP_OK && !engine_embeds(e))
         code = sample_rows_open(&e->sampling, e->pool, widest_vocab(e), MODEL_LOGITS_ROWS, err);

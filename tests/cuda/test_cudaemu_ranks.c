@@ -167,6 +167,7 @@ static engine *open_model(const char *path, uint32_t tp, uint32_t seqs, bool no_
                                           .ops = &watched,
                                           .no_replay = no_replay,
                                           .tp = tp,
+                                          .rank_patience_us = TINY_EMU_PATIENCE_US,
                                           .max_seqs = seqs,
                                           .step_tokens = 32,
                                           .max_context = 64,
@@ -303,6 +304,7 @@ static model_config config_with_adapters(const char *path, uint32_t tp, bool no_
                       .ops = &watched,
                       .no_replay = no_replay,
                       .tp = tp,
+                      .rank_patience_us = TINY_EMU_PATIENCE_US,
                       .max_seqs = REQUESTS,
                       .step_tokens = 32,
                       .max_context = 64,
@@ -396,10 +398,11 @@ static void adapters_on_two_and_four_gpus_answer_as_on_one(void **state) {
 
 enum { PROCESSES = 2, EACH = 2 };
 
-static engine *open_nodes(tiny_nodes *nodes, const char *path) {
+static engine *open_nodes(tiny_nodes *nodes, const char *path, int64_t patience_us) {
     engine *e = NULL;
     esp_error err = {0};
     model_config c = config_with_adapters(path, 0, false);
+    c.rank_patience_us = patience_us;
     if (tiny_nodes_open(nodes, &e, c, PROCESSES, EACH, &err) != ESP_OK) fail_msg("%s", err.message);
     return e;
 }
@@ -415,7 +418,7 @@ static void two_processes_of_two_gpus_have_the_bits_of_four_gpus(void **state) {
     engine *e = open_adapters(path, PROCESSES * EACH, false);
     run_adapted(e, true, one);
     engine_close(e);
-    e = open_nodes(&nodes, path);
+    e = open_nodes(&nodes, path, TINY_EMU_PATIENCE_US);
     replayed = 0;
     for (int round = 0; round < 3; round++) {
         run_adapted(e, round > 0, both);
@@ -437,7 +440,7 @@ static void a_gpu_of_another_process_that_hangs_ends_all_within_their_patience(v
     tiny_nodes nodes;
     tiny_write(path, &MODEL);
     write_adapters();
-    engine *e = open_nodes(&nodes, path);
+    engine *e = open_nodes(&nodes, path, COMM_PATIENCE_US);
     request *r = make_request(1);
     tiny_submit(e, r);
     while (atomic_load(&r->published) == 0)

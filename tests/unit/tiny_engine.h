@@ -10,6 +10,9 @@
 #include "engine/engine.h"
 #include "tests/unit/gguf_builder.h"
 
+/* Of ranks on emulated GPUs, which a sanitizer makes slower still. */
+enum { TINY_EMU_PATIENCE_US = 300000000 };
+
 /* Writes the model to a new file whose name replaces the X's of path; unlink() it. */
 static inline void tiny_write(char *path, const tiny_llama_options *options) {
     size_t bytes;
