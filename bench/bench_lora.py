@@ -179,7 +179,7 @@ def load(folder, options):
             begin = time.perf_counter()
             served.control.Pin(served.pb.PinRequest(adapter=name, pinned=True), timeout=60)
             while served.control.ListAdapters(served.pb.ListAdaptersRequest(name=name), timeout=60).adapters[0].tier != served.pb.ADAPTER_TIER_DEVICE:
-                pass
+                time.sleep(0.0005)  # who asks without a pause takes the processors from what it waits for
             host.append((time.perf_counter() - begin) * 1e3)
             served.control.Pin(served.pb.PinRequest(adapter=name, pinned=False), timeout=60)
     yield ("load from disk, each 10 MB, median of 24", f"<= {DISK_BAR_MS} ms", f"{statistics.median(disk):.1f} ms (worst {max(disk):.1f})",

@@ -50,7 +50,7 @@ typedef struct model_config {
     uint32_t max_seqs;    /* --max-seqs; 0: 256 */
     uint32_t max_context; /* --max-context; 0: min(the model's, 8,192) */
     uint32_t step_tokens; /* --step-tokens; 0: 512, cuda: 2,048 */
-    /* --prefill-chunk; 0: 384, cuda: what answers leave of step_tokens */
+    /* --prefill-chunk; 0: 384 with tiles, 192 without, cuda: what answers leave of step_tokens */
     uint32_t prefill_chunk;
     uint32_t waiting_max; /* --max-waiting; 0: LIMIT_WAITING_DEFAULT */
     uint32_t tp;          /* --tp; 0: 1 */

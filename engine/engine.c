@@ -20,7 +20,8 @@
 #include "kernels/op_timer.h"
 
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
-enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048, PREFILL_CHUNK_DEFAULT = 384 };
+enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048 };
+enum { PREFILL_CHUNK_TILES = 384, PREFILL_CHUNK_DEFAULT = 192 };
 enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 /* Who lives though nothing can be done waits for an adapter, whose frames or whose own deadline come with
  * time alone. */
@@ -30,13 +31,21 @@ enum { IDLE_WAIT_US = 1000000, LIVE_WAIT_US = 20000 };
 
 /* ---- defaults that need the model ---- */
 
+/* 0: what answers leave. Without tiles a prompt's token takes several times as long. */
+static uint32_t default_chunk(const model_config *c) {
+    if (c->device == DEVICE_CUDA) return 0;
+    kern_level level = device_level(c);
+    if (c->device == DEVICE_CPU && level == LEVEL_AUTO) level = kern_cpu_best_level();
+    return level == LEVEL_AMX ? PREFILL_CHUNK_TILES : PREFILL_CHUNK_DEFAULT;
+}
+
 static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err) {
     model_config *c = &e->config;
     bool cuda = c->device == DEVICE_CUDA, step_tokens_given = c->step_tokens > 0;
     uint32_t input_max = spec->input_max ? spec->input_max : spec->context;
     if (!c->max_context) c->max_context = least(input_max, CONTEXT_DEFAULT);
     if (!c->step_tokens) c->step_tokens = cuda ? STEP_TOKENS_CUDA : STEP_TOKENS_DEFAULT;
-    if (!c->prefill_chunk && !cuda) c->prefill_chunk = PREFILL_CHUNK_DEFAULT;
+    if (!c->prefill_chunk) c->prefill_chunk = default_chunk(c);
     if (spec_runs_whole(spec) && !step_tokens_given)
         c->step_tokens = most(c->step_tokens, c->max_context);
     if (!c->max_seqs) c->max_seqs = least(MAX_SEQS_DEFAULT, c->step_tokens);

@@ -289,7 +289,11 @@ static uint64_t tokens_beside_an_answer(model_config config) {
 static void beside_an_answer_a_step_takes_a_chunk_of_prompts(void **state) {
     (void)state;
     model_config c = {.device = DEVICE_REF};
-    assert_int_equal(tokens_beside_an_answer(c), 1 + 384);
+    assert_int_equal(tokens_beside_an_answer(c), 1 + 192);
+    kern_level best = kern_cpu_best_level();
+    model_config cpu = {.device = DEVICE_CPU};
+    if (best != LEVEL_AUTO)
+        assert_int_equal(tokens_beside_an_answer(cpu), 1 + (best == LEVEL_AMX ? 384 : 192));
     c.prefill_chunk = 50;
     assert_int_equal(tokens_beside_an_answer(c), 1 + 50);
     c.prefill_chunk = 512;
