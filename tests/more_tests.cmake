@@ -57,7 +57,7 @@ function(sanitized prefix options name)
   add_test(NAME ${prefix}.${name} CONFIGURATIONS sanitizers
     COMMAND ${sanitizer_builds}/${prefix}/tests/${A_DIR}/${name} ${A_UNPARSED_ARGUMENTS})
   set_tests_properties(${prefix}.${name} PROPERTIES
-    LABELS ${prefix} TIMEOUT 900 SKIP_RETURN_CODE 77 ENVIRONMENT "${options}")
+    LABELS ${prefix} TIMEOUT 1800 SKIP_RETURN_CODE 77 ENVIRONMENT "${options}")
 endfunction()
 
 foreach(source IN LISTS unit_sources)
