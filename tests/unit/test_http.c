@@ -292,6 +292,30 @@ static void closing_ends_posts(void **state) {
     end_post(waits, answer, sizeof answer);
 }
 
+/* Requests that must be refused, half of one, and a post, each as the listener is being stopped. */
+static void closing_amid_requests_is_survived(void **state) {
+    (void)state;
+    enum { ROUNDS = 120, BIG = 40 << 10 };
+    static char big[BIG + 1];
+    memset(big, 'a', BIG);
+    memcpy(big, "GET /metrics HTTP/1.1\r\nX: ", 26);
+    const char *texts[] = {big, "GET /metr",
+                           "POST /do HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer right\r\n"
+                           "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"};
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        http *h = open_posts();
+        struct sockaddr_in at = {.sin_family = AF_INET,
+                                 .sin_port = htons(http_port(h)),
+                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(connect(fd, (struct sockaddr *)&at, sizeof at), 0);
+        (void)!send(fd, texts[i % 3], strlen(texts[i % 3]), MSG_NOSIGNAL);
+        usleep(i * 7 % 200);
+        http_close(h);
+        close(fd);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pages_answer),
@@ -303,6 +327,7 @@ int main(void) {
         cmocka_unit_test(posts_are_refused_before_they_are_worked_off),
         cmocka_unit_test(probes_are_answered_while_a_post_is_at_work),
         cmocka_unit_test(closing_ends_posts),
+        cmocka_unit_test(closing_amid_requests_is_survived),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
