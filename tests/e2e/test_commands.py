@@ -18,7 +18,7 @@ COMMANDS = ["serve", "chat", "health", "generate", "logits", "embed", "classify"
 def one_sentence(done):
     """A failure says one line on stderr, and nothing on stdout. What became of a pack is not of it: one lies beside the
     model where a server took long to pack it."""
-    said = [line for line in done.stderr.strip().splitlines() if not re.match(r"ts=\S+ level=\w+ event=pack_", line)]
+    said = [line for line in done.stderr.strip().splitlines() if not re.match(r"ts=\S+ level=\w+ event=pack_(used|ignored) ", line)]
     assert done.stdout == "" and len(said) == 1, done
     return said[0]
 
