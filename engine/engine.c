@@ -149,7 +149,9 @@ static void tell_shards(const engine *e) {
 static esp_code open_device_comm(engine *e, esp_error *err) {
     e->device_comm = e->comm;
     if (e->config.device != DEVICE_CUDA) return ESP_OK;
-    return comm_nccl_open(&e->device_comm, e->comm, e->dev, err);
+    esp_code code = comm_nccl_open(&e->device_comm, e->comm, e->dev, err);
+    if (code == ESP_OK) e->device_comm->patience_us = e->config.rank_patience_us;
+    return code;
 }
 
 static esp_code open_device(engine *e, esp_error *err) {

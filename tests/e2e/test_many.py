@@ -57,10 +57,22 @@ def test_law_1_threads_chunks_and_slots_change_no_bit(start_server, alone, flags
 
 
 def test_law_1_preemption_changes_no_bit(start_server, alone):
-    """Pages for a few sequences only: the newest give theirs up and are computed again."""
+    """Pages for a few sequences only: the newest give theirs up and are computed again. Two that grow to more than
+    there is, each begun while the other runs, make that certain however slowly the rest comes in."""
     requests, wanted = alone
+    growing = [dict(ids=[1000 + i], max_tokens=400, ignore_eos=True, logprobs=True) for i in range(2)]
     small = start_server("--max-context", 512, kv_memory="14M")
-    assert differing(all_at_once(small, requests), wanted) == []
+    with small.channel() as channel:
+        stub = small.stub(channel)
+        wanted_of_growing = [bits(generate(stub, **_copy(fields))) for fields in growing]
+        assert small.metric("espalier_preemptions_total") == 0
+        calls = [stub.Generate(request(**_copy(fields)), timeout=PATIENCE_S) for fields in growing]
+        firsts = [next(call) for call in calls]
+        with ThreadPoolExecutor(len(calls)) as pool:
+            rest = [pool.submit(list, call) for call in calls]
+            assert differing(all_at_once(small, requests), wanted) == []
+            grown = [collect([first, *job.result()]) for first, job in zip(firsts, rest, strict=True)]
+    assert differing(grown, wanted_of_growing) == []
     assert small.metric("espalier_preemptions_total") > 0
     small.wait_until_empty()
     assert small.stop() == 0
