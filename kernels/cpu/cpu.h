@@ -243,9 +243,9 @@ typedef struct int8_block {
 typedef struct int16_block {
     int16_t codes[TILE_COLS];
     float scale;
-    float sum[3];
-    int32_t sum_int[3];
-    uint32_t unused[9];
+    float sum[4];
+    int32_t sum_int[4];
+    uint32_t unused[7];
 } int16_block;
 _Static_assert(sizeof(int8_block) == CACHE_LINE_BYTES, "one line");
 _Static_assert(sizeof(int16_block) == 2 * CACHE_LINE_BYTES, "two");

@@ -18,17 +18,37 @@ static inline float power_of_two(uint32_t exponent) {
     return f32_of_bits(exponent << F32_FRACTION_BITS);
 }
 
-/* Eight codes. */
-ALWAYS_INLINE __m256i int16_codes(const uint16_t *in, __m256 factor) {
-    __m128i half = _mm_loadu_si128((const __m128i *)(const void *)in);
-    __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
-    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_castsi256_ps(bits), factor));
+/* Sixteen codes. */
+#ifdef CPU_LEVEL_avx512
+ALWAYS_INLINE __m256i int16_codes(const uint16_t *in, float factor) {
+    __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)in);
+    __m512i bits = _mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+    __m512i codes =
+        _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(factor)));
+    return _mm512_cvtsepi32_epi16(codes);
 }
+#else
+ALWAYS_INLINE __m256i int16_eight(__m128i half, float factor) {
+    __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
+    return _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(factor)));
+}
+ALWAYS_INLINE __m256i int16_codes(const uint16_t *in, float factor) {
+    __m256i low = int16_eight(_mm_loadu_si128((const __m128i *)(const void *)in), factor);
+    __m256i high = int16_eight(_mm_loadu_si128((const __m128i *)(const void *)(in + 8)), factor);
+    return _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
+}
+#endif
 
-ALWAYS_INLINE int32_t int16_sum(__m256i a) {
-    __m128i sums = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
-    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0xb1)));
+/* The sums of both halves and, first, of the block. */
+ALWAYS_INLINE __m128i int16_sums(__m256i first, __m256i second) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i pairs =
+        _mm256_hadd_epi32(_mm256_madd_epi16(first, ones), _mm256_madd_epi16(second, ones));
+    __m128i fours =
+        _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    __m128i halves = _mm_hadd_epi32(fours, fours); /* first, second, first, second */
+    __m128i both = _mm_add_epi32(halves, _mm_shuffle_epi32(halves, 0xb1));
+    return _mm_alignr_epi8(halves, both, 12);
 }
 
 static inline void act_quantise(const uint16_t *in, act_block *out) {
@@ -37,17 +57,12 @@ static inline void act_quantise(const uint16_t *in, act_block *out) {
     float scale = zero ? 0 : power_of_two(exponent - INT16_BITS), factor = 0;
     if (!zero && finite) factor = power_of_two(2 * F32_BIAS + INT16_BITS - exponent);
     out->scale = finite ? scale : NAN;
-    for (uint32_t half = 0; half < 2; half++) {
-        const uint16_t *x = in + half * TILE_ROWS;
-        __m256i low = int16_codes(x, _mm256_set1_ps(factor));
-        __m256i high = int16_codes(x + 8, _mm256_set1_ps(factor));
-        __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-        _mm256_storeu_si256((__m256i *)(void *)(out->codes + half * TILE_ROWS), words);
-        out->sum_int[1 + half] = finite ? int16_sum(_mm256_add_epi32(low, high)) : 0;
-        out->sum[1 + half] = (float)out->sum_int[1 + half];
-    }
-    out->sum_int[0] = out->sum_int[1] + out->sum_int[2];
-    out->sum[0] = (float)out->sum_int[0];
+    __m256i first = int16_codes(in, factor), second = int16_codes(in + TILE_ROWS, factor);
+    _mm256_storeu_si256((__m256i *)(void *)out->codes, first);
+    _mm256_storeu_si256((__m256i *)(void *)(out->codes + TILE_ROWS), second);
+    __m128i sums = finite ? int16_sums(first, second) : _mm_setzero_si128();
+    _mm_storeu_si128((__m128i *)(void *)out->sum_int, sums);
+    _mm_storeu_ps(out->sum, _mm_cvtepi32_ps(sums));
 }
 
 #endif

@@ -103,46 +103,51 @@ void LEVEL_NAME(peak_copy)(void *to, const void *from, size_t lines) {
 
 #ifdef CPU_LEVEL_avx512
 
-/* Sums of pairs: both operands are ones in bf16. */
-__attribute__((target("avx512bf16"))) double peak_bf16_avx512(uint32_t rounds) {
-    volatile int32_t ones = 0x3f803f80;
-    __m512bh a = (__m512bh)_mm512_set1_epi32(ones), b = (__m512bh)_mm512_set1_epi32(ones);
-    __m512 sum[CHAINS];
-    for (uint32_t i = 0; i < CHAINS; i++)
-        sum[i] = _mm512_setzero_ps();
-    for (uint32_t r = 0; r < rounds; r++)
-        for (uint32_t i = 0; i < CHAINS; i++)
-            sum[i] = _mm512_dpbf16_ps(sum[i], a, b);
-    double total = 0;
-    for (uint32_t i = 0; i < CHAINS; i++)
-        total += (double)_mm512_reduce_add_ps(sum[i]);
-    return total;
-}
+/* sum with a * b added. In assembler: gcc 12 copies the sum before and after these intrinsics, on the very ports that
+ * multiply. */
+#define SUM_OF(name, type, instruction)                                                            \
+    ALWAYS_INLINE type name(type sum, __m512i a, __m512i b) {                                      \
+        __asm__(instruction " %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));                           \
+        return sum;                                                                                \
+    }
+SUM_OF(sum_bf16, __m512, "vdpbf16ps")
+SUM_OF(sum_int8, __m512i, "vpdpbusd")
+SUM_OF(sum_int16, __m512i, "vpdpwssd")
 
-/* Words or bytes that are all one, in operands a and b. */
-#define PEAK_INTEGERS(name, all_ones, multiply)                                                    \
-    __attribute__((target("avx512vnni"))) double name(uint32_t rounds) {                           \
+/* Operands a and b are all ones, two of 16 bits or four of 8 in each lane. */
+#define PEAK_DOTS(name, all_ones, type, zero, multiply, add_up)                                    \
+    double name(uint32_t rounds) {                                                                 \
         volatile int32_t ones = all_ones;                                                          \
-        __m512i a = _mm512_set1_epi32(ones), b = _mm512_set1_epi32(ones), sum[CHAINS];             \
+        __m512i a = _mm512_set1_epi32(ones), b = _mm512_set1_epi32(ones);                          \
+        type sum[CHAINS];                                                                          \
         for (uint32_t i = 0; i < CHAINS; i++)                                                      \
-            sum[i] = _mm512_setzero_si512();                                                       \
+            sum[i] = zero();                                                                       \
         for (uint32_t r = 0; r < rounds; r++)                                                      \
             for (uint32_t i = 0; i < CHAINS; i++)                                                  \
                 sum[i] = multiply(sum[i], a, b);                                                   \
         double total = 0;                                                                          \
         for (uint32_t i = 0; i < CHAINS; i++)                                                      \
-            total += (double)_mm512_reduce_add_epi32(sum[i]);                                      \
+            total += (double)add_up(sum[i]);                                                       \
         return total;                                                                              \
     }
-PEAK_INTEGERS(peak_int8_avx512, 0x01010101, _mm512_dpbusd_epi32)  /* sums of four */
-PEAK_INTEGERS(peak_int16_avx512, 0x00010001, _mm512_dpwssd_epi32) /* ... of two */
+PEAK_DOTS(peak_bf16_avx512, 0x3f803f80, __m512, _mm512_setzero_ps, sum_bf16, _mm512_reduce_add_ps)
+PEAK_DOTS(peak_int8_avx512, 0x01010101, __m512i, _mm512_setzero_si512, sum_int8,
+          _mm512_reduce_add_epi32)
+PEAK_DOTS(peak_int16_avx512, 0x00010001, __m512i, _mm512_setzero_si512, sum_int16,
+          _mm512_reduce_add_epi32)
 
 #else
 
 /* A product is anew each time: left alone, it would be taken out of the loop. */
-#define MADD(sum, a, b) _mm256_add_epi32(sum, _mm256_madd_epi16(a, b))
-#define PEAK_INTEGERS(name, features, multiply)                                                    \
-    __attribute__((target(features))) double name(uint32_t rounds) {                               \
+ALWAYS_INLINE __m256i sum_words(__m256i sum, __m256i a, __m256i b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+}
+ALWAYS_INLINE __m256i sum_words_vnni(__m256i sum, __m256i a, __m256i b) {
+    __asm__("%{vex%} vpdpwssd %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+    return sum;
+}
+#define PEAK_WORDS(name, multiply)                                                                 \
+    double name(uint32_t rounds) {                                                                 \
         volatile int32_t ones = 0x00010001;                                                        \
         __m256i a = _mm256_set1_epi32(ones), b = _mm256_set1_epi32(ones), sum[CHAINS];             \
         for (uint32_t i = 0; i < CHAINS; i++)                                                      \
@@ -158,7 +163,7 @@ PEAK_INTEGERS(peak_int16_avx512, 0x00010001, _mm512_dpwssd_epi32) /* ... of two 
                 total += (double)((const int32_t *)&sum[i])[k];                                    \
         return total;                                                                              \
     }
-PEAK_INTEGERS(peak_int16_avx2, "avx2", MADD)
-PEAK_INTEGERS(peak_int16_avx2_vnni, "avxvnni", _mm256_dpwssd_avx_epi32)
+PEAK_WORDS(peak_int16_avx2, sum_words)
+PEAK_WORDS(peak_int16_avx2_vnni, sum_words_vnni) /* in assembler as above */
 
 #endif
