@@ -59,6 +59,7 @@ static replicas *open_many(model_config config, uint32_t count) {
     esp_error err = {0};
     config.model_path = model_path;
     config.max_context = BASE.context;
+    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
     if (!config.threads) config.threads = count;
     if (replicas_open(&all, &config, count, NULL, NULL, &err) != ESP_OK)
         fail_msg("%s", err.message);
