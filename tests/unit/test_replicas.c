@@ -19,7 +19,7 @@
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 
-enum { REPLICAS = 2, REQUESTS = 12, OUTPUT = 10, VOCAB_IDS = 256, HANG_US = 120000000 };
+enum { REPLICAS = 2, REQUESTS = 12, OUTPUT = 10, VOCAB_IDS = 256, HANG_US = 300000000 };
 
 static const tiny_llama_options BASE = {.layers = 2,
                                         .hidden = 64,
