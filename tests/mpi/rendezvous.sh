@@ -29,7 +29,12 @@ generate() {
         --max-tokens 16 --ignore-eos --temperature 0 --json "$@" | sed 's/"seed":[0-9]*//'
 }
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# None of those that the kernel deals out, which somebody else's connection could have before rank 0 listens.
+free_port() {
+    local port=$((20000 + RANDOM % 12000))
+    while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((20000 + RANDOM % 12000)); done
+    echo "$port"
+}
 
 # A process's --rank: from which on, of so many each.
 span() { if [ "$2" = 1 ]; then echo "$1"; else echo "$1-$(($1 + $2 - 1))"; fi; }

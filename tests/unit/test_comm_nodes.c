@@ -64,7 +64,7 @@ static void run_ranks(rank_thread *ranks, uint32_t processes, uint32_t each, boo
     process_thread all[MOST];
     pthread_t threads[MOST];
     comm *between[COMM_RANKS_MAX] = {NULL};
-    char address[32];
+    char address[FREE_PORT_BYTES];
     if (tcp)
         free_port(address);
     else

@@ -6,13 +6,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <arpa/inet.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -24,6 +22,7 @@
 #include "espalier/v1/inference.pb-c.h"
 #include "grpc/health/v1/health.pb-c.h"
 #include "proto/rpc.h"
+#include "tests/unit/free_port.h"
 #include "tests/unit/gguf_builder.h"
 
 enum { CONTEXT = 2048, HANG_LIMIT_MS = 600000 };
@@ -64,21 +63,11 @@ typedef struct running {
     engine *engine;
     serve_config config;
     pthread_t thread;
-    char address[32];
+    char address[FREE_PORT_BYTES];
     esp_code code;
     esp_error error;
     rpc_channel *channel;
 } running;
-
-static void free_address(char out[32]) {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t bytes = sizeof at;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &bytes), 0);
-    close(fd);
-    snprintf(out, 32, "127.0.0.1:%u", ntohs(at.sin_port));
-}
 
 static void *run_server(void *arg) {
     running *r = arg;
@@ -101,7 +90,7 @@ static void wait_serving(running *r) {
 static void start(running *r, serve_config config) {
     esp_error error = {0};
     memset(r, 0, sizeof *r);
-    free_address(r->address);
+    (void)free_port(r->address);
     r->config = config;
     r->config.grpc = r->address;
     r->config.http = "127.0.0.1:0";
