@@ -165,20 +165,22 @@ static void judge(host *h, uint32_t i) {
     h->guests[i] = h->guests[--h->guest_count];
 }
 
-/* False: the guest is gone, and another has its place. */
+/* False: the guest is gone, and another has its place. What has all come is judged, however late this looks. */
 static bool hear(host *h, uint32_t i, int64_t now_us) {
     guest *g = &h->guests[i];
     char *at = (char *)&g->greeting + g->at;
     ssize_t bytes = recv(g->fd, at, sizeof g->greeting - g->at, 0);
     bool waits = bytes < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR);
+    if (bytes > 0) g->at += (size_t)bytes;
+    if (g->at == sizeof g->greeting) {
+        judge(h, i);
+        return false;
+    }
     if ((bytes <= 0 && !waits) || now_us - g->came_us > GREETING_US) {
         send_away(h, i);
         return false;
     }
-    if (bytes > 0) g->at += (size_t)bytes;
-    if (g->at < sizeof g->greeting) return true;
-    judge(h, i);
-    return false;
+    return true;
 }
 
 static void wait_for_guests(host *h) {

@@ -186,6 +186,14 @@ static const flag model_flags[] = {
      .help =
          "with --rendezvous, which of the --tp N ranks this process is, from 0: one, or as many "
          "as in each other process, as in 4-7, on a GPU each; default 0"},
+    {.name = "rank-patience",
+     .kind = FLAG_F32,
+     MODEL_FIELD(rank_patience_seconds),
+     .least = 0.1,
+     .most = 86400,
+     .placeholder = "SECONDS",
+     .help = "how long ranks that compute wait for each other; who is silent for longer ends the "
+             "replica; more where they share a busy machine; default 5"},
     {.name = "gpu-memory-utilization",
      .kind = FLAG_F32,
      MODEL_FIELD(gpu_memory_utilization),

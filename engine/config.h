@@ -56,6 +56,7 @@ typedef struct model_config {
     uint32_t tp;          /* --tp; 0: 1 */
     const char *rendezvous; /* --rendezvous HOST:PORT; NULL: none */
     uint32_t rank, rank_last; /* --rank, with it: those of this process */
+    float rank_patience_seconds; /* --rank-patience; 0: COMM_PATIENCE_US */
     flag_list adapters;   /* --adapter: "DIR" or "NAME=DIR" each */
     const char *adapter_store; /* --adapter-store DIR; NULL: none */
     bool allow_other_base; /* --allow-other-base: an adapter of another base's name is taken, too */
@@ -69,8 +70,7 @@ typedef struct model_config {
     bool no_lead;     /* tests, benches: each step is collected before the next is planned */
     comm *comm;       /* one of tp started ranks; NULL: engine_open starts the others */
     uint32_t local_ranks; /* > 1: comm's are processes of so many ranks, which engine_open starts */
-    bool closes_comm; /* the engine does, at its end */
-    int64_t rank_patience_us; /* of ranks that serve, for each other; 0: COMM_PATIENCE_US */
+    bool closes_comm;     /* the engine does, at its end */
     /* One of several engines of this process (replicas.h), which share the host's memory. */
     uint32_t replica, replicas; /* the replica-th of so many; 0: 1 */
     const uint32_t *gpus;       /* [tp] the CUDA device of each rank; NULL: from device_index on */

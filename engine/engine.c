@@ -77,7 +77,9 @@ static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 /* Who this engine computes with. Threads are shared between ranks of one process. */
 static esp_code join_ranks(engine *e, esp_error *err) {
     model_config *c = &e->config;
-    if (!c->rank_patience_us) c->rank_patience_us = COMM_PATIENCE_US;
+    e->rank_patience_us = c->rank_patience_seconds > 0
+                              ? (int64_t)((double)c->rank_patience_seconds * 1e6)
+                              : COMM_PATIENCE_US;
     if (c->comm) c->tp = c->comm->size * most(c->local_ranks, 1);
     if (c->tp <= 1) return ESP_OK;
     uint32_t here = c->comm ? most(c->local_ranks, 1) : c->tp;
@@ -150,7 +152,7 @@ static esp_code open_device_comm(engine *e, esp_error *err) {
     e->device_comm = e->comm;
     if (e->config.device != DEVICE_CUDA) return ESP_OK;
     esp_code code = comm_nccl_open(&e->device_comm, e->comm, e->dev, err);
-    if (code == ESP_OK) e->device_comm->patience_us = e->config.rank_patience_us;
+    if (code == ESP_OK) e->device_comm->patience_us = e->rank_patience_us;
     return code;
 }
 
@@ -537,7 +539,7 @@ static esp_code open_model(engine *e, model_file *file,
         open_followed(e);
         return ESP_OK;
     }
-    if (e->comm) e->comm->patience_us = e->config.rank_patience_us;
+    if (e->comm) e->comm->patience_us = e->rank_patience_us;
     code = open_scheduler(e, err);
     if (code == ESP_OK && !engine_embeds(e))
         code = sample_rows_open(&e->sampling, e->pool, widest_vocab(e), MODEL_LOGITS_ROWS, err);

@@ -72,6 +72,7 @@ struct engine {
     comm *comm;        /* over host memory */
     comm *device_comm; /* over the device's, which may be the same */
     ranks *ranks;  /* those that this engine started */
+    int64_t rank_patience_us; /* of those that compute, for each other */
     void *message; /* of the largest step batch */
     model_shard *shards;        /* [ranks] on rank 0, where adapters are taken */
     adapter_follower *followed; /* on the others */

@@ -16,4 +16,4 @@ endforeach()
 add_test(NAME cuda_checks COMMAND ${Python3_EXECUTABLE} -B -m unittest -q test_kernel_facts test_gpu_report test_gpu_scripts test_roofline
   WORKING_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/gpu)
 set_tests_properties(cuda_ptxas cuda_sass cuda_fatbin cuda_checks PROPERTIES
-  LABELS cuda TIMEOUT 900 SKIP_RETURN_CODE 77 ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1")
+  LABELS cuda TIMEOUT ${test_seconds} SKIP_RETURN_CODE 77 ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1")

@@ -13,7 +13,7 @@ function(espalier_e2e name environment)
   endif()
   add_test(NAME ${name} ${only} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/e2e/run.sh ${A_ARGUMENTS})
   set_tests_properties(${name} PROPERTIES
-    LABELS e2e TIMEOUT 900 SKIP_RETURN_CODE 77 ENVIRONMENT "${environment}")
+    LABELS e2e TIMEOUT ${test_seconds} SKIP_RETURN_CODE 77 ENVIRONMENT "${environment}")
 endfunction()
 
 # Only the release build lists these; asan and tsan are reached from it.
@@ -42,7 +42,7 @@ if(TARGET esp_cpu_amx)
   add_test(NAME amx_flags COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/amx_flags.sh ${CMAKE_BINARY_DIR} ${CMAKE_SOURCE_DIR}
     ${CMAKE_C_COMPILER} "$<TARGET_PROPERTY:esp_cpu_amx,COMPILE_OPTIONS>"
     "-D$<JOIN:$<TARGET_PROPERTY:esp_cpu_amx,COMPILE_DEFINITIONS>,;-D>" COMMAND_EXPAND_LISTS)
-  set_tests_properties(amx_flags PROPERTIES LABELS unit TIMEOUT 900 SKIP_RETURN_CODE 77 COST 30)
+  set_tests_properties(amx_flags PROPERTIES LABELS unit TIMEOUT ${test_seconds} SKIP_RETURN_CODE 77 COST 30)
 endif()
 
 # asan+ubsan: every unit test and every fuzz corpus, as the other build has them.
@@ -51,16 +51,13 @@ set(asan_options "ASAN_OPTIONS=abort_on_error=1:detect_leaks=1:strict_string_che
                  "LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/lsan.supp:print_suppressions=0")
 set(tsan_options "TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tsan.supp:halt_on_error=1:second_deadlock_stack=1")
 
-# On a machine without tiles, where instrumented loops over vectors and emulated GPUs take longest.
-set(sanitized_seconds 1800)
-
 # sanitized(PREFIX OPTIONS NAME [DIR FOLDER] ARGUMENTS...): NAME of build/PREFIX as test PREFIX.NAME.
 function(sanitized prefix options name)
   cmake_parse_arguments(A "" "DIR" "" ${ARGN})
   add_test(NAME ${prefix}.${name} CONFIGURATIONS sanitizers
     COMMAND ${sanitizer_builds}/${prefix}/tests/${A_DIR}/${name} ${A_UNPARSED_ARGUMENTS})
   set_tests_properties(${prefix}.${name} PROPERTIES
-    LABELS ${prefix} TIMEOUT ${sanitized_seconds} SKIP_RETURN_CODE 77 ENVIRONMENT "${options}")
+    LABELS ${prefix} TIMEOUT ${test_seconds} SKIP_RETURN_CODE 77 ENVIRONMENT "${options}")
 endfunction()
 
 foreach(source IN LISTS unit_sources)
@@ -90,11 +87,11 @@ foreach(name test_cuda_wrappers test_cuda_rope_store test_cuda_page_copy test_cu
   test_cuda_sample_rows test_cudaemu_runtime test_cudaemu_nccl test_cudaemu_ranks test_cudaemu_faults)
   sanitized(tsan "${tsan_options}" ${name} DIR cuda)
 endforeach()
-set_tests_properties(asan.test_cuda_engine tsan.test_cudaemu_faults PROPERTIES COST 150)
+set_tests_properties(asan.test_cuda_engine tsan.test_cudaemu_faults tsan.test_cudaemu_ranks PROPERTIES COST 150)
 
 # Without TLS under tsan: it would need a suppression for libcrypto, which is not instrumented either.
 espalier_e2e(asan.e2e_smoke "ESPALIER_BIN=${sanitizer_builds}/asan/espalier;${asan_options}" SANITIZER
   ARGUMENTS -m smoke)
 espalier_e2e(tsan.e2e_smoke "ESPALIER_BIN=${sanitizer_builds}/tsan/espalier;${tsan_options}" SANITIZER
   ARGUMENTS -m smoke -k "not tls")
-set_tests_properties(asan.e2e_smoke tsan.e2e_smoke PROPERTIES COST 150 TIMEOUT ${sanitized_seconds})
+set_tests_properties(asan.e2e_smoke tsan.e2e_smoke PROPERTIES COST 150)

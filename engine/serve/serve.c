@@ -234,24 +234,28 @@ static esp_code open_parts(serve *s, esp_error *err) {
     return code;
 }
 
-static void log_serving(const serve *s) {
+/* Where it listens: the port is the one it has, where 0 was asked for. */
+static void say_address(char out[300], const char *text, const char *flag_name, uint16_t port) {
     address at = {0};
+    snprintf(out, 300, "off");
+    if (address_read(&at, text, flag_name, NULL) == ESP_OK)
+        snprintf(out, 300, strchr(at.host, ':') ? "[%s]:%u" : "%s:%u", at.host, port);
+}
+
+static void log_serving(const serve *s) {
+    char grpc_at[300], http_at[300] = "off", control_at[300] = "off";
     const char *why_not;
     if (!mem_huge_pages(&why_not)) log_event(LOG_INFO, "no_huge_pages", "reason=\"%s\"", why_not);
     warn_insecure("--grpc", s->config->grpc, s->config->tls_cert != NULL);
     if (s->control_rpc) warn_insecure("--control", s->config->control, s->config->tls_cert != NULL);
     if (has_http(s->config)) warn_insecure("--http", s->config->http, false);
-    char http_at[300] = "off";
-    if (s->http && address_read(&at, s->config->http, "--http", NULL) == ESP_OK)
-        snprintf(http_at, sizeof http_at, strchr(at.host, ':') ? "[%s]:%u" : "%s:%u", at.host,
-                 http_port(s->http));
-    if (address_read(&at, s->config->grpc, "--grpc", NULL) != ESP_OK) return;
+    say_address(grpc_at, s->config->grpc, "--grpc", rpc_server_port(s->rpc));
+    if (s->http) say_address(http_at, s->config->http, "--http", http_port(s->http));
+    if (s->control_rpc)
+        say_address(control_at, s->config->control, "--control", rpc_server_port(s->control_rpc));
     log_event(LOG_INFO, "serving",
-              strchr(at.host, ':')
-                  ? "grpc=[%s]:%u http=%s model=\"%s\" profile=\"%s\" tls=%s auth=%s"
-                  : "grpc=%s:%u http=%s model=\"%s\" profile=\"%s\" tls=%s auth=%s",
-              at.host, rpc_server_port(s->rpc), http_at, engine_name(s->engine),
-              engine_profile(s->engine),
+              "grpc=%s http=%s control=%s model=\"%s\" profile=\"%s\" tls=%s auth=%s", grpc_at,
+              http_at, control_at, engine_name(s->engine), engine_profile(s->engine),
               s->config->client_ca  ? "mutual"
               : s->config->tls_cert ? "server"
                                     : "off",

@@ -80,7 +80,7 @@ static replicas *start_many(uint32_t count, uint32_t tp) {
                       .device = DEVICE_CUDA,
                       .ops = &watched,
                       .tp = tp,
-                      .rank_patience_us = TINY_EMU_PATIENCE_US,
+                      .rank_patience_seconds = TINY_PATIENCE_SECONDS,
                       .max_seqs = REQUESTS,
                       .step_tokens = 32,
                       .max_context = 64,

@@ -53,7 +53,7 @@ def espalier(binary):
     """espalier("tokenize", "--model", ...) -> CompletedProcess with text streams; code is what is
     expected, None for anything."""
 
-    def run(*arguments, code=0, stdin=None, timeout=300, text=True):
+    def run(*arguments, code=0, stdin=None, timeout=900, text=True):
         if stdin is None:
             stdin = "" if text else b""
         done = subprocess.run([binary, *map(str, arguments)], input=stdin, capture_output=True,

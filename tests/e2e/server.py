@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import urllib.request
@@ -11,14 +10,9 @@ import urllib.request
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-PATIENCE_S = float(os.environ.get("ESPALIER_TEST_PATIENCE", "120"))
+PATIENCE_S = float(os.environ.get("ESPALIER_TEST_PATIENCE", "300"))
 """Seconds before a test says that something hangs. No speed is asserted anywhere."""
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+ANY_PORT = "127.0.0.1:0"
 
 
 def wait_for(condition, what):
@@ -32,19 +26,22 @@ def wait_for(condition, what):
 
 class Server:
     def __init__(self, binary, model, flags, folder, credentials=None, metadata=(), kv_memory="512M"):
-        self.address, self.http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+        self.address = self.http = self.control = None  # where it listens, once it says so
         self.credentials, self.metadata, self.binary = credentials, metadata, binary
         self.log_path = os.path.join(folder, "serve.log")
         # setpriv (util-linux) has the kernel end the server when the test run is killed. Not a preexec_fn:
         # that forks this process, whose gRPC threads do not survive a fork.
-        command = ["setpriv", "--pdeathsig", "KILL", binary, "serve", "--model", model, "--grpc", self.address, "--http", self.http,
+        command = ["setpriv", "--pdeathsig", "KILL", binary, "serve", "--model", model, "--grpc", ANY_PORT, "--http", ANY_PORT,
                    "--kv-memory", kv_memory, "--pack", "off", *map(str, flags)]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def log(self):
+    def whole_log(self):
         with open(self.log_path, encoding="utf-8", errors="replace") as file:
-            return file.read()[-4000:]
+            return file.read()
+
+    def log(self):
+        return self.whole_log()[-4000:]
 
     def channel(self, *options):
         # A connection of its own for each channel: equal arguments would share one.
@@ -58,13 +55,21 @@ class Server:
         from espalier.v1 import inference_pb2_grpc
         return inference_pb2_grpc.InferenceStub(channel)
 
-    def health(self, service="", timeout=5):
+    def health(self, service="", timeout=PATIENCE_S):
         with self.channel() as channel:
             request = health_pb2.HealthCheckRequest(service=service)
             return health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout).status
 
-    def is_serving(self):
+    def is_listening(self):
         assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.log()}"
+        said = re.search(r" event=serving grpc=(\S+) http=(\S+) control=(\S+) ", self.whole_log())
+        if said:
+            self.address, self.http, self.control = said.groups()
+        return said is not None
+
+    def is_serving(self):
+        if not self.is_listening():
+            return False
         try:
             return self.health() == health_pb2.HealthCheckResponse.SERVING
         except grpc.RpcError as error:
@@ -75,7 +80,7 @@ class Server:
         wait_for(self.is_serving, "SERVING")
 
     def get(self, path):
-        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=30) as reply:
+        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=PATIENCE_S) as reply:
             return reply.read().decode()
 
     def metric(self, name):

@@ -11,6 +11,7 @@ import pytest
 
 from calls import PROMPTS, bits, generate, mixed_requests, pb, request
 from random_adapter import make
+from server import PATIENCE_S
 
 BASE = "SmolLM2-135M-Instruct.Q4_1"
 NAMES = ["", "small", "large"]
@@ -93,18 +94,18 @@ def test_content_can_be_named(stub, folders):
 
 
 def test_an_unknown_name_is_told_a_few_that_are_served(stub, refused):
-    for call in (lambda: list(stub.Generate(request(prompt="a", model="nobody"), timeout=60)),
+    for call in (lambda: list(stub.Generate(request(prompt="a", model="nobody"), timeout=PATIENCE_S)),
                  lambda: stub.Tokenize(pb.TokenizeRequest(model="nobody", text="a")),
                  lambda: stub.Detokenize(pb.DetokenizeRequest(model="nobody", token_ids=[1]))):
         refused(call, grpc.StatusCode.NOT_FOUND, "nobody", "small", BASE)
-    refused(lambda: list(stub.Generate(request(prompt="a", model="small@7"), timeout=60)), grpc.StatusCode.NOT_FOUND,
+    refused(lambda: list(stub.Generate(request(prompt="a", model="small@7"), timeout=PATIENCE_S)), grpc.StatusCode.NOT_FOUND,
             "small")
 
 
 @pytest.mark.parametrize("name", ["../small", "/etc/passwd", "small/../large", "x" * 300, "small@", "small@0", "@1",
                                   "small@sha256:12", "small@-1", "Small", " small", "small\n"])
 def test_what_can_be_no_name_is_served_by_nobody(stub, refused, name):
-    error = refused(lambda: list(stub.Generate(request(prompt="a", model=name), timeout=60)),
+    error = refused(lambda: list(stub.Generate(request(prompt="a", model=name), timeout=PATIENCE_S)),
                     grpc.StatusCode.NOT_FOUND, "model", BASE)
     assert len(error.details()) < 1000
 

@@ -10,6 +10,7 @@ import pytest
 
 from calls import PROMPTS, bits, generate, pb, request
 from random_adapter import HIDDEN, make, safetensors
+from server import PATIENCE_S
 
 VOCAB, MARK, WORD = 49152, 49152, 49153
 
@@ -76,7 +77,7 @@ def test_ids_of_the_adapter_are_nobody_elses(stub, refused):
     answer = generate(stub, model="marks", ids=[504, MARK, WORD], max_tokens=4)
     assert len(answer.ids) == 4 or answer.final
     for model, id in (("", MARK), ("marks", WORD + 1)):
-        refused(lambda: list(stub.Generate(request(ids=[504, id], model=model), timeout=60)), grpc.StatusCode.INVALID_ARGUMENT,
+        refused(lambda: list(stub.Generate(request(ids=[504, id], model=model), timeout=PATIENCE_S)), grpc.StatusCode.INVALID_ARGUMENT,
                 "token_ids", str(id))
         refused(lambda: stub.Detokenize(pb.DetokenizeRequest(model=model, token_ids=[id])), grpc.StatusCode.INVALID_ARGUMENT,
                 "token_ids", str(id))
@@ -119,7 +120,7 @@ def test_tensors_are_read_for_the_answer_and_not_for_the_tokens(stub, refused):
     own = stub.Tokenize(pb.TokenizeRequest(model="torn", text=text, parse_special=True)).token_ids
     assert list(own)[-2:] == [WORD, MARK]
     for _ in range(2):  # when it is found, and when it is known
-        refused(lambda: list(stub.Generate(request(ids=[504, MARK], model="torn"), timeout=60)), grpc.StatusCode.DATA_LOSS, "torn",
+        refused(lambda: list(stub.Generate(request(ids=[504, MARK], model="torn"), timeout=PATIENCE_S)), grpc.StatusCode.DATA_LOSS, "torn",
                 "not what their digest says")
     assert generate(stub, model="marks", ids=[504, MARK], max_tokens=2).ids
     assert generate(stub, ids=[504], max_tokens=2).ids

@@ -8,6 +8,7 @@ import pytest
 
 from calls import PROMPTS, bits, collect, generate, pb, request
 from conftest import field_violations
+from server import PATIENCE_S
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NAN, INF = math.nan, math.inf
@@ -40,7 +41,7 @@ def bad(stub, refused):
     """bad(code, words, **fields): Generate is refused so."""
 
     def check(code, *words, **fields):
-        return refused(lambda: stub.Generate(request(**fields), timeout=60), code, *words)
+        return refused(lambda: stub.Generate(request(**fields), timeout=PATIENCE_S), code, *words)
 
     return check
 
@@ -123,7 +124,7 @@ def test_an_unknown_model_is_not_found_and_the_known_are_named(bad, stub, refuse
 def raw_call(channel, method, payload, stream=True):
     kind = channel.unary_stream if stream else channel.unary_unary
     return kind("/espalier.v1.Inference/" + method, request_serializer=None, response_deserializer=None)(
-        payload, timeout=60)
+        payload, timeout=PATIENCE_S)
 
 
 def tagged(number, payload):
@@ -189,7 +190,7 @@ def test_a_compressed_bomb_is_refused(server, refused):
     with server.channel() as channel:
         stub = server.stub(channel)
         big = request(prompt="x" * (64 << 20))
-        refused(lambda: stub.Generate(big, timeout=60, compression=grpc.Compression.Gzip),
+        refused(lambda: stub.Generate(big, timeout=PATIENCE_S, compression=grpc.Compression.Gzip),
                 grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
@@ -207,9 +208,9 @@ def test_a_role_the_template_does_not_know_is_refused_or_answered(stub, role):
 
 
 def test_T12_a_long_word_without_spaces_is_answered(stub, refused):
-    ids = stub.Tokenize(pb.TokenizeRequest(text="a" * 1_000_000), timeout=120).token_ids
+    ids = stub.Tokenize(pb.TokenizeRequest(text="a" * 1_000_000), timeout=PATIENCE_S).token_ids
     assert len(ids) > 10_000
-    refused(lambda: stub.Generate(request(prompt="a" * 1_000_000), timeout=120), INVALID, "prompt")
+    refused(lambda: stub.Generate(request(prompt="a" * 1_000_000), timeout=PATIENCE_S), INVALID, "prompt")
 
 
 def test_unknown_methods_and_services_are_unimplemented(server, refused):
@@ -217,7 +218,7 @@ def test_unknown_methods_and_services_are_unimplemented(server, refused):
         for path in ("/espalier.v1.Inference/Nothing", "/espalier.v1.Control/Stop", "/x", "/"):
             call = channel.unary_unary(path, request_serializer=None, response_deserializer=None)
             with pytest.raises(grpc.RpcError) as caught:
-                call(b"", timeout=30)
+                call(b"", timeout=PATIENCE_S)
             assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from calls import generate, pb
 from random_adapter import make
+from server import PATIENCE_S
 
 LABELS = ["bill", "complaint", "praise", "other"]
 TEXTS = ["My card is lost", "You charged me twice for one coffee", "Thanks"]
@@ -32,7 +33,7 @@ def server_flags(tmp_path_factory, folders, espalier):
 
 def classify(stub, *texts, model="intents", **fields):
     inputs = [pb.EmbedInput(text=text) for text in texts]
-    return stub.Classify(pb.ClassifyRequest(model=model, inputs=inputs, **fields), timeout=120)
+    return stub.Classify(pb.ClassifyRequest(model=model, inputs=inputs, **fields), timeout=PATIENCE_S)
 
 
 @pytest.mark.smoke
@@ -59,9 +60,9 @@ def test_a_text_has_the_same_scores_alone_as_ids_and_from_the_command_line(stub,
     together = classify(stub, *TEXTS).results
     for text, wanted in zip(TEXTS, together):
         assert classify(stub, text).results[0] == wanted
-        ids = stub.Tokenize(pb.TokenizeRequest(text=text), timeout=60).token_ids
+        ids = stub.Tokenize(pb.TokenizeRequest(text=text), timeout=PATIENCE_S).token_ids
         by_ids = pb.ClassifyRequest(model="intents@1", inputs=[pb.EmbedInput(token_ids=pb.TokenIds(ids=ids))])
-        assert stub.Classify(by_ids, timeout=120).results[0] == wanted
+        assert stub.Classify(by_ids, timeout=PATIENCE_S).results[0] == wanted
     printed = json.loads(espalier("classify", "--model", model, "--adapter", folders["intents"], "--text", TEXTS[0]).stdout)
     assert printed["labels"] == LABELS and printed["label"] == LABELS[together[0].label]
     assert np.array_equal(np.float32(printed["logits"]), np.float32(together[0].logits))
@@ -71,7 +72,7 @@ def test_a_text_has_the_same_scores_alone_as_ids_and_from_the_command_line(stub,
 def test_among_requests_for_tokens_nothing_changes(stub):
     wanted = classify(stub, *TEXTS)
     tokens = generate(stub, model="writer", prompt="Hello", max_tokens=30, ignore_eos=True).ids
-    calls = [stub.Classify.future(pb.ClassifyRequest(model="intents", inputs=[pb.EmbedInput(text=t) for t in TEXTS]), timeout=120)
+    calls = [stub.Classify.future(pb.ClassifyRequest(model="intents", inputs=[pb.EmbedInput(text=t) for t in TEXTS]), timeout=PATIENCE_S)
              for _ in range(8)]
     assert generate(stub, model="writer", prompt="Hello", max_tokens=30, ignore_eos=True).ids == tokens
     for call in calls:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gguf_edit import BOOL, F32, I32, TEXT, U32, rewrite
+from server import PATIENCE_S
 
 USAGE, DATA, NO_INPUT, UNAVAILABLE = 64, 65, 66, 69
 COMMANDS = ["serve", "chat", "health", "generate", "logits", "embed", "classify", "tokenize", "detokenize", "render", "inspect", "bench", "adapter"]
@@ -98,7 +99,7 @@ def read_on_a_terminal(*command):
                 shown += piece
         except OSError:  # EIO: the other side was closed
             pass
-        assert process.wait(60) == 0, process.stderr.read()
+        assert process.wait(PATIENCE_S) == 0, process.stderr.read()
     os.close(ours)
     return shown.decode().replace("\r\n", "\n")
 
@@ -220,14 +221,16 @@ def test_a_missing_model_is_exit_66(espalier):
 
 def test_a_folder_or_device_is_no_model(espalier, tmp_path):
     for path in (tmp_path, "/dev/zero", "/dev/null"):
-        done = espalier("inspect", path, code=None, timeout=30)
+        done = espalier("inspect", path, code=None)
         assert done.returncode in (DATA, NO_INPUT), done
         one_sentence(done)
 
 
 def test_health_tells_by_exit_code(server, espalier):
-    assert espalier("health", server.address).stdout.strip() == "SERVING"
-    assert espalier("health", server.address, "--wait", 5).stdout.strip() == "SERVING"
+    # Asked once it gives a server two seconds, which a busy machine may take; then it says so.
+    once = espalier("health", server.address, code=None)
+    assert once.stdout.strip() == "SERVING" or (once.returncode == UNAVAILABLE and "no answer within" in once.stderr)
+    assert espalier("health", server.address, "--wait", PATIENCE_S).stdout.strip() == "SERVING"
     assert "127.0.0.1:1" in espalier("health", "127.0.0.1:1", code=UNAVAILABLE).stderr
     espalier("health", "127.0.0.1:1", "--wait", 1, code=UNAVAILABLE)
 
@@ -254,7 +257,7 @@ def test_a_port_in_use_is_named(espalier, model):
         taken.listen()
         port = taken.getsockname()[1]
         for wrong, other, rest in (("--grpc", "--http", "off"), ("--http", "--grpc", "127.0.0.1:0")):
-            done = espalier("serve", "--model", model, wrong, f"127.0.0.1:{port}", other, rest, code=UNAVAILABLE, timeout=60)
+            done = espalier("serve", "--model", model, wrong, f"127.0.0.1:{port}", other, rest, code=UNAVAILABLE)
             assert str(port) in done.stderr and wrong in done.stderr
 
 
@@ -356,7 +359,7 @@ def test_a_config_file_sets_what_flags_set_and_flags_win(start_server, tmp_path)
 def test_a_bad_config_file_is_refused(espalier, model, tmp_path, content):
     path = tmp_path / "serve.yaml"
     path.write_text(content)
-    done = espalier("serve", "--model", model, "--config", path, code=None, timeout=60)
+    done = espalier("serve", "--model", model, "--config", path, code=None)
     assert done.returncode in (USAGE, DATA, 78) and "serve.yaml" in one_sentence(done)
 
 

@@ -79,7 +79,7 @@ def test_the_grace_time_ends(start_server):
 
 def test_readyz_says_no_while_draining(start_server):
     import urllib.error
-    server = start_server()
+    server = start_server("--grace", 600)
     with server.channel() as channel:
         stream = server.stub(channel).Generate(request(**LONG), timeout=PATIENCE_S)
         next(stream)

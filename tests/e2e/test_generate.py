@@ -6,11 +6,12 @@ import math
 import pytest
 
 from calls import PROMPTS, generate, pb, request
+from server import PATIENCE_S
 
 
 @pytest.mark.smoke
 def test_a_prompt_streams_text_token_by_token(stub):
-    messages = list(stub.Generate(request(prompt=PROMPTS[0], max_tokens=8), timeout=120))
+    messages = list(stub.Generate(request(prompt=PROMPTS[0], max_tokens=8), timeout=PATIENCE_S))
     assert "Paris" in "".join(m.text for m in messages)
     assert sum(len(m.token_ids) for m in messages) == 8
     assert [m.HasField("final") for m in messages] == [False] * (len(messages) - 1) + [True]

@@ -7,6 +7,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from server import PATIENCE_S
+
 SERVING = health_pb2.HealthCheckResponse.SERVING
 INFERENCE = "espalier.v1.Inference"
 
@@ -27,7 +29,7 @@ def test_check_of_an_unknown_service_is_not_found(server):
     ("", SERVING), (INFERENCE, SERVING), ("no.such", health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)])
 def test_watch_tells_the_state_at_once_and_stays_open(server, service, status):
     with server.channel() as channel:
-        call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service), timeout=60)
+        call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=service), timeout=PATIENCE_S)
         assert next(call).status == status
         assert not call.done()
         call.cancel()
@@ -39,7 +41,7 @@ def test_reflection_lists_the_services(server, version):
         path = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
         call = channel.stream_stream(path, reflection_pb2.ServerReflectionRequest.SerializeToString,
                                      reflection_pb2.ServerReflectionResponse.FromString)
-        (reply,) = call(iter([reflection_pb2.ServerReflectionRequest(list_services="*")]), timeout=60)
+        (reply,) = call(iter([reflection_pb2.ServerReflectionRequest(list_services="*")]), timeout=PATIENCE_S)
         names = {s.name for s in reply.list_services_response.service}
         assert {INFERENCE, "grpc.health.v1.Health", f"grpc.reflection.{version}.ServerReflection"} <= names
 
@@ -52,7 +54,7 @@ def test_a_client_without_our_proto_files_can_call(server):
         method = pool.FindServiceByName(INFERENCE).methods_by_name["Tokenize"]
         ask, reply = (message_factory.GetMessageClass(t) for t in (method.input_type, method.output_type))
         call = channel.unary_unary(f"/{INFERENCE}/Tokenize", ask.SerializeToString, reply.FromString)
-        assert list(call(ask(text="Hello"), timeout=60).token_ids) == [19556]
+        assert list(call(ask(text="Hello"), timeout=PATIENCE_S).token_ids) == [19556]
 
 
 def test_reflection_answers_an_unknown_symbol_with_an_error_and_goes_on(server):
@@ -61,7 +63,7 @@ def test_reflection_answers_an_unknown_symbol_with_an_error_and_goes_on(server):
         requests = [ask(file_containing_symbol="no.such"), ask(file_by_filename="/etc/passwd"),
                     ask(file_containing_symbol=INFERENCE + ".Generate")]
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        replies = list(stub.ServerReflectionInfo(iter(requests), timeout=60))
+        replies = list(stub.ServerReflectionInfo(iter(requests), timeout=PATIENCE_S))
         codes = [r.error_response.error_code for r in replies]
         assert codes == [grpc.StatusCode.NOT_FOUND.value[0]] * 2 + [0]
         assert replies[2].file_descriptor_response.file_descriptor_proto

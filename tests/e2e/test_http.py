@@ -7,6 +7,7 @@ import urllib.error
 import pytest
 
 from calls import generate
+from server import PATIENCE_S
 
 SAMPLE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{[^}]*\})? (-?[0-9.]+([eE][+-]?[0-9]+)?|NaN|[+-]Inf)$')
 
@@ -77,7 +78,7 @@ def test_other_pages_are_not_there(server, path):
 
 def send(server, data):
     host, port = server.http.split(":")
-    with socket.create_connection((host, int(port)), timeout=30) as s:
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as s:
         try:
             s.sendall(data)
             s.shutdown(socket.SHUT_WR)
@@ -104,7 +105,7 @@ def test_T29_idle_and_garbage_connections_harm_nobody(server, stub):
     for address in (server.address, server.http):
         host, port = address.split(":")
         for i in range(100):
-            s = socket.create_connection((host, int(port)), timeout=30)
+            s = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
             if i % 2:
                 s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0xFF, i]) * 50)
             idle.append(s)

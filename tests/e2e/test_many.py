@@ -58,7 +58,8 @@ def test_law_1_threads_chunks_and_slots_change_no_bit(start_server, alone, flags
 
 def test_law_1_preemption_changes_no_bit(start_server, alone):
     """Pages for a few sequences only: the newest give theirs up and are computed again. Two that grow to more than
-    there is, each begun while the other runs, make that certain however slowly the rest comes in."""
+    there is make that certain however slowly the rest comes in, if each begins while the other runs: they are
+    begun again until that was so."""
     requests, wanted = alone
     growing = [dict(ids=[1000 + i], max_tokens=400, ignore_eos=True, logprobs=True) for i in range(2)]
     small = start_server("--max-context", 512, kv_memory="14M")
@@ -66,13 +67,16 @@ def test_law_1_preemption_changes_no_bit(start_server, alone):
         stub = small.stub(channel)
         wanted_of_growing = [bits(generate(stub, **_copy(fields))) for fields in growing]
         assert small.metric("espalier_preemptions_total") == 0
-        calls = [stub.Generate(request(**_copy(fields)), timeout=PATIENCE_S) for fields in growing]
-        firsts = [next(call) for call in calls]
-        with ThreadPoolExecutor(len(calls)) as pool:
-            rest = [pool.submit(list, call) for call in calls]
-            assert differing(all_at_once(small, requests), wanted) == []
-            grown = [collect([first, *job.result()]) for first, job in zip(firsts, rest, strict=True)]
-    assert differing(grown, wanted_of_growing) == []
+        for _ in range(20):
+            calls = [stub.Generate(request(**_copy(fields)), timeout=PATIENCE_S) for fields in growing]
+            firsts = [next(call) for call in calls]
+            with ThreadPoolExecutor(len(calls)) as pool:
+                rest = [pool.submit(list, call) for call in calls]
+                assert differing(all_at_once(small, requests), wanted) == []
+                grown = [collect([first, *job.result()]) for first, job in zip(firsts, rest, strict=True)]
+            assert differing(grown, wanted_of_growing) == []
+            if small.metric("espalier_preemptions_total") > 0:
+                break
     assert small.metric("espalier_preemptions_total") > 0
     small.wait_until_empty()
     assert small.stop() == 0
@@ -127,29 +131,35 @@ def test_a_few_streams_and_cancels_end_cleanly(server):
     server.wait_until_empty()
 
 
-def test_a_cancelled_stream_frees_its_place(server, stub):
+@pytest.fixture
+def ends_early(server):
+    """What the test began is not there any more, and was not worked off either."""
+    before = server.metric("espalier_output_tokens_total")
+    yield
+    server.wait_until_empty()
+    assert server.metric("espalier_output_tokens_total") - before < LONG["max_tokens"]
+
+
+def test_a_cancelled_stream_frees_its_place(server, stub, ends_early):
     call = stub.Generate(request(**LONG), timeout=PATIENCE_S)
     next(call)
-    assert server.metric("espalier_requests_running") == 1
+    wait_for(lambda: server.metric("espalier_requests_running") == 1, "it to run")
     call.cancel()
-    server.wait_until_empty()
 
 
-def test_a_vanished_connection_frees_its_place(server):
+def test_a_vanished_connection_frees_its_place(server, ends_early):
     channel = server.channel()
     call = server.stub(channel).Generate(request(**LONG), timeout=PATIENCE_S)
     next(call)
     channel.close()
-    server.wait_until_empty()
 
 
-def test_a_deadline_ends_the_call_and_frees_its_place(server, stub, refused):
+def test_a_deadline_ends_the_call_and_frees_its_place(server, stub, ends_early):
     for timeout in (0.3, 0.001):
         refused_call = stub.Generate(request(**LONG), timeout=timeout)
         with pytest.raises(grpc.RpcError) as caught:
             list(refused_call)
         assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    server.wait_until_empty()
 
 
 def test_a_reader_that_stops_is_cut_and_others_go_on(start_server):
@@ -201,7 +211,7 @@ def test_a_full_queue_refuses_at_once_with_a_hint(start_server):
 def test_what_can_never_fit_is_refused_at_once(start_server, refused):
     server = start_server("--max-context", 4096, kv_memory="14M")
     with server.channel() as channel:
-        call = lambda: server.stub(channel).Generate(request(ids=[5] * 100, max_tokens=3900), timeout=60)
+        call = lambda: server.stub(channel).Generate(request(ids=[5] * 100, max_tokens=3900), timeout=PATIENCE_S)
         with pytest.raises(grpc.RpcError) as caught:
             list(call())
         assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)

@@ -91,7 +91,7 @@ def test_two_starts_at_once_leave_one_pack(binary, model, tmp_path):
     command = [binary, "logits", "--model", model, "--ids", IDS, "--pack", folder, "--out"]
     outs = [tmp_path / f"{i}.npy" for i in range(3)]
     started = [subprocess.Popen([*command, out], stderr=subprocess.DEVNULL) for out in outs]
-    assert [process.wait(timeout=300) for process in started] == [0] * len(outs)
+    assert [process.wait(timeout=900) for process in started] == [0] * len(outs)
     assert len({out.read_bytes() for out in outs}) == 1
     assert len(packs_in(folder)) == 1
 

@@ -90,7 +90,7 @@ def torture():
 def ids_and_texts(program, folder, special, all_texts):
     coded = [t.encode() for t in all_texts]
     framed = b"".join(struct.pack("<I", len(t)) + t for t in coded)
-    done = subprocess.run([program, folder] + ["--parse"] * special, input=framed, capture_output=True, timeout=600)
+    done = subprocess.run([program, folder] + ["--parse"] * special, input=framed, capture_output=True, timeout=1500)
     assert done.returncode == 0, done.stderr.decode()
     at = 0
     for _ in all_texts:

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 from calls import PROMPTS, bits, collect, generate, mixed_requests, pb, request
 from conftest import ROOT
 from random_adapter import make
-from server import PATIENCE_S, Server, free_port, wait_for
+from server import ANY_PORT, PATIENCE_S, Server, wait_for
 
 from espalier.v1 import control_pb2 as cb
 from espalier.v1 import control_pb2_grpc
@@ -48,18 +48,13 @@ def flags(store, folders):
 
 
 @pytest.fixture(scope="module")
-def control_at():
-    return f"127.0.0.1:{free_port()}"
+def server_flags(flags):
+    return [*flags, "--replicas", 2, "--control", ANY_PORT]
 
 
 @pytest.fixture(scope="module")
-def server_flags(flags, control_at):
-    return [*flags, "--replicas", 2, "--control", control_at]
-
-
-@pytest.fixture(scope="module")
-def control(server, control_at):
-    with grpc.insecure_channel(control_at) as channel:
+def control(server):
+    with grpc.insecure_channel(server.control) as channel:
         yield control_pb2_grpc.ControlStub(channel)
 
 
@@ -97,7 +92,7 @@ def test_answers_are_those_of_one_replica_and_the_work_is_shared(server, start_s
     before = by_replica(server, "requests_total")
     got = ask_all(server, requests)
     taken = [after - was for after, was in zip(by_replica(server, "requests_total"), before)]
-    assert sum(taken) == len(requests) and min(taken) >= len(requests) / 4, taken
+    assert sum(taken) == len(requests) and min(taken) > 0, taken
     alone = start_server(*flags)
     wanted = ask_all(alone, requests)
     assert alone.stop() == 0
@@ -114,14 +109,18 @@ def test_the_page_has_sums_and_parts(server):
 
 
 def test_both_services_of_health_are_serving(server):
-    assert [server.health(name) for name in ("", "espalier.v1.Inference", "espalier.v1.Inference/replicas")] == [SERVING] * 3
+    for name in ("", "espalier.v1.Inference", "espalier.v1.Inference/replicas"):
+        wait_for(lambda: server.health(name) == SERVING, f"{name} to serve")  # a step that takes long is told, too
 
 
-def test_a_client_that_leaves_is_cancelled_where_it_runs(server, stub):
-    streams = [stub.Generate(request(**LONG), timeout=PATIENCE_S) for _ in range(4)]
-    for stream in streams:
-        next(stream)
-    assert min(by_replica(server, "requests_running")) > 0
+def test_each_gets_half_and_a_client_that_leaves_is_cancelled_where_it_runs(server, stub):
+    """None of them ends while the others come; one that ended before may still have its place."""
+    streams = []
+    for _ in range(8):
+        streams.append(stub.Generate(request(**LONG), timeout=PATIENCE_S))
+        next(streams[-1])
+    wait_for(lambda: sum(by_replica(server, "requests_running")) == 8, "all to run")
+    assert min(by_replica(server, "requests_running")) >= 3
     for stream in streams:
         stream.cancel()
     server.wait_until_empty()
@@ -151,7 +150,7 @@ def test_inputs_of_one_call_are_embedded_by_both(binary, tmp_path):
 # ---- adapters ----
 
 def listed(control, name):
-    return list(control.ListAdapters(cb.ListAdaptersRequest(name=name, page_size=100), timeout=60).adapters)
+    return list(control.ListAdapters(cb.ListAdaptersRequest(name=name, page_size=100), timeout=PATIENCE_S).adapters)
 
 
 def load(control, reference):
@@ -181,7 +180,7 @@ def test_an_adapter_is_loaded_into_all_listed_once_and_unloaded_from_all(server,
     wait_for(lambda: listed(control, "late")[0].users == 0, "users to end")
     [one] = listed(control, "late")
     assert (one.requests, one.loads) == (52, 2)  # onto the device of each
-    assert [m.name for m in stub.ListModels(pb.ListModelsRequest(), timeout=60).models].count("late") == 1
+    assert [m.name for m in stub.ListModels(pb.ListModelsRequest(), timeout=PATIENCE_S).models].count("late") == 1
     control.UnloadAdapter(cb.UnloadAdapterRequest(adapter="late"), timeout=PATIENCE_S)
     for _ in range(4):
         refused(lambda: generate(stub, prompt=PROMPTS[0], model="late"), grpc.StatusCode.NOT_FOUND)
@@ -192,7 +191,7 @@ def test_an_unload_waits_for_users_of_all(server, stub, control):
     streams = [stub.Generate(request(model="late", **LONG), timeout=PATIENCE_S) for _ in range(40)]
     for stream in streams:
         next(stream)
-    assert min(by_replica(server, "requests_running")) > 0
+    wait_for(lambda: min(by_replica(server, "requests_running")) > 0, "users of both")
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(control.UnloadAdapter, cb.UnloadAdapterRequest(adapter="late"), timeout=PATIENCE_S)
         wait_for(lambda: all(a.state == cb.ADAPTER_STATE_LEAVING for a in listed(control, "late")), "LEAVING")
@@ -204,19 +203,20 @@ def test_an_unload_waits_for_users_of_all(server, stub, control):
 
 
 def test_a_classifier_of_the_store_answers_from_both(server, stub):
-    inputs = [pb.EmbedInput(text=f"Text number {i % 3}") for i in range(40)]
+    """So many that one alone would not have them all, however soon it is done with each."""
+    count = 150
+    inputs = [pb.EmbedInput(text=f"Text number {i % 3}") for i in range(count)]
     before = by_replica(server, "requests_total")
     reply = stub.Classify(pb.ClassifyRequest(model="intents", inputs=inputs), timeout=PATIENCE_S)
     scores = [tuple(r.logits) for r in reply.results]
     assert list(reply.labels) == LABELS and len(set(scores)) == 3
-    assert all(scores[i] == scores[i % 3] for i in range(40))
+    assert all(scores[i] == scores[i % 3] for i in range(count))
     assert all(after > was for after, was in zip(by_replica(server, "requests_total"), before))
 
 
 def test_adapters_are_managed_where_ranks_share_a_model(start_server, store, refused):
-    at = f"127.0.0.1:{free_port()}"
-    server = start_server("--threads", 2, "--tp", 2, "--adapter-store", store, "--control", at)
-    with grpc.insecure_channel(at) as control_channel, server.channel() as channel:
+    server = start_server("--threads", 2, "--tp", 2, "--rank-patience", PATIENCE_S, "--adapter-store", store, "--control", ANY_PORT)
+    with grpc.insecure_channel(server.control) as control_channel, server.channel() as channel:
         control, stub = control_pb2_grpc.ControlStub(control_channel), server.stub(channel)
         assert load(control, "late").state == cb.ADAPTER_STATE_READY
         base = generate(stub, prompt=PROMPTS[0], max_tokens=12, ignore_eos=True)

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from calls import generate, pb
+from server import PATIENCE_S
 
 
 class Certificates:
@@ -24,7 +25,7 @@ class Certificates:
         return (self.folder / name).read_bytes()
 
     def openssl(self, *words):
-        subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=60)
+        subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=PATIENCE_S)
 
     def authority(self, name):
         self.openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
@@ -61,7 +62,7 @@ def try_with(server, credentials):
         channel = grpc.insecure_channel(server.address)
     with channel:
         try:
-            return generate(server.stub(channel), ids=[5], max_tokens=1, ignore_eos=True, timeout=20).ids
+            return generate(server.stub(channel), ids=[5], max_tokens=1, ignore_eos=True).ids
         except grpc.RpcError as error:
             return error.code()
 
@@ -72,7 +73,7 @@ def test_tls_serves_those_who_trust_its_authority(start_server, certificates, es
     assert len(try_with(server, certificates.credentials())) == 1
     assert try_with(server, certificates.credentials(roots="stranger")) == grpc.StatusCode.UNAVAILABLE
     assert try_with(server, None) == grpc.StatusCode.UNAVAILABLE
-    espalier("health", server.address, "--ca", certificates.path("ca.pem"))
+    espalier("health", server.address, "--wait", PATIENCE_S, "--ca", certificates.path("ca.pem"))
     espalier("health", server.address, code=69)
     assert server.stop() == 0
 
@@ -82,8 +83,8 @@ def test_mtls_serves_only_certificates_of_the_client_authority(start_server, cer
     assert len(try_with(server, certificates.credentials("client"))) == 1
     for client in (None, "intruder"):
         assert try_with(server, certificates.credentials(client)) == grpc.StatusCode.UNAVAILABLE
-    espalier("health", server.address, "--ca", certificates.path("ca.pem"), "--cert", certificates.path("client.pem"),
-             "--key", certificates.path("client.key"))
+    espalier("health", server.address, "--wait", PATIENCE_S, "--ca", certificates.path("ca.pem"), "--cert",
+             certificates.path("client.pem"), "--key", certificates.path("client.key"))
     assert server.stop() == 0
 
 
@@ -124,6 +125,6 @@ def test_bad_tls_files_are_named(espalier, model, certificates, tmp_path, broken
            "stranger-key": certificates.path("client.key")}[broken]
     (tmp_path / "garbage.key").write_text("nonsense")
     done = espalier("serve", "--model", model, "--grpc", "127.0.0.1:0", "--http", "off", "--tls-cert",
-                    certificates.path("server.pem"), "--tls-key", key, code=None, timeout=60)
+                    certificates.path("server.pem"), "--tls-key", key, code=None)
     assert done.returncode in (65, 66, 69, 74, 77, 78), done.returncode
     assert "tls" in done.stderr.lower()

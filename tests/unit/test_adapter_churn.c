@@ -17,7 +17,7 @@ enum { CYCLES = 1000, WARM = 200 };
 #include <jemalloc/jemalloc.h>
 enum { CYCLES = 10000, WARM = 2000 };
 #endif
-enum { NAMES = 8, CLIENTS = 16, PAGES = 48, HOST_FRAMES = 24 };
+enum { NAMES = 8, CLIENTS = 16, PAGES = 48, HOST_FRAMES = 24, HANG_US = 300000000 };
 
 typedef struct client {
     bool live;
@@ -160,7 +160,7 @@ static void nothing_is_left(churn *c) {
     for (uint32_t i = 0; i < NAMES; i++)
         (void)!adapters_unload(c->l->a, name_of(i, name), ADAPTER_WAIT, NULL);
     adapters_stats stats;
-    int64_t until_us = clock_now_us() + 30000000;
+    int64_t until_us = clock_now_us() + HANG_US;
     do {
         adapters_step(c->l->a, clock_now_us());
         adapters_read_stats(c->l->a, &stats);

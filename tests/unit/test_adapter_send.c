@@ -131,7 +131,8 @@ static model_config config_of(pair *p) {
                       .threads = 1,
                       .max_seqs = 4,
                       .max_context = 256,
-                      .kv_memory = 64 << 20};
+                      .kv_memory = 64 << 20,
+                      .rank_patience_seconds = TINY_PATIENCE_SECONDS};
     c.adapters = (flag_list){.at = {p->name}, .count = 1};
     return c;
 }

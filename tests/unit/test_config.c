@@ -515,6 +515,14 @@ static void ranks_go_with_managing_adapters(void **state) {
     assert_int_equal(p.config.model.tp, 4);
 }
 
+static void ranks_wait_as_long_as_they_are_told(void **state) {
+    (void)state;
+    assert_true(accepted("--model m --tp 4").config.model.rank_patience_seconds == 0);
+    parsed p = accepted("--model m --tp 4 --rank-patience 0.5");
+    assert_true(p.config.model.rank_patience_seconds == 0.5f);
+    refused("--model m --rank-patience 0", "\"0\"", "0.1 to 86400");
+}
+
 static void ranks_may_meet_at_an_address(void **state) {
     (void)state;
     parsed r = accepted("--model m --tp 4 --rendezvous 10.0.0.1:9000 --rank 3");
@@ -560,6 +568,7 @@ int main(void) {
         cmocka_unit_test(odd_config_files_do_no_harm),
         cmocka_unit_test(tls_files_come_together),
         cmocka_unit_test(ranks_go_with_managing_adapters),
+        cmocka_unit_test(ranks_wait_as_long_as_they_are_told),
         cmocka_unit_test(ranks_may_meet_at_an_address),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

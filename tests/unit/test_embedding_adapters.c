@@ -17,6 +17,7 @@
 #include "engine/engine.h"
 #include "engine/model/lora/lora_file.h"
 #include "engine/model/model.h"
+#include "tests/unit/tiny_engine.h"
 #include "tests/unit/vector_file.h"
 
 enum { WIDTH = 64, IDS_MAX = 32, CASES_MAX = 24, PAIRS_MIN = 28, REQUESTS = 40, PAGES = 16 };
@@ -96,6 +97,7 @@ static engine *open_engine(const char *base, model_config config) {
     esp_error err = {0};
     base_path(path, base);
     config.model_path = path;
+    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
     for (uint32_t i = 0; i < case_count; i++) {
         if (!goes_onto(&cases[i], base)) continue;
         snprintf(texts[i], sizeof texts[i], "%s=%s", cases[i].name, cases[i].path);

@@ -18,6 +18,7 @@
 #include "engine/base/pool.h"
 #include "engine/engine.h"
 #include "engine/model/model.h"
+#include "tests/unit/tiny_engine.h"
 #include "tests/unit/vector_file.h"
 
 enum { WIDTH = 64, CONTEXT = 96, PAGES = CONTEXT / KV_PAGE_TOKENS, CASES_MAX = 64, POOLINGS = 3 };
@@ -299,6 +300,7 @@ static engine *open_engine(const char *name, model_config config) {
     engine *e;
     snprintf(path, sizeof path, "%s/tests/vectors/encoders/%s", TEST_SOURCE_DIR, name);
     config.model_path = path;
+    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
     if (engine_open(&e, &config, NULL, NULL, &err)) fail_msg("%s", err.message);
     return e;
 }

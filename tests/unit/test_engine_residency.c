@@ -28,6 +28,7 @@ enum { CYCLES = 300, WARM = 100 };
 enum { CYCLES = 10000, WARM = 2000 };
 #endif
 enum { ADAPTERS = 12, OUTPUT = 6, VOCAB = 320, PROMPT = 9, LIVE = 8, REQUESTS = 200 };
+enum { HANG_US = 300000000 };
 enum { KV_BYTES = 900000, MEMORY_BYTES = 600000 }; /* for about three adapters, and five */
 
 static const tiny_llama_options MODEL = {.layers = 3,
@@ -76,7 +77,7 @@ static request *make_request(engine *e, const char *ref, uint32_t output, esp_er
 }
 
 static void wait_for(const request *r) {
-    int64_t until_us = clock_now_us() + 60000000;
+    int64_t until_us = clock_now_us() + HANG_US;
     while (!atomic_load(&r->done)) {
         assert_true(clock_now_us() < until_us);
         nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
@@ -299,7 +300,7 @@ static void empty(traffic *t) {
         (void)!adapters_unload(a, name, ADAPTER_WAIT, NULL);
     }
     adapters_stats stats;
-    int64_t until_us = clock_now_us() + 60000000;
+    int64_t until_us = clock_now_us() + HANG_US;
     do {
         nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
         adapters_read_stats(a, &stats);

@@ -20,7 +20,7 @@
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 
-enum { REPLICAS = 2, HANG_US = 120000000 };
+enum { REPLICAS = 2, HANG_US = 300000000 };
 
 static const tiny_llama_options BASE = {.layers = 1,
                                         .hidden = 64,

@@ -308,7 +308,7 @@ static void a_pack_is_written_behind(void **state) {
     assert_int_equal(pool_open(&o.pool, 1, NULL), ESP_OK);
     pack_cache *cache = pack_cache_open(&o);
     pack_cache_keep(cache, &item, 1, true);
-    for (int tries = 0; access(plain_path, F_OK) != 0 && tries < 60000; tries++)
+    for (int tries = 0; access(plain_path, F_OK) != 0 && tries < 300000; tries++)
         usleep(1000);
     pack_cache_close(cache);
     cache = pack_cache_open(&o);

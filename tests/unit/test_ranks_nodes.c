@@ -101,7 +101,7 @@ static void assert_equal_bits(answers *a, answers *b) {
 }
 
 static void bits_of(model_config c) {
-    tiny_nodes nodes;
+    tiny_nodes nodes = {.count = 0};
     engine *e = NULL;
     esp_error err = {0};
     c.tp = RANKS;
@@ -163,14 +163,15 @@ static void attention_hangs(kern_device *dev, const kern_attention *op) {
     kern_ref.attention(dev, op);
 }
 
-/* A request that is running when it happens, and what all say of it. */
-static void fail_while_it_runs(const kern_ops *ops, const char *words) {
+/* A request that is running when it happens, after so many of the last rank's calls, and what all say of it. The
+ * patience is that of the last rank's process. */
+static void fail_after(int calls, const kern_ops *ops, float patience_seconds, const char *words) {
     char path[] = "/tmp/espalier-ranks-XXXXXX";
-    tiny_nodes nodes;
+    tiny_nodes nodes = {.others_patience_seconds = patience_seconds};
     engine *e = NULL;
     tiny_write(path, &MODEL);
     atomic_store(&let_go, false);
-    atomic_store(&steps_left, 10);
+    atomic_store(&steps_left, calls);
     model_config c = {.model_path = path, .device = DEVICE_REF, .ops = ops};
     assert_int_equal(tiny_nodes_open(&nodes, &e, c, PROCESSES, EACH, NULL), ESP_OK);
     request *r = make_request(e, 1, 100);
@@ -194,15 +195,15 @@ static void a_rank_elsewhere_whose_device_fails_ends_all_with_its_sentence(void 
     (void)state;
     kern_ops ops = kern_ref;
     ops.sync = sync_fails;
-    fail_while_it_runs(&ops, "device 3 has fallen off the bus");
+    fail_after(10, &ops, 0, "device 3 has fallen off the bus");
 }
 
-/* Its own process names it, or the other one names that process, whoever is first. */
+/* Before it has waited for anybody: the first rank of its process is the only one that has to lose its patience. */
 static void a_rank_elsewhere_that_hangs_ends_all_within_their_patience(void **state) {
     (void)state;
     kern_ops ops = kern_ref;
     ops.attention = attention_hangs;
-    fail_while_it_runs(&ops, "3 of 4 did not come within 5.0 s");
+    fail_after(0, &ops, 1.5f, "rank 3 of 4 did not come within 1.5 s");
 }
 
 static esp_code alloc_fails(kern_device *dev, size_t bytes, void **out, esp_error *err) {
@@ -221,7 +222,7 @@ static void a_rank_elsewhere_that_cannot_open_fails_all_with_its_sentence(void *
     model_config c = {.model_path = path, .device = DEVICE_REF, .ops = &ops};
     uint32_t failures = 0;
     for (bool open = false; !open; failures++) {
-        tiny_nodes nodes;
+        tiny_nodes nodes = {.count = 0};
         engine *e = NULL;
         esp_error err = {0};
         atomic_store(&steps_left, (int)failures);

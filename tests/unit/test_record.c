@@ -16,7 +16,7 @@
 #include "engine/record/replay.h"
 #include "tests/unit/tiny_engine.h"
 
-enum { VOCAB = 320, OUTPUT = 6, REQUESTS = 12 };
+enum { VOCAB = 320, OUTPUT = 6, REQUESTS = 12, HANG_MS = 300000 };
 
 static char model_path[] = "/tmp/espalier-record-model-XXXXXX",
             folder[] = "/tmp/espalier-record-XXXXXX";
@@ -376,7 +376,7 @@ static void a_full_disk_costs_records_and_no_request(void **state) {
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
     take_some(r, e, REQUESTS);
     record_stats stats = {0};
-    for (int i = 0; stats.written + stats.lost < REQUESTS && i < 10000; i++) {
+    for (int i = 0; stats.written + stats.lost < REQUESTS && i < HANG_MS; i++) {
         usleep(1000);
         recorder_read_stats(r, &stats);
     }

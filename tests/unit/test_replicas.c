@@ -19,7 +19,7 @@
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 
-enum { REPLICAS = 2, REQUESTS = 12, OUTPUT = 10, VOCAB_IDS = 256, HANG_US = 120000000 };
+enum { REPLICAS = 2, REQUESTS = 12, OUTPUT = 10, VOCAB_IDS = 256, HANG_US = 300000000 };
 
 static const tiny_llama_options BASE = {.layers = 2,
                                         .hidden = 64,
@@ -59,6 +59,7 @@ static replicas *open_many(model_config config, uint32_t count) {
     esp_error err = {0};
     config.model_path = model_path;
     config.max_context = BASE.context;
+    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
     if (!config.threads) config.threads = count;
     if (replicas_open(&all, &config, count, NULL, NULL, &err) != ESP_OK)
         fail_msg("%s", err.message);
@@ -546,12 +547,12 @@ static void a_rank_that_fails_ends_its_replica_alone(void **state) {
     for (uint32_t i = 0; i < REPLICAS; i++)
         submit(all, on_each[i] = make_request(all, 1, NULL, 1000));
     wait_published(on_each[0]);
-    let_fail(1);
     uint32_t fell = on_each[0]->replica == 0 ? 0 : 1;
+    replicas_cancel(all, on_each[1 - fell]); /* seen when they go on */
+    let_fail(1);
     assert_fell(on_each[fell], "device 1 fell");
     assert_false(replicas_is_up(all, 0));
     assert_true(replicas_is_up(all, 1));
-    replicas_cancel(all, on_each[1 - fell]);
     wait_done(on_each[1 - fell]);
     assert_int_equal(on_each[1 - fell]->finish, FINISH_CANCELLED);
     request_unref(on_each[1 - fell]);

@@ -22,6 +22,7 @@ typedef struct tiny_node {
 typedef struct tiny_nodes {
     tiny_node of[TINY_NODES_MAX]; /* [count] but for the first */
     uint32_t count;
+    float others_patience_seconds; /* of their ranks; 0: the config's */
 } tiny_nodes;
 
 static inline void *tiny_node_run(void *arg) {
@@ -33,18 +34,21 @@ static inline void *tiny_node_run(void *arg) {
     return NULL;
 }
 
-/* `count` processes of `each` ranks. */
+/* `count` processes of `each` ranks; *all is zero but for the patience. */
 static inline esp_code tiny_nodes_open(tiny_nodes *all, engine **out, model_config config,
                                        uint32_t count, uint32_t each, esp_error *err) {
     comm *between[COMM_RANKS_MAX];
-    *all = (tiny_nodes){.count = count};
+    all->count = count;
     comm_local_open(between, count);
     if (!config.threads) config.threads = each;
+    if (!config.rank_patience_seconds) config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
     config.local_ranks = each;
     config.closes_comm = true;
     for (uint32_t i = 1; i < count; i++) {
         tiny_node *n = &all->of[i];
         n->config = config;
+        if (all->others_patience_seconds)
+            n->config.rank_patience_seconds = all->others_patience_seconds;
         n->config.comm = between[i];
         ESP_ASSERT(pthread_create(&n->thread, NULL, tiny_node_run, n) == 0);
     }
