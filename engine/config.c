@@ -119,7 +119,8 @@ static const flag model_flags[] = {
      .most = LIMIT_STEP_TOKENS_MAX,
      .placeholder = "N",
      .help = "most tokens of prompts in a step that extends answers, too: fewer, and answers come "
-             "more evenly; more, and prompts are done sooner; default 384, on cuda --step-tokens"},
+             "more evenly; more, and prompts are done sooner; default 384 with AMX, 192 on other "
+             "processors, on cuda --step-tokens"},
     {.name = "activations",
      .kind = FLAG_CHOICE,
      MODEL_FIELD(activations),

@@ -1,4 +1,4 @@
-/* engine.c - opens and closes an engine, and the doors through which other threads reach it. */
+/* engine.c - opens and closes an engine, runs its thread, tells how it does. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/engine.h"
 
@@ -10,7 +10,6 @@
 
 #include "cluster/comm_nccl.h"
 #include "engine/base/check.h"
-#include "engine/base/clock.h"
 #include "engine/base/least.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
@@ -22,12 +21,9 @@
 enum { MAX_SEQS_DEFAULT = 256, CONTEXT_DEFAULT = 8192 };
 enum { STEP_TOKENS_DEFAULT = 512, STEP_TOKENS_CUDA = 2048 };
 enum { PREFILL_CHUNK_TILES = 384, PREFILL_CHUNK_DEFAULT = 192 };
-enum { KV_TOKENS_PER_SEQ_DEFAULT = 2048 };
 /* Who lives though nothing can be done waits for an adapter, whose frames or whose own deadline come with
  * time alone. */
 enum { IDLE_WAIT_US = 1000000, LIVE_WAIT_US = 20000 };
-#define ADAPTER_MEMORY_DEFAULT ((uint64_t)4 << 30)
-#define ADAPTER_ROOM_BYTES ((uint64_t)512 << 20) /* of the arena, without --adapter-memory */
 
 /* ---- defaults that need the model ---- */
 
@@ -70,9 +66,6 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
 }
 
 /* ---- ranks ---- */
-
-static uint32_t rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
-static bool leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
 
 /* Who this engine computes with. Threads are shared between ranks of one process. */
 static esp_code join_ranks(engine *e, esp_error *err) {
@@ -141,7 +134,7 @@ static esp_code check_alike(engine *e, esp_error *err) {
 /* What could not be split is no mistake, but whoever waits for a gain should know. */
 static void tell_shards(const engine *e) {
     const model_shard *s = model_get_shard(e->model);
-    if (!e->comm || !leads(e) || (s->attention && s->mlp)) return;
+    if (!e->comm || !engine_leads(e) || (s->attention && s->mlp)) return;
     log_event(LOG_WARN, "rank_computes_all", "part=%s ranks=%u reason=\"%s\"",
               s->attention ? "mlp" : "attention", s->ranks,
               "it cannot be shared out in whole heads and blocks");
@@ -172,130 +165,12 @@ static esp_code open_device(engine *e, esp_error *err) {
                        .least_arg = e};
     code = e->ops->open(&e->dev, &e->opened_with, err);
     if (code != ESP_OK) return code;
-    profile_print(e->ops, e->dev, rank_count(e),
+    profile_print(e->ops, e->dev, engine_rank_count(e),
                   e->config.quantize_given ? &e->config.quantize : NULL, e->profile);
     if (e->comm) code = open_device_comm(e, err);
     if (code != ESP_OK) return code;
     if (e->config.op_timer) op_timer_wrap(e->config.op_timer, &e->ops, &e->dev);
     return ESP_OK;
-}
-
-/* ---- pages ---- */
-
-/* Most pages that max_seqs sequences of that many tokens hold, when the tokens of one step are spread
- * over them or all one sequence's. */
-static uint64_t pages_wanted(const engine *e, uint32_t tokens) {
-    const page_groups *groups = model_page_groups(e->model);
-    const model_config *c = &e->config;
-    uint64_t pages = 0;
-    for (uint32_t g = 0; g < groups->count; g++) {
-        uint64_t decoding = kv_group_pages(groups->windows[g], 1, tokens);
-        uint64_t prefilling = kv_group_pages(groups->windows[g], c->step_tokens, tokens);
-        pages += (c->max_seqs - 1) * decoding + prefilling;
-    }
-    return pages;
-}
-
-/* Engines that share the host's memory. */
-static uint64_t sharers(const model_config *c) { return c->replicas ? c->replicas : 1; }
-
-static uint64_t adapter_memory(const model_config *c) {
-    uint64_t tenth = mem_available() / 10;
-    if (c->adapter_memory) return c->adapter_memory / sharers(c);
-    return (tenth < ADAPTER_MEMORY_DEFAULT ? tenth : ADAPTER_MEMORY_DEFAULT) / sharers(c);
-}
-
-static bool takes_adapters(const model_config *c) {
-    return c->adapters.count > 0 || c->adapter_store || c->serves;
-}
-
-/* Of the logits of a row: adapters may add tokens. */
-static uint32_t widest_vocab(const engine *e) {
-    return e->model_vocab + (takes_adapters(&e->config) ? MODEL_ADDED_TOKENS_MAX : 0);
-}
-
-static uint64_t arena_for_adapters(const model_config *c) {
-    if (!takes_adapters(c)) return 0;
-    if (c->adapter_memory) return c->adapter_memory;
-    uint64_t memory = adapter_memory(c);
-    return memory < ADAPTER_ROOM_BYTES ? memory : ADAPTER_ROOM_BYTES;
-}
-
-/* Pages of so many tokens a sequence, and frames for adapters, which hold half of all at most
- * (adapters.h). Frames that nobody uses take no memory. */
-static uint64_t frames_wanted(const engine *e, uint32_t tokens, uint64_t frame_bytes) {
-    uint64_t pages = pages_wanted(e, tokens);
-    uint64_t room = arena_for_adapters(&e->config) / frame_bytes;
-    return pages > room ? pages + room : 2 * room;
-}
-
-/* What --gpu-memory-utilization leaves, now that weights and workspace are taken. */
-static uint64_t memory_left(const engine *e, const kern_memory *memory) {
-    float part = e->config.gpu_memory_utilization;
-    uint64_t ours = (uint64_t)((double)memory->total * (double)(part > 0 ? part : 0.9f));
-    uint64_t used = memory->total - memory->free;
-    return ours > used ? ours - used : 0;
-}
-
-/* --kv-memory; or what the device has left; or, in memory that is shared with others, min(25% of what is
- * available, what max_seqs sequences of 2,048 tokens need, and adapters). Replicas share the host's. */
-static uint64_t kv_memory_wanted(const engine *e, uint64_t frame_bytes) {
-    const model_config *c = &e->config;
-    kern_memory memory;
-    e->ops->memory(e->dev, &memory);
-    if (c->kv_memory) return c->kv_memory / (memory.shared ? sharers(c) : 1);
-    if (!memory.shared) return memory_left(e, &memory);
-    uint32_t tokens = least(c->max_context, KV_TOKENS_PER_SEQ_DEFAULT);
-    uint64_t need = frames_wanted(e, tokens, frame_bytes) * frame_bytes;
-    uint64_t quarter = memory.free / 4 / sharers(c);
-    return need < quarter ? need : quarter;
-}
-
-static uint64_t own_frame_bytes(const engine *e) {
-    return e->ops->frame_bytes(e->dev, model_kv_shape(e->model));
-}
-
-/* Of a frame in that memory: its part on each rank, where they share one. */
-static uint64_t whole_frame_bytes(const engine *e) {
-    kern_memory memory;
-    e->ops->memory(e->dev, &memory);
-    return own_frame_bytes(e) * (memory.shared ? rank_count(e) : 1);
-}
-
-static esp_code plan_pages(engine *e, esp_error *err) {
-    const page_groups *groups = model_page_groups(e->model);
-    uint64_t frame = whole_frame_bytes(e);
-    if (e->config.page_count) {
-        e->page_count = e->config.page_count;
-        return ESP_OK;
-    }
-    uint64_t memory = kv_memory_wanted(e, frame), pages = memory / frame;
-    uint64_t useful = frames_wanted(e, e->config.max_context, frame);
-    uint64_t fewest = 2ull * groups->count;
-    if (pages > useful) pages = useful;
-    if (pages < fewest && !e->config.kv_memory && e->config.device == DEVICE_CUDA)
-        return esp_fail_field(err, ESP_EXHAUSTED, "--gpu-memory-utilization",
-                              "%llu bytes of the device's memory are left for keys and values, and "
-                              "at least %llu are needed; raise --gpu-memory-utilization, or lower "
-                              "--step-tokens",
-                              (unsigned long long)memory, (unsigned long long)(fewest * frame));
-    if (pages < fewest)
-        return esp_fail_field(err, ESP_INVALID, "--kv-memory",
-                              "--kv-memory %llu: a page of this model takes %llu bytes and at "
-                              "least %llu are needed",
-                              (unsigned long long)memory, (unsigned long long)frame,
-                              (unsigned long long)fewest);
-    e->page_count = (uint32_t)pages;
-    return ESP_OK;
-}
-
-/* As many on every rank as rank 0 says. */
-static esp_code take_pages(engine *e, esp_error *err) {
-    esp_code code = leads(e) ? plan_pages(e, err) : ESP_OK;
-    if (e->comm) comm_broadcast(e->comm, &e->page_count, sizeof e->page_count);
-    if (code != ESP_OK || !e->page_count) return code; /* the latter: rank 0 says why */
-    e->arena_bytes = e->page_count * own_frame_bytes(e);
-    return e->ops->alloc(e->dev, e->arena_bytes, &e->arena, err);
 }
 
 static esp_code open_scheduler(engine *e, esp_error *err) {
@@ -332,117 +207,6 @@ static void take_batch(engine *e) {
     engine_take_flights(e);
     e->lead = e->ops->beside && !e->comm && !e->config.no_lead;
     if (e->comm) ranks_take_message(e);
-}
-
-/* ---- adapters ---- */
-
-static void on_announce(void *arg) { ranks_send_adapter(arg); }
-static void on_wake(void *arg) { signal_wake(&((engine *)arg)->inbox_signal); }
-static void on_arrived(void *arg, adapter *ad) { sched_retry(((engine *)arg)->sched, ad); }
-static void on_end_users(void *arg, adapter *ad, const esp_error *why) {
-    engine_end_users(arg, ad, why);
-}
-
-static esp_code check_names_differ(const flag_list *all, uint32_t count, const char *name,
-                                   esp_error *err) {
-    char other[CONFIG_ADAPTER_NAME_BYTES];
-    const char *path;
-    for (uint32_t i = 0; i < count; i++)
-        if (config_adapter(all->at[i], other, &path, NULL) == ESP_OK && !strcmp(other, name))
-            return esp_fail_field(err, ESP_OUT_OF_RANGE, "--adapter",
-                                  "--adapter: two are called \"%s\"; give one another name, as in "
-                                  "--adapter NAME=DIR",
-                                  name);
-    return ESP_OK;
-}
-
-static esp_code load_adapters(engine *e, esp_error *err) {
-    const flag_list *all = &e->config.adapters;
-    esp_code code = ESP_OK;
-    for (uint32_t i = 0; i < all->count && code == ESP_OK; i++) {
-        char name[CONFIG_ADAPTER_NAME_BYTES];
-        const char *path;
-        code = config_adapter(all->at[i], name, &path, err);
-        if (code == ESP_OK) code = check_names_differ(all, i, name, err);
-        if (code == ESP_OK) code = adapters_load(e->adapters, name, path, NULL, err);
-    }
-    return code;
-}
-
-/* A server finds what `espalier adapter import` has put into the default store, if there is one; one that
- * was named is made, for uploads. */
-static esp_code open_store(engine *e, esp_error *err) {
-    const model_config *c = &e->config;
-    char folder[PATH_MAX];
-    const char *root = c->adapter_store;
-    esp_error why = {0};
-    if (!root && c->serves) root = config_adapter_store(folder, sizeof folder);
-    if (!root) return ESP_OK;
-    bool create = c->adapter_store && c->serves; /* for uploads */
-    esp_code code = store_open(&e->store, &(store_options){.root = root, .create = create}, &why);
-    if (code == ESP_OK || (!c->adapter_store && code == ESP_NOT_FOUND)) return ESP_OK;
-    if (err) *err = why;
-    return code;
-}
-
-/* What each rank holds of the adapters' updates, as of the base's matrices. */
-static esp_code plan_shards(engine *e, esp_error *err) {
-    if (!e->comm) return ESP_OK;
-    esp_code code = ESP_OK;
-    e->shards = mem_new(e->comm->size, sizeof *e->shards);
-    for (uint32_t rank = 0; rank < e->comm->size && code == ESP_OK; rank++)
-        code = shard_plan(&e->shards[rank], model_file_weights(e->file), rank, e->comm->size, err);
-    return code;
-}
-
-/* Takes the file over when there may be adapters: they are held against its tensors as they come. */
-static esp_code open_adapters(engine *e, model_file **file, esp_error *err) {
-    const model_config *c = &e->config;
-    if (!takes_adapters(c)) return ESP_OK;
-    e->file = *file;
-    *file = NULL;
-    esp_code code = open_store(e, err);
-    if (code == ESP_OK) code = plan_shards(e, err);
-    if (code != ESP_OK) return code;
-    code = adapters_open(&e->adapters,
-                         &(adapters_options){.ops = e->ops,
-                                             .dev = e->dev,
-                                             .device = e->opened_with,
-                                             .base = model_file_weights(e->file),
-                                             .tok = e->tok,
-                                             .allow_other_base = c->allow_other_base,
-                                             .sched = e->sched,
-                                             .arena = e->arena,
-                                             .frame_bytes = e->arena_bytes / e->page_count,
-                                             .frame_count = e->page_count,
-                                             .host_memory = adapter_memory(c),
-                                             .store = e->store,
-                                             .comm = e->comm,
-                                             .shards = e->shards,
-                                             .announce = on_announce,
-                                             .wake = on_wake,
-                                             .arrived = on_arrived,
-                                             .end_users = on_end_users,
-                                             .arg = e},
-                         err);
-    if (code != ESP_OK) return code;
-    sched_adapters how = adapters_for_scheduler(e->adapters);
-    sched_set_adapters(e->sched, &how);
-    return load_adapters(e, err);
-}
-
-/* What rank 0 sends of its own to the others. */
-static void open_followed(engine *e) {
-    if (!takes_adapters(&e->config)) return;
-    e->followed =
-        adapter_follower_open(&(follower_options){.ops = e->ops,
-                                                  .dev = e->dev,
-                                                  .comm = e->comm,
-                                                  .model = e->model,
-                                                  .arena = e->arena,
-                                                  .frame_bytes = e->arena_bytes / e->page_count,
-                                                  .frame_count = e->page_count,
-                                                  .ids_max = ADAPTERS_MAX});
 }
 
 /* ---- open and close ---- */
@@ -506,7 +270,7 @@ static esp_code load_model(engine *e, model_file *file,
                        .tokens_max = e->config.step_tokens,
                        .rows_max = e->rows_max,
                        .seqs_max = e->config.max_seqs,
-                       .no_adapters = !takes_adapters(&e->config),
+                       .no_adapters = !engine_takes_adapters(e),
                        .context_max = e->config.max_context,
                        .keep_pages = e->config.keep_pages,
                        .progress = progress,
@@ -526,23 +290,24 @@ static esp_code open_model(engine *e, model_file *file,
     if (code != ESP_OK) return code;
     agree_on_replay(e);
     e->rows_max = most(e->config.max_seqs, MODEL_LOGITS_ROWS);
-    if (leads(e)) code = open_text(e, file, err);
+    if (engine_leads(e)) code = open_text(e, file, err);
     if (code == ESP_OK) code = load_model(e, file, progress, progress_arg, err);
     if ((code = agree(e, code, err)) != ESP_OK) return code;
     if ((code = agree(e, check_alike(e, err), err)) != ESP_OK) return code;
     tell_shards(e);
     e->model_vocab = spec->vocab;
-    code = take_pages(e, err);
+    code = engine_take_pages(e, err);
     if ((code = agree(e, code, err)) != ESP_OK) return code;
     take_batch(e);
-    if (!leads(e)) {
-        open_followed(e);
+    if (!engine_leads(e)) {
+        engine_open_followed(e);
         return ESP_OK;
     }
     if (e->comm) e->comm->patience_us = e->rank_patience_us;
     code = open_scheduler(e, err);
     if (code == ESP_OK && !engine_embeds(e))
-        code = sample_rows_open(&e->sampling, e->pool, widest_vocab(e), MODEL_LOGITS_ROWS, err);
+        code =
+            sample_rows_open(&e->sampling, e->pool, engine_widest_vocab(e), MODEL_LOGITS_ROWS, err);
     return code;
 }
 
@@ -561,7 +326,7 @@ esp_code engine_open(engine **out, const model_config *config,
     if (code == ESP_OK) code = open_model(e, file, progress, progress_arg, err);
     if (code == ESP_OK && config->digest)
         snprintf(e->digest, sizeof e->digest, "%s", model_file_digest(file));
-    if (code == ESP_OK && leads(e)) code = open_adapters(e, &file, err);
+    if (code == ESP_OK && engine_leads(e)) code = engine_open_adapters(e, &file, err);
     model_file_close(file); /* the mapping goes: weights and tokenizer are copies */
     if (code != ESP_OK) {
         esp_error why = {.code = code};
@@ -588,7 +353,7 @@ static void drop_queue(queue *q) {
 
 /* Everyone who still lives is told that the engine goes. */
 static void end_all(engine *e) {
-    if (!e->inbox || !leads(e)) return;
+    if (!e->inbox || !engine_leads(e)) return;
     atomic_store(&e->stopping, true);
     engine_cancel_all(e);
     while (engine_step(e))
@@ -604,7 +369,7 @@ void engine_close(engine *e) {
         pthread_join(e->thread, NULL);
     }
     end_all(e);
-    if (e->comm && leads(e) && e->inbox) ranks_stop(e);
+    if (e->comm && engine_leads(e) && e->inbox) ranks_stop(e);
     ranks_close(e->ranks);
     if (e->config.closes_comm) comm_close(e->config.comm);
     drop_queue(e->inbox);
@@ -635,139 +400,6 @@ void engine_close(engine *e) {
     free(e->absolute_path);
     free(e);
 }
-
-/* ---- what other threads call ---- */
-
-esp_code engine_refuse_classifier(const request *r, esp_error *err) {
-    return esp_fail_field(
-        err, ESP_PRECONDITION, "model",
-        "model: adapter \"%s\" classifies texts and generates none; use Classify, "
-        "or espalier classify",
-        r->by.name);
-}
-
-static esp_code check_kind(const engine *e, const request *r, esp_error *err) {
-    if (r->classifies) {
-        ESP_ASSERT(r->adapter && r->embedding_width == adapter_label_count(r->adapter));
-        return ESP_OK;
-    }
-    if (r->adapter && adapter_label_count(r->adapter)) return engine_refuse_classifier(r, err);
-    if (engine_embeds(e) == (r->embedding_width > 0)) return ESP_OK;
-    if (engine_embeds(e))
-        return esp_fail_field(err, ESP_PRECONDITION, "model",
-                              "model: \"%s\" embeds texts and generates none; use Embed, or "
-                              "espalier embed",
-                              e->name);
-    return esp_fail_field(err, ESP_PRECONDITION, "model",
-                          "model: \"%s\" generates text and embeds none; use Generate, or espalier "
-                          "generate",
-                          e->name);
-}
-
-/* The scheduler judges the rest of an input to embed: it has no output to leave room for. */
-static esp_code check_input(const engine *e, const request *r, esp_error *err) {
-    uint32_t width = model_get_spec(e->model)->hidden;
-    ESP_ASSERT(r->classifies || r->embedding_width == width);
-    if (r->prompt_count > e->config.max_context)
-        return esp_fail_field(err, ESP_INVALID, "inputs",
-                              "inputs: %u tokens; at most %u are taken (--max-context)",
-                              r->prompt_count, e->config.max_context);
-    uint32_t pages = (r->prompt_count + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-    if ((uint64_t)pages * e->batch.group_count > e->page_count)
-        return esp_fail_field(err, ESP_INVALID, "inputs",
-                              "inputs: %u tokens need %u pages, the cache has %u (--kv-memory)",
-                              r->prompt_count, pages * e->batch.group_count, e->page_count);
-    return ESP_OK;
-}
-
-static esp_code check_fits(const engine *e, const request *r, esp_error *err) {
-    uint64_t tokens = (uint64_t)r->prompt_count + r->output_max;
-    if (r->embedding_width) return check_input(e, r, err);
-    if (r->prompt_count >= e->config.max_context)
-        return esp_fail_field(err, ESP_INVALID, "prompt",
-                              "prompt: %u tokens leave no room for output in a context of %u "
-                              "(--max-context)",
-                              r->prompt_count, e->config.max_context);
-    if (tokens > e->config.max_context)
-        return esp_fail_field(err, ESP_INVALID, "max_tokens",
-                              "max_tokens: %u after a prompt of %u tokens is over the context of "
-                              "%u (--max-context); at most %u fit",
-                              r->output_max, r->prompt_count, e->config.max_context,
-                              e->config.max_context - r->prompt_count);
-    uint64_t pages = kv_pages_for(sched_kv(e->sched), (uint32_t)tokens);
-    if (pages > e->page_count)
-        return esp_fail_field(err, ESP_INVALID, "max_tokens",
-                              "max_tokens: %llu tokens in all need %llu pages, the cache has %u "
-                              "(--kv-memory)",
-                              (unsigned long long)tokens, (unsigned long long)pages, e->page_count);
-    return ESP_OK;
-}
-
-static esp_code check_room(engine *e, esp_error *err) {
-    if (atomic_load_explicit(&e->draining, memory_order_relaxed)) {
-        esp_fail(err, ESP_UNAVAILABLE, "the server is draining and takes no new requests");
-        return ESP_UNAVAILABLE;
-    }
-    uint32_t before = atomic_fetch_add_explicit(&e->live_count, 1, memory_order_relaxed);
-    if (before < e->live_max) return ESP_OK;
-    atomic_fetch_sub_explicit(&e->live_count, 1, memory_order_relaxed);
-    esp_fail(err, ESP_EXHAUSTED, "%u requests are running or waiting, which is the limit", before);
-    if (err) {
-        uint32_t ms = atomic_load_explicit(&e->counters.retry_ms, memory_order_relaxed);
-        err->retry_ms = ms ? ms : 1000;
-    }
-    return ESP_EXHAUSTED;
-}
-
-esp_code engine_submit(engine *e, request *r, esp_error *err) {
-    esp_code code = check_kind(e, r, err);
-    if (code == ESP_OK) code = check_fits(e, r, err);
-    if (code == ESP_OK) code = check_room(e, err);
-    if (code != ESP_OK) return code;
-    if (!r->submitted_us) r->submitted_us = clock_now_us();
-    request_ref(r);
-    bool pushed = queue_push(e->inbox, r);
-    ESP_ASSERT(pushed); /* the inbox holds as many as may live */
-    signal_wake(&e->inbox_signal);
-    return ESP_OK;
-}
-
-void engine_cancel(engine *e, request *r) {
-    if (atomic_exchange_explicit(&r->cancel_asked, true, memory_order_acq_rel)) return;
-    if (atomic_load_explicit(&r->done, memory_order_acquire)) return;
-    request_ref(r);
-    /* Full of requests that ended meanwhile: the flag is seen when its next token is picked. */
-    if (!queue_push(e->cancels, r)) request_unref(r);
-    signal_wake(&e->inbox_signal);
-}
-
-void engine_cancel_all(engine *e) {
-    atomic_store_explicit(&e->cancel_all, true, memory_order_release);
-    signal_wake(&e->inbox_signal);
-}
-
-void engine_drain(engine *e) { atomic_store(&e->draining, true); }
-
-void engine_return_slot(engine *e, request *r) {
-    if (!atomic_exchange_explicit(&r->slot_returned, true, memory_order_relaxed))
-        atomic_fetch_sub_explicit(&e->live_count, 1, memory_order_relaxed);
-}
-
-request *engine_news(engine *e) {
-    request *r = queue_pop(e->news);
-    if (!r) return NULL;
-    /* Lowered before the caller reads `published`: whatever comes later is news again. */
-    atomic_exchange_explicit(&r->in_news, false, memory_order_acq_rel);
-    if (atomic_load_explicit(&r->done, memory_order_acquire)) engine_return_slot(e, r);
-    return r;
-}
-
-signal_word *engine_news_signal(engine *e) {
-    atomic_store_explicit(&e->news_wanted, true, memory_order_release);
-    return e->tells;
-}
-
-void engine_share_news(engine *e, signal_word *with) { e->tells = with; }
 
 /* ---- the engine's own thread ---- */
 

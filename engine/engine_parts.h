@@ -1,5 +1,5 @@
-/* engine_parts.h - the inside of an engine, shared by engine.c (open, submit, close), the step (loop.c, launch.c,
- * collect.c) and ranks.c; nobody else includes it. */
+/* engine_parts.h - the inside of an engine, shared by what opens and closes it (engine.c, engine_memory.c,
+ * engine_adapters.c), its doors (submit.c), the step (loop.c, launch.c, collect.c) and ranks.c; nobody else includes it. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_ENGINE_PARTS_H
 #define ESPALIER_ENGINE_PARTS_H
@@ -122,6 +122,27 @@ static inline uint32_t engine_observe(atomic_histogram *h, int64_t us) {
     atomic_fetch_add_explicit(&h->sum_us, (uint64_t)(us > 0 ? us : 0), memory_order_relaxed);
     return bucket;
 }
+
+/* ---- opening ---- */
+
+static inline uint32_t engine_rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
+static inline bool engine_leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
+static inline bool engine_takes_adapters(const engine *e) {
+    return e->config.adapters.count > 0 || e->config.adapter_store || e->config.serves;
+}
+/* Of the logits of a row: adapters may add tokens. */
+static inline uint32_t engine_widest_vocab(const engine *e) {
+    return e->model_vocab + (engine_takes_adapters(e) ? MODEL_ADDED_TOKENS_MAX : 0);
+}
+
+/* The arena: as many pages on every rank as rank 0 says. Once the model is open. */
+ESP_CHECKED esp_code engine_take_pages(engine *e, esp_error *err);
+/* Bytes for packed adapters in the host's memory, beside those in use. */
+uint64_t engine_adapter_memory(const engine *e);
+/* On rank 0. Takes the file over when there may be adapters: they are held against its tensors as they come. */
+ESP_CHECKED esp_code engine_open_adapters(engine *e, model_file **file, esp_error *err);
+/* On the others: what rank 0 sends of its own. */
+void engine_open_followed(engine *e);
 
 /* ---- the step ---- */
 

@@ -243,7 +243,7 @@ typedef struct int8_block {
 typedef struct int16_block {
     int16_t codes[TILE_COLS];
     float scale;
-    float sum[4];
+    float sum[4]; /* as above; the fourth is what a vector of them leaves there */
     int32_t sum_int[4];
     uint32_t unused[7];
 } int16_block;
