@@ -448,11 +448,28 @@ static void read_states(const cpu_lora_plan *plan, const lora_rows *rows, uint32
     }
 }
 
+/* One tile and group: B as floats, for all tokens. */
+typedef struct group_rows {
+    _Alignas(CACHE_LINE_BYTES) float b[LORA_GROUP][TILE_ROWS];
+    uint32_t ranks;
+} group_rows;
+
+static void add_group(const group_rows *group, const float *h, float *y) {
+    vf p[VECTORS];
+    for (uint32_t v = 0; v < VECTORS; v++)
+        p[v] = v_zero();
+    for (uint32_t r = 0; r < group->ranks; r++)
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[v] =
+            v_fma(v_load(&group->b[r][v * LANES]), v_set1(h[r]), p[v]);
+    for (uint32_t v = 0; v < VECTORS; v++)
+        v_store(y + v * LANES, v_add(v_load(y + v * LANES), p[v]));
+}
+
 static void add_sums(const linear_job *job, const lora_rows *rows) {
     uint32_t rank = rows->use->lora->part[rows->part].rank;
     const cpu_lora_part *part = &rows->use->layout.part[rows->part];
     for (uint32_t g = 0; g < cpu_lora_groups(rank); g++) {
-        lora_group_rows group;
+        group_rows group;
         group.ranks = cpu_lora_group(rank, g);
         for (uint32_t first = 0; first < group.ranks; first += LORA_STATE_RANKS)
             read_ranks(lora_tile_unit(rows, &part->b[g]), group.ranks, first, group.b);
@@ -460,7 +477,7 @@ static void add_sums(const linear_job *job, const lora_rows *rows) {
             float h[LORA_GROUP];
             read_states(job->lora, rows, t, part->state_first + g * LORA_GROUP / LORA_STATE_RANKS,
                         group.ranks, h);
-            lora_add_group(&group, h, rows->y + (size_t)(t - rows->begin) * rows->stride);
+            add_group(&group, h, rows->y + (size_t)(t - rows->begin) * rows->stride);
         }
     }
 }

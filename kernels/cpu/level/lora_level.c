@@ -5,13 +5,16 @@
  * Work   shrink: units of a panel and SHRINK_TOKENS tokens, split statically; update: in its strip's worker
  * Shape  h[r] has a chain for each remainder of its columns by CHAINS, p = fma(a[r][k], x[k], p) with k in order;
  *        the chains are added up two by two, times scale. B h as in lora_rows.h
- * Cost   A and B are read once for SHRINK_TOKENS tokens, for a chunk */
+ * Cost   A is read once for SHRINK_TOKENS tokens, B for UPDATE_TOKENS. Bar: bench/bench_lora_kernels.c */
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/level/lora_rows.h"
 
+/* How many tokens share what was read: with CHAINS as many sums as registers hold. */
 enum {
     CHAINS = 4,
-    SHRINK_TOKENS = 2, /* with CHAINS: as many sums as registers hold */
+    SHRINK_TOKENS = VECTORS == 1 ? 6 : 2, /* of a panel, .. */
+    SHRINK_FEW = 2,                       /* .. where there are no more: those of decoding */
+    UPDATE_TOKENS = VECTORS == 1 ? 8 : 4, /* of a tile */
 };
 
 static float *states_of(const cpu_lora_plan *plan, const cpu_lora_use *use, uint32_t token) {
@@ -34,13 +37,13 @@ typedef struct shrink_unit {
 
 typedef vf shrink_sums[SHRINK_TOKENS][CHAINS][VECTORS];
 
-/* Columns k .. of the panel's block, the inputs of each token as floats. */
-ALWAYS_INLINE void add_block(const uint16_t *a, uint32_t ranks,
+/* A panel's block and the inputs of some tokens as floats; tokens is a constant. */
+ALWAYS_INLINE void add_block(uint32_t tokens, const uint16_t *a, uint32_t ranks,
                              const float x[SHRINK_TOKENS][TILE_COLS], shrink_sums sums) {
     for (uint32_t k = 0; k < TILE_COLS; k += CHAINS)
         UNROLL for (uint32_t c = 0; c < CHAINS; c++) UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
             vf w = v_load_bf16(a + (size_t)(k + c) * ranks + v * LANES);
-            UNROLL for (uint32_t t = 0; t < SHRINK_TOKENS; t++) sums[t][c][v] =
+            UNROLL for (uint32_t t = 0; t < tokens; t++) sums[t][c][v] =
                 v_fma(w, v_set1(x[t][k + c]), sums[t][c][v]);
         }
 }
@@ -64,39 +67,47 @@ static float scale_of(const cpu_lora_use *use, uint32_t rank) {
     return use->lora->part[i].scale;
 }
 
-static void store_states(const shrink_job *job, const shrink_unit *unit, shrink_sums sums) {
-    uint32_t first = unit->panel * LORA_PANEL;
+/* h of the unit's token t: the chains together, times scale. */
+ALWAYS_INLINE void store_states(const shrink_job *job, const shrink_unit *unit, uint32_t t,
+                                const float *scales, vf sums[CHAINS][VECTORS]) {
     uint32_t ranks = cpu_lora_panel(&unit->use->layout, unit->panel);
-    for (uint32_t t = 0; t < unit->tokens; t++) {
-        float *out = states_of(job->dev->lora, unit->use, unit->token + t) + first;
-        float h[LORA_PANEL];
-        for (uint32_t v = 0; v < VECTORS; v++)
-            v_store(h + v * LANES, v_add(v_add(sums[t][0][v], sums[t][1][v]),
-                                         v_add(sums[t][2][v], sums[t][3][v])));
-        for (uint32_t r = 0; r < ranks; r++)
-            out[r] = h[r] * scale_of(unit->use, first + r);
+    float h[LORA_PANEL];
+    for (uint32_t v = 0; v < VECTORS; v++) {
+        vf all = v_add(v_add(sums[0][v], sums[1][v]), v_add(sums[2][v], sums[3][v]));
+        v_store(h + v * LANES, v_mul(all, v_load(scales + v * LANES)));
     }
+    float *out = states_of(job->dev->lora, unit->use, unit->token + t);
+    memcpy(out + unit->panel * LORA_PANEL, h, ranks * sizeof *h);
 }
 
-static void run_unit(const shrink_job *job, const shrink_unit *unit) {
+/* A unit of so many tokens at most, a constant. */
+ALWAYS_INLINE void shrink_tokens(uint32_t tokens, const shrink_job *job, const shrink_unit *unit) {
     const kern_lora *lora = unit->use->lora;
     const lora_run *run = &unit->use->layout.a[unit->panel];
     uint32_t ranks = cpu_lora_panel(&unit->use->layout, unit->panel);
+    float scales[LORA_PANEL] = {0}, x[SHRINK_TOKENS][TILE_COLS] = {{0}};
     shrink_sums sums;
-    for (uint32_t t = 0; t < SHRINK_TOKENS; t++)
-        for (uint32_t c = 0; c < CHAINS; c++)
-            for (uint32_t v = 0; v < VECTORS; v++)
-                sums[t][c][v] = v_zero();
+    for (uint32_t r = 0; r < ranks; r++)
+        scales[r] = scale_of(unit->use, unit->panel * LORA_PANEL + r);
+    UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t c = 0; c < CHAINS; c++)
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++) sums[t][c][v] = v_zero();
     for (uint32_t b = 0, together; b < run->units; b += together) {
         const uint16_t *a = lora_unit(run, lora->pieces, b, &together);
         for (uint32_t i = 0; i < together; i++, a += ranks * TILE_COLS) {
-            float x[SHRINK_TOKENS][TILE_COLS] = {{0}};
             for (uint32_t t = 0; t < unit->tokens; t++)
                 read_inputs(job, lora->cols, unit->token + t, b + i, x[t]);
-            add_block(a, ranks, x, sums);
+            add_block(tokens, a, ranks, x, sums);
         }
     }
-    store_states(job, unit, sums);
+    UNROLL for (uint32_t t = 0; t < tokens; t++) if (t < unit->tokens)
+        store_states(job, unit, t, scales, sums[t]);
+}
+
+static void run_unit(const shrink_job *job, const shrink_unit *unit) {
+    if (unit->tokens <= SHRINK_FEW)
+        shrink_tokens(SHRINK_FEW, job, unit);
+    else
+        shrink_tokens(SHRINK_TOKENS, job, unit);
 }
 
 static uint32_t unit_count(const cpu_lora_use *use) {
@@ -138,20 +149,57 @@ void LEVEL_NAME(lora_shrink)(kern_device *dev, const kern_linear *op) {
 
 /* --- B h ------------------------------------------------------------------------------------ */
 
-static void add_sums(const linear_job *job, const lora_rows *rows) {
-    uint32_t rank = rows->use->lora->part[rows->part].rank;
-    const cpu_lora_part *part = &rows->use->layout.part[rows->part];
-    for (uint32_t g = 0; g < cpu_lora_groups(rank); g++) {
-        lora_group_rows group;
-        group.ranks = cpu_lora_group(rank, g);
-        const uint16_t *b = lora_tile_unit(rows, &part->b[g]);
-        for (uint32_t r = 0; r < group.ranks; r++)
-            for (uint32_t v = 0; v < TILE_ROWS; v += LANES)
-                v_store(&group.b[r][v], v_load_bf16(b + r * TILE_ROWS + v));
-        for (uint32_t t = rows->begin; t < rows->end; t++) {
-            const float *h = states_of(job->lora, rows->use, t) + part->first + g * LORA_GROUP;
-            lora_add_group(&group, h, rows->y + (size_t)(t - rows->begin) * rows->stride);
+/* Tokens of a use in a tile: where their h and their sums lie. */
+typedef struct update_rows {
+    const float *h; /* [tokens][h_stride] */
+    float *y;       /* [tokens][y_stride] */
+    uint32_t h_stride, y_stride;
+} update_rows;
+
+/* Adds B h of a group of ranks, b [ranks][16]; tokens is a constant. */
+ALWAYS_INLINE void add_tokens(uint32_t tokens, const uint16_t *b, uint32_t ranks,
+                              const update_rows *rows) {
+    vf p[UPDATE_TOKENS][VECTORS];
+    UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
+        p[t][v] = v_zero();
+    for (uint32_t r = 0; r < ranks; r++)
+        UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
+            vf w = v_load_bf16(b + r * TILE_ROWS + v * LANES);
+            UNROLL for (uint32_t t = 0; t < tokens; t++) p[t][v] =
+                v_fma(w, v_set1(rows->h[(size_t)t * rows->h_stride + r]), p[t][v]);
         }
+    UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t v = 0; v < VECTORS; v++) {
+        float *y = rows->y + (size_t)t * rows->y_stride + v * LANES;
+        v_store(y, v_add(v_load(y), p[t][v]));
+    }
+}
+
+static void add_group(const uint16_t *b, uint32_t ranks, update_rows rows, uint32_t tokens) {
+    for (; tokens >= UPDATE_TOKENS; tokens -= UPDATE_TOKENS) {
+        add_tokens(UPDATE_TOKENS, b, ranks, &rows);
+        rows.h += (size_t)UPDATE_TOKENS * rows.h_stride;
+        rows.y += (size_t)UPDATE_TOKENS * rows.y_stride;
+    }
+    for (; tokens >= 2; tokens -= 2) {
+        add_tokens(2, b, ranks, &rows);
+        rows.h += (size_t)2 * rows.h_stride;
+        rows.y += (size_t)2 * rows.y_stride;
+    }
+    if (tokens) add_tokens(1, b, ranks, &rows);
+}
+
+static void add_sums(const linear_job *job, const lora_rows *rows) {
+    const cpu_lora_use *use = rows->use;
+    uint32_t rank = use->lora->part[rows->part].rank;
+    const cpu_lora_part *part = &use->layout.part[rows->part];
+    for (uint32_t g = 0; g < cpu_lora_groups(rank); g++) {
+        update_rows at = {.h =
+                              states_of(job->lora, use, rows->begin) + part->first + g * LORA_GROUP,
+                          .y = rows->y,
+                          .h_stride = use->layout.ranks,
+                          .y_stride = rows->stride};
+        add_group(lora_tile_unit(rows, &part->b[g]), cpu_lora_group(rank, g), at,
+                  rows->end - rows->begin);
     }
 }
 

@@ -1,7 +1,7 @@
 /* lora_rows.h - the update of sums that lie in rows of tokens, with the vectors of any level.
  *
- * A tile's B of one group of ranks becomes floats once, for all tokens; a token's are then, r in order,
- *   p = fma(b[r], h[r], p) from p = 0,   y = y + p   a group after the other
+ * A token's sums of a tile are, a group of ranks after the other and r in order,
+ *   p = fma(b[r], h[r], p) from p = 0,   y = y + p
  * What follows the last group: y = y * magnitude, y = y + bias. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_LORA_ROWS_H
@@ -9,23 +9,6 @@
 
 #include "kernels/cpu/level/linear_job.h"
 #include "kernels/cpu/lora_plan.h"
-
-/* One tile and group: B as floats; the h of a token, which the level reads its way. */
-typedef struct lora_group_rows {
-    _Alignas(CACHE_LINE_BYTES) float b[LORA_GROUP][TILE_ROWS];
-    uint32_t ranks;
-} lora_group_rows;
-
-ALWAYS_INLINE void lora_add_group(const lora_group_rows *group, const float *h, float *y) {
-    vf p[VECTORS];
-    for (uint32_t v = 0; v < VECTORS; v++)
-        p[v] = v_zero();
-    for (uint32_t r = 0; r < group->ranks; r++)
-        UNROLL for (uint32_t v = 0; v < VECTORS; v++) p[v] =
-            v_fma(v_load(&group->b[r][v * LANES]), v_set1(h[r]), p[v]);
-    for (uint32_t v = 0; v < VECTORS; v++)
-        v_store(y + v * LANES, v_add(v_load(y + v * LANES), p[v]));
-}
 
 /* A tile's sums of tokens begin .. end of the op: y[(token - begin) * stride]. */
 typedef struct lora_rows {
