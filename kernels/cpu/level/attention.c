@@ -224,10 +224,17 @@ static uint32_t items_of_seq(const attention_job *job, uint32_t seq) {
     return (queries + job->item_queries - 1) / job->item_queries;
 }
 
+/* Items come in order of position, the later the longer: round the workers and back, so that none has
+ * all the long ones. */
+static uint32_t worker_of(uint32_t item, uint32_t workers) {
+    uint32_t turn = item % (2 * workers);
+    return turn < workers ? turn : 2 * workers - 1 - turn;
+}
+
 static void attend_items(void *arg, uint32_t worker, uint32_t workers) {
     const attention_job *job = arg;
     const kern_attention *op = job->op;
-    uint32_t turn = 0; /* whose the next item is */
+    uint32_t index = 0; /* of the next item */
     for (uint32_t seq = 0; seq < op->batch->seq_count; seq++) {
         uint32_t queries = op->batch->seq_tokens[seq] * job->group;
         for (uint32_t head = 0; head < op->kv.shape->kv_heads; head++)
@@ -235,8 +242,8 @@ static void attend_items(void *arg, uint32_t worker, uint32_t workers) {
                 uint32_t left = queries - begin;
                 attention_item item = {.seq = seq, .kv_head = head, .begin = begin};
                 item.count = left < job->item_queries ? left : job->item_queries;
-                if (turn == worker) attend_item(job, &item, &job->dev->scratch[worker]);
-                turn = turn + 1 == workers ? 0 : turn + 1;
+                if (worker_of(index++, workers) == worker)
+                    attend_item(job, &item, &job->dev->scratch[worker]);
             }
     }
 }
