@@ -180,10 +180,13 @@ typedef struct cpu_scratch {
     _Alignas(CACHE_LINE_BYTES) uint8_t codes[STRIP_TILES][2 * TILE_COLS * TILE_ROWS];
     _Alignas(CACHE_LINE_BYTES) float scales[STRIP_TILES][2][TILE_ROWS];  /* of each 16 columns, */
     _Alignas(CACHE_LINE_BYTES) float offsets[STRIP_TILES][2][TILE_ROWS]; /* or all in the first */
-    /* Attention, rows packed at the head's own width: a page as float32; the queries' outputs. */
+    /* Attention, rows packed at the head's own width: a page as float32; the queries' outputs. Then what
+     * level/attend_many.c has side by side: queries [D][QUERIES_MAX]; scores. */
     _Alignas(CACHE_LINE_BYTES) float keys[CPU_HEAD_DIM_MAX * KV_PAGE_TOKENS];
     _Alignas(CACHE_LINE_BYTES) float values[KV_PAGE_TOKENS * CPU_HEAD_DIM_MAX];
     _Alignas(CACHE_LINE_BYTES) float outs[QUERIES_MAX * CPU_HEAD_DIM_MAX];
+    _Alignas(CACHE_LINE_BYTES) float queries[CPU_HEAD_DIM_MAX * QUERIES_MAX];
+    _Alignas(CACHE_LINE_BYTES) float scores[KV_PAGE_TOKENS][QUERIES_MAX];
     amx_attention attention;
 } cpu_scratch;
 

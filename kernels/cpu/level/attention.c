@@ -5,22 +5,17 @@
  *
  * In      q in qkv [T, (heads + 2*kv_heads) * D] f32; pages of cpu.h, bf16 or f32
  * Out     out [T, heads*D] bf16
- * Temp    per worker: one page as float32, outputs of the item's queries
- * Work    an item is some queries (token and head) of one sequence and kv head; items go round the workers. A query
- *         walks its pages in order, alone in its arithmetic: how many queries share the loads of a page changes no bit
+ * Temp    per worker: one page as float32, outputs of the item's queries, and attend_many.c's
+ * Work    an item is some queries (token and head) of one sequence and kv head; items go round the workers and back. A
+ *         query walks its pages in order, alone in its arithmetic: how many queries share the loads of a page, and
+ *         which of the two ways of attend.h they go, changes no bit
  * Units   scores and maxima in base 2: scale * log2(e) * q.k
  * Needs   D even, at most CPU_HEAD_DIM_MAX. Slots beyond a query's range may hold anything, NaN too
  * Cost    2*D*16 FMA lanes and one exp of 16 lanes a page and query. Bar: bench/bench_attention.c
  * Source  online softmax, arXiv:1805.02867; pages, arXiv:2309.06180 */
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/level/simd.h"
+#include "kernels/cpu/level/attend.h"
 
-enum {
-    SHARED_QUERIES = 4,                   /* that use one load of k or v together */
-    VALUE_VECTORS = VECTORS == 1 ? 4 : 2, /* of one row of v held at a time */
-};
-
-#define UNROLL
 #define LOG2_E 1.44269504088896341f
 
 typedef struct attention_job {
@@ -29,29 +24,6 @@ typedef struct attention_job {
     uint32_t group;        /* query heads of a kv head */
     uint32_t item_queries; /* at most */
 } attention_job;
-
-typedef struct query {
-    const float *q;
-    float *out;           /* running sum of p * v, relative to top */
-    uint32_t last, first; /* sees keys first..last */
-    float top, sum;
-} query;
-
-/* Some queries against one page. */
-typedef struct page_view {
-    const void *keys, *values; /* [D][16], [16][out_width] */
-    uint32_t begin;            /* position of slot 0 */
-    uint32_t dim, width;       /* D; rounded up to 16 */
-    float scale;               /* base 2 */
-    float softcap;             /* base 2; 0: none */
-} page_view;
-
-typedef enum page_kind { PAGE_BF16, PAGE_F32 } page_kind;
-
-ALWAYS_INLINE vf load_page(page_kind kind, const void *base, size_t index) {
-    return kind == PAGE_BF16 ? v_load_bf16((const uint16_t *)base + index)
-                             : v_load((const float *)base + index);
-}
 
 /* Scores of 16 keys for each query, even and odd dims summed apart, then together. */
 ALWAYS_INLINE void score(page_kind kind, uint32_t count, const page_view *page,
@@ -75,20 +47,6 @@ ALWAYS_INLINE void score(page_kind kind, uint32_t count, const page_view *page,
     }
 }
 
-/* Slots of the page that the query sees: [first, end), empty when first >= end. */
-typedef struct slot_range {
-    uint32_t first, end;
-} slot_range;
-
-static slot_range visible(const query *q, uint32_t begin) {
-    slot_range range = {0, 0};
-    if (q->last < begin || q->first >= begin + KV_PAGE_TOKENS) return range;
-    uint32_t end = q->last - begin + 1;
-    range.first = q->first > begin ? q->first - begin : 0;
-    range.end = end < KV_PAGE_TOKENS ? end : KV_PAGE_TOKENS;
-    return range;
-}
-
 /* Turns scores into weights relative to the new maximum; the return value scales what was summed
  * before. Slots out of range get exactly 0. */
 ALWAYS_INLINE float soften(query *q, v16 scores, slot_range range, float *weights) {
@@ -109,34 +67,12 @@ ALWAYS_INLINE float soften(query *q, v16 scores, slot_range range, float *weight
     return shrink;
 }
 
-/* out = out * shrink + sum over the range's slots, in order, of weight * v; columns from `at`. */
-ALWAYS_INLINE void add_columns(page_kind kind, uint32_t count, uint32_t vectors,
-                               const page_view *page, const query *queries, slot_range range,
-                               float (*weights)[KV_PAGE_TOKENS], const float *shrink, uint32_t at) {
-    vf acc[SHARED_QUERIES][VALUE_VECTORS];
-    UNROLL for (uint32_t i = 0; i < count; i++) UNROLL for (uint32_t c = 0; c < vectors; c++)
-        acc[i][c] = v_mul(v_load(queries[i].out + at + c * LANES), v_set1(shrink[i]));
-    for (uint32_t slot = range.first; slot < range.end; slot++) {
-        vf value[VALUE_VECTORS];
-        UNROLL for (uint32_t c = 0; c < vectors; c++) value[c] =
-            load_page(kind, page->values, (size_t)slot * page->width + at + c * LANES);
-        UNROLL for (uint32_t i = 0; i < count; i++) {
-            vf p = v_set1(weights[i][slot]);
-            UNROLL for (uint32_t c = 0; c < vectors; c++) acc[i][c] = v_fma(p, value[c], acc[i][c]);
-        }
-    }
-    UNROLL for (uint32_t i = 0; i < count; i++) UNROLL for (uint32_t c = 0; c < vectors; c++)
-        v_store(queries[i].out + at + c * LANES, acc[i][c]);
-}
-
-ALWAYS_INLINE void add_values(page_kind kind, uint32_t count, const page_view *page,
-                              const query *queries, slot_range range,
-                              float (*weights)[KV_PAGE_TOKENS], const float *shrink) {
-    uint32_t at = 0;
-    for (; at + VALUE_VECTORS * LANES <= page->width; at += VALUE_VECTORS * LANES)
-        add_columns(kind, count, VALUE_VECTORS, page, queries, range, weights, shrink, at);
-    for (; at < page->width; at += LANES)
-        add_columns(kind, count, 1, page, queries, range, weights, shrink, at);
+ALWAYS_INLINE page_weights weights_of(float (*weights)[KV_PAGE_TOKENS], const float *shrink,
+                                      uint32_t first) {
+    return (page_weights){.at = weights[first],
+                          .shrink = shrink + first,
+                          .query_step = KV_PAGE_TOKENS,
+                          .slot_step = 1};
 }
 
 /* count queries, at most SHARED_QUERIES and a constant, against one page. */
@@ -157,12 +93,12 @@ ALWAYS_INLINE void attend_together(page_kind kind, uint32_t count, const page_vi
         if (ranges[i].end > ranges[i].first)
             shrink[i] = soften(&queries[i], scores[i], ranges[i], weights[i]);
     if (same) {
-        add_values(kind, count, page, queries, ranges[0], weights, shrink);
+        add_values(kind, count, page, queries, ranges[0], weights_of(weights, shrink, 0));
         return;
     }
     for (uint32_t i = 0; i < count; i++)
         if (ranges[i].end > ranges[i].first)
-            add_values(kind, 1, page, queries + i, ranges[i], weights + i, shrink + i);
+            add_values(kind, 1, page, queries + i, ranges[i], weights_of(weights, shrink, i));
 }
 
 ALWAYS_INLINE void attend_page(page_kind kind, const page_view *page, query *queries,
@@ -178,26 +114,15 @@ ALWAYS_INLINE void attend_page(page_kind kind, const page_view *page, query *que
         attend_together(kind, 1, page, queries + i);
 }
 
-static void attend_bf16(const page_view *page, query *queries, uint32_t count) {
-    attend_page(PAGE_BF16, page, queries, count);
-}
-
-static void attend_f32(const page_view *page, query *queries, uint32_t count) {
-    attend_page(PAGE_F32, page, queries, count);
-}
-
-static void widen(const uint16_t *in, float *out, uint32_t count) {
-    for (uint32_t i = 0; i < count; i += LANES)
-        v_store(out + i, v_load_bf16(in + i));
-}
-
-/* More queries than share one load: a bf16 page is widened once for all of them. */
-static void attend_wide(page_view page, query *queries, uint32_t count, cpu_scratch *scratch) {
-    widen(page.keys, scratch->keys, page.dim * KV_PAGE_TOKENS);
-    widen(page.values, scratch->values, page.width * KV_PAGE_TOKENS);
-    page.keys = scratch->keys;
-    page.values = scratch->values;
-    attend_f32(&page, queries, count);
+/* Keys in a vector's lanes. */
+static void attend_few(page_kind kind, const page_view *page, query *queries, uint32_t count,
+                       cpu_scratch *scratch) {
+    if (kind == PAGE_BF16 && count <= SHARED_QUERIES) {
+        attend_page(PAGE_BF16, page, queries, count);
+        return;
+    }
+    page_view wide = kind == PAGE_BF16 ? widened(page, scratch) : *page;
+    attend_page(PAGE_F32, &wide, queries, count);
 }
 
 /* Queries are numbered token by token, the heads of the group within. */
@@ -223,7 +148,7 @@ static void open_queries(const attention_job *job, const attention_item *item, q
             .out = outs + (size_t)i * width,
             .last = op->bidirectional ? op->batch->seq_tokens[item->seq] - 1 : position,
             .first = op->window && position >= op->window ? position - op->window + 1 : 0,
-            .top = -INFINITY,
+            .top = NO_TOP,
         };
     }
 }
@@ -269,7 +194,12 @@ static page_view page_at(const attention_job *job, const attention_item *item, u
 static void attend_item(const attention_job *job, const attention_item *item,
                         cpu_scratch *scratch) {
     query queries[QUERIES_MAX];
+    many_queries side_by_side;
     open_queries(job, item, queries, scratch->outs);
+    uint32_t dim = job->op->kv.shape->head_dim;
+    bool many = many_suits(item->count);
+    if (many) LEVEL_NAME(many_open)(&side_by_side, queries, item->count, dim, scratch);
+    page_kind kind = job->dev->kv_dtype == DT_F32 ? PAGE_F32 : PAGE_BF16;
     uint32_t first = queries[0].first / KV_PAGE_TOKENS;
     uint32_t last = queries[item->count - 1].last / KV_PAGE_TOKENS;
     size_t row_bytes = KV_PAGE_TOKENS * cpu_kv_element_bytes(job->dev);
@@ -280,13 +210,12 @@ static void attend_item(const attention_job *job, const attention_item *item,
             prefetch_block(next.keys, page.dim * row_bytes);
             prefetch_block(next.values, page.width * row_bytes);
         }
-        if (job->dev->kv_dtype == DT_F32)
-            attend_f32(&page, queries, item->count);
-        else if (item->count <= SHARED_QUERIES)
-            attend_bf16(&page, queries, item->count);
+        if (many)
+            LEVEL_NAME(many_attend)(&side_by_side, kind, &page);
         else
-            attend_wide(page, queries, item->count, scratch);
+            attend_few(kind, &page, queries, item->count, scratch);
     }
+    if (many) LEVEL_NAME(many_close)(&side_by_side);
     close_queries(job, item, queries);
 }
 
@@ -295,10 +224,17 @@ static uint32_t items_of_seq(const attention_job *job, uint32_t seq) {
     return (queries + job->item_queries - 1) / job->item_queries;
 }
 
+/* Items come in order of position, the later the longer: round the workers and back, so that none has
+ * all the long ones. */
+static uint32_t worker_of(uint32_t item, uint32_t workers) {
+    uint32_t turn = item % (2 * workers);
+    return turn < workers ? turn : 2 * workers - 1 - turn;
+}
+
 static void attend_items(void *arg, uint32_t worker, uint32_t workers) {
     const attention_job *job = arg;
     const kern_attention *op = job->op;
-    uint32_t turn = 0; /* whose the next item is */
+    uint32_t index = 0; /* of the next item */
     for (uint32_t seq = 0; seq < op->batch->seq_count; seq++) {
         uint32_t queries = op->batch->seq_tokens[seq] * job->group;
         for (uint32_t head = 0; head < op->kv.shape->kv_heads; head++)
@@ -306,8 +242,8 @@ static void attend_items(void *arg, uint32_t worker, uint32_t workers) {
                 uint32_t left = queries - begin;
                 attention_item item = {.seq = seq, .kv_head = head, .begin = begin};
                 item.count = left < job->item_queries ? left : job->item_queries;
-                if (turn == worker) attend_item(job, &item, &job->dev->scratch[worker]);
-                turn = turn + 1 == workers ? 0 : turn + 1;
+                if (worker_of(index++, workers) == worker)
+                    attend_item(job, &item, &job->dev->scratch[worker]);
             }
     }
 }
