@@ -249,12 +249,19 @@ ALWAYS_INLINE void multiply(dot_class class, uint32_t tiles, uint32_t tokens,
     }
 }
 
+ALWAYS_INLINE void multiply_first(dot_class class, uint32_t tiles, uint32_t first, uint32_t *tokens,
+                                  dot_task *task) {
+    multiply(class, tiles, first, task);
+    task->token += first;
+    task->x += first;
+    *tokens -= first;
+}
+
+/* The last 8 tokens are 4 and 4: a pass of 2 waits for its own sums, and takes as long as one of 4. */
 ALWAYS_INLINE void multiply_all(dot_class class, uint32_t tiles, uint32_t tokens, dot_task task) {
-    for (; tokens >= MANY_TOKENS; tokens -= MANY_TOKENS) {
-        multiply(class, tiles, MANY_TOKENS, &task);
-        task.token += MANY_TOKENS;
-        task.x += MANY_TOKENS;
-    }
+    while (tokens >= MANY_TOKENS && tokens != MANY_TOKENS + 2)
+        multiply_first(class, tiles, MANY_TOKENS, &tokens, &task);
+    if (tokens > MANY_TOKENS) multiply_first(class, tiles, FEW_TOKENS, &tokens, &task);
     if (!EACH_COUNT) {
         if (tokens > 0) multiply(class, tiles, tokens, &task);
         return;
