@@ -206,11 +206,11 @@ static esp_code tell_missing(const host *h, esp_error *err) {
 static esp_code receive_all(host *h, int64_t until_us, esp_error *err) {
     while (h->missing > 0) {
         int64_t now_us = clock_now_us();
-        if (now_us > until_us) return tell_missing(h, err);
         wait_for_guests(h);
         take_guests(h, now_us);
         for (uint32_t i = 0; i < h->guest_count;)
             if (hear(h, i, now_us)) i++;
+        if (h->missing > 0 && now_us > until_us) return tell_missing(h, err);
     }
     return ESP_OK;
 }

@@ -194,7 +194,8 @@ static const flag model_flags[] = {
      .most = 86400,
      .placeholder = "SECONDS",
      .help = "how long ranks that compute wait for each other; who is silent for longer ends the "
-             "replica; more where they share a busy machine; default 5"},
+             "replica; more where they share a busy machine, though health tells of a step of over "
+             "10 seconds; default 5"},
     {.name = "gpu-memory-utilization",
      .kind = FLAG_F32,
      MODEL_FIELD(gpu_memory_utilization),

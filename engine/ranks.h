@@ -2,7 +2,7 @@
  * model, pages and a thread each, and compute every step batch that rank 0 sends.
  *
  *   engine_open of rank 0 --- ranks_start ---> a thread for each other rank: engine_open, engine_follow
- *          both: weights loaded, agree; pages of equal number taken, agree (engine.c)
+ *          both: weights loaded, agree; pages of equal number taken, agree (engine.c, engine_memory.c)
  *   engine_step           --- adapters    ---> adapter_follower_take (adapters/adapter_send.h)
  *                         --- ranks_send  ---> forward and logits, in the same order of collectives
  *   engine_close          --- ranks_stop  ---> engine_follow returns, the thread ends

@@ -191,8 +191,8 @@ static bool twins_are_told(int64_t patience_us) {
     ranks[0].options =
         (comm_tcp_options){.address = address, .size = 3, .patience_us = patience_us};
     assert_int_equal(pthread_create(&threads[0], NULL, live, &ranks[0]), 0);
-    twin.options =
-        (comm_tcp_options){.address = address, .rank = 1, .size = 3, .patience_us = HANG_US};
+    twin.options = (comm_tcp_options){
+        .address = address, .rank = 1, .size = 3, .patience_us = 2 * patience_us};
     ranks[1].options = other.options = twin.options;
     other.options.size = 4;
     assert_int_equal(pthread_create(&threads[1], NULL, live, &ranks[1]), 0);

@@ -503,6 +503,15 @@ static void assert_fell(request *r, const char *words) {
     request_unref(r);
 }
 
+/* Of a replica that goes on: it runs until it is cancelled, or has worked all off by then. */
+static void end_survivor(replicas *all, request *r) {
+    replicas_cancel(all, r);
+    wait_done(r);
+    bool whole = r->finish == FINISH_CANCELLED || r->finish == FINISH_LENGTH;
+    assert_true(whole);
+    request_unref(r);
+}
+
 static void one_that_fails_takes_nobody_with_it(void **state) {
     (void)state;
     answer out;
@@ -524,11 +533,7 @@ static void one_that_fails_takes_nobody_with_it(void **state) {
         assert_int_equal(r->replica, 1 - falls);
         keep(r, &out);
     }
-    replicas_cancel(all, on_each[1]);
-    wait_done(on_each[1]);
-    bool whole = on_each[1]->finish == FINISH_CANCELLED || on_each[1]->finish == FINISH_LENGTH;
-    assert_true(whole);
-    request_unref(on_each[1]);
+    end_survivor(all, on_each[1]);
     /* With the last one every request is told why. */
     atomic_store(&devices[1 - falls].fails, true);
     request *late = make_request(all, 3, NULL, OUTPUT);
@@ -548,14 +553,11 @@ static void a_rank_that_fails_ends_its_replica_alone(void **state) {
         submit(all, on_each[i] = make_request(all, 1, NULL, 1000));
     wait_published(on_each[0]);
     uint32_t fell = on_each[0]->replica == 0 ? 0 : 1;
-    replicas_cancel(all, on_each[1 - fell]); /* seen when they go on */
     let_fail(1);
     assert_fell(on_each[fell], "device 1 fell");
     assert_false(replicas_is_up(all, 0));
     assert_true(replicas_is_up(all, 1));
-    wait_done(on_each[1 - fell]);
-    assert_int_equal(on_each[1 - fell]->finish, FINISH_CANCELLED);
-    request_unref(on_each[1 - fell]);
+    end_survivor(all, on_each[1 - fell]);
     for (uint32_t i = 0; i < 3; i++) {
         request *r = make_request(all, i, NULL, OUTPUT);
         submit(all, r);
@@ -576,9 +578,7 @@ static void a_first_rank_that_fails_ends_its_replica_alone(void **state) {
     uint32_t fell = on_each[0]->replica == 0 ? 0 : 1;
     let_fail(0);
     assert_fell(on_each[fell], "device 0 fell");
-    replicas_cancel(all, on_each[1 - fell]);
-    wait_done(on_each[1 - fell]);
-    request_unref(on_each[1 - fell]);
+    end_survivor(all, on_each[1 - fell]);
     assert_int_equal(group_pin(replicas_adapters(all), "a", true, NULL), ESP_OK);
     for (uint32_t i = 0; i < 4; i++) {
         request *r = make_request(all, i, "a", OUTPUT);

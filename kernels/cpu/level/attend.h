@@ -4,7 +4,7 @@
  * Both compute a query by one chain of operations, so they give the same bits:
  *   s       scale * (fma over even dims + fma over odd dims), dims in order; capped
  *   top'    max(top, s of the slots in range)
- *   shrink  exp2(top - top')
+ *   shrink  exp2(top - top'), which is exactly 1 where top does not move
  *   p       exp2(s - top'), 0 out of range
  *   sum'    sum * shrink + (p of the 16 slots, folded by halves, 16 -> 8 -> 4 -> 2 -> 1)
  *   out'    out * shrink, then fma of p * v over the slots in range, in order */
@@ -29,7 +29,7 @@ enum {
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* Top of a query that has seen no key: below all scores, and finite, as -inf - -inf is NaN. */
+/* Top of a query that has seen no key: no finite score is below it, and it is finite, as -inf - -inf is NaN. */
 #define NO_TOP (-FLT_MAX)
 
 typedef struct query {

@@ -9,7 +9,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/level/lora_rows.h"
 
-/* How many tokens share what was read: with CHAINS as many sums as registers hold. */
+/* How many tokens share what was read; with CHAINS the sums of a panel fill most registers. */
 enum {
     CHAINS = 4,
     SHRINK_TOKENS = VECTORS == 1 ? 6 : 2, /* of a panel, .. */
@@ -104,10 +104,10 @@ ALWAYS_INLINE void shrink_tokens(uint32_t tokens, const shrink_job *job, const s
 }
 
 static void run_unit(const shrink_job *job, const shrink_unit *unit) {
-    if (unit->tokens <= SHRINK_FEW)
-        shrink_tokens(SHRINK_FEW, job, unit);
-    else
+    if (SHRINK_TOKENS > SHRINK_FEW && unit->tokens > SHRINK_FEW)
         shrink_tokens(SHRINK_TOKENS, job, unit);
+    else
+        shrink_tokens(SHRINK_FEW, job, unit);
 }
 
 static uint32_t unit_count(const cpu_lora_use *use) {
