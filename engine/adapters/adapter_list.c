@@ -67,14 +67,21 @@ static int by_name(const void *x, const void *y) {
     return names ? names : (p->version > q->version) - (p->version < q->version);
 }
 
+/* Nobody has it any more; its memory goes back a little later. */
+static bool is_over(const adapter_info *info) {
+    return info->state == ADAPTER_LEAVING && info->users == 0;
+}
+
 void adapters_list(adapters *a, adapter_info **out, size_t *count) {
     pthread_mutex_lock(&a->lock);
     adapter_info *list = mem_new(a->adapter_count + 1, sizeof *list);
     size_t filled = 0;
     for (uint32_t i = 0; i < NAME_BUCKETS; i++)
         for (const adapter_entry *e = a->names[i]; e; e = e->next)
-            for (const adapter *ad = e->versions; ad; ad = ad->next_version)
-                list_info(ad, &list[filled++]);
+            for (const adapter *ad = e->versions; ad; ad = ad->next_version) {
+                list_info(ad, &list[filled]);
+                filled += !is_over(&list[filled]);
+            }
     pthread_mutex_unlock(&a->lock);
     qsort(list, filled, sizeof *list, by_name);
     *out = list;

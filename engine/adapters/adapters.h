@@ -204,7 +204,7 @@ ESP_CHECKED esp_code adapters_pin(adapters *a, const char *ref, bool pinned, esp
 ESP_CHECKED esp_code adapters_set_alias(adapters *a, const char *name, uint32_t version,
                                         esp_error *err);
 
-/* All that are known, by name and version: *out is malloc'd, the caller's. */
+/* All that can be had or are in use, by name and version: *out is malloc'd, the caller's. */
 void adapters_list(adapters *a, adapter_info **out, size_t *count);
 void adapter_read_info(adapters *a, const adapter *ad, adapter_info *out);
 /* Where that content is under that name; ADAPTER_DISK also where it is not known. Asks for nothing. */

@@ -60,10 +60,10 @@ static void take_out(unload_waits *all, waiter *w) {
     if (w->next) w->next->previous = w->previous;
 }
 
+/* Of those that are leaving lists show none but who have some. */
 static bool has_users(const waiter *w, const adapter_info *infos, size_t count) {
     for (size_t i = 0; i < count; i++)
-        if (infos[i].state == ADAPTER_LEAVING && infos[i].users &&
-            adapter_is_named(&infos[i], w->reference))
+        if (infos[i].state == ADAPTER_LEAVING && adapter_is_named(&infos[i], w->reference))
             return true;
     return false;
 }

@@ -634,6 +634,20 @@ static void the_list_shows_each_version_once(void **state) {
     lab_close(l);
 }
 
+/* The loader, which takes it apart, has not run yet. */
+static void the_list_shows_nothing_that_is_over(void **state) {
+    (void)state;
+    lab *l = lab_open(&(lab_options){.pages = 64, .seqs_max = 4, .context_max = 64});
+    adapter_info *list;
+    size_t count;
+    load(l, "a", 1, 1, 4);
+    assert_int_equal(adapters_unload(l->a, "a", ADAPTER_WAIT, NULL), ESP_OK);
+    adapters_list(l->a, &list, &count);
+    assert_int_equal(count, 0);
+    free(list);
+    lab_close(l);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_loaded_adapter_is_packed_and_comes_to_the_device_when_asked_for),
@@ -660,6 +674,7 @@ int main(void) {
         cmocka_unit_test(one_that_is_too_large_is_not_read_over_and_over),
         cmocka_unit_test(no_more_are_known_at_once_than_there_may_be),
         cmocka_unit_test(the_list_shows_each_version_once),
+        cmocka_unit_test(the_list_shows_nothing_that_is_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
