@@ -21,14 +21,6 @@ enum {
     VALUE_VECTORS = VECTORS == 1 ? 4 : 2, /* of one row of v held at a time */
 };
 
-/* The loop has few rounds, and their number is a constant: write them out. Under the sanitizers,
- * which check each access, that would take minutes to compile. */
-#ifdef ESPALIER_SANITIZED
-#define UNROLL
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
-
 /* Top of a query that has seen no key: no finite score is below it, and it is finite, as -inf - -inf is NaN. */
 #define NO_TOP (-FLT_MAX)
 

@@ -13,6 +13,16 @@
 
 #include "kernels/cpu/level/level.h"
 
+/* The loop has few rounds, and their number is a constant: write them out. Under the sanitizers,
+ * which check each access, that would take minutes to compile. */
+#ifdef ESPALIER_SANITIZED
+#define UNROLL
+#define UNROLL_16
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL_16 _Pragma("GCC unroll 16")
+#endif
+
 #ifdef CPU_LEVEL_avx512
 
 enum { LANES = 16, VECTORS = 1 };

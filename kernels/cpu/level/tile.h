@@ -17,16 +17,6 @@ enum {
     STRIP_ROWS = STRIP_TILES * TILE_ROWS,
 };
 
-/* The loop has few rounds, and their number is a constant: write them out. Under the sanitizers,
- * which check each access, that would take minutes to compile. */
-#ifdef ESPALIER_SANITIZED
-#define UNROLL
-#define UNROLL_16
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#define UNROLL_16 _Pragma("GCC unroll 16")
-#endif
-
 /* The thread sanitizer looks at each access to a vector: of the loops over weights that would take all of the time of a
  * test. So they are not looked at, and tile_watch reads of what other workers have written in their stead. */
 #ifdef __SANITIZE_THREAD__
