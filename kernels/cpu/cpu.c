@@ -203,7 +203,7 @@ static void check_updates(const kern_linear *op) {
 static void run_updated(kern_device *dev, const kern_linear *op) {
     check_updates(op);
     for (uint32_t base = 0, count; base < op->token_count; base += count) {
-        count = cpu_lora_least(op->token_count - base, LORA_TOKENS);
+        count = least(op->token_count - base, LORA_TOKENS);
         kern_linear part = part_of_linear(op, base, count);
         cpu_lora_plan_op(dev, op, base, count);
         part.lora_count = dev->lora->count; /* 0: the base alone */

@@ -33,7 +33,7 @@ static void pack_panel(const kern_device *dev, const kern_lora_desc *desc, uint3
     lora_clear(run, pieces);
     for (uint32_t b = 0, together; b < run->units; b++) {
         uint16_t *unit = lora_unit(run, pieces, b, &together);
-        uint32_t column = b * TILE_COLS, count = cpu_lora_least(desc->cols - column, TILE_COLS);
+        uint32_t column = b * TILE_COLS, count = least(desc->cols - column, TILE_COLS);
         for (uint32_t r = 0; r < ranks; r++) {
             uint32_t rank = first + r;
             const kern_lora_part *part = part_of(desc, &rank);
@@ -58,8 +58,8 @@ static void pack_group(const kern_device *dev, const kern_lora_part *part, uint3
     for (uint32_t tile = 0, together; tile < run->units; tile++) {
         uint32_t row = tile * TILE_ROWS;
         put_rows(dev->level->by_rows, part->b + (size_t)row * part->rank + g * LORA_GROUP,
-                 part->rank, cpu_lora_least(part->rows - row, TILE_ROWS),
-                 cpu_lora_group(part->rank, g), lora_unit(run, pieces, tile, &together));
+                 part->rank, least(part->rows - row, TILE_ROWS), cpu_lora_group(part->rank, g),
+                 lora_unit(run, pieces, tile, &together));
     }
 }
 
@@ -68,7 +68,7 @@ static void pack_rows(const float *from, uint32_t rows, const lora_run *run, voi
     for (uint32_t row = 0; from && row < rows; row += TILE_ROWS) {
         uint32_t together;
         memcpy(lora_unit(run, pieces, row / TILE_ROWS, &together), from + row,
-               cpu_lora_least(rows - row, TILE_ROWS) * sizeof *from);
+               least(rows - row, TILE_ROWS) * sizeof *from);
     }
 }
 

@@ -48,9 +48,7 @@ void cpu_lora_lay_out(const kern_device *dev, const kern_lora *lora, size_t *byt
 
 /* --- the plan ----------------------------------------------------------------------------- */
 
-static uint32_t plan_tokens(const kern_device *dev) {
-    return cpu_lora_least(dev->tokens_max, LORA_TOKENS);
-}
+static uint32_t plan_tokens(const kern_device *dev) { return least(dev->tokens_max, LORA_TOKENS); }
 
 /* Each token may have an update of its own, and a tile one more of the tile before. */
 static size_t states_room(const kern_device *dev) {

@@ -21,6 +21,7 @@
 #ifndef ESPALIER_LORA_PLAN_H
 #define ESPALIER_LORA_PLAN_H
 
+#include "engine/base/least.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/lora_run.h"
 
@@ -51,12 +52,11 @@ typedef struct cpu_lora_layout {
 } cpu_lora_layout;
 
 /* Ranks of panel p, of group g of a part. */
-static inline uint32_t cpu_lora_least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static inline uint32_t cpu_lora_panel(const cpu_lora_layout *layout, uint32_t p) {
-    return cpu_lora_least(layout->ranks - p * LORA_PANEL, LORA_PANEL);
+    return least(layout->ranks - p * LORA_PANEL, LORA_PANEL);
 }
 static inline uint32_t cpu_lora_group(uint32_t rank, uint32_t g) {
-    return cpu_lora_least(rank - g * LORA_GROUP, LORA_GROUP);
+    return least(rank - g * LORA_GROUP, LORA_GROUP);
 }
 static inline uint32_t cpu_lora_groups(uint32_t rank) {
     return (rank + LORA_GROUP - 1) / LORA_GROUP;

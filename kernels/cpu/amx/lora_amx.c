@@ -174,7 +174,7 @@ static void run_blocks(shrink_group *g, uint32_t blocks) {
 
 /* Tokens of a tile of the op. */
 static uint32_t tokens_in(const linear_job *job, uint32_t tile) {
-    return cpu_lora_least(job->op->token_count - tile * TILE_TOKENS, TILE_TOKENS);
+    return least(job->op->token_count - tile * TILE_TOKENS, TILE_TOKENS);
 }
 
 static const uint16_t *inputs_of(const linear_job *job, uint32_t tile) {
@@ -209,7 +209,7 @@ static void multiply_group(shrink_group *g, float (*sums)[C_TILE]) {
         count = block < whole ? whole - block : 1;
         for (uint32_t i = 0; i < FOUR; i++) {
             if (g->s[i].left == 0) read_on(&g->task[i], &g->s[i]);
-            count = cpu_lora_least(count, g->s[i].left);
+            count = least(count, g->s[i].left);
         }
         if (block < whole)
             run_blocks(g, count);
@@ -232,7 +232,7 @@ static void multiply_group(shrink_group *g, float (*sums)[C_TILE]) {
 static uint32_t tokens_of(const shrink_task *task) {
     uint32_t base = task->tile * TILE_TOKENS, first = task->use->first;
     uint32_t begin = first < base ? 0 : first - base;
-    uint32_t end = cpu_lora_least(first + task->use->count - base, TILE_TOKENS);
+    uint32_t end = least(first + task->use->count - base, TILE_TOKENS);
     return (1u << end) - (1u << begin);
 }
 
@@ -365,7 +365,7 @@ static void take_tiles(const lora_run *run, void *const *pieces, uint32_t tile, 
                        amx_lora_fetch *fetch, const char *b[STRIP_TILES]) {
     for (uint32_t i = 0, together; i < count;) {
         const char *at = lora_unit(run, pieces, tile + i, &together);
-        together = cpu_lora_least(together, count - i);
+        together = least(together, count - i);
         fetch_too(fetch, at, together * run->unit_bytes);
         for (; together > 0; together--, at += run->unit_bytes)
             b[i++] = at;

@@ -8,6 +8,7 @@
  * Temp    scratch: queries [D][QUERIES_MAX]; scores, then weights, [16][QUERIES_MAX]; a widened page
  * Cost    2*D FMA a vector of queries and slot, one exp2; a bf16 page widened once an item. Bar: bench/bench_attention.c */
 // SPDX-License-Identifier: Apache-2.0
+#include "engine/base/least.h"
 #include "kernels/cpu/level/attend.h"
 
 enum {
@@ -141,9 +142,6 @@ static page_weights weights_of(const many_queries *many, const float *shrink, ui
                           .slot_step = QUERIES_MAX};
 }
 
-static uint32_t larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
-static uint32_t smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
-
 /* Queries that see different slots: what all of them see is added together, what lies before and after it for each
  * query alone. A weight of 0 would not do: the value may be NaN. */
 ALWAYS_INLINE void add_ranges(uint32_t count, const many_queries *many, const page_view *page,
@@ -153,18 +151,18 @@ ALWAYS_INLINE void add_ranges(uint32_t count, const many_queries *many, const pa
     const slot_range *ranges = many->ranges + first;
     slot_range common = ranges[0];
     for (uint32_t i = 1; i < count; i++) {
-        common.first = larger(common.first, ranges[i].first);
-        common.end = smaller(common.end, ranges[i].end);
+        common.first = most(common.first, ranges[i].first);
+        common.end = least(common.end, ranges[i].end);
     }
-    common.end = larger(common.first, common.end);
+    common.end = most(common.first, common.end);
     for (uint32_t i = 0; i < count; i++) {
-        slot_range before = {ranges[i].first, smaller(ranges[i].end, common.first)};
+        slot_range before = {ranges[i].first, least(ranges[i].end, common.first)};
         add_values(PAGE_F32, 1, page, queries + i, before,
                    weights_of(many, many->shrink + first + i, first + i));
     }
     add_values(PAGE_F32, count, page, queries, common, weights_of(many, one, first));
     for (uint32_t i = 0; i < count; i++) {
-        slot_range after = {larger(ranges[i].first, common.end), ranges[i].end};
+        slot_range after = {most(ranges[i].first, common.end), ranges[i].end};
         add_values(PAGE_F32, 1, page, queries + i, after, weights_of(many, one, first + i));
     }
 }
@@ -201,7 +199,7 @@ static bool all_see_all(const many_queries *many, const page_view *page) {
 
 static void find_ranges(many_queries *many, uint32_t begin) {
     for (uint32_t i = 0; i < cpu_round_up(many->count, LANES); i++) {
-        slot_range range = visible(&many->queries[smaller(i, many->count - 1)], begin);
+        slot_range range = visible(&many->queries[least(i, many->count - 1)], begin);
         many->ranges[i] = range;
         many->first[i] = (float)range.first;
         many->end[i] = (float)range.end;

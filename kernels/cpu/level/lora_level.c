@@ -53,7 +53,7 @@ static void read_inputs(const shrink_job *job, uint32_t cols, uint32_t token, ui
                         float *out) {
     const uint16_t *in = (const uint16_t *)job->op->in + (size_t)token * cols;
     uint16_t lined_up[TILE_COLS];
-    uint32_t count = cpu_lora_least(cols - b * TILE_COLS, TILE_COLS);
+    uint32_t count = least(cols - b * TILE_COLS, TILE_COLS);
     const uint16_t *block = block_of(in, NULL, b, count, lined_up);
     for (uint32_t v = 0; v < TILE_COLS; v += LANES)
         v_store(out + v, v_load_bf16(block + v));
@@ -121,7 +121,7 @@ static shrink_unit unit_at(const cpu_lora_use *use, uint32_t number) {
     return (shrink_unit){.use = use,
                          .panel = number / groups,
                          .token = use->first + token,
-                         .tokens = cpu_lora_least(use->count - token, SHRINK_TOKENS)};
+                         .tokens = least(use->count - token, SHRINK_TOKENS)};
 }
 
 static void shrink(void *arg, uint32_t worker, uint32_t workers) {
