@@ -156,9 +156,9 @@ typedef struct update_rows {
     uint32_t h_stride, y_stride;
 } update_rows;
 
-/* Adds B h of a group of ranks, b [ranks][16]; tokens is a constant. */
+/* Adds B h of a group of ranks, b [ranks][16], and goes on to the tokens behind; tokens is a constant. */
 ALWAYS_INLINE void add_tokens(uint32_t tokens, const uint16_t *b, uint32_t ranks,
-                              const update_rows *rows) {
+                              update_rows *rows) {
     vf p[UPDATE_TOKENS][VECTORS];
     UNROLL for (uint32_t t = 0; t < tokens; t++) UNROLL for (uint32_t v = 0; v < VECTORS; v++)
         p[t][v] = v_zero();
@@ -172,19 +172,15 @@ ALWAYS_INLINE void add_tokens(uint32_t tokens, const uint16_t *b, uint32_t ranks
         float *y = rows->y + (size_t)t * rows->y_stride + v * LANES;
         v_store(y, v_add(v_load(y), p[t][v]));
     }
+    rows->h += (size_t)tokens * rows->h_stride;
+    rows->y += (size_t)tokens * rows->y_stride;
 }
 
 static void add_group(const uint16_t *b, uint32_t ranks, update_rows rows, uint32_t tokens) {
-    for (; tokens >= UPDATE_TOKENS; tokens -= UPDATE_TOKENS) {
+    for (; tokens >= UPDATE_TOKENS; tokens -= UPDATE_TOKENS)
         add_tokens(UPDATE_TOKENS, b, ranks, &rows);
-        rows.h += (size_t)UPDATE_TOKENS * rows.h_stride;
-        rows.y += (size_t)UPDATE_TOKENS * rows.y_stride;
-    }
-    for (; tokens >= 2; tokens -= 2) {
+    for (; tokens >= 2; tokens -= 2)
         add_tokens(2, b, ranks, &rows);
-        rows.h += (size_t)2 * rows.h_stride;
-        rows.y += (size_t)2 * rows.y_stride;
-    }
     if (tokens) add_tokens(1, b, ranks, &rows);
 }
 
