@@ -70,9 +70,6 @@ static esp_code resolve_limits(engine *e, const model_spec *spec, esp_error *err
 /* Who this engine computes with. Threads are shared between ranks of one process. */
 static esp_code join_ranks(engine *e, esp_error *err) {
     model_config *c = &e->config;
-    e->rank_patience_us = c->rank_patience_seconds > 0
-                              ? (int64_t)((double)c->rank_patience_seconds * 1e6)
-                              : COMM_PATIENCE_US;
     if (c->comm) c->tp = c->comm->size * most(c->local_ranks, 1);
     if (c->tp <= 1) return ESP_OK;
     uint32_t here = c->comm ? most(c->local_ranks, 1) : c->tp;
@@ -145,7 +142,7 @@ static esp_code open_device_comm(engine *e, esp_error *err) {
     e->device_comm = e->comm;
     if (e->config.device != DEVICE_CUDA) return ESP_OK;
     esp_code code = comm_nccl_open(&e->device_comm, e->comm, e->dev, err);
-    if (code == ESP_OK) e->device_comm->patience_us = e->rank_patience_us;
+    if (code == ESP_OK) e->device_comm->patience_us = engine_rank_patience_us(e);
     return code;
 }
 
@@ -303,7 +300,7 @@ static esp_code open_model(engine *e, model_file *file,
         engine_open_followed(e);
         return ESP_OK;
     }
-    if (e->comm) e->comm->patience_us = e->rank_patience_us;
+    if (e->comm) e->comm->patience_us = engine_rank_patience_us(e);
     code = open_scheduler(e, err);
     if (code == ESP_OK && !engine_embeds(e))
         code =

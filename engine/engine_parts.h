@@ -71,8 +71,7 @@ struct engine {
     /* Of several ranks (ranks.h); else NULL. */
     comm *comm;        /* over host memory */
     comm *device_comm; /* over the device's, which may be the same */
-    ranks *ranks;  /* those that this engine started */
-    int64_t rank_patience_us; /* of those that compute, for each other */
+    ranks *ranks;      /* those that this engine started */
     void *message; /* of the largest step batch */
     model_shard *shards;        /* [ranks] on rank 0, where adapters are taken */
     adapter_follower *followed; /* on the others */
@@ -127,6 +126,11 @@ static inline uint32_t engine_observe(atomic_histogram *h, int64_t us) {
 
 static inline uint32_t engine_rank_count(const engine *e) { return e->comm ? e->comm->size : 1; }
 static inline bool engine_leads(const engine *e) { return !e->comm || e->comm->rank == 0; }
+/* How long ranks that compute wait for each other. */
+static inline int64_t engine_rank_patience_us(const engine *e) {
+    float seconds = e->config.rank_patience_seconds;
+    return seconds > 0 ? (int64_t)((double)seconds * 1e6) : COMM_PATIENCE_US;
+}
 static inline bool engine_takes_adapters(const engine *e) {
     return e->config.adapters.count > 0 || e->config.adapter_store || e->config.serves;
 }

@@ -139,7 +139,7 @@ static esp_code compute(engine *e, const step_batch *b, esp_error *err) {
 static esp_code receive(engine *e, step_header *h, esp_error *err) {
     e->comm->patience_us = COMM_FOR_EVER;
     comm_broadcast(e->comm, h, sizeof *h);
-    e->comm->patience_us = e->rank_patience_us;
+    e->comm->patience_us = engine_rank_patience_us(e);
     if (h->kind == STEP_STOP) return ESP_OK; /* rank 0 may be gone already, which is no failure */
     return comm_check(e->comm, err);
 }
