@@ -10,10 +10,15 @@
 
 struct addrinfo;
 
+enum {
+    ADDRESS_HOST_BYTES = 256,
+    ADDRESS_TEXT_BYTES = ADDRESS_HOST_BYTES + sizeof "[]:65535" - 1, /* of HOST:PORT */
+};
+
 typedef struct address {
-    char host[256]; /* without brackets */
-    uint16_t port;  /* 0: any free one */
-    bool loopback;  /* 127.0.0.0/8, ::1 or localhost */
+    char host[ADDRESS_HOST_BYTES]; /* without brackets */
+    uint16_t port;                 /* 0: any free one */
+    bool loopback;                 /* 127.0.0.0/8, ::1 or localhost */
 } address;
 
 /* "127.0.0.1:8470", "[::1]:8470", "localhost:8470". ESP_INVALID naming the flag otherwise. */

@@ -235,15 +235,18 @@ static esp_code open_parts(serve *s, esp_error *err) {
 }
 
 /* Where it listens: the port is the one it has, where 0 was asked for. */
-static void say_address(char out[300], const char *text, const char *flag_name, uint16_t port) {
+static void say_address(char out[ADDRESS_TEXT_BYTES], const char *text, const char *flag_name,
+                        uint16_t port) {
     address at = {0};
-    snprintf(out, 300, "off");
+    snprintf(out, ADDRESS_TEXT_BYTES, "off");
     if (address_read(&at, text, flag_name, NULL) == ESP_OK)
-        snprintf(out, 300, strchr(at.host, ':') ? "[%s]:%u" : "%s:%u", at.host, port);
+        snprintf(out, ADDRESS_TEXT_BYTES, strchr(at.host, ':') ? "[%s]:%u" : "%s:%u", at.host,
+                 port);
 }
 
 static void log_serving(const serve *s) {
-    char grpc_at[300], http_at[300] = "off", control_at[300] = "off";
+    char grpc_at[ADDRESS_TEXT_BYTES];
+    char http_at[ADDRESS_TEXT_BYTES] = "off", control_at[ADDRESS_TEXT_BYTES] = "off";
     const char *why_not;
     if (!mem_huge_pages(&why_not)) log_event(LOG_INFO, "no_huge_pages", "reason=\"%s\"", why_not);
     warn_insecure("--grpc", s->config->grpc, s->config->tls_cert != NULL);
