@@ -55,7 +55,7 @@ static engine *open_model(const room *r, uint32_t tp, bool four_bits, bool no_re
                                               .ops = &kern_cuda,
                                               .no_replay = no_replay,
                                               .tp = tp,
-                                              .rank_patience_seconds = TINY_PATIENCE_SECONDS,
+                                              .rank_patience_seconds = HANG_SECONDS,
                                               .quantize_given = four_bits,
                                               .quantize = DT_Q4_K,
                                               .max_seqs = REQUESTS,

@@ -98,7 +98,7 @@ static void *run_sums(void *arg) {
     kern_options o = {
         .pool = pool, .kv_dtype = DT_BF16, .tokens_max = 1, .index = r->control->rank};
     ESP_ASSERT(kern_cuda.open(&dev, &o, NULL) == ESP_OK);
-    r->control->patience_us = TINY_PATIENCE_SECONDS * INT64_C(1000000);
+    r->control->patience_us = HANG_US;
     ESP_ASSERT(comm_nccl_open(&c, r->control, dev, NULL) == ESP_OK);
     c->patience_us = r->control->patience_us;
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
@@ -169,7 +169,7 @@ static engine *open_model(const char *path, uint32_t tp, uint32_t seqs, bool no_
                                           .ops = &watched,
                                           .no_replay = no_replay,
                                           .tp = tp,
-                                          .rank_patience_seconds = TINY_PATIENCE_SECONDS,
+                                          .rank_patience_seconds = HANG_SECONDS,
                                           .max_seqs = seqs,
                                           .step_tokens = 32,
                                           .max_context = 64,
@@ -306,7 +306,7 @@ static model_config config_with_adapters(const char *path, uint32_t tp, bool no_
                       .ops = &watched,
                       .no_replay = no_replay,
                       .tp = tp,
-                      .rank_patience_seconds = TINY_PATIENCE_SECONDS,
+                      .rank_patience_seconds = HANG_SECONDS,
                       .max_seqs = REQUESTS,
                       .step_tokens = 32,
                       .max_context = 64,
@@ -420,7 +420,7 @@ static void two_processes_of_two_gpus_have_the_bits_of_four_gpus(void **state) {
     engine *e = open_adapters(path, PROCESSES * EACH, false);
     run_adapted(e, true, one);
     engine_close(e);
-    e = open_nodes(&nodes, path, TINY_PATIENCE_SECONDS);
+    e = open_nodes(&nodes, path, HANG_SECONDS);
     replayed = 0;
     for (int round = 0; round < 3; round++) {
         run_adapted(e, round > 0, both);

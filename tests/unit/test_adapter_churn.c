@@ -10,6 +10,7 @@
 
 #include "engine/adapters/adapters_inner.h"
 #include "engine/base/clock.h"
+#include "tests/unit/hang.h"
 
 #ifdef ESPALIER_SANITIZED
 enum { CYCLES = 1000, WARM = 200 };
@@ -17,7 +18,7 @@ enum { CYCLES = 1000, WARM = 200 };
 #include <jemalloc/jemalloc.h>
 enum { CYCLES = 10000, WARM = 2000 };
 #endif
-enum { NAMES = 8, CLIENTS = 16, PAGES = 48, HOST_FRAMES = 24, HANG_US = 300000000 };
+enum { NAMES = 8, CLIENTS = 16, PAGES = 48, HOST_FRAMES = 24 };
 
 typedef struct client {
     bool live;

@@ -132,7 +132,7 @@ static model_config config_of(pair *p) {
                       .max_seqs = 4,
                       .max_context = 256,
                       .kv_memory = 64 << 20,
-                      .rank_patience_seconds = TINY_PATIENCE_SECONDS};
+                      .rank_patience_seconds = HANG_SECONDS};
     c.adapters = (flag_list){.at = {p->name}, .count = 1};
     return c;
 }

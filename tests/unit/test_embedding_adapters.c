@@ -97,7 +97,7 @@ static engine *open_engine(const char *base, model_config config) {
     esp_error err = {0};
     base_path(path, base);
     config.model_path = path;
-    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
+    config.rank_patience_seconds = HANG_SECONDS;
     for (uint32_t i = 0; i < case_count; i++) {
         if (!goes_onto(&cases[i], base)) continue;
         snprintf(texts[i], sizeof texts[i], "%s=%s", cases[i].name, cases[i].path);

@@ -300,7 +300,7 @@ static engine *open_engine(const char *name, model_config config) {
     engine *e;
     snprintf(path, sizeof path, "%s/tests/vectors/encoders/%s", TEST_SOURCE_DIR, name);
     config.model_path = path;
-    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
+    config.rank_patience_seconds = HANG_SECONDS;
     if (engine_open(&e, &config, NULL, NULL, &err)) fail_msg("%s", err.message);
     return e;
 }

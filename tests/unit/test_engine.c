@@ -16,6 +16,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/engine.h"
+#include "tests/unit/hang.h"
 #include "tests/unit/tiny_engine.h"
 
 #ifdef ESPALIER_SANITIZED
@@ -23,7 +24,7 @@ enum { REQUESTS = 20 }; /* instrumented kernels are slow; the full number runs i
 #else
 enum { REQUESTS = 64 };
 #endif
-enum { OUTPUT = 12, VOCAB_IDS = 256, HANG_MS = 300000 };
+enum { OUTPUT = 12, VOCAB_IDS = 256 };
 
 static char model_path[] = "/tmp/espalier-test-XXXXXX";
 

@@ -18,6 +18,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
+#include "tests/unit/hang.h"
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 
@@ -28,7 +29,6 @@ enum { CYCLES = 300, WARM = 100 };
 enum { CYCLES = 10000, WARM = 2000 };
 #endif
 enum { ADAPTERS = 12, OUTPUT = 6, VOCAB = 320, PROMPT = 9, LIVE = 8, REQUESTS = 200 };
-enum { HANG_US = 300000000 };
 enum { KV_BYTES = 900000, MEMORY_BYTES = 600000 }; /* for about three adapters, and five */
 
 static const tiny_llama_options MODEL = {.layers = 3,

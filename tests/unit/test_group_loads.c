@@ -17,10 +17,11 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/replicas.h"
+#include "tests/unit/hang.h"
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 
-enum { REPLICAS = 2, HANG_US = 300000000 };
+enum { REPLICAS = 2 };
 
 static const tiny_llama_options BASE = {.layers = 1,
                                         .hidden = 64,

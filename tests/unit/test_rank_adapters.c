@@ -32,7 +32,7 @@ static bool read_case(const lora_case *c, const char *base, device_kind device, 
     lora_case_path(path, "families", base);
     lora_case_path(folder, "lora", c->name);
     model_config config = {.model_path = path, .device = device, .tp = tp, .threads = 1};
-    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
+    config.rank_patience_seconds = HANG_SECONDS;
     config.adapters.at[config.adapters.count++] = folder;
     esp_code code = engine_open(&e, &config, NULL, NULL, &err);
     if (code == ESP_OK && adapters_find(engine_adapters(e), c->name, &ad, &err)) fail();

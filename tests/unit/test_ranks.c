@@ -47,7 +47,7 @@ static bool compare(const char *path, model_config config, uint32_t tp, const ch
     esp_error err = {0};
     config.tp = tp;
     config.model_path = path;
-    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
+    config.rank_patience_seconds = HANG_SECONDS;
     esp_code code = engine_open(&many, &config, NULL, NULL, &err);
     if (code == ESP_OK) {
         char wanted[16];

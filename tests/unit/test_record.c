@@ -14,9 +14,10 @@
 #include "engine/base/log.h"
 #include "engine/record/recorder.h"
 #include "engine/record/replay.h"
+#include "tests/unit/hang.h"
 #include "tests/unit/tiny_engine.h"
 
-enum { VOCAB = 320, OUTPUT = 6, REQUESTS = 12, HANG_MS = 300000 };
+enum { VOCAB = 320, OUTPUT = 6, REQUESTS = 12 };
 
 static char model_path[] = "/tmp/espalier-record-model-XXXXXX",
             folder[] = "/tmp/espalier-record-XXXXXX";

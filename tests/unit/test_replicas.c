@@ -16,10 +16,11 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/replicas.h"
+#include "tests/unit/hang.h"
 #include "tests/unit/tiny_adapter.h"
 #include "tests/unit/tiny_engine.h"
 
-enum { REPLICAS = 2, REQUESTS = 12, OUTPUT = 10, VOCAB_IDS = 256, HANG_US = 300000000 };
+enum { REPLICAS = 2, REQUESTS = 12, OUTPUT = 10, VOCAB_IDS = 256 };
 
 static const tiny_llama_options BASE = {.layers = 2,
                                         .hidden = 64,
@@ -59,7 +60,7 @@ static replicas *open_many(model_config config, uint32_t count) {
     esp_error err = {0};
     config.model_path = model_path;
     config.max_context = BASE.context;
-    config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
+    config.rank_patience_seconds = HANG_SECONDS;
     if (!config.threads) config.threads = count;
     if (replicas_open(&all, &config, count, NULL, NULL, &err) != ESP_OK)
         fail_msg("%s", err.message);

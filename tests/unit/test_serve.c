@@ -24,8 +24,9 @@
 #include "proto/rpc.h"
 #include "tests/unit/free_port.h"
 #include "tests/unit/gguf_builder.h"
+#include "tests/unit/hang.h"
 
-enum { CONTEXT = 2048, HANG_LIMIT_MS = 600000 };
+enum { CONTEXT = 2048, HANG_LIMIT_MS = 2 * HANG_MS };
 
 static char model_path[] = "/tmp/espalier-serve-XXXXXX";
 

@@ -9,10 +9,7 @@
 
 #include "engine/engine.h"
 #include "tests/unit/gguf_builder.h"
-
-/* Of ranks, where a test is not about it: those of a busy machine are stopped for seconds, and emulated GPUs under a
- * sanitizer take that long. */
-enum { TINY_PATIENCE_SECONDS = 300 };
+#include "tests/unit/hang.h"
 
 /* Writes the model to a new file whose name replaces the X's of path; unlink() it. */
 static inline void tiny_write(char *path, const tiny_llama_options *options) {
@@ -30,7 +27,7 @@ static inline engine *tiny_open(const char *path, model_config config) {
     esp_error err = {0};
     config.model_path = path;
     if (!config.threads) config.threads = 1;
-    if (!config.rank_patience_seconds) config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
+    if (!config.rank_patience_seconds) config.rank_patience_seconds = HANG_SECONDS;
     if (engine_open(&e, &config, NULL, NULL, &err) != ESP_OK) fail_msg("%s", err.message);
     return e;
 }

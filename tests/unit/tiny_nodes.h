@@ -41,7 +41,7 @@ static inline esp_code tiny_nodes_open(tiny_nodes *all, engine **out, model_conf
     all->count = count;
     comm_local_open(between, count);
     if (!config.threads) config.threads = each;
-    if (!config.rank_patience_seconds) config.rank_patience_seconds = TINY_PATIENCE_SECONDS;
+    if (!config.rank_patience_seconds) config.rank_patience_seconds = HANG_SECONDS;
     config.local_ranks = each;
     config.closes_comm = true;
     for (uint32_t i = 1; i < count; i++) {
