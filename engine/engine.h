@@ -64,6 +64,9 @@ void engine_cancel(engine *e, request *r);
  * itself and reads `published` needs none). engine_news pops a request with new tokens or that is done (NULL: none now), a reference goes to the
  * caller. Wait on the signal between: seen = signal_seen(s); drain; signal_wait(s, seen, ...). */
 request *engine_news(engine *e);
+/* Of what engine_news gave, by who took it: the request is done, and its place is free again. One that ended since has
+ * more news to come. */
+bool engine_told_end(const request *r);
 signal_word *engine_news_signal(engine *e);
 /* Before the first call of engine_news_signal: several engines tell their news at one signal, which outlives them. */
 void engine_share_news(engine *e, signal_word *with);

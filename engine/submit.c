@@ -128,6 +128,10 @@ request *engine_news(engine *e) {
     return r;
 }
 
+bool engine_told_end(const request *r) {
+    return atomic_load_explicit(&r->slot_returned, memory_order_relaxed);
+}
+
 signal_word *engine_news_signal(engine *e) {
     atomic_store_explicit(&e->news_wanted, true, memory_order_release);
     return e->tells;

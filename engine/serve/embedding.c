@@ -158,7 +158,7 @@ static void on_event(void *user, rpc_call *call, rpc_event event) {
 
 void embedding_take_news(request *r) {
     embedding_call *c = r->user;
-    if (!c || !atomic_load_explicit(&r->done, memory_order_acquire)) return;
+    if (!c || !engine_told_end(r)) return;
     r->user = NULL; /* its end was seen; only this thread follows it */
     generations_count(c->all, r);
     pthread_mutex_lock(&c->lock);

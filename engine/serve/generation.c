@@ -154,20 +154,17 @@ static void finish(generation *g) {
     mem_arena_close(arena);
 }
 
-/* Brings the call up to date with the request; returns whether the request is done. */
-static bool pump(generation *g) {
-    /* In this order: once done is seen, published is final. */
-    bool done = atomic_load_explicit(&g->request->done, memory_order_acquire);
+/* Brings the call up to date with the request. ended: so its last news said, and published is final. */
+static void pump(generation *g, bool ended) {
     uint32_t published = atomic_load_explicit(&g->request->published, memory_order_acquire);
-    if (g->closed || g->cut || g->finished) return done;
-    read_tokens(g, published, done);
-    if (done)
+    if (g->closed || g->cut || g->finished) return;
+    read_tokens(g, published, ended);
+    if (ended)
         finish(g);
     else if (g->sending && unsent_bytes(g) > g->all->options.unsent_bytes_max)
         cut_slow_reader(g);
     else if (!g->sending && g->read > g->sent)
         send_piece(g);
-    return done;
 }
 
 /* ---- events of the call ---- */
@@ -180,7 +177,7 @@ static void on_event(void *user, rpc_call *call, rpc_event event) {
     if (event == RPC_SENT) {
         g->sending = false;
         g->under_way = 0;
-        pump(g);
+        pump(g, false); /* its end is the stream thread's to tell */
     } else {
         g->closed = true;
         cancel = g->request; /* NULL: not submitted, and will not be */
@@ -192,6 +189,13 @@ static void on_event(void *user, rpc_call *call, rpc_event event) {
 
 /* ---- the stream thread ---- */
 
+/* Before the client is told: who has an answer finds its place free, and the answer counted. */
+static void take_end(const generation *g, request *r) {
+    if (g->all->options.recorder) recorder_take(g->all->options.recorder, r);
+    generations_count(g->all, r);
+    r->user = NULL; /* only this thread follows it */
+}
+
 static void take_news(request *r) {
     if (r->embedding_width) {
         embedding_take_news(r);
@@ -199,14 +203,12 @@ static void take_news(request *r) {
     }
     generation *g = r->user;
     if (!g) return; /* its end was seen before */
+    bool ended = engine_told_end(r);
+    if (ended) take_end(g, r);
     pthread_mutex_lock(&g->lock);
-    bool done = pump(g);
+    pump(g, ended);
     pthread_mutex_unlock(&g->lock);
-    if (!done) return;
-    if (g->all->options.recorder) recorder_take(g->all->options.recorder, r);
-    generations_count(g->all, r);
-    r->user = NULL; /* only this thread follows it */
-    release(g);
+    if (ended) release(g);
 }
 
 static void *run(void *arg) {

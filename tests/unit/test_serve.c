@@ -229,6 +229,23 @@ static void answer_streams_and_ends_with_what_replay_needs(void **state) {
     stop(&r);
 }
 
+/* Whoever sends the next request when one is answered is not refused because of it. */
+static void who_has_an_answer_finds_its_place_free(void **state) {
+    (void)state;
+    running r;
+    whole_answer got;
+    engine_stats stats;
+    start(&r, (serve_config){0});
+    for (uint32_t i = 0; i < 200; i++) {
+        rpc_stream *stream = generate(&r, &(ask){.max_tokens = 1 + i % 20});
+        assert_int_equal(read_all(stream, &got, NULL), ESP_OK);
+        rpc_stream_close(stream);
+        engine_read_stats(r.engine, &stats);
+        assert_int_equal(stats.live, 0);
+    }
+    stop(&r);
+}
+
 /* 24 streams at once, every third cancelled after its first message, every third with a short
  * deadline. Those two kinds are so wide that none of them arrives whole while its reader looks elsewhere. */
 static void streams_that_break_off_leave_nothing(void **state) {
@@ -556,6 +573,7 @@ int main(void) {
     serve_block_signals();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answer_streams_and_ends_with_what_replay_needs),
+        cmocka_unit_test(who_has_an_answer_finds_its_place_free),
         cmocka_unit_test(streams_that_break_off_leave_nothing),
         cmocka_unit_test(slow_reader_is_cut_and_its_request_ends),
         cmocka_unit_test(bad_requests_are_refused_by_field),
