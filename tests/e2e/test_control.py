@@ -707,14 +707,7 @@ def test_each_adapter_is_counted(control, server, stub, folders):
     upload(control, "counted", folders[0])
     for _ in range(3):
         generate(stub, model="counted", ids=[5, 6, 7], max_tokens=4, ignore_eos=True)
-    server.wait_until_empty()
-
-    def value(name):
-        return server.metric(f"espalier_adapter_{name}" + '{adapter="counted"}')
-
-    # An answer is counted when it is sent, which its reader may know before.
-    wait_for(lambda: value("output_tokens_total") == 12, "the last answer in the page")
-    page = server.get("/metrics")
+    page = server.get("/metrics")  # who has an answer finds it there
     for line in ('requests_total{adapter="counted"} 3', 'prompt_tokens_total{adapter="counted"} 9',
                  'output_tokens_total{adapter="counted"} 12', 'errors_total{adapter="counted"} 0',
                  'tier{adapter="counted"} 2', 'time_to_first_token_seconds_count{adapter="counted"} 3',

@@ -1,7 +1,6 @@
 """Many at once: Law 1 over the wire, 256 streams, clients that leave, deadlines, slow readers, a full queue."""
 # SPDX-License-Identifier: Apache-2.0
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
@@ -225,15 +224,13 @@ def test_higher_priority_leaves_the_queue_first(start_server):
         stub = server.stub(channel)
         first = stub.Generate(request(**LONG), timeout=PATIENCE_S)
         next(first)
-        done = []
         calls = []
         for priority in (-5, 5):
             call = stub.Generate(request(ids=[9], max_tokens=4, ignore_eos=True, priority=priority), timeout=PATIENCE_S)
-            call.add_done_callback(lambda _, p=priority: done.append((time.monotonic(), p)))
             calls.append(call)
             wait_for(lambda: server.metric("espalier_requests_waiting") == len(calls), "the queue")
         first.cancel()
         answers = [collect(call) for call in calls]
         # The server's own clock: what came later waited less.
         low, high = (a.final.timings for a in answers)
-        assert high.queue_us < low.queue_us and len(done) == 2
+        assert high.queue_us < low.queue_us
