@@ -218,10 +218,25 @@ static void add(adapter_info *to, const adapter_info *from) {
     to->evictions += from->evictions;
 }
 
-static void append(listed **all, size_t *total, uint32_t replica, adapters *a) {
+static void add_stats(adapters_stats *to, const adapters_stats *from) {
+    to->listed += from->listed;
+    to->host += from->host;
+    to->device += from->device;
+    to->pinned += from->pinned;
+    to->host_bytes += from->host_bytes;
+    to->frames += from->frames;
+    to->loads += from->loads;
+    to->evictions += from->evictions;
+    to->failures += from->failures;
+}
+
+static void append(listed **all, size_t *total, uint32_t replica, adapters *a,
+                   adapters_stats *stats) {
     adapter_info *infos;
     size_t count;
-    adapters_list(a, &infos, &count);
+    adapters_stats one;
+    adapters_look(a, &infos, &count, &one);
+    add_stats(stats, &one);
     listed *grown = mem_new(*total + count + 1, sizeof *grown);
     if (*total) memcpy(grown, *all, *total * sizeof *grown);
     for (size_t i = 0; i < count; i++)
@@ -232,15 +247,16 @@ static void append(listed **all, size_t *total, uint32_t replica, adapters *a) {
     *total += count;
 }
 
-void group_list(adapter_group *g, adapter_info **out, size_t *count) {
+void group_look(adapter_group *g, adapter_info **out, size_t *count, adapters_stats *stats) {
     if (g->count == 1) {
-        adapters_list(g->of[0], out, count);
+        adapters_look(g->of[0], out, count, stats);
         return;
     }
     listed *all = NULL;
     size_t total = 0, used = 0;
+    *stats = (adapters_stats){0};
     for (uint32_t i = 0; i < g->count; i++)
-        append(&all, &total, i, g->of[i]);
+        append(&all, &total, i, g->of[i], stats);
     qsort(all, total, sizeof *all, by_name);
     adapter_info *merged = mem_new(total + 1, sizeof *merged);
     for (size_t i = 0; i < total; i++)
@@ -253,19 +269,16 @@ void group_list(adapter_group *g, adapter_info **out, size_t *count) {
     *count = used;
 }
 
+void group_list(adapter_group *g, adapter_info **out, size_t *count) {
+    adapters_stats stats;
+    group_look(g, out, count, &stats);
+}
+
 void group_read_stats(adapter_group *g, adapters_stats *out) {
     *out = (adapters_stats){0};
     for (uint32_t i = 0; i < g->count; i++) {
         adapters_stats one;
         adapters_read_stats(g->of[i], &one);
-        out->listed += one.listed;
-        out->host += one.host;
-        out->device += one.device;
-        out->pinned += one.pinned;
-        out->host_bytes += one.host_bytes;
-        out->frames += one.frames;
-        out->loads += one.loads;
-        out->evictions += one.evictions;
-        out->failures += one.failures;
+        add_stats(out, &one);
     }
 }

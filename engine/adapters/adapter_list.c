@@ -72,37 +72,60 @@ static bool is_over(const adapter_info *info) {
     return info->state == ADAPTER_LEAVING && info->users == 0;
 }
 
-void adapters_list(adapters *a, adapter_info **out, size_t *count) {
-    pthread_mutex_lock(&a->lock);
-    adapter_info *list = mem_new(a->adapter_count + 1, sizeof *list);
+static void count_in(adapters_stats *stats, const adapter_info *info) {
+    stats->listed++;
+    stats->host += info->tier == ADAPTER_HOST;
+    stats->device += info->tier == ADAPTER_DEVICE;
+    stats->pinned += info->pinned;
+    stats->loads += info->loads;
+    stats->evictions += info->evictions;
+}
+
+/* Under the lock: what is not counted name by name. */
+static adapters_stats begin_stats(adapters *a) {
+    adapters_stats stats = {.host_bytes = atomic_load(&a->host_bytes),
+                            .frames = atomic_load(&a->leased_frames),
+                            .loads = a->freed_loads,
+                            .evictions = a->freed_evictions,
+                            .failures = atomic_load(&a->failures)};
+    for (const adapter *ad = a->unnamed; ad; ad = ad->next_version) {
+        stats.loads += atomic_load(&ad->loads);
+        stats.evictions += atomic_load(&ad->evictions);
+    }
+    return stats;
+}
+
+/* Under the lock. Each number is read once, for the list and for the sum. list: room for all, or NULL. */
+static size_t look(adapters *a, adapter_info *list, adapters_stats *stats) {
     size_t filled = 0;
+    adapter_info spare;
+    *stats = begin_stats(a);
     for (uint32_t i = 0; i < NAME_BUCKETS; i++)
         for (const adapter_entry *e = a->names[i]; e; e = e->next)
             for (const adapter *ad = e->versions; ad; ad = ad->next_version) {
-                list_info(ad, &list[filled]);
-                filled += !is_over(&list[filled]);
+                adapter_info *info = list ? &list[filled] : &spare;
+                list_info(ad, info);
+                count_in(stats, info);
+                filled += !is_over(info);
             }
+    return filled;
+}
+
+void adapters_look(adapters *a, adapter_info **out, size_t *count, adapters_stats *stats) {
+    pthread_mutex_lock(&a->lock);
+    *out = mem_new(a->adapter_count + 1, sizeof **out);
+    *count = look(a, *out, stats);
     pthread_mutex_unlock(&a->lock);
-    qsort(list, filled, sizeof *list, by_name);
-    *out = list;
-    *count = filled;
+    qsort(*out, *count, sizeof **out, by_name);
+}
+
+void adapters_list(adapters *a, adapter_info **out, size_t *count) {
+    adapters_stats stats;
+    adapters_look(a, out, count, &stats);
 }
 
 void adapters_read_stats(adapters *a, adapters_stats *out) {
-    *out = (adapters_stats){.host_bytes = atomic_load(&a->host_bytes),
-                            .frames = atomic_load(&a->leased_frames),
-                            .loads = atomic_load(&a->loads),
-                            .evictions = atomic_load(&a->evictions),
-                            .failures = atomic_load(&a->failures)};
     pthread_mutex_lock(&a->lock);
-    for (uint32_t i = 0; i < NAME_BUCKETS; i++)
-        for (const adapter_entry *e = a->names[i]; e; e = e->next)
-            for (const adapter *ad = e->versions; ad; ad = ad->next_version) {
-                adapter_tier tier = tier_of(ad);
-                out->listed++;
-                out->host += tier == ADAPTER_HOST;
-                out->device += tier == ADAPTER_DEVICE;
-                out->pinned += atomic_load(&ad->pinned);
-            }
+    (void)look(a, NULL, out);
     pthread_mutex_unlock(&a->lock);
 }

@@ -307,6 +307,8 @@ void adapter_free(adapters *a, adapter *ad) {
         link = &(*link)->next_version;
     *link = ad->next_version;
     a->adapter_count--;
+    a->freed_loads += atomic_load(&ad->loads);
+    a->freed_evictions += atomic_load(&ad->evictions);
     set_busy(a, ad, false);
     homes_leave(a, ad);
     image_close(ad->image);

@@ -46,7 +46,6 @@ static void come_in(adapters *a, adapter *ad) {
     a->in[a->in_count++] = ad;
     note_use(a, ad);
     atomic_fetch_add_explicit(&ad->loads, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&a->loads, 1, memory_order_relaxed);
 }
 
 static void count_leased(adapters *a, uint32_t leased) {
@@ -80,7 +79,6 @@ static void evict(adapters *a, adapter *ad) {
     residency_leave(&a->device_level, &ad->device_use);
     leave_device(a, ad);
     atomic_fetch_add_explicit(&ad->evictions, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&a->evictions, 1, memory_order_relaxed);
     post_loader(a, ad, FOR_LOADER_OUT);
 }
 

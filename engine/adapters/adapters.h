@@ -217,6 +217,8 @@ typedef struct adapters_stats {
     uint64_t loads, evictions, failures;
 } adapters_stats;
 void adapters_read_stats(adapters *a, adapters_stats *out);
+/* Both of one moment: what the list's adapters have of loads and evictions is in the sums, and only they have. */
+void adapters_look(adapters *a, adapter_info **out, size_t *count, adapters_stats *stats);
 
 /* ---- the engine thread ---- */
 

@@ -173,7 +173,8 @@ struct adapters {
     int64_t next_move_us; /* the loader's: not before */
     uint64_t read_bytes;  /* the loader's: what the image that it reads has asked for */
     bool read_waits; /* the loader's: that one found no room, and would have with nobody else */
-    _Atomic uint64_t loads, evictions, failures;
+    uint64_t freed_loads, freed_evictions; /* of those that are no more; under the lock */
+    _Atomic uint64_t failures;
     _Atomic uint32_t pinned_frames, leased_frames; /* the latter as the engine thread last said */
 
     /* The engine thread's. */

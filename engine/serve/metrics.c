@@ -128,8 +128,7 @@ static void write_adapters(FILE *out, const metrics_input *in) {
     adapter_info *infos;
     size_t count;
     adapters_stats stats;
-    group_list(in->adapters, &infos, &count);
-    group_read_stats(in->adapters, &stats);
+    group_look(in->adapters, &infos, &count, &stats);
     adapter_metrics_write(in->by_adapter, out, infos, count, &stats);
     free(infos);
 }

@@ -648,6 +648,53 @@ static void the_list_shows_nothing_that_is_over(void **state) {
     lab_close(l);
 }
 
+typedef struct looker {
+    adapters *a;
+    _Atomic bool over;
+    uint64_t looks, odd;
+} looker;
+
+static void *look_on(void *arg) {
+    looker *who = arg;
+    while (!atomic_load(&who->over)) {
+        adapter_info *list;
+        size_t count;
+        adapters_stats stats;
+        adapters_look(who->a, &list, &count, &stats);
+        for (size_t i = 0; i < count; i++) {
+            stats.loads -= list[i].loads;
+            stats.evictions -= list[i].evictions;
+        }
+        who->looks++;
+        who->odd += stats.loads || stats.evictions;
+        free(list);
+    }
+    return NULL;
+}
+
+/* Two that do not fit together take turns while somebody looks on: a move that is in the sum is some adapter's. */
+static void sums_and_lists_are_of_one_moment(void **state) {
+    (void)state;
+    enum { TURNS = 20000 };
+    lab *l = lab_open(&(lab_options){.pages = 8, .seqs_max = 1, .context_max = 16});
+    looker who = {.a = l->a};
+    pthread_t thread;
+    load(l, "a", 1, 1, 6);
+    load(l, "b", 2, 2, 6);
+    assert_int_equal(pthread_create(&thread, NULL, look_on, &who), 0);
+    for (int i = 0; i < TURNS; i++)
+        let_go(l, bring(l, i % 2 ? "a" : "b"));
+    atomic_store(&who.over, true);
+    pthread_join(thread, NULL);
+    adapters_stats stats;
+    adapters_read_stats(l->a, &stats);
+    assert_int_equal(stats.loads, TURNS);
+    assert_int_equal(stats.evictions, TURNS - 1);
+    if (who.odd)
+        fail_msg("%llu of %llu looks", (unsigned long long)who.odd, (unsigned long long)who.looks);
+    lab_close(l);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_loaded_adapter_is_packed_and_comes_to_the_device_when_asked_for),
@@ -675,6 +722,7 @@ int main(void) {
         cmocka_unit_test(no_more_are_known_at_once_than_there_may_be),
         cmocka_unit_test(the_list_shows_each_version_once),
         cmocka_unit_test(the_list_shows_nothing_that_is_over),
+        cmocka_unit_test(sums_and_lists_are_of_one_moment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
