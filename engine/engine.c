@@ -461,11 +461,14 @@ static void read_histogram(const atomic_histogram *from, histogram *to) {
 
 void engine_read_stats(const engine *e, engine_stats *out) {
     const engine_counters *c = &e->counters;
+    /* Before what is counted, which the engine writes before these. */
+    uint32_t running = atomic_load(&c->running), waiting = atomic_load(&c->waiting);
+    uint32_t pages_used = atomic_load(&c->pages_used);
     *out = (engine_stats){
         .live = atomic_load(&e->live_count),
-        .waiting = atomic_load(&c->waiting),
-        .running = atomic_load(&c->running),
-        .pages_used = atomic_load(&c->pages_used),
+        .waiting = waiting,
+        .running = running,
+        .pages_used = pages_used,
         .pages_total = e->page_count,
         .requests_total = atomic_load(&c->requests),
         .prompt_tokens_total = atomic_load(&c->prompt_tokens),

@@ -143,16 +143,17 @@ static bool publish(engine *e, const sched_plan *plan) {
     sched_stats stats;
     sched_read_stats(e->sched, &stats);
     engine_counters *c = &e->counters;
-    atomic_store_explicit(&c->waiting, stats.waiting, memory_order_relaxed);
-    atomic_store_explicit(&c->running, stats.running, memory_order_relaxed);
-    uint32_t leased = kv_leased_count(sched_kv(e->sched)); /* adapters' */
-    atomic_store_explicit(&c->pages_used, stats.pages_total - stats.pages_free - leased,
-                          memory_order_relaxed);
     atomic_store_explicit(&c->preemptions, stats.preemptions_total, memory_order_relaxed);
     if (plan->work_count) {
         engine_count(&c->steps, 1);
         engine_count(&c->step_tokens, plan->token_count);
     }
+    /* Behind what is counted: who sees that nothing runs sees all that was done. */
+    uint32_t leased = kv_leased_count(sched_kv(e->sched)); /* adapters' */
+    atomic_store_explicit(&c->pages_used, stats.pages_total - stats.pages_free - leased,
+                          memory_order_release);
+    atomic_store_explicit(&c->waiting, stats.waiting, memory_order_release);
+    atomic_store_explicit(&c->running, stats.running, memory_order_release);
     atomic_store_explicit(&c->step_ended_us, clock_now_us(), memory_order_relaxed);
     atomic_store_explicit(&c->step_running, false, memory_order_release);
     if (e->had_news) {
