@@ -30,6 +30,7 @@ typedef struct client {
 typedef struct churn {
     lab *l;
     _Atomic uint32_t cycle;
+    _Atomic bool pauses, goes_on; /* at WARM, for memory to be measured with nothing in it */
     _Atomic bool over;
     client clients[CLIENTS];
     uint32_t live;
@@ -73,6 +74,11 @@ static void *load_and_unload(void *arg) {
             (void)!adapters_unload(c->l->a, name_of(i + NAMES / 2, name),
                                    i % 2 ? ADAPTER_WAIT : ADAPTER_END, NULL);
         atomic_store(&c->cycle, i + 1);
+        if (i + 1 == WARM) {
+            atomic_store(&c->pauses, true);
+            while (!atomic_load(&c->goes_on))
+                nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL);
+        }
         nanosleep(&(struct timespec){.tv_nsec = 200000}, NULL); /* some come to be used */
     }
     atomic_store(&c->over, true);
@@ -163,9 +169,11 @@ static void step(churn *c, bool submits) {
     if (plan.work_count == 0) sched_yield();
 }
 
-/* All names gone, and what they held. */
-static void nothing_is_left(churn *c) {
+/* No requests, all names gone, and what they held. */
+static void empty(churn *c) {
     char name[16];
+    while (c->live > 0)
+        step(c, false);
     for (uint32_t i = 0; i < NAMES; i++)
         (void)!adapters_unload(c->l->a, name_of(i, name), ADAPTER_WAIT, NULL);
     adapters_stats stats;
@@ -199,13 +207,15 @@ static void loads_and_unloads_beside_requests_leave_nothing_behind(void **state)
     size_t warm = 0;
     while (!atomic_load(&c->over)) {
         step(c, true);
-        if (!warm && atomic_load(&c->cycle) >= WARM) warm = memory_in_use();
+        if (atomic_load(&c->goes_on) || !atomic_load(&c->pauses)) continue;
+        empty(c);
+        warm = memory_in_use();
+        atomic_store(&c->goes_on, true);
     }
     pthread_join(loads, NULL);
     pthread_join(lists, NULL);
+    empty(c);
     size_t after = memory_in_use();
-    while (c->live > 0)
-        step(c, false);
     adapters_stats stats;
     adapters_read_stats(c->l->a, &stats);
     print_message("%u cycles, %llu requests, %llu refused late, %llu moves, %llu evictions; "
@@ -214,7 +224,6 @@ static void loads_and_unloads_beside_requests_leave_nothing_behind(void **state)
                   (unsigned long long)stats.loads, (unsigned long long)stats.evictions, warm,
                   (unsigned)WARM, after);
     assert_true(after <= warm + 16 * (CYCLES - WARM)); /* the smallest block lost with each load */
-    nothing_is_left(c);
     lab_close(c->l);
     free(c);
 }
