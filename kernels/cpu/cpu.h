@@ -194,6 +194,7 @@ typedef struct cpu_scratch {
 typedef struct cpu_lora_plan cpu_lora_plan;
 struct linear_job;
 struct strip;
+struct lora_fetch;
 
 /* The ops of one instruction level: every file of level/ is compiled once for each. */
 typedef struct cpu_level {
@@ -204,8 +205,11 @@ typedef struct cpu_level {
     void (*linear)(kern_device *dev, const kern_linear *op);
     void (*rope_store)(kern_device *dev, const kern_rope_store *op);
     void (*attention)(kern_device *dev, const kern_attention *op);
-    /* h of all of dev->lora, whose tokens are those of the op. */
-    void (*lora_shrink)(kern_device *dev, const kern_linear *op);
+    /* This worker's share of the op's h; those of all are whole after the next barrier. */
+    void (*lora_shrink)(const struct linear_job *job, uint32_t worker, uint32_t workers);
+    /* Adds what this worker will read of A for dev->lora_next. */
+    void (*lora_fetch_next)(const struct linear_job *job, uint32_t worker, uint32_t workers,
+                            struct lora_fetch *fetch);
     /* Updates a strip's sums, of tokens base .. base + tokens: sums[token * stride + tile * 16 + row]. */
     void (*lora_update)(const struct linear_job *job, const struct strip *s, uint32_t base,
                         uint32_t tokens, float *sums, uint32_t stride);

@@ -71,7 +71,7 @@ typedef struct few_task {
     const uint16_t *a[STRIP_TILES];
     line_run outs;
     amx_lora_leg *lora; /* the updates of the leg; or NULL */
-    amx_lora_fetch *lora_next;
+    lora_fetch *lora_next;
 } few_task;
 
 /* Tile i of a leg. C 0..3; one B tile: B 4, A 5..7; two: B 4 and 5, A 6 and 7. */
@@ -154,8 +154,8 @@ __attribute__((noinline)) static void fetch_beside(few_task *task, uint32_t turn
     for (uint32_t i = 0; i < turns; i++) {
         fetch_line(&task->outs);
         if (!task->lora) continue;
-        amx_lora_fetch_step(&task->lora->fetch);
-        amx_lora_fetch_step(task->lora_next);
+        lora_fetch_step(&task->lora->fetch);
+        lora_fetch_step(task->lora_next);
     }
 }
 
@@ -269,7 +269,7 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
                      .wide = tokens > TILE_TOKENS ? 2 : 1,
                      .width = amx_tile_tokens(tokens)};
     amx_lora_leg lora;
-    amx_lora_fetch lora_next;
+    lora_fetch lora_next;
     if (job->lora) {
         task.lora = &lora;
         task.lora_next = &lora_next;
@@ -284,11 +284,14 @@ void amx_few_tokens(void *arg, uint32_t worker, uint32_t workers) {
         task.tile = amx_pair_alone(job, worker);
     else if (shared)
         amx_pair_tokens(job, 0, tokens, worker, workers);
-    if (job->lora) amx_lora_shrink_share(job, worker, workers);
+    if (job->lora) amx_lora_shrink(job, worker, workers);
     if (job->lora || (shared && !alone)) pool_barrier(job->dev->pool, worker);
-    if (job->lora)
-        amx_lora_fetch_next(job, worker, workers,
-                            (walk.end - begin) * job->unit_tiles * job->blocks, &lora_next);
+    if (job->lora) {
+        uint32_t steps = (walk.end - begin) * job->unit_tiles * job->blocks;
+        lora_fetch_clear(&lora_next);
+        amx_lora_fetch_next(job, worker, workers, &lora_next);
+        if (steps) lora_fetch_within(&lora_next, steps);
+    }
     amx_configure_tokens(task.width);
     while (next.count) {
         leg l = next;

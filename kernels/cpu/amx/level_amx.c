@@ -12,5 +12,6 @@ const cpu_level cpu_level_amx = {
     .rope_store = level_rope_store_avx512,
     .attention = level_attention_amx,
     .lora_shrink = amx_lora_shrink,
+    .lora_fetch_next = amx_lora_fetch_next,
     .lora_update = amx_lora_update,
 };

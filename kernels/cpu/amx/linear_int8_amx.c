@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "kernels/cpu/amx/amx.h"
+#include "kernels/cpu/amx/lora_amx.h"
 #include "kernels/cpu/amx/scratch_amx.h"
 #include "kernels/cpu/integer/bytes.h"
 #include "kernels/cpu/integer/integer.h"
@@ -264,6 +265,6 @@ void linear_int8_amx(kern_device *dev, const kern_linear *op) {
         linear_int8_avx512_bf16(dev, op);
         return;
     }
-    if (job.lora) dev->level->lora_shrink(dev, op);
+    if (job.lora) amx_lora_shrink_all(&job);
     pool_run(dev->pool, work, &job);
 }

@@ -15,10 +15,7 @@
 #include "kernels/cpu/amx/epilogue_amx.h"
 #include "kernels/cpu/level/lora_rows.h"
 
-enum {
-    FOUR = 4,
-    AHEAD_LINES = 4096, /* of A for the next op: a part of L2 */
-};
+enum { FOUR = 4 };
 
 /* --- tasks ---------------------------------------------------------------------------------- */
 
@@ -330,43 +327,30 @@ static void run_tasks(const linear_job *job, float (*sums)[C_TILE], uint32_t beg
     if (configured) amx_release();
 }
 
-void amx_lora_shrink_share(const linear_job *job, uint32_t worker, uint32_t workers) {
+void amx_lora_shrink(const linear_job *job, uint32_t worker, uint32_t workers) {
     const cpu_lora_plan *plan = job->lora;
     uint32_t begin, end;
     pool_share(all_tasks(plan), FOUR, worker, workers, &begin, &end);
     run_tasks(job, amx_scratch_of(job->dev, worker)->sums[0][0], begin, end);
 }
 
-static void shrink(void *job, uint32_t worker, uint32_t workers) {
-    amx_lora_shrink_share(job, worker, workers);
+static void shrink_share(void *job, uint32_t worker, uint32_t workers) {
+    amx_lora_shrink(job, worker, workers);
 }
 
-void amx_lora_shrink(kern_device *dev, const kern_linear *op) {
-    linear_job job = job_of(dev, op);
-    pool_run(dev->pool, shrink, &job);
+void amx_lora_shrink_all(const linear_job *job) {
+    pool_run(job->dev->pool, shrink_share, (void *)job);
 }
 
 /* --- legs --------------------------------------------------------------------------------------- */
 
-static void fetch_too(amx_lora_fetch *fetch, const char *at, uint32_t bytes) {
-    uint32_t lines = (bytes + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES;
-    fetch->per_step += lines; /* the sum of all, for now */
-    if (fetch->count == LORA_FETCH_RUNS) return;
-    fetch->run[fetch->count].at = at;
-    fetch->run[fetch->count++].lines = lines;
-}
-
-static void fetch_within(amx_lora_fetch *fetch, uint32_t steps) {
-    fetch->per_step = (fetch->per_step + steps - 1) / steps;
-}
-
 /* Where tiles tile .. tile + count of a group of ranks lie. */
 static void take_tiles(const lora_run *run, void *const *pieces, uint32_t tile, uint32_t count,
-                       amx_lora_fetch *fetch, const char *b[STRIP_TILES]) {
+                       lora_fetch *fetch, const char *b[STRIP_TILES]) {
+    lora_fetch_units(fetch, run, pieces, tile, count);
     for (uint32_t i = 0, together; i < count;) {
         const char *at = lora_unit(run, pieces, tile + i, &together);
         together = least(together, count - i);
-        fetch_too(fetch, at, together * run->unit_bytes);
         for (; together > 0; together--, at += run->unit_bytes)
             b[i++] = at;
     }
@@ -393,33 +377,25 @@ static void take_use(const cpu_lora_plan *plan, const cpu_lora_use *use, uint32_
 
 void amx_lora_begin_leg(const linear_job *job, const strip *s, uint32_t first, uint32_t tiles,
                         uint32_t steps, amx_lora_leg *leg) {
-    leg->count = leg->fetch.count = leg->fetch.which = leg->fetch.per_step = 0;
+    leg->count = 0;
+    lora_fetch_clear(&leg->fetch);
     leg->tiles = tiles;
     for (uint32_t u = 0; u < job->lora->count; u++)
         take_use(job->lora, &job->lora->uses[u], s->matrix[first], s->tile[first], leg);
-    fetch_within(&leg->fetch, steps);
+    lora_fetch_within(&leg->fetch, steps);
 }
 
-/* All of a panel of A. */
-static void fetch_panel(const shrink_task *task, amx_lora_fetch *fetch) {
-    const lora_run *run = &task->use->layout.a[task->panel];
-    for (uint32_t b = 0, together; b < run->units; b += together) {
-        const char *at = lora_unit(run, task->use->lora->pieces, b, &together);
-        fetch_too(fetch, at, together * run->unit_bytes);
-    }
-}
-
-void amx_lora_fetch_next(const linear_job *job, uint32_t worker, uint32_t workers, uint32_t steps,
-                         amx_lora_fetch *fetch) {
+void amx_lora_fetch_next(const linear_job *job, uint32_t worker, uint32_t workers,
+                         lora_fetch *fetch) {
     const cpu_lora_plan *plan = job->dev->lora_next;
     uint32_t begin, end;
-    fetch->count = fetch->which = fetch->per_step = 0;
     pool_share(all_tasks(plan), FOUR, worker, workers, &begin, &end);
     task_walk walk = walk_from(plan, begin);
     shrink_task task;
-    for (; begin < end && fetch->per_step < AHEAD_LINES && next_task(&walk, &task); begin++)
-        fetch_panel(&task, fetch);
-    if (steps) fetch_within(fetch, steps);
+    for (; begin < end && fetch->per_step < LORA_AHEAD_LINES && next_task(&walk, &task); begin++) {
+        const lora_run *run = &task.use->layout.a[task.panel];
+        lora_fetch_units(fetch, run, task.use->lora->pieces, 0, run->units);
+    }
 }
 
 /* --- B h of sums in rows ---------------------------------------------------------------------- */
@@ -465,21 +441,27 @@ static void add_group(const group_rows *group, const float *h, float *y) {
         v_store(y + v * LANES, v_add(v_load(y + v * LANES), p[v]));
 }
 
-static void add_sums(const linear_job *job, const lora_rows *rows) {
+static void add_tile(const linear_job *job, const lora_rows *rows, uint32_t i) {
     uint32_t rank = rows->use->lora->part[rows->part].rank;
     const cpu_lora_part *part = &rows->use->layout.part[rows->part];
     for (uint32_t g = 0; g < cpu_lora_groups(rank); g++) {
         group_rows group;
         group.ranks = cpu_lora_group(rank, g);
         for (uint32_t first = 0; first < group.ranks; first += LORA_STATE_RANKS)
-            read_ranks(lora_tile_unit(rows, &part->b[g]), group.ranks, first, group.b);
+            read_ranks(lora_tile_unit(rows, i, &part->b[g]), group.ranks, first, group.b);
         for (uint32_t t = rows->begin; t < rows->end; t++) {
             float h[LORA_GROUP];
             read_states(job->lora, rows, t, part->state_first + g * LORA_GROUP / LORA_STATE_RANKS,
                         group.ranks, h);
-            add_group(&group, h, rows->y + (size_t)(t - rows->begin) * rows->stride);
+            add_group(&group, h,
+                      rows->y + (size_t)(t - rows->begin) * rows->stride + i * TILE_ROWS);
         }
     }
+}
+
+static void add_sums(const linear_job *job, const lora_rows *rows) {
+    for (uint32_t i = 0; i < rows->tiles; i++)
+        add_tile(job, rows, i);
 }
 
 void amx_lora_update(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,

@@ -14,17 +14,17 @@
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/scratch_amx.h"
 #include "kernels/cpu/level/linear_job.h"
+#include "kernels/cpu/lora_fetch.h"
 #include "kernels/cpu/lora_plan.h"
 
-enum { LORA_FETCH_RUNS = 128 };
-
-/* This worker's share of h; those of all are whole after the next barrier. */
-void amx_lora_shrink_share(const linear_job *job, uint32_t worker, uint32_t workers);
-
-/* cpu_level's, of the AMX level; linear_amx.c does without the first. */
-void amx_lora_shrink(kern_device *dev, const kern_linear *op);
+/* cpu_level's, of the AMX level. */
+void amx_lora_shrink(const linear_job *job, uint32_t worker, uint32_t workers);
+void amx_lora_fetch_next(const linear_job *job, uint32_t worker, uint32_t workers,
+                         lora_fetch *fetch);
 void amx_lora_update(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                      float *sums, uint32_t stride);
+/* The shares of all workers, whole when it returns. */
+void amx_lora_shrink_all(const linear_job *job);
 
 /* Of a use the tiles i .. end of a pair, of one matrix, for the tokens of the B tiles t + w it has any of. */
 static inline void amx_lora_expand_use(const cpu_lora_plan *plan, const cpu_lora_use *use,
@@ -81,28 +81,6 @@ static inline void amx_lora_expand_pair(const linear_job *job, const strip *s, u
     }
 }
 
-/* Memory that is wanted soon, fetched some lines at a time while something else is computed. */
-typedef struct amx_lora_fetch {
-    uint32_t count, which, per_step; /* runs; the run that comes next; lines of a step */
-    struct {
-        const char *at;
-        uint32_t lines;
-    } run[LORA_FETCH_RUNS];
-} amx_lora_fetch;
-
-ALWAYS_INLINE void amx_lora_fetch_step(amx_lora_fetch *fetch) {
-    for (uint32_t i = 0; i < fetch->per_step; i++) {
-        if (fetch->which == fetch->count) return;
-        _mm_prefetch(fetch->run[fetch->which].at, _MM_HINT_T1);
-        fetch->run[fetch->which].at += CACHE_LINE_BYTES;
-        if (--fetch->run[fetch->which].lines == 0) fetch->which++;
-    }
-}
-
-/* What this worker's share of dev->lora_next reads of A, spread over so many steps. */
-void amx_lora_fetch_next(const linear_job *job, uint32_t worker, uint32_t workers, uint32_t steps,
-                         amx_lora_fetch *fetch);
-
 /* B h of up to STRIP_TILES tiles of one matrix, those of a leg (few_amx.c): 32 ranks of a use after the other. */
 typedef struct amx_lora_leg {
     uint32_t count, tiles;
@@ -111,7 +89,7 @@ typedef struct amx_lora_leg {
         size_t row;
         const uint16_t *h[2]; /* of each B tile; NULL: the use has no tokens of it */
     } product[FEW_TOKENS * LORA_RANK_MAX / LORA_STATE_RANKS];
-    amx_lora_fetch fetch; /* of all b */
+    lora_fetch fetch; /* of all b */
 } amx_lora_leg;
 
 /* Tiles of a strip from `first` on; fetched in so many steps. */

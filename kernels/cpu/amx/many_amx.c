@@ -274,7 +274,7 @@ static void pair_inputs(const many_task *task, uint32_t tokens, uint32_t worker,
         amx_pair_part(job, walk->token, walk->token_end, (walk->token - task->base) / TILE_TOKENS);
     else
         amx_pair_tokens(job, task->base, tokens, worker, workers);
-    if (job->lora) amx_lora_shrink_share(job, worker, workers);
+    if (job->lora) amx_lora_shrink(job, worker, workers);
     if (!walk->alone || job->lora) pool_barrier(job->dev->pool, worker);
 }
 

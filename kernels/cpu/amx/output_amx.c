@@ -15,6 +15,7 @@
 
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/amx/line_run.h"
+#include "kernels/cpu/amx/lora_amx.h"
 #include "kernels/cpu/amx/scratch_amx.h"
 
 enum { FETCH_TOKENS = 32 }; /* whose outputs are fetched before they are written */
@@ -247,7 +248,7 @@ static void many_tokens(void *arg, uint32_t worker, uint32_t workers) {
 void output_linear_amx(kern_device *dev, const kern_linear *op) {
     linear_job job = job_of(dev, op);
     ESP_ASSERT(op->matrix_count == 1 && job.cols % TILE_COLS == 0 && !job.order[0]);
-    if (job.lora) dev->level->lora_shrink(dev, op);
+    if (job.lora) amx_lora_shrink_all(&job);
     if (op->token_count > OUTPUT_FEW) {
         pool_run(dev->pool, many_tokens, &job);
         return;

@@ -194,6 +194,7 @@ typedef struct dot_task {
     uint32_t first;
     uint32_t token;
     int code_first;
+    linear_ahead *ahead; /* or NULL */
     cpu_scratch *scratch;
 } dot_task;
 
@@ -251,6 +252,7 @@ ALWAYS_INLINE void multiply(dot_class class, uint32_t tiles, uint32_t tokens,
 
 ALWAYS_INLINE void multiply_first(dot_class class, uint32_t tiles, uint32_t first, uint32_t *tokens,
                                   dot_task *task) {
+    if (task->ahead) fetch_ahead(task->ahead);
     multiply(class, tiles, first, task);
     task->token += first;
     task->x += first;
@@ -316,12 +318,14 @@ FOR_EACH_CLASS(MULTIPLY_OF)
 static multiply_fn *const multiply_of[][DOT_VECTORS + 1] = {FOR_EACH_CLASS(MULTIPLY_ROW)};
 
 static void many_format(esp_dtype dtype, const code_run *run, uint32_t first, uint32_t count,
-                        uint32_t tokens, cpu_scratch *scratch) {
+                        uint32_t tokens, linear_ahead *ahead, cpu_scratch *scratch) {
     multiply_fn *multiply_block = multiply_of[cpu_formats[dtype].scaling][dot_kind(dtype)];
-    dot_task task = {.first = first, .code_first = dot_first(dtype), .scratch = scratch};
+    dot_task task = {
+        .first = first, .code_first = dot_first(dtype), .ahead = ahead, .scratch = scratch};
     ESP_ASSERT(multiply_block);
     for (uint32_t b = 0; b < run->blocks; b++) {
         task.x = run->inputs + (size_t)b * run->rows;
+        if (ahead) fetch_ahead(ahead);
         expand_of[dtype](run, first, first + count, b, scratch);
         multiply_block(first + count, tokens, task);
     }
@@ -330,7 +334,7 @@ static void many_format(esp_dtype dtype, const code_run *run, uint32_t first, ui
 /* --- strips -------------------------------------------------------------------------------- */
 
 static void multiply_strip(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
-                           cpu_scratch *scratch) {
+                           linear_ahead *ahead, cpu_scratch *scratch) {
     const cpu_level *level = job->dev->level;
     tile_run tiles = run_of(job, s, tokens);
     code_run run = {.blocks = job->blocks, .rows = tokens};
@@ -349,7 +353,7 @@ static void multiply_strip(const linear_job *job, const strip *s, uint32_t base,
             for (uint32_t i = first; i < first + count; i++)
                 foreign_tile(job, s, i, base, tokens, scratch->sums[0], STRIP_ROWS);
         } else if (tokens > FEW_TOKENS) {
-            many_format(dtype, &run, first, count, tokens, scratch);
+            many_format(dtype, &run, first, count, tokens, ahead, scratch);
         } else {
             few_of[dtype](&run, first, count, tokens, scratch->sums);
         }
@@ -370,6 +374,6 @@ void LEVEL_NAME(linear_int16)(kern_device *dev, const kern_linear *op) {
 #else
 void LEVEL_NAME(linear_int8)(kern_device *dev, const kern_linear *op) {
 #endif
-    static const linear_way way = {FEW_TOKENS, take_inputs, multiply_strip};
+    static const linear_way way = {FEW_TOKENS, take_inputs, true, multiply_strip};
     linear_run(dev, op, &way);
 }

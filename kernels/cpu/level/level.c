@@ -9,6 +9,7 @@ const cpu_level LEVEL_NAME(cpu_level) = {
     .rope_store = LEVEL_NAME(level_rope_store),
     .attention = LEVEL_NAME(level_attention),
     .lora_shrink = LEVEL_NAME(lora_shrink),
+    .lora_fetch_next = LEVEL_NAME(lora_fetch_next),
     .lora_update = LEVEL_NAME(lora_update),
     .tiles = LEVEL_NAME(level_tiles),
 };

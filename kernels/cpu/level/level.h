@@ -23,7 +23,9 @@ void LEVEL_NAME(level_rope_store)(kern_device *dev, const kern_rope_store *op);
 void LEVEL_NAME(level_attention)(kern_device *dev, const kern_attention *op);
 void LEVEL_NAME(level_tiles)(const struct linear_job *job, const struct strip *s, uint32_t first,
                              uint32_t count, uint32_t tokens, cpu_scratch *scratch);
-void LEVEL_NAME(lora_shrink)(kern_device *dev, const kern_linear *op);
+void LEVEL_NAME(lora_shrink)(const struct linear_job *job, uint32_t worker, uint32_t workers);
+void LEVEL_NAME(lora_fetch_next)(const struct linear_job *job, uint32_t worker, uint32_t workers,
+                                 struct lora_fetch *fetch);
 void LEVEL_NAME(lora_update)(const struct linear_job *job, const struct strip *s, uint32_t base,
                              uint32_t tokens, float *sums, uint32_t stride);
 

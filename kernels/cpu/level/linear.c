@@ -27,12 +27,12 @@ void LEVEL_NAME(level_tiles)(const linear_job *job, const strip *s, uint32_t fir
 }
 
 static void multiply(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
-                     cpu_scratch *scratch) {
-    (void)base;
+                     linear_ahead *ahead, cpu_scratch *scratch) {
+    (void)base, (void)ahead;
     LEVEL_NAME(level_tiles)(job, s, 0, s->count, tokens, scratch);
 }
 
 void LEVEL_NAME(level_linear)(kern_device *dev, const kern_linear *op) {
-    static const linear_way way = {FUSED_TOKENS, expand_tokens, multiply};
+    static const linear_way way = {FUSED_TOKENS, expand_tokens, false, multiply};
     linear_run(dev, op, &way);
 }

@@ -97,6 +97,14 @@ static inline strip strip_at(const linear_job *job, uint32_t unit, uint32_t end,
     return s;
 }
 
+/* How many tiles from `first` on are of one matrix: neighbours. */
+static inline uint32_t strip_of_matrix(const strip *s, uint32_t first) {
+    uint32_t end = first + 1;
+    while (end < s->count && s->matrix[end] == s->matrix[first])
+        end++;
+    return end - first;
+}
+
 static inline tile_run run_of(const linear_job *job, const strip *s, uint32_t input_rows) {
     tile_run run = {.blocks = job->blocks, .input_rows = input_rows};
     for (uint32_t i = 0; i < s->count; i++) {

@@ -6,15 +6,27 @@
 #define ESPALIER_LINEAR_WALK_H
 
 #include "kernels/cpu/level/linear_job.h"
+#include "kernels/cpu/lora_fetch.h"
+#include "kernels/cpu/lora_plan.h"
+
+enum { FETCH_TOKENS = 6 }; /* of a block, with a step of what is fetched */
+
+/* What of the updates' memory is fetched while a strip is multiplied: its B, and this worker's A of the next op. */
+typedef struct linear_ahead {
+    lora_fetch strip, next;
+} linear_ahead;
 
 typedef struct linear_way {
     uint32_t few_tokens;
     /* Tokens base + begin .. base + end of the op, of `rows` that are computed together. */
     void (*take_inputs)(const linear_job *job, uint32_t base, uint32_t rows, uint32_t begin,
                         uint32_t end);
-    /* Tokens base .. base + tokens of the op, rows 0 .. tokens of the chunk; to scratch->sums. */
+    /* It computes longer than it reads, and has time for what updates will read. */
+    bool fetches;
+    /* Tokens base .. base + tokens of the op, rows 0 .. tokens of the chunk; to scratch->sums. ahead: a step of both
+     * for each FETCH_TOKENS of a block; NULL: there is nothing to fetch. */
     void (*multiply)(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
-                     cpu_scratch *scratch);
+                     linear_ahead *ahead, cpu_scratch *scratch);
 } linear_way;
 
 typedef struct linear_walk {
@@ -22,13 +34,56 @@ typedef struct linear_walk {
     const linear_way *way;
 } linear_walk;
 
+/* --- ahead ------------------------------------------------------------------------------- */
+
+static inline uint32_t fetch_steps(const linear_job *job, uint32_t tokens) {
+    return job->blocks * ((tokens + FETCH_TOKENS - 1) / FETCH_TOKENS);
+}
+
+/* B of the strip's tiles, of all updates, while it is multiplied. */
+static inline void fetch_strip(const linear_job *job, const strip *s, uint32_t tokens,
+                               lora_fetch *fetch) {
+    lora_fetch_clear(fetch);
+    for (uint32_t u = 0; u < job->lora->count; u++) {
+        const cpu_lora_use *use = &job->lora->uses[u];
+        for (uint32_t i = 0, count; i < s->count; i += count) {
+            uint32_t m = s->matrix[i],
+                     rank = m < use->lora->part_count ? use->lora->part[m].rank : 0;
+            count = strip_of_matrix(s, i);
+            for (uint32_t g = 0; g < cpu_lora_groups(rank); g++)
+                lora_fetch_units(fetch, &use->layout.part[m].b[g], use->lora->pieces, s->tile[i],
+                                 count);
+        }
+    }
+    lora_fetch_within(fetch, fetch_steps(job, tokens));
+}
+
+/* This worker's share of the next op's A, while it multiplies all strips of this one. */
+static inline void fetch_next(const linear_job *job, uint32_t units, uint32_t worker,
+                              uint32_t workers, lora_fetch *fetch) {
+    uint32_t strips = units * job->unit_tiles / STRIP_TILES,
+             steps = strips * fetch_steps(job, job->op->token_count);
+    lora_fetch_clear(fetch);
+    job->dev->level->lora_fetch_next(job, worker, workers, fetch);
+    lora_fetch_within(fetch, steps ? steps : 1);
+}
+
+static inline void fetch_ahead(linear_ahead *ahead) {
+    lora_fetch_step(&ahead->strip);
+    lora_fetch_step(&ahead->next);
+}
+
+/* --- the walk ---------------------------------------------------------------------------- */
+
 /* Units begin .. end. */
 static inline void walk_strips(const linear_walk *walk, uint32_t base, uint32_t tokens,
-                               uint32_t begin, uint32_t end, cpu_scratch *scratch) {
+                               uint32_t begin, uint32_t end, linear_ahead *ahead,
+                               cpu_scratch *scratch) {
     const linear_job *job = walk->job;
     for (uint32_t unit = begin; unit < end; unit += STRIP_TILES / job->unit_tiles) {
         strip s = strip_at(job, unit, end, STRIP_TILES);
-        walk->way->multiply(job, &s, base, tokens, scratch);
+        if (ahead) fetch_strip(job, &s, tokens, &ahead->strip);
+        walk->way->multiply(job, &s, base, tokens, ahead, scratch);
         finish(job, &s, base, tokens, scratch->sums[0], STRIP_ROWS);
     }
 }
@@ -37,21 +92,30 @@ static inline void walk_few(void *arg, uint32_t worker, uint32_t workers) {
     const linear_walk *walk = arg;
     const linear_job *job = walk->job;
     uint32_t begin, end;
+    if (job->lora) {
+        job->dev->level->lora_shrink(job, worker, workers);
+        pool_barrier(job->dev->pool, worker);
+    }
     pool_share(job->units, 1, worker, workers, &begin, &end);
-    walk_strips(walk, 0, job->op->token_count, begin, end, &job->dev->scratch[worker]);
+    walk_strips(walk, 0, job->op->token_count, begin, end, NULL, &job->dev->scratch[worker]);
 }
 
 static inline void walk_many(void *arg, uint32_t worker, uint32_t workers) {
     const linear_walk *walk = arg;
     const linear_job *job = walk->job;
     uint32_t total = job->op->token_count, begin, end, mine, mine_end;
+    bool fetches = job->lora && walk->way->fetches;
+    linear_ahead ahead;
     pool_share(job->units, 1, worker, workers, &begin, &end);
+    if (job->lora) job->dev->level->lora_shrink(job, worker, workers);
+    if (fetches) fetch_next(job, end - begin, worker, workers, &ahead.next);
     for (uint32_t base = 0; base < total; base += CHUNK_TOKENS) {
         uint32_t tokens = total - base < CHUNK_TOKENS ? total - base : CHUNK_TOKENS;
         pool_share(tokens, 1, worker, workers, &mine, &mine_end);
         walk->way->take_inputs(job, base, tokens, mine, mine_end);
         pool_barrier(job->dev->pool, worker);
-        walk_strips(walk, base, tokens, begin, end, &job->dev->scratch[worker]);
+        walk_strips(walk, base, tokens, begin, end, fetches ? &ahead : NULL,
+                    &job->dev->scratch[worker]);
         pool_barrier(job->dev->pool, worker); /* before the inputs are overwritten */
     }
 }
@@ -60,7 +124,6 @@ static inline void linear_run(kern_device *dev, const kern_linear *op, const lin
     linear_job job = job_of(dev, op);
     linear_walk walk = {&job, way};
     bool few = op->token_count <= way->few_tokens;
-    if (job.lora) dev->level->lora_shrink(dev, op);
     if (few) way->take_inputs(&job, 0, op->token_count, 0, op->token_count);
     pool_run(dev->pool, few ? walk_few : walk_many, &walk);
 }

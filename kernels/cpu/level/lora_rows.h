@@ -10,30 +10,30 @@
 #include "kernels/cpu/level/linear_job.h"
 #include "kernels/cpu/lora_plan.h"
 
-/* A tile's sums of tokens begin .. end of the op: y[(token - begin) * stride]. */
+/* Sums of tokens begin .. end of the op and some tiles of a matrix: y[(token - begin) * stride + tile * 16]. */
 typedef struct lora_rows {
     const cpu_lora_use *use;
-    uint32_t part, tile;
+    uint32_t part, tile, tiles;
     uint32_t begin, end;
     float *y;
     uint32_t stride;
 } lora_rows;
 
-static inline const void *lora_tile_unit(const lora_rows *rows, const lora_run *run) {
+/* Of tile i of the rows. */
+static inline const void *lora_tile_unit(const lora_rows *rows, uint32_t i, const lora_run *run) {
     uint32_t together;
-    return lora_unit(run, rows->use->lora->pieces, rows->tile, &together);
+    return lora_unit(run, rows->use->lora->pieces, rows->tile + i, &together);
 }
 
-static inline void lora_finish_rows(const lora_rows *rows) {
+static inline void lora_finish_tile(const lora_rows *rows, uint32_t i) {
     const kern_lora *lora = rows->use->lora;
     const cpu_lora_part *part = &rows->use->layout.part[rows->part];
     const float *magnitude = NULL, *bias = NULL;
-    if (lora->part[rows->part].magnitude) magnitude = lora_tile_unit(rows, &part->magnitude);
-    if (lora->part[rows->part].bias) bias = lora_tile_unit(rows, &part->bias);
-    if (!magnitude && !bias) return;
+    if (lora->part[rows->part].magnitude) magnitude = lora_tile_unit(rows, i, &part->magnitude);
+    if (lora->part[rows->part].bias) bias = lora_tile_unit(rows, i, &part->bias);
     for (uint32_t t = rows->begin; t < rows->end; t++)
         for (uint32_t v = 0; v < TILE_ROWS; v += LANES) {
-            float *at = rows->y + (size_t)(t - rows->begin) * rows->stride + v;
+            float *at = rows->y + (size_t)(t - rows->begin) * rows->stride + i * TILE_ROWS + v;
             vf y = v_load(at);
             if (magnitude) y = v_mul(y, v_load(magnitude + v));
             if (bias) y = v_add(y, v_load(bias + v));
@@ -43,13 +43,12 @@ static inline void lora_finish_rows(const lora_rows *rows) {
 
 typedef void lora_sum_fn(const linear_job *job, const lora_rows *rows);
 
-/* The rows of a use in tile i of a strip. */
-static inline void lora_update_tile(const linear_job *job, const cpu_lora_use *use,
-                                    lora_sum_fn *add_sums, lora_rows *rows) {
-    rows->use = use;
-    if (rows->part >= use->lora->part_count) return;
-    if (!job->lora_summed && use->lora->part[rows->part].rank) add_sums(job, rows);
-    lora_finish_rows(rows);
+static inline void lora_update_rows(const linear_job *job, lora_sum_fn *add_sums,
+                                    const lora_rows *rows) {
+    if (rows->part >= rows->use->lora->part_count) return;
+    if (!job->lora_summed && rows->use->lora->part[rows->part].rank) add_sums(job, rows);
+    for (uint32_t i = 0; job->lora->after[rows->part] && i < rows->tiles; i++)
+        lora_finish_tile(rows, i);
 }
 
 /* cpu_level.lora_update, given what adds B h. */
@@ -62,14 +61,17 @@ ALWAYS_INLINE void lora_update_strip(lora_sum_fn *add_sums, const linear_job *jo
         uint32_t begin = use->first < base ? base : use->first, end = use->first + use->count;
         if (end > base + tokens) end = base + tokens;
         if (use->first >= base + tokens) return;
-        for (uint32_t i = 0; begin < end && i < s->count; i++) {
-            lora_rows rows = {.part = s->matrix[i],
+        for (uint32_t i = 0, tiles; begin < end && i < s->count; i += tiles) {
+            tiles = strip_of_matrix(s, i);
+            lora_rows rows = {.use = use,
+                              .part = s->matrix[i],
                               .tile = s->tile[i],
+                              .tiles = tiles,
                               .begin = begin,
                               .end = end,
                               .y = sums + (size_t)(begin - base) * stride + i * TILE_ROWS,
                               .stride = stride};
-            lora_update_tile(job, use, add_sums, &rows);
+            lora_update_rows(job, add_sums, &rows);
         }
     }
 }
