@@ -178,24 +178,15 @@ esp_code group_check(adapter_group *g, const char *path, esp_error *err) {
 
 /* ---- lists ---- */
 
-/* By name, version, content, and whether it is on its way out; of equals the first replica's comes first. */
+/* In the lists' order; of equals the first replica's comes first. */
 typedef struct listed {
     adapter_info info;
     uint32_t replica;
 } listed;
 
-static int compare(const adapter_info *x, const adapter_info *y) {
-    int names = strcmp(x->name, y->name);
-    if (names) return names;
-    if (x->version != y->version) return x->version > y->version ? 1 : -1;
-    int digests = strcmp(x->digest, y->digest);
-    if (digests) return digests;
-    return (x->state == ADAPTER_LEAVING) - (y->state == ADAPTER_LEAVING);
-}
-
-static int by_name(const void *x, const void *y) {
+static int by_order(const void *x, const void *y) {
     const listed *p = x, *q = y;
-    int order = compare(&p->info, &q->info);
+    int order = adapter_info_order(&p->info, &q->info);
     return order ? order : (p->replica > q->replica) - (p->replica < q->replica);
 }
 
@@ -257,10 +248,10 @@ void group_look(adapter_group *g, adapter_info **out, size_t *count, adapters_st
     *stats = (adapters_stats){0};
     for (uint32_t i = 0; i < g->count; i++)
         append(&all, &total, i, g->of[i], stats);
-    qsort(all, total, sizeof *all, by_name);
+    qsort(all, total, sizeof *all, by_order);
     adapter_info *merged = mem_new(total + 1, sizeof *merged);
     for (size_t i = 0; i < total; i++)
-        if (used && compare(&merged[used - 1], &all[i].info) == 0)
+        if (used && adapter_info_order(&merged[used - 1], &all[i].info) == 0)
             add(&merged[used - 1], &all[i].info);
         else
             merged[used++] = all[i].info;

@@ -61,10 +61,13 @@ adapter_tier adapters_tier(adapters *a, const char *name, const char *digest) {
     return tier;
 }
 
-static int by_name(const void *x, const void *y) {
+int adapter_info_order(const void *x, const void *y) {
     const adapter_info *p = x, *q = y;
     int names = strcmp(p->name, q->name);
-    return names ? names : (p->version > q->version) - (p->version < q->version);
+    if (names) return names;
+    if (p->version != q->version) return p->version > q->version ? 1 : -1;
+    int leaving = (p->state == ADAPTER_LEAVING) - (q->state == ADAPTER_LEAVING);
+    return leaving ? leaving : strcmp(p->digest, q->digest);
 }
 
 /* Nobody has it any more; its memory goes back a little later. */
@@ -116,7 +119,7 @@ void adapters_look(adapters *a, adapter_info **out, size_t *count, adapters_stat
     *out = mem_new(a->adapter_count + 1, sizeof **out);
     *count = look(a, *out, stats);
     pthread_mutex_unlock(&a->lock);
-    qsort(*out, *count, sizeof **out, by_name);
+    qsort(*out, *count, sizeof **out, adapter_info_order);
 }
 
 void adapters_list(adapters *a, adapter_info **out, size_t *count) {

@@ -204,7 +204,10 @@ ESP_CHECKED esp_code adapters_pin(adapters *a, const char *ref, bool pinned, esp
 ESP_CHECKED esp_code adapters_set_alias(adapters *a, const char *name, uint32_t version,
                                         esp_error *err);
 
-/* All that can be had or are in use, by name and version: *out is malloc'd, the caller's. */
+/* By name and version; one that was unloaded and still serves comes behind the one that was loaded again under its
+ * number; by content. For qsort. */
+int adapter_info_order(const void *x, const void *y);
+/* All that can be had or are in use, in that order: *out is malloc'd, the caller's. */
 void adapters_list(adapters *a, adapter_info **out, size_t *count);
 void adapter_read_info(adapters *a, const adapter *ad, adapter_info *out);
 /* Where that content is under that name; ADAPTER_DISK also where it is not known. Asks for nothing. */

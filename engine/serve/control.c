@@ -100,51 +100,73 @@ void control_unload(control *c, rpc_call *call, const ProtobufCMessage *message)
 
 /* ---- list ---- */
 
-/* "name@version" of the last one that was given. */
+/* "name@version.given": the last one, and how many of its name and number were given: more than one where some were
+ * unloaded and still serve. */
 typedef struct page_token {
     char name[STORE_NAME_MAX + 1];
-    uint32_t version;
+    uint32_t version, given;
 } page_token;
 
-static esp_code read_token(page_token *out, const char *token, esp_error *err) {
+enum { PAGE_TOKEN_BYTES = STORE_NAME_MAX + 24 };
+
+/* Reads digits up to `until`; strtoul would take a sign and spaces too. */
+static bool read_number(const char **at, char until, uint32_t *out) {
     char *end = NULL;
+    unsigned long value = isdigit((unsigned char)**at) ? strtoul(*at, &end, 10) : 0;
+    if (!value || value > UINT32_MAX || *end != until) return false;
+    *out = (uint32_t)value;
+    *at = end + 1;
+    return true;
+}
+
+static esp_code read_token(page_token *out, const char *token, esp_error *err) {
     const char *at = strrchr(token, '@');
     size_t bytes = at ? (size_t)(at - token) : 0;
     *out = (page_token){0};
     if (!*token) return ESP_OK;
-    /* strtoul would take a sign and spaces too. */
-    unsigned long version = at && isdigit((unsigned char)at[1]) ? strtoul(at + 1, &end, 10) : 0;
-    if (bytes > STORE_NAME_MAX || !version || *end || version > UINT32_MAX)
+    if (at) at++;
+    if (bytes == 0 || bytes > STORE_NAME_MAX || !read_number(&at, '.', &out->version) ||
+        !read_number(&at, '\0', &out->given))
         return esp_fail_field(err, ESP_INVALID, "page_token",
                               "page_token: it is none that ListAdapters gave");
     memcpy(out->name, token, bytes);
-    out->version = (uint32_t)version;
     return ESP_OK;
 }
 
-static bool is_behind(const adapter_info *info, const page_token *token) {
+/* seen: how many of its name and number are before it in the list. */
+static bool is_behind(const adapter_info *info, uint32_t seen, const page_token *token) {
     int order = strcmp(info->name, token->name);
-    return order > 0 || (order == 0 && info->version > token->version);
+    if (order || info->version != token->version)
+        return order > 0 || (order == 0 && info->version > token->version);
+    return seen >= token->given;
+}
+
+static uint32_t seen_before(const adapter_info *infos, size_t i) {
+    uint32_t seen = 0;
+    while (seen < i && !strcmp(infos[i - seen - 1].name, infos[i].name) &&
+           infos[i - seen - 1].version == infos[i].version)
+        seen++;
+    return seen;
 }
 
 static void send_page(rpc_call *call, const Espalier__V1__ListAdaptersRequest *in,
                       const page_token *after, const adapter_info *infos, size_t count) {
     Espalier__V1__ListAdaptersResponse answer = ESPALIER__V1__LIST_ADAPTERS_RESPONSE__INIT;
-    char token[STORE_NAME_MAX + 16];
+    char token[PAGE_TOKEN_BYTES];
     uint32_t room = in->page_size ? in->page_size : CONTROL_PAGE_DEFAULT;
     Espalier__V1__Adapter *at = mem_new(room, sizeof *at);
     answer.adapters = mem_new(room, sizeof *answer.adapters);
-    const adapter_info *last = NULL;
     for (size_t i = 0; i < count; i++) {
-        if ((*in->name && strcmp(infos[i].name, in->name) != 0) || !is_behind(&infos[i], after))
+        uint32_t seen = seen_before(infos, i);
+        if ((*in->name && strcmp(infos[i].name, in->name) != 0) ||
+            !is_behind(&infos[i], seen, after))
             continue;
         if (answer.n_adapters == room) {
-            snprintf(token, sizeof token, "%s@%u", last->name, last->version);
             answer.next_page_token = token;
             break;
         }
-        last = &infos[i];
-        control_describe(&at[answer.n_adapters], last);
+        snprintf(token, sizeof token, "%s@%u.%u", infos[i].name, infos[i].version, seen + 1);
+        control_describe(&at[answer.n_adapters], &infos[i]);
         answer.adapters[answer.n_adapters] = &at[answer.n_adapters];
         answer.n_adapters++;
     }

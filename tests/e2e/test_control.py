@@ -333,6 +333,26 @@ def test_pages_of_the_list_hold_each_adapter_once(control, folders):
     assert got == [(a.name, a.version) for a in listed(control)]
 
 
+def test_one_that_is_leaving_stands_behind_the_one_that_was_loaded_again(control, stub, folders):
+    upload(control, "twice", folders[0])
+    stream, _ = begin_long(stub, "twice", max_tokens=HELD)
+    call = control.UnloadAdapter.future(cb.UnloadAdapterRequest(adapter="twice"), timeout=PATIENCE_S)
+    wait_for(lambda: [a.state for a in listed(control, "twice")] == [cb.ADAPTER_STATE_LEAVING], "LEAVING")
+    load(control, "twice")
+    got, token = [], ""
+    while token or not got:
+        page = control.ListAdapters(cb.ListAdaptersRequest(name="twice", page_size=1, page_token=token), timeout=PATIENCE_S)
+        got += [(a.version, a.state, a.current) for a in page.adapters]
+        token = page.next_page_token
+    assert got == [(1, cb.ADAPTER_STATE_READY, True), (1, cb.ADAPTER_STATE_LEAVING, False)]
+    pinned = control.Pin(cb.PinRequest(adapter="twice@1", pinned=True), timeout=PATIENCE_S).adapter
+    assert pinned.state == cb.ADAPTER_STATE_READY and pinned.pinned
+    stream.cancel()
+    call.result(timeout=PATIENCE_S)
+    assert [a.state for a in listed(control, "twice")] == [cb.ADAPTER_STATE_READY]
+    unload(control, "twice")
+
+
 def test_use_is_seen_in_the_list(control, stub, folders):
     upload(control, "used", folders[0])
     assert [(a.requests, a.last_use_unix_us) for a in listed(control, "used")] == [(0, 0)]
@@ -523,8 +543,9 @@ def test_an_upload_larger_than_the_disk_is_refused_at_once(control, refused, siz
 
 def test_pages_that_are_none_are_refused(control, refused):
     for bad in (dict(page_size=1001), dict(page_token="x"), dict(page_token="x@"), dict(page_token="x@y"),
-                dict(page_token="x" * 300 + "@1"), dict(page_token="x@99999999999"),
-                dict(page_token="x@+5"), dict(page_token="x@ 5"), dict(page_token="x@-5")):
+                dict(page_token="x" * 300 + "@1.1"), dict(page_token="x@99999999999.1"), dict(page_token="x@1"),
+                dict(page_token="x@1."), dict(page_token="x@1.0"), dict(page_token="x@1.1.1"), dict(page_token="@1.1"),
+                dict(page_token="x@+5.1"), dict(page_token="x@5. 1"), dict(page_token="x@-5.1")):
         refused(lambda b=bad: control.ListAdapters(cb.ListAdaptersRequest(**b), timeout=PATIENCE_S), CODE.INVALID_ARGUMENT)
 
 
