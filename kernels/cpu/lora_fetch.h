@@ -28,8 +28,8 @@ static inline void lora_fetch_clear(lora_fetch *fetch) {
 /* Until lora_fetch_within, per_step is the sum of all lines. Runs that there is no room for are left out. */
 static inline void lora_fetch_add(lora_fetch *fetch, const char *at, uint32_t bytes) {
     uint32_t lines = (bytes + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES;
-    fetch->per_step += lines;
     if (fetch->count == LORA_FETCH_RUNS) return;
+    fetch->per_step += lines;
     fetch->run[fetch->count].at = at;
     fetch->run[fetch->count++].lines = lines;
 }

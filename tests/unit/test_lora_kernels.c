@@ -23,9 +23,9 @@ static const struct way {
     kern_level level;
     kern_activations activations;
 } ways[] = {
-    {LEVEL_AVX2, ACT_BF16}, {LEVEL_AVX512, ACT_BF16}, {LEVEL_AMX, ACT_BF16},
-    {LEVEL_AVX2, ACT_INT8}, {LEVEL_AVX512, ACT_INT8}, {LEVEL_AMX, ACT_INT8},
-};
+    {LEVEL_AVX2, ACT_BF16},   {LEVEL_AVX2, ACT_INT8}, {LEVEL_AVX512, ACT_BF16},
+    {LEVEL_AVX512, ACT_INT8}, {LEVEL_AMX, ACT_BF16},  {LEVEL_AMX, ACT_INT8},
+}; /* up to the first that this processor does not have */
 enum { WAYS = sizeof ways / sizeof ways[0] };
 
 static lab lab_of(const struct way *way, uint32_t threads) {
@@ -517,49 +517,63 @@ static void pieces_of_any_size_give_the_same(void **state) {
         }
 }
 
-/* What is said to come next changes no bit, of this op or of the next, whether it comes or not. */
+/* Two adapters of rows x cols at most tokens, which take turns. */
+typedef struct hint_case {
+    uint32_t threads, tokens, rows, cols, rank[2];
+    size_t piece_max;
+} hint_case;
+
+static void check_hints(const struct way *way, const hint_case *h) {
+    const lora_shape shapes[2] = {{.rank = {h->rank[0]}}, {.rank = {h->rank[1]}, .bias = true}};
+    const linear_case c = {.dtype = {DT_Q4_0}, .rows = {h->rows}, .matrices = 1, .cols = h->cols};
+    const size_t row_bytes = h->rows * sizeof(float), out_bytes = h->tokens * row_bytes;
+    lab l = lab_of(way, h->threads);
+    lora_adapter adapters[2];
+    kern_lora_segment segments[2];
+    for (uint32_t a = 0; a < 2; a++) {
+        adapters[a] = lora_adapter_of(&l, &c, 5 + a, &shapes[a], h->piece_max);
+        segments[a] =
+            (kern_lora_segment){.first = 2, .count = h->tokens - 3, .lora = &adapters[a].lora};
+    }
+    float *out[2] = {lab_alloc(&l, out_bytes), lab_alloc(&l, out_bytes)};
+    kern_linear op = {.token_count = h->tokens, .lora_count = 1};
+    op.in = lab_upload_random(&l, KIND_ACT, 3, h->tokens * h->cols);
+    take_matrices(&l, &c, &op);
+    for (uint32_t i = 0; i < 8; i++) { /* both adapters, after and with each hint */
+        op.lora = &segments[i % 2];
+        op.lora_next_count = 0;
+        op.out = out[0];
+        l.ops->linear(l.dev, &op);
+        kern_linear other = op;
+        other.lora_next_count = 1;
+        other.lora_next = &segments[i / 2 % 2];
+        if (i >= 4) other.token_count = h->tokens - 1;
+        other.out = out[1];
+        l.ops->linear(l.dev, &other);
+        l.ops->linear(l.dev, &op);
+        assert_memory_equal(out[0], out[1], row_bytes * other.token_count);
+        l.ops->linear(l.dev, &other);
+        assert_memory_equal(out[0], out[1], row_bytes * other.token_count);
+    }
+    drop_matrices(&l, &c, &op);
+    lab_release(&l, KIND_ACT, (void *)op.in, h->tokens * h->cols);
+    for (uint32_t a = 0; a < 2; a++) {
+        l.ops->release(l.dev, out[a], out_bytes);
+        lora_adapter_free(&adapters[a]);
+    }
+    lab_close(&l);
+}
+
+/* What is said to come next changes no bit, of this op or of the next, whether it comes or not: of few strips and many,
+ * of several chunks of tokens, with workers that have no strip, and of more runs than are fetched. */
 static void hint_of_the_next_updates_changes_nothing(void **state) {
     (void)state;
-    enum { TOKENS = 12, ROWS = 64, COLS = 96 };
-    static const lora_shape shapes[2] = {{.rank = {16}}, {.rank = {40}, .bias = true}};
-    const linear_case c = {.dtype = {DT_Q4_0}, .rows = {ROWS}, .matrices = 1, .cols = COLS};
-    for (uint32_t w = 0; w < WAYS && have(&ways[w]); w++) {
-        lab l = lab_of(&ways[w], 2);
-        lora_adapter adapters[2];
-        kern_lora_segment segments[2];
-        for (uint32_t a = 0; a < 2; a++) {
-            adapters[a] = lora_adapter_of(&l, &c, 5 + a, &shapes[a], 50000);
-            segments[a] = (kern_lora_segment){.first = 2, .count = 9, .lora = &adapters[a].lora};
-        }
-        float *out[2] = {lab_alloc(&l, sizeof(float[TOKENS][ROWS])),
-                         lab_alloc(&l, sizeof(float[TOKENS][ROWS]))};
-        kern_linear op = {.token_count = TOKENS, .lora_count = 1};
-        op.in = lab_upload_random(&l, KIND_ACT, 3, TOKENS * COLS);
-        take_matrices(&l, &c, &op);
-        for (uint32_t i = 0; i < 8; i++) { /* both adapters, after and with each hint */
-            op.lora = &segments[i % 2];
-            op.lora_next_count = 0;
-            op.out = out[0];
-            l.ops->linear(l.dev, &op);
-            kern_linear other = op;
-            other.lora_next_count = 1;
-            other.lora_next = &segments[i / 2 % 2];
-            if (i >= 4) other.token_count = TOKENS - 1;
-            other.out = out[1];
-            l.ops->linear(l.dev, &other);
-            l.ops->linear(l.dev, &op);
-            assert_memory_equal(out[0], out[1], sizeof(float[ROWS]) * other.token_count);
-            l.ops->linear(l.dev, &other);
-            assert_memory_equal(out[0], out[1], sizeof(float[ROWS]) * other.token_count);
-        }
-        drop_matrices(&l, &c, &op);
-        lab_release(&l, KIND_ACT, (void *)op.in, TOKENS * COLS);
-        for (uint32_t a = 0; a < 2; a++) {
-            l.ops->release(l.dev, out[a], sizeof(float[TOKENS][ROWS]));
-            lora_adapter_free(&adapters[a]);
-        }
-        lab_close(&l);
-    }
+    static const hint_case hints[] = {{2, 12, 64, 96, {16, 40}, 50000},
+                                      {2, 200, 336, 96, {16, 40}, 50000},
+                                      {7, 33, 64, 512, {40, 300}, LORA_PIECE_MIN}};
+    for (uint32_t w = 0; w < WAYS && have(&ways[w]); w++)
+        for (uint32_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
+            check_hints(&ways[w], &hints[i]);
 }
 
 /* --- pieces --------------------------------------------------------------------------------- */

@@ -26,6 +26,7 @@ enum {
     FEW_TOKENS = 4,
     MANY_TOKENS = 6,                   /* of one pass over a block of codes */
     MANY_TILES = VECTORS == 1 ? 4 : 1, /* with as many sums as the registers hold */
+    AHEAD_BLOCKS = 4,                  /* a block of a strip takes longer than memory does */
 };
 
 /* Whether each number of tokens has code of its own, its loops written out. With the sanitizers' checks
@@ -39,6 +40,8 @@ enum { EACH_COUNT = true };
 /* Tiles of one format and the blocks of codes they meet. */
 typedef struct code_run {
     const uint8_t *codes[STRIP_TILES], *scales[STRIP_TILES];
+    /* Of a tile's block, about, of its scales; from a tile's end to where that of the strip behind begins. */
+    size_t scale_step, codes_skip, scales_skip;
     uint32_t blocks;
     const act_block *inputs; /* [blocks][rows] */
     uint32_t rows;
@@ -46,6 +49,18 @@ typedef struct code_run {
 
 /* What is added first: the part of the sum that codes less their first value leave out. */
 ALWAYS_INLINE dot_sum dot_begin(int first) { return (dot_sum){.sum = vi_set1(first)}; }
+
+/* The lines of a tile that come AHEAD_BLOCKS after block b, in the strip behind this one, too. */
+ALWAYS_INLINE void fetch_tile(esp_dtype dtype, const code_run *run, uint32_t n, uint32_t b) {
+    const uint32_t code_bytes = cpu_formats[dtype].code_bytes, ahead = b + AHEAD_BLOCKS;
+    const bool behind = ahead >= run->blocks;
+    const uint8_t *codes = run->codes[n] + (size_t)ahead * code_bytes;
+    const uint8_t *scales = run->scales[n] + ahead * run->scale_step;
+    if (behind) codes += run->codes_skip, scales += run->scales_skip;
+    for (uint32_t at = 0; at < code_bytes; at += CACHE_LINE_BYTES)
+        __builtin_prefetch(codes + at);
+    __builtin_prefetch(scales);
+}
 
 /* --- few tokens --------------------------------------------------------------------------- */
 
@@ -58,8 +73,7 @@ ALWAYS_INLINE void few_dots(esp_dtype dtype, uint32_t tiles, uint32_t tokens, co
     const act_block *x = run->inputs + (size_t)b * run->rows;
     const uint32_t sum_at = act_sum_at(cpu_formats[dtype].scaling, half);
     UNROLL for (uint32_t n = 0; n < tiles; n++) {
-        for (uint32_t k = half * cols; k < (half + 1) * cols; k += GROUP_COLS)
-            tile_prefetch(dtype, run->codes[first + n], b, k);
+        if (half == 0) fetch_tile(dtype, run, first + n, b);
         UNROLL for (uint32_t y = 0; y < VECTORS; y++) UNROLL for (uint32_t t = 0; t < tokens; t++)
             p[n][y][t] = dot_begin(dot_first(dtype) * x[t].sum_int[sum_at]);
     }
@@ -160,8 +174,7 @@ ALWAYS_INLINE void expand_tile(esp_dtype dtype, const code_run *run, uint32_t n,
                                cpu_scratch *scratch) {
     const cpu_format *format = &cpu_formats[dtype];
     const uint8_t *block = run->codes[n] + (size_t)b * format->code_bytes;
-    for (uint32_t k = 0; k < TILE_COLS; k += GROUP_COLS)
-        tile_prefetch(dtype, run->codes[n], b, k);
+    fetch_tile(dtype, run, n, b);
     UNROLL_16 for (uint32_t v = 0; v < DOT_VECTORS; v++)
         UNROLL for (uint32_t y = 0; y < VECTORS; y++) {
         vi codes = dot_codes(dtype, block, v, y);
@@ -333,6 +346,15 @@ static void many_format(esp_dtype dtype, const code_run *run, uint32_t first, ui
 
 /* --- strips -------------------------------------------------------------------------------- */
 
+/* The strip behind this one has as many tiles of each matrix. */
+static void look_behind(const linear_job *job, const strip *s, uint32_t first, code_run *run) {
+    const kern_matrix *matrix = job->op->matrix[s->matrix[first]];
+    const uint32_t tiles = STRIP_TILES / job->unit_tiles;
+    run->scale_step = matrix->scale_bytes / matrix->blocks;
+    run->codes_skip = (tiles - 1) * matrix->code_bytes;
+    run->scales_skip = (tiles - 1) * matrix->scale_bytes;
+}
+
 static void multiply_strip(const linear_job *job, const strip *s, uint32_t base, uint32_t tokens,
                            linear_ahead *ahead, cpu_scratch *scratch) {
     const cpu_level *level = job->dev->level;
@@ -347,6 +369,7 @@ static void multiply_strip(const linear_job *job, const strip *s, uint32_t base,
         run.inputs = (const act_block *)job->dev->quantised + at;
         tile_watch(run.inputs, (size_t)run.blocks * run.rows, sizeof *run.inputs);
         count = alike(job, s, first);
+        look_behind(job, s, first, &run);
         if (!cpu_is_integer(job->op->matrix[s->matrix[first]]) && level->tiles) {
             level->tiles(job, s, first, count, tokens, scratch);
         } else if (!cpu_is_integer(job->op->matrix[s->matrix[first]])) {
@@ -358,6 +381,11 @@ static void multiply_strip(const linear_job *job, const strip *s, uint32_t base,
             few_of[dtype](&run, first, count, tokens, scratch->sums);
         }
     }
+}
+
+/* One before a block is expanded, one with each pass over its tokens but the last (multiply_first). */
+static uint32_t fetch_steps(uint32_t tokens) {
+    return 1 + (tokens - 1) / MANY_TOKENS * (STRIP_TILES / MANY_TILES);
 }
 
 static void take_inputs(const linear_job *job, uint32_t base, uint32_t rows, uint32_t begin,
@@ -374,6 +402,6 @@ void LEVEL_NAME(linear_int16)(kern_device *dev, const kern_linear *op) {
 #else
 void LEVEL_NAME(linear_int8)(kern_device *dev, const kern_linear *op) {
 #endif
-    static const linear_way way = {FEW_TOKENS, take_inputs, true, multiply_strip};
+    static const linear_way way = {FEW_TOKENS, take_inputs, fetch_steps, multiply_strip};
     linear_run(dev, op, &way);
 }

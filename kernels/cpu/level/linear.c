@@ -33,6 +33,6 @@ static void multiply(const linear_job *job, const strip *s, uint32_t base, uint3
 }
 
 void LEVEL_NAME(level_linear)(kern_device *dev, const kern_linear *op) {
-    static const linear_way way = {FUSED_TOKENS, expand_tokens, false, multiply};
+    static const linear_way way = {FUSED_TOKENS, expand_tokens, NULL, multiply};
     linear_run(dev, op, &way);
 }

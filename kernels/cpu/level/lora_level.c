@@ -224,6 +224,7 @@ static void add_sums(const linear_job *job, const lora_rows *rows) {
     const cpu_lora_use *use = rows->use;
     uint32_t rank = use->lora->part[rows->part].rank;
     const cpu_lora_part *part = &use->layout.part[rows->part];
+    ESP_ASSERT(rows->tiles <= STRIP_TILES);
     update_rows at = {.y = rows->y, .h_stride = use->layout.ranks, .y_stride = rows->stride};
     for (uint32_t g = 0; g < cpu_lora_groups(rank); g++) {
         at.ranks = cpu_lora_group(rank, g);

@@ -31,6 +31,7 @@ static inline void lora_finish_tile(const lora_rows *rows, uint32_t i) {
     const float *magnitude = NULL, *bias = NULL;
     if (lora->part[rows->part].magnitude) magnitude = lora_tile_unit(rows, i, &part->magnitude);
     if (lora->part[rows->part].bias) bias = lora_tile_unit(rows, i, &part->bias);
+    if (!magnitude && !bias) return;
     for (uint32_t t = rows->begin; t < rows->end; t++)
         for (uint32_t v = 0; v < TILE_ROWS; v += LANES) {
             float *at = rows->y + (size_t)(t - rows->begin) * rows->stride + i * TILE_ROWS + v;
