@@ -195,13 +195,14 @@ void adapter_metrics_count(adapter_metrics *m, const request *r, int64_t now_us)
 
 /* ---- the page ---- */
 
-/* now: the other's count at this moment, which begins again at 0 when the adapter was unloaded. uncounted:
- * of all names together, what no series has yet: of that a name has what came before it was seen. */
+/* now: the other's count at this moment, which falls when one of the name's versions goes. What the rest of
+ * them have had may be new or not: no name has more than `uncounted`, what no series has yet of all names
+ * together. */
 static void follow(followed *f, uint64_t now, uint64_t *uncounted) {
     uint64_t more = now >= f->last ? now - f->last : now;
     if (!f->seen && f->late) more = 0;
-    if (!f->seen && more > *uncounted) more = *uncounted;
-    *uncounted -= more < *uncounted ? more : *uncounted;
+    if (more > *uncounted) more = *uncounted;
+    *uncounted -= more;
     f->sum += more;
     f->seen = true;
     f->last = now;
@@ -211,20 +212,21 @@ static followed *followed_at(sums *s, size_t offset) {
     return (followed *)(void *)((char *)s + offset);
 }
 
-/* The names that were seen before come first: what they have more is theirs. */
+/* First those that were seen before and have more now, which is theirs; then those that fell; last the new. */
+static int turn_of(const followed *f, uint64_t now) { return !f->seen ? 2 : now < f->last; }
+
 static void follow_all(adapter_metrics *m, size_t offset, const uint64_t *now, uint64_t all) {
     followed *rest = followed_at(&m->at[OTHER], offset);
     uint64_t counted = rest->sum;
     for (uint32_t i = 0; i < m->shown; i++)
         counted += followed_at(&m->at[i], offset)->sum;
     uint64_t uncounted = all > counted ? all - counted : 0;
-    for (int seen = 1; seen >= 0; seen--)
-        for (uint32_t i = 0; i < m->shown; i++) {
-            followed *f = followed_at(&m->at[i], offset);
-            if (f->seen == seen && now[i] != f->last) follow(f, now[i], &uncounted);
-        }
+    int turns[ADAPTER_METRICS_SHOWN];
     for (uint32_t i = 0; i < m->shown; i++)
-        followed_at(&m->at[i], offset)->seen = true;
+        turns[i] = turn_of(followed_at(&m->at[i], offset), now[i]);
+    for (int turn = 0; turn <= 2; turn++)
+        for (uint32_t i = 0; i < m->shown; i++)
+            if (turns[i] == turn) follow(followed_at(&m->at[i], offset), now[i], &uncounted);
     rest->sum += uncounted;
 }
 

@@ -195,6 +195,10 @@ static void moves_never_fall(void **state) {
     assert_int_equal(number(page, mine), 7);
     assert_int_equal(number(page, rest), 7);
     free(page);
+    page = page_of(m, infos + 1, 2, &stats); /* its first version is over */
+    assert_int_equal(number(page, mine), 7);
+    assert_int_equal(number(page, rest), 7);
+    free(page);
     page = page_of(m, infos + 2, 1, &stats); /* unloaded */
     assert_int_equal(number(page, mine), 7);
     assert_null(strstr(page, "adapter_tier{adapter=\"a\"}"));
@@ -205,6 +209,29 @@ static void moves_never_fall(void **state) {
     assert_int_equal(number(page, mine), 10);
     assert_int_equal(number(page, rest), 7);
     free(page);
+    adapter_metrics_close(m);
+}
+
+/* One falls, of which a version is left that did not move, beside one that rises: the moves are the latter's. */
+static void who_falls_takes_no_moves_of_others(void **state) {
+    (void)state;
+    adapter_metrics *m = adapter_metrics_open();
+    count(m, "a", 5, 1, 0);
+    count(m, "b", 5, 1, 0);
+    adapter_info infos[3] = {{.name = "a", .version = 1, .loads = 6},
+                             {.name = "a", .version = 2, .loads = 1},
+                             {.name = "b", .version = 1, .loads = 2}};
+    adapters_stats stats = {.listed = 3, .loads = 9};
+    free(page_of(m, infos, 3, &stats));
+    infos[2].loads = 3;
+    stats.loads = 10;
+    for (int i = 0; i < 2; i++) {
+        char *page = page_of(m, infos + 1, 2, &stats);
+        assert_int_equal(number(page, "loads_total{adapter=\"a\"} "), 7);
+        assert_int_equal(number(page, "loads_total{adapter=\"b\"} "), 3);
+        assert_int_equal(number(page, "loads_total{adapter=\"other\"} "), 0);
+        free(page);
+    }
     adapter_metrics_close(m);
 }
 
@@ -246,6 +273,7 @@ int main(void) {
         cmocka_unit_test(traffic_of_long_ago_counts_less),
         cmocka_unit_test(an_adapter_called_other_is_counted_there),
         cmocka_unit_test(moves_never_fall),
+        cmocka_unit_test(who_falls_takes_no_moves_of_others),
         cmocka_unit_test(no_move_is_told_twice),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
