@@ -37,6 +37,12 @@ typedef struct tracked {
     uint64_t weight; /* of one that is not shown */
 } tracked;
 
+/* What a page tells: [count], the last of which is "other". */
+typedef struct rows {
+    uint32_t count;
+    sums at[ADAPTER_METRICS_SHOWN + 1];
+} rows;
+
 struct adapter_metrics {
     pthread_mutex_t lock;
     sums at[ADAPTER_METRICS_SHOWN + 1];
@@ -243,44 +249,49 @@ static void follow_moves(adapter_metrics *m, const adapter_info *infos, size_t c
     follow_all(m, offsetof(sums, evictions), evictions, stats->evictions);
 }
 
-/* The shown names, then "other". */
-static const sums *row(const adapter_metrics *m, uint32_t i) {
-    return &m->at[i < m->shown ? i : OTHER];
+/* Copied, so that no answer that is counted waits until a page is written. */
+static void read_rows(adapter_metrics *m, rows *out, const adapter_info *infos, size_t count,
+                      const adapters_stats *stats) {
+    pthread_mutex_lock(&m->lock);
+    follow_moves(m, infos, count, stats);
+    memcpy(out->at, m->at, m->shown * sizeof *m->at);
+    out->at[m->shown] = m->at[OTHER];
+    out->count = m->shown + 1;
+    pthread_mutex_unlock(&m->lock);
 }
 
-static void write_counter(const adapter_metrics *m, FILE *out, const char *name, const char *help,
+static void write_counter(const rows *all, FILE *out, const char *name, const char *help,
                           size_t offset) {
     exposition_head(out, name, "counter", help);
-    for (uint32_t i = 0; i <= m->shown; i++) {
+    for (uint32_t i = 0; i < all->count; i++) {
         uint64_t value;
-        memcpy(&value, (const char *)row(m, i) + offset, sizeof value);
+        memcpy(&value, (const char *)&all->at[i] + offset, sizeof value);
         fprintf(out, "espalier_%s{", name);
-        exposition_label(out, "adapter", row(m, i)->name);
+        exposition_label(out, "adapter", all->at[i].name);
         fprintf(out, "} %" PRIu64 "\n", value);
     }
 }
 
-static void write_latencies(const adapter_metrics *m, FILE *out, const char *name, const char *help,
+static void write_latencies(const rows *all, FILE *out, const char *name, const char *help,
                             size_t offset) {
     exposition_head(out, name, "histogram", help);
-    for (uint32_t i = 0; i <= m->shown; i++)
-        exposition_histogram(out, name, "adapter", row(m, i)->name,
-                             (const histogram *)(const void *)((const char *)row(m, i) + offset));
+    for (uint32_t i = 0; i < all->count; i++)
+        exposition_histogram(out, name, "adapter", all->at[i].name,
+                             (const histogram *)(const void *)((const char *)&all->at[i] + offset));
 }
 
 /* The best of its versions. */
-static void write_tiers(const adapter_metrics *m, FILE *out, const adapter_info *infos,
-                        size_t count) {
+static void write_tiers(const rows *all, FILE *out, const adapter_info *infos, size_t count) {
     exposition_head(out, "adapter_tier", "gauge",
                     "Where an adapter is: 0 in its files, 1 in memory, 2 on the device.");
-    for (uint32_t i = 0; i < m->shown; i++) {
+    for (uint32_t i = 0; i + 1 < all->count; i++) {
         int best = -1;
         for (size_t k = 0; k < count; k++)
-            if (!strcmp(infos[k].name, m->at[i].name) && (int)infos[k].tier > best)
+            if (!strcmp(infos[k].name, all->at[i].name) && (int)infos[k].tier > best)
                 best = (int)infos[k].tier;
         if (best < 0) continue; /* unloaded */
         fputs("espalier_adapter_tier{", out);
-        exposition_label(out, "adapter", m->at[i].name);
+        exposition_label(out, "adapter", all->at[i].name);
         fprintf(out, "} %d\n", best);
     }
 }
@@ -304,25 +315,25 @@ static void write_stats(FILE *out, const adapters_stats *s) {
 
 void adapter_metrics_write(adapter_metrics *m, FILE *out, const adapter_info *infos, size_t count,
                            const adapters_stats *stats) {
+    rows *all = mem_new(1, sizeof *all);
+    read_rows(m, all, infos, count, stats);
     write_stats(out, stats);
-    pthread_mutex_lock(&m->lock);
-    follow_moves(m, infos, count, stats);
-    write_counter(m, out, "adapter_requests_total", "Requests that ended, by adapter.",
+    write_counter(all, out, "adapter_requests_total", "Requests that ended, by adapter.",
                   offsetof(sums, requests));
-    write_counter(m, out, "adapter_errors_total", "Of these, those that failed or ran out of time.",
-                  offsetof(sums, errors));
-    write_counter(m, out, "adapter_prompt_tokens_total", "Prompt tokens of ended requests.",
+    write_counter(all, out, "adapter_errors_total",
+                  "Of these, those that failed or ran out of time.", offsetof(sums, errors));
+    write_counter(all, out, "adapter_prompt_tokens_total", "Prompt tokens of ended requests.",
                   offsetof(sums, prompt_tokens));
-    write_counter(m, out, "adapter_output_tokens_total", "Output tokens of ended requests.",
+    write_counter(all, out, "adapter_output_tokens_total", "Output tokens of ended requests.",
                   offsetof(sums, output_tokens));
-    write_counter(m, out, "adapter_loads_total", "Moves to the device.",
+    write_counter(all, out, "adapter_loads_total", "Moves to the device.",
                   offsetof(sums, loads) + offsetof(followed, sum));
-    write_counter(m, out, "adapter_evictions_total", "Moves off the device.",
+    write_counter(all, out, "adapter_evictions_total", "Moves off the device.",
                   offsetof(sums, evictions) + offsetof(followed, sum));
-    write_tiers(m, out, infos, count);
-    write_latencies(m, out, "adapter_time_to_first_token_seconds", "Submission to first token.",
+    write_tiers(all, out, infos, count);
+    write_latencies(all, out, "adapter_time_to_first_token_seconds", "Submission to first token.",
                     offsetof(sums, ttft));
-    write_latencies(m, out, "adapter_inter_token_latency_seconds",
+    write_latencies(all, out, "adapter_inter_token_latency_seconds",
                     "One token to the next of a request.", offsetof(sums, itl));
-    pthread_mutex_unlock(&m->lock);
+    free(all);
 }
