@@ -210,7 +210,7 @@ static void add(adapter_info *to, const adapter_info *from) {
 }
 
 static void add_stats(adapters_stats *to, const adapters_stats *from) {
-    to->listed += from->listed;
+    to->known += from->known;
     to->host += from->host;
     to->device += from->device;
     to->pinned += from->pinned;

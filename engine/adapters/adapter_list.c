@@ -76,7 +76,7 @@ static bool is_over(const adapter_info *info) {
 }
 
 static void count_in(adapters_stats *stats, const adapter_info *info) {
-    stats->listed++;
+    stats->known++;
     stats->host += info->tier == ADAPTER_HOST;
     stats->device += info->tier == ADAPTER_DEVICE;
     stats->pinned += info->pinned;

@@ -214,13 +214,15 @@ void adapter_read_info(adapters *a, const adapter *ad, adapter_info *out);
 adapter_tier adapters_tier(adapters *a, const char *name, const char *digest);
 
 typedef struct adapters_stats {
-    uint32_t listed, host, device, pinned; /* adapters */
+    /* Adapters; also those that are over, which no list shows, until they are freed. */
+    uint32_t known, host, device, pinned;
     uint64_t host_bytes;
     uint32_t frames; /* leased */
     uint64_t loads, evictions, failures;
 } adapters_stats;
 void adapters_read_stats(adapters *a, adapters_stats *out);
-/* Both of one moment: what the list's adapters have of loads and evictions is in the sums, and only they have. */
+/* Both of one moment: what the list's adapters have of loads and evictions is in the sums. So is what those had that
+ * it does not show, freed or over: no sum ever falls. */
 void adapters_look(adapters *a, adapter_info **out, size_t *count, adapters_stats *stats);
 
 /* ---- the engine thread ---- */

@@ -301,7 +301,7 @@ static void write_stats(FILE *out, const adapters_stats *s) {
     fprintf(out,
             "espalier_adapters{tier=\"disk\"} %u\nespalier_adapters{tier=\"host\"} %u\n"
             "espalier_adapters{tier=\"device\"} %u\n",
-            s->listed - s->host - s->device, s->host, s->device);
+            s->known - s->host - s->device, s->host, s->device);
     exposition_head(out, "adapters_pinned", "gauge", "Adapters that are pinned.");
     fprintf(out, "espalier_adapters_pinned %u\n", s->pinned);
     exposition_head(out, "adapter_memory_bytes", "gauge", "Memory that packed adapters take.");

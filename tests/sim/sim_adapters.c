@@ -238,7 +238,7 @@ static void nothing_is_left(world *w) {
     }
     adapters_stats stats;
     adapters_read_stats(w->l->a, &stats);
-    assert_int_equal(stats.listed, 0);
+    assert_int_equal(stats.known, 0);
     assert_int_equal(stats.host_bytes, 0);
     assert_int_equal(kv_free_count(sched_kv(w->l->sched)), w->set->pages);
 }

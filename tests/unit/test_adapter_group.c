@@ -86,7 +86,7 @@ static void equal_content_is_listed_once(void **state) {
     assert_true(infos[0].current);
     free(infos);
     group_read_stats(p.g, &stats);
-    assert_int_equal(stats.listed, 2);
+    assert_int_equal(stats.known, 2);
     assert_int_equal(stats.host_bytes, 2 * 2 * LAB_FRAME); /* whole frames */
     adapter_release(p.of[0]->a, here);
     adapter_release(p.of[1]->a, there);

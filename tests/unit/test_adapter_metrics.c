@@ -179,7 +179,7 @@ static void moves_never_fall(void **state) {
     adapter_info infos[3] = {{.name = "a", .version = 1, .loads = 4, .tier = ADAPTER_DEVICE},
                              {.name = "a", .version = 2, .loads = 1},
                              {.name = "b", .version = 1, .loads = 7, .evictions = 2}};
-    adapters_stats stats = {.listed = 3, .device = 1, .loads = 12, .evictions = 2};
+    adapters_stats stats = {.known = 3, .device = 1, .loads = 12, .evictions = 2};
     static const char mine[] = "loads_total{adapter=\"a\"} ",
                       rest[] = "loads_total{adapter=\"other\"} ";
     char *page = page_of(m, infos, 3, &stats);
@@ -221,7 +221,7 @@ static void who_falls_takes_no_moves_of_others(void **state) {
     adapter_info infos[3] = {{.name = "a", .version = 1, .loads = 6},
                              {.name = "a", .version = 2, .loads = 1},
                              {.name = "b", .version = 1, .loads = 2}};
-    adapters_stats stats = {.listed = 3, .loads = 9};
+    adapters_stats stats = {.known = 3, .loads = 9};
     free(page_of(m, infos, 3, &stats));
     infos[2].loads = 3;
     stats.loads = 10;
@@ -241,7 +241,7 @@ static void no_move_is_told_twice(void **state) {
     (void)state;
     adapter_metrics *m = adapter_metrics_open();
     adapter_info infos[2] = {{.name = "a", .version = 1, .loads = 2}, {.name = "b", .version = 1}};
-    adapters_stats stats = {.listed = 2, .loads = 2};
+    adapters_stats stats = {.known = 2, .loads = 2};
     static const char a[] = "loads_total{adapter=\"a\"} ", b[] = "loads_total{adapter=\"b\"} ",
                       rest[] = "loads_total{adapter=\"other\"} ";
     char *page = page_of(m, infos, 2, &stats);

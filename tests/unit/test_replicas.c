@@ -303,7 +303,7 @@ static void an_adapter_of_all_is_listed_and_unloaded_as_one(void **state) {
     assert_true(one.current);
     adapters_stats stats;
     group_read_stats(replicas_adapters(all), &stats);
-    assert_int_equal(stats.listed, REPLICAS);
+    assert_int_equal(stats.known, REPLICAS);
 
     assert_int_equal(group_unload(replicas_adapters(all), "a", ADAPTER_END, NULL), ESP_OK);
     for (uint32_t i = 0; i < REQUESTS; i++) {
