@@ -3,7 +3,8 @@
  * One stream thread waits for the engine's news. For each request that has some it turns new tokens
  * into text and sends; while a message of that call is under way the tokens gather and go out
  * together in the next one. When too many bytes gather the reader is cut. A call that ends,
- * however, cancels its request at once.
+ * however, cancels its request at once. The end of an answer is told by the stream thread alone, after
+ * the request's place is free, the record of it taken and the answer counted.
  *
  *   made by the handler -- submit --> RUNNING --+-- request done --> last message, status
  *                                               +-- call closed ---> engine_cancel, request done
