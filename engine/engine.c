@@ -461,8 +461,9 @@ static void read_histogram(const atomic_histogram *from, histogram *to) {
 
 void engine_read_stats(const engine *e, engine_stats *out) {
     const engine_counters *c = &e->counters;
-    /* Before what is counted, which the engine writes before these. */
-    uint32_t running = atomic_load(&c->running), waiting = atomic_load(&c->waiting);
+    /* Before what is counted, which the engine writes before these; of them the last that it writes first. */
+    uint32_t waiting = atomic_load(&c->waiting);
+    uint32_t running = atomic_load(&c->running);
     uint32_t pages_used = atomic_load(&c->pages_used);
     *out = (engine_stats){
         .live = atomic_load(&e->live_count),

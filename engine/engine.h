@@ -93,7 +93,8 @@ typedef esp_code (*logits_sink)(void *arg, uint32_t position, const float *row, 
 ESP_CHECKED esp_code engine_logits(engine *e, adapter *ad, const int32_t *ids, uint32_t count,
                                    logits_sink sink, void *arg, esp_error *err);
 
-/* A snapshot, each number read on its own. */
+/* A snapshot, each number read on its own. A request that starts is in `waiting`, in `running` or in both, never in
+ * neither; who reads that nothing runs reads all that was counted until then. */
 typedef struct engine_stats {
     uint32_t live; /* submitted and not done */
     uint32_t waiting, running;

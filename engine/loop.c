@@ -152,8 +152,9 @@ static bool publish(engine *e, const sched_plan *plan) {
     uint32_t leased = kv_leased_count(sched_kv(e->sched)); /* adapters' */
     atomic_store_explicit(&c->pages_used, stats.pages_total - stats.pages_free - leased,
                           memory_order_release);
-    atomic_store_explicit(&c->waiting, stats.waiting, memory_order_release);
+    /* Read the other way round: who starts is seen in one of the two. */
     atomic_store_explicit(&c->running, stats.running, memory_order_release);
+    atomic_store_explicit(&c->waiting, stats.waiting, memory_order_release);
     atomic_store_explicit(&c->step_ended_us, clock_now_us(), memory_order_relaxed);
     atomic_store_explicit(&c->step_running, false, memory_order_release);
     if (e->had_news) {
