@@ -264,12 +264,3 @@ void group_list(adapter_group *g, adapter_info **out, size_t *count) {
     adapters_stats stats;
     group_look(g, out, count, &stats);
 }
-
-void group_read_stats(adapter_group *g, adapters_stats *out) {
-    *out = (adapters_stats){0};
-    for (uint32_t i = 0; i < g->count; i++) {
-        adapters_stats one;
-        adapters_read_stats(g->of[i], &one);
-        add_stats(out, &one);
-    }
-}

@@ -36,9 +36,7 @@ ESP_CHECKED esp_code group_set_alias(adapter_group *g, const char *name, uint32_
 /* Each content under a name and version once: users, loads, evictions and bytes of memory are those of all, the
  * tier is the best one, requests count once. */
 void group_list(adapter_group *g, adapter_info **out, size_t *count);
-/* Adapters count once for each replica that knows them. */
-void group_read_stats(adapter_group *g, adapters_stats *out);
-/* Both of one moment of each, as adapters_look. */
+/* Both of one moment of each, as adapters_look. In the sums adapters count once for each replica that knows them. */
 void group_look(adapter_group *g, adapter_info **out, size_t *count, adapters_stats *stats);
 
 #endif

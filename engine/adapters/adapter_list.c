@@ -98,18 +98,16 @@ static adapters_stats begin_stats(adapters *a) {
     return stats;
 }
 
-/* Under the lock. Each number is read once, for the list and for the sum. list: room for all, or NULL. */
+/* Under the lock. Each number is read once, for the list and for the sum. list: room for all. */
 static size_t look(adapters *a, adapter_info *list, adapters_stats *stats) {
     size_t filled = 0;
-    adapter_info spare;
     *stats = begin_stats(a);
     for (uint32_t i = 0; i < NAME_BUCKETS; i++)
         for (const adapter_entry *e = a->names[i]; e; e = e->next)
             for (const adapter *ad = e->versions; ad; ad = ad->next_version) {
-                adapter_info *info = list ? &list[filled] : &spare;
-                list_info(ad, info);
-                count_in(stats, info);
-                filled += !is_over(info);
+                list_info(ad, &list[filled]);
+                count_in(stats, &list[filled]);
+                filled += !is_over(&list[filled]);
             }
     return filled;
 }
@@ -128,7 +126,8 @@ void adapters_list(adapters *a, adapter_info **out, size_t *count) {
 }
 
 void adapters_read_stats(adapters *a, adapters_stats *out) {
-    pthread_mutex_lock(&a->lock);
-    (void)look(a, NULL, out);
-    pthread_mutex_unlock(&a->lock);
+    adapter_info *infos;
+    size_t count;
+    adapters_look(a, &infos, &count, out);
+    free(infos);
 }

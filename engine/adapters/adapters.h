@@ -220,10 +220,10 @@ typedef struct adapters_stats {
     uint32_t frames; /* leased */
     uint64_t loads, evictions, failures;
 } adapters_stats;
-void adapters_read_stats(adapters *a, adapters_stats *out);
 /* Both of one moment: what the list's adapters have of loads and evictions is in the sums. So is what those had that
  * it does not show, freed or over: no sum ever falls. */
 void adapters_look(adapters *a, adapter_info **out, size_t *count, adapters_stats *stats);
+void adapters_read_stats(adapters *a, adapters_stats *out); /* tests only: without the list */
 
 /* ---- the engine thread ---- */
 

@@ -73,19 +73,18 @@ static void assert_list(const pair *p, const char *wanted) {
 static void equal_content_is_listed_once(void **state) {
     (void)state;
     pair p = pair_open(64);
-    adapters_stats stats;
     load_both(&p, "a", 1, 7, 3);
     adapter *here = find_it(p.of[0], "a"), *there = find_it(p.of[1], "a");
     adapter *again = find_it(p.of[1], "a");
     assert_list(&p, "a@1 ready 3");
     adapter_info *infos;
     size_t count;
-    group_list(p.g, &infos, &count);
+    adapters_stats stats;
+    group_look(p.g, &infos, &count, &stats);
     assert_int_equal(infos[0].requests, 1); /* those that looked it up with the first */
     assert_int_equal(infos[0].bytes, 3 * LAB_PIECE);
     assert_true(infos[0].current);
     free(infos);
-    group_read_stats(p.g, &stats);
     assert_int_equal(stats.known, 2);
     assert_int_equal(stats.host_bytes, 2 * 2 * LAB_FRAME); /* whole frames */
     adapter_release(p.of[0]->a, here);

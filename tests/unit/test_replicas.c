@@ -276,6 +276,15 @@ static adapter_info only_adapter(replicas *all) {
     return one;
 }
 
+static adapters_stats adapter_sums(replicas *all) {
+    adapter_info *infos;
+    size_t count;
+    adapters_stats stats;
+    group_look(replicas_adapters(all), &infos, &count, &stats);
+    free(infos);
+    return stats;
+}
+
 static void wait_no_users(replicas *all) {
     int64_t until_us = clock_now_us() + HANG_US;
     while (only_adapter(all).users) {
@@ -301,9 +310,7 @@ static void an_adapter_of_all_is_listed_and_unloaded_as_one(void **state) {
     assert_int_equal(one.users, REQUESTS);
     assert_int_equal(one.requests, REQUESTS);
     assert_true(one.current);
-    adapters_stats stats;
-    group_read_stats(replicas_adapters(all), &stats);
-    assert_int_equal(stats.known, REPLICAS);
+    assert_int_equal(adapter_sums(all).known, REPLICAS);
 
     assert_int_equal(group_unload(replicas_adapters(all), "a", ADAPTER_END, NULL), ESP_OK);
     for (uint32_t i = 0; i < REQUESTS; i++) {
@@ -341,10 +348,9 @@ static void a_pin_brings_it_to_all(void **state) {
     replicas *all = start_many(config, REPLICAS);
     assert_int_equal(group_pin(replicas_adapters(all), "a", true, NULL), ESP_OK);
     int64_t until_us = clock_now_us() + HANG_US;
-    for (adapters_stats stats = {0}; stats.device < REPLICAS;) {
+    while (adapter_sums(all).device < REPLICAS) {
         assert_true(clock_now_us() < until_us);
         usleep(1000);
-        group_read_stats(replicas_adapters(all), &stats);
     }
     assert_true(only_adapter(all).pinned);
     replicas_close(all);
