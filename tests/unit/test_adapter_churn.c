@@ -16,6 +16,8 @@
 enum { CYCLES = 1000, WARM = 200 };
 #else
 #include <jemalloc/jemalloc.h>
+/* What threads have freed and keep counts as in use: here they keep nothing. */
+const char *malloc_conf = "tcache:false";
 enum { CYCLES = 10000, WARM = 2000 };
 #endif
 enum { NAMES = 8, CLIENTS = 16, PAGES = 48, HOST_FRAMES = 24 };
@@ -67,7 +69,8 @@ static bool has_been_used(churn *c) {
 static void *load_and_unload(void *arg) {
     churn *c = arg;
     char name[16];
-    for (uint32_t i = 0; i < CYCLES || !has_been_used(c); i++) {
+    int64_t until_us = clock_now_us() + HANG_US;
+    for (uint32_t i = 0; i < CYCLES || (!has_been_used(c) && clock_now_us() < until_us); i++) {
         esp_code code = adapters_load(c->l->a, name_of(i, name), lab_path(i), NULL, NULL);
         assert_int_equal(code, ESP_OK);
         if (i >= NAMES / 2)
@@ -214,6 +217,7 @@ static void loads_and_unloads_beside_requests_leave_nothing_behind(void **state)
     }
     pthread_join(loads, NULL);
     pthread_join(lists, NULL);
+    assert_true(has_been_used(c));
     empty(c);
     size_t after = memory_in_use();
     adapters_stats stats;
@@ -223,7 +227,7 @@ static void loads_and_unloads_beside_requests_leave_nothing_behind(void **state)
                   (unsigned)c->cycle, (unsigned long long)c->requests, (unsigned long long)c->failed,
                   (unsigned long long)stats.loads, (unsigned long long)stats.evictions, warm,
                   (unsigned)WARM, after);
-    assert_true(after <= warm + 16 * (CYCLES - WARM)); /* the smallest block lost with each load */
+    assert_true(after < warm + 8 * (CYCLES - WARM)); /* half the smallest block with each load */
     lab_close(c->l);
     free(c);
 }
