@@ -238,7 +238,7 @@ def test_unload_waits_for_its_users(control, stub, folders, refused):
         pass
     assert last.final.usage.output_tokens == LONG
     call.result(timeout=PATIENCE_S)
-    wait_for(lambda: not listed(control, "waited"), "the end of it")
+    assert not listed(control, "waited")
     refused(lambda: stub.Generate(request(prompt="a", model="waited"), timeout=PATIENCE_S), CODE.NOT_FOUND)
     load(control, "waited")
     assert answer(stub, "waited", max_tokens=2).final.adapter == "waited@1"

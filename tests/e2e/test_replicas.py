@@ -199,7 +199,7 @@ def test_an_unload_waits_for_users_of_all(server, stub, control):
         for stream in streams:
             stream.cancel()
         job.result()
-    wait_for(lambda: listed(control, "late") == [], "an empty list")
+    assert listed(control, "late") == []
 
 
 def test_a_classifier_of_the_store_answers_from_both(server, stub):
