@@ -70,6 +70,15 @@ foreach(source IN LISTS fuzz_sources)
   sanitized(asan "${asan_options}" ${name} ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${target})
 endforeach()
 
+# What tiles load and store is seen where they are emulated.
+if(TARGET amxemu)
+  foreach(name test_output_amx test_unpack_amx test_lora_kernels)
+    add_test(NAME asan.amxemu.${name} CONFIGURATIONS sanitizers COMMAND ${sanitizer_builds}/asan/tests/${name})
+    set_tests_properties(asan.amxemu.${name} PROPERTIES LABELS asan TIMEOUT ${test_seconds} SKIP_RETURN_CODE 77
+      ENVIRONMENT "${asan_options};ESPALIER_AMXEMU=1" COST 60)
+  endforeach()
+endif()
+
 # tsan: what has more than one thread.
 foreach(name test_queue test_pool test_comm_local test_comm_tcp test_comm_nodes test_ranks test_ranks_nodes test_read_ahead test_stream test_engine test_record test_sample_rows test_rpc test_serve test_replicas test_store_processes)
   if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/unit/${name}.c)

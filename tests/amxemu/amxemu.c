@@ -79,7 +79,7 @@ __attribute__((constructor)) static void begin(void) {
     const char *only = getenv("ESPALIER_AMXEMU_ONLY");
     if (only != NULL) cmocka_set_test_filter(only);
     bf16_vectors_open();
-    struct sigaction action = {.sa_sigaction = emulate, .sa_flags = SA_SIGINFO | SA_NODEFER};
+    struct sigaction action = {.sa_sigaction = emulate, .sa_flags = SA_SIGINFO};
     if (sigaction(SIGILL, &action, NULL) != 0) amxemu_fail("SIGILL cannot be handled");
 }
 

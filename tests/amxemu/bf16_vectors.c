@@ -37,7 +37,7 @@ void bf16_vectors_open(void) {
     }
 }
 
-/* Up to four pieces of a register, in order. */
+/* The pieces of a register, in order. */
 typedef struct piece {
     uint32_t part, offset, bytes;
 } piece;
@@ -104,6 +104,8 @@ static uint64_t mask_of(ucontext_t *context, uint32_t number) {
 
 static vector third(ucontext_t *context, const instruction *i) {
     if (!i->in_memory) return get(context, i->b);
+    /* The processor would not touch what is masked; nothing of ours does that. */
+    if (i->mask != 0) amxemu_fail("an operand in memory that is masked is not emulated");
     vector v = {{0}};
     const void *from = (const void *)(uintptr_t)i->address;
     memcpy(&v, from, i->broadcast ? 4 : i->vector_bytes);
@@ -148,6 +150,7 @@ static vector dots(const instruction *i, vector before, vector a, vector b, uint
     vector c = {{0}};
     uint32_t csr = _mm_getcsr();
     _mm_setcsr(BF16_MXCSR);
+    __asm__ volatile("" : "+m"(before), "+m"(a), "+m"(b)); /* no sum before that .. */
     for (uint32_t n = 0; n < i->vector_bytes / 4; n++) {
         float sum = float_of(before.at[n]);
         sum = fmaf(float_of(a.at[n] & 0xffff0000), float_of(b.at[n] & 0xffff0000), sum);
@@ -157,6 +160,7 @@ static vector dots(const instruction *i, vector before, vector a, vector b, uint
         else
             c.at[n] = i->zeroing ? 0 : before.at[n];
     }
+    __asm__ volatile("" : "+m"(c)); /* .. or behind this */
     _mm_setcsr(csr);
     return c;
 }

@@ -30,14 +30,14 @@ typedef struct instruction {
     uint32_t length; /* bytes */
     uint32_t c, a, b;
     bool in_memory;
-    uint64_t address;      /* in_memory: of the first row */
-    uint64_t stride_bytes; /* from row to row */
+    uint64_t address;      /* in_memory; of a tile's first row */
+    uint64_t stride_bytes; /* of tiles: from row to row */
     uint32_t vector_bytes; /* 16, 32, 64 */
     uint32_t mask;         /* opmask register; 0: all elements */
     bool zeroing, broadcast;
 } instruction;
 
-/* Of the instruction at regs' RIP. kind UNKNOWN: none of those. */
+/* Of the instruction at regs' RIP. kind UNKNOWN: none of those, or as the manual forbids it. */
 instruction instruction_read(const greg_t *regs);
 
 #endif

@@ -39,6 +39,8 @@ static void load_config(const void *from) {
     if (c.palette == 0) return; /* as tilerelease */
     if (c.palette != 1 || c.start_row != 0)
         amxemu_fail("ldtilecfg: palette %u from row %u, wanted 1 from 0", c.palette, c.start_row);
+    for (uint32_t i = 0; i < sizeof c.reserved; i++)
+        if (c.reserved[i] != 0) amxemu_fail("ldtilecfg: reserved byte %u is not 0", i);
     for (uint32_t t = 0; t < 16; t++) {
         bool used = c.rows[t] != 0;
         if (used != (c.row_bytes[t] != 0) || (t >= TILES && used) || c.rows[t] > ROWS ||

@@ -128,7 +128,7 @@ static void denormal_numbers_count_as_zero(void **state) {
 
 static void a_product_of_bytes_is_exact(void **state) {
     (void)state;
-    if (!here()) skip();
+    if (!here() || !cpu_has(CPU_AMX_INT8)) skip();
     _Alignas(64) int8_t a[ROWS][64], b[16][64];
     _Alignas(64) int32_t c[ROWS][COLUMNS];
     for (uint32_t i = 0; i < sizeof a; i++) {
@@ -153,17 +153,16 @@ static void a_product_of_bytes_is_exact(void **state) {
         }
 }
 
-/* What a load leaves beside the tile's shape is zero, and a store writes no byte beside it. */
+/* Neither a load nor a store touches a byte beside it. */
 static void a_tile_has_the_shape_it_was_given(void **state) {
     (void)state;
     if (!here()) skip();
     enum { STRIDE = 80 };
-    _Alignas(64) uint8_t from[ROWS * STRIDE], to[ROWS * STRIDE];
+    uint8_t from[ROWS * STRIDE], to[ROWS * STRIDE];
     for (uint32_t i = 0; i < sizeof from; i++)
         from[i] = (uint8_t)(i * 7 + 1);
     memset(to, GUARD, sizeof to);
     configure(5, 3, 9);
-    AMX_ZERO(0);
     AMX_LOAD(0, from, STRIDE);
     AMX_STORE(0, to, STRIDE);
     amx_release();
@@ -173,7 +172,49 @@ static void a_tile_has_the_shape_it_was_given(void **state) {
     }
 }
 
-#define WITH_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
+static void tiles_are_zero_when_zeroed_or_configured(void **state) {
+    (void)state;
+    if (!here()) skip();
+    _Alignas(64) uint8_t pattern[ROWS * 64], zeroed[ROWS * 64], anew[ROWS * 64];
+    const uint8_t zeros[ROWS * 64] = {0};
+    memset(pattern, GUARD, sizeof pattern);
+    memset(zeroed, GUARD, sizeof zeroed);
+    memset(anew, GUARD, sizeof anew);
+    configure(ROWS, 16, COLUMNS);
+    AMX_LOAD(0, pattern, 64);
+    AMX_LOAD(1, pattern, 64);
+    AMX_ZERO(0);
+    AMX_STORE(0, zeroed, 64);
+    configure(ROWS, 16, COLUMNS);
+    AMX_STORE(1, anew, 64);
+    amx_release();
+    assert_memory_equal(zeroed, zeros, sizeof zeros);
+    assert_memory_equal(anew, zeros, sizeof zeros);
+}
+
+/* Of a configuration and of rows: base, index, scale and displacement, in registers of the upper eight too. */
+static void tiles_are_found_where_they_are(void **state) {
+    (void)state;
+    if (!here()) skip();
+    amx_config configs[3] = {{0}, {.palette = 1}, {0}};
+    uint8_t rows[4][96], out[2][64];
+    configs[1].rows[3] = 2;
+    configs[1].row_bytes[3] = 64;
+    for (uint32_t i = 0; i < sizeof rows; i++)
+        ((uint8_t *)rows)[i] = (uint8_t)(i * 3);
+    register const void *base __asm__("r12") = configs;
+    register uint64_t index __asm__("r13") = 16;
+    __asm__ volatile("ldtilecfg -64(%0,%1,8)" : : "r"(base), "r"(index), "m"(configs));
+    register const void *from __asm__("r13") = rows;
+    register uint64_t stride __asm__("r9") = 48; /* half a row's */
+    __asm__ volatile("tileloadd 96(%0,%1,2), %%tmm3" : : "r"(from), "r"(stride), "m"(rows));
+    AMX_STORE(3, out, 64);
+    amx_release();
+    assert_memory_equal(out[0], rows[1], 64);
+    assert_memory_equal(out[1], rows[2], 64);
+}
+
+#define WITH_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx512dq")))
 
 static const uint32_t WIDE[16] = {
     0x3f800000, 0x3f808000, 0x3f818000, 0x3f808001, 0xbf80ffff, 0x7f800000, 0xff800000, 0x7f800001,
@@ -203,6 +244,39 @@ WITH_BF16 static void floats_become_bf16(void **state) {
     for (uint32_t n = 0; n < 32; n++)
         if (n == 0 || n >= 16) expected[n] = 0x1234;
     assert_memory_equal(out, expected, sizeof expected);
+
+    memcpy(expected, NARROWED, sizeof NARROWED);
+    expected[15] = 0;
+    _mm256_storeu_si256((__m256i *)out, (__m256i)_mm512_maskz_cvtneps_pbh(0x7fff, wide));
+    assert_memory_equal(out, expected, sizeof NARROWED);
+}
+
+/* Of 32 and 16 bytes; what of the register lies behind becomes zero. */
+WITH_BF16 static void narrower_vectors_end_in_zeros(void **state) {
+    (void)state;
+    if (!here()) skip();
+    uint16_t out[32], expected[32] = {0};
+    __m512i all = _mm512_set1_epi32(-1), wide = _mm512_loadu_si512(WIDE);
+    __asm__ volatile("vcvtneps2bf16 %1, %t0" : "+v"(all) : "v"(wide));
+    _mm512_storeu_si512(out, all);
+    memcpy(expected, NARROWED, 32);
+    assert_memory_equal(out, expected, sizeof out);
+    all = _mm512_set1_epi32(-1);
+    __asm__ volatile("vcvtneps2bf16 %t1, %x0" : "+v"(all) : "v"(wide));
+    _mm512_storeu_si512(out, all);
+    memset(expected + 8, 0, 16);
+    assert_memory_equal(out, expected, sizeof out);
+    all = _mm512_set1_epi32(-1);
+    __asm__ volatile("vcvtneps2bf16 %x1, %x0" : "+v"(all) : "v"(wide));
+    _mm512_storeu_si512(out, all);
+    memset(expected + 4, 0, 8);
+    assert_memory_equal(out, expected, sizeof out);
+    all = _mm512_set1_epi32(-1);
+    __asm__ volatile("vcvtne2ps2bf16 %t1, %t1, %t0" : "+v"(all) : "v"(wide));
+    _mm512_storeu_si512(out, all);
+    memcpy(expected, NARROWED, 16);
+    memcpy(expected + 8, NARROWED, 16);
+    assert_memory_equal(out, expected, sizeof out);
 }
 
 /* Of each pair the odd product is added to c first: 2^24 + 1 is no float. */
@@ -221,34 +295,42 @@ WITH_BF16 static void pairs_of_bf16_are_added_odd_first(void **state) {
     _mm512_storeu_ps(out, _mm512_dpbf16_ps(_mm512_set1_ps(0x1p24f), even_kept, factors));
     for (uint32_t n = 0; n < 16; n++)
         assert_true(out[n] == 1);
+    /* gcc 12 passes on but eight bits of this mask */
+    _mm512_storeu_ps(out, _mm512_maskz_dpbf16_ps(0x7e, _mm512_set1_ps(1), factors, factors));
+    for (uint32_t n = 0; n < 16; n++)
+        assert_true(out[n] == (n >= 1 && n <= 6 ? 3 : 0));
     __m512 least = _mm512_set1_ps(0x1p-127f);
     _mm512_storeu_ps(out, _mm512_dpbf16_ps(least, (__m512bh)_mm512_setzero_si512(), factors));
     for (uint32_t n = 0; n < 16; n++)
         assert_true(out[n] == 0);
 }
 
-/* Registers that the old instructions do not have, and addresses of every kind. */
+/* Registers that older instructions do not have; an address of base, index, scale and displacement; one value for all. */
 WITH_BF16 static void operands_are_found_where_they_are(void **state) {
     (void)state;
     if (!here()) skip();
     uint16_t out[32];
     register __m512 high __asm__("zmm29") = (__m512)_mm512_loadu_si512(WIDE);
-    register __m512i low __asm__("zmm17");
-    __asm__ volatile("vcvtneps2bf16 %1, %t0" : "=v"(low) : "v"(high));
+    register __m512i low __asm__("zmm17") = _mm512_setzero_si512();
+    __asm__ volatile("vcvtneps2bf16 %1, %t0" : "+v"(low) : "v"(high));
     _mm512_storeu_si512(out, low);
     assert_memory_equal(out, NARROWED, sizeof NARROWED);
 
-    static const float beside[3][16] = {{1, 1}, {2, 2}, {3, 3}};
-    uint64_t two = 2;
-    register __m512i whole __asm__("zmm9");
-    __asm__ volatile("vcvtneps2bf16 -64(%1,%2,8), %t0\n"
-                     : "=v"(whole)
-                     : "r"(&beside[2]), "r"(two - 2), "m"(beside));
+    static const float beside[3][16] = {{1, 1}, {2, 4}, {3, 3}};
+    register const void *base __asm__("r12") = beside;
+    register uint64_t index __asm__("r13") = 16;
+    register __m512i whole __asm__("zmm9") = _mm512_setzero_si512();
+    __asm__ volatile("vcvtneps2bf16 -64(%1,%2,8)%{1to16%}, %t0"
+                     : "+v"(whole)
+                     : "r"(base), "r"(index), "m"(beside));
+    _mm512_storeu_si512(out, whole);
+    assert_int_equal(out[15], bf16(2));
+    __asm__ volatile("vcvtneps2bf16 -64(%1,%2,8), %t0"
+                     : "+v"(whole)
+                     : "r"(base), "r"(index), "m"(beside));
     _mm512_storeu_si512(out, whole);
     assert_int_equal(out[0], bf16(2));
-    __asm__ volatile("vcvtneps2bf16 %1%{1to16%}, %t0" : "=v"(whole) : "m"(beside[2][1]));
-    _mm512_storeu_si512(out, whole);
-    assert_int_equal(out[15], bf16(3));
+    assert_int_equal(out[1], bf16(4));
 }
 
 int main(void) {
@@ -258,7 +340,10 @@ int main(void) {
         cmocka_unit_test(denormal_numbers_count_as_zero),
         cmocka_unit_test(a_product_of_bytes_is_exact),
         cmocka_unit_test(a_tile_has_the_shape_it_was_given),
+        cmocka_unit_test(tiles_are_zero_when_zeroed_or_configured),
+        cmocka_unit_test(tiles_are_found_where_they_are),
         cmocka_unit_test(floats_become_bf16),
+        cmocka_unit_test(narrower_vectors_end_in_zeros),
         cmocka_unit_test(pairs_of_bf16_are_added_odd_first),
         cmocka_unit_test(operands_are_found_where_they_are),
     };

@@ -3,9 +3,9 @@
  * gcc 12's intrinsics tell the compiler of 8 of the 64 bytes of a configuration and of no memory that
  * a tile load reads, so that stores before them are dropped as dead; here every operand is said.
  *
- * A tile has up to 16 rows of 64 bytes. tdpbf16ps: C[m][n] += sum over p of
- * A[m][2p] * B[p][2n] + A[m][2p+1] * B[p][2n+1], C float32, A and B bf16, p in order; denormal inputs
- * and sums count as zero. A row of C depends on its row of A alone.
+ * A tile has up to 16 rows of 64 bytes. tdpbf16ps: C[m][n] += sum over p of A[m][2p] * B[p][2n], plus that of
+ * A[m][2p+1] * B[p][2n+1], C float32, A and B bf16: each sum from zero with p in order, then both together, then that to
+ * C; denormal inputs and sums count as zero. A row of C depends on its row of A alone.
  *
  * Source  Intel Architecture Instruction Set Extensions, chapter 3 (AMX) */
 // SPDX-License-Identifier: Apache-2.0
