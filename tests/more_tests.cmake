@@ -51,12 +51,15 @@ set(asan_options "ASAN_OPTIONS=abort_on_error=1:detect_leaks=1:strict_string_che
                  "LSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/lsan.supp:print_suppressions=0")
 set(tsan_options "TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tsan.supp:halt_on_error=1:second_deadlock_stack=1")
 
-# sanitized(PREFIX OPTIONS NAME [DIR FOLDER] ARGUMENTS...): NAME of build/PREFIX as test PREFIX.NAME.
+# sanitized(PREFIX OPTIONS NAME [DIR FOLDER] [AS NAME] ARGUMENTS...): NAME of build/PREFIX as test PREFIX.NAME, or as the other.
 function(sanitized prefix options name)
-  cmake_parse_arguments(A "" "DIR" "" ${ARGN})
-  add_test(NAME ${prefix}.${name} CONFIGURATIONS sanitizers
+  cmake_parse_arguments(A "" "DIR;AS" "" ${ARGN})
+  if(NOT A_AS)
+    set(A_AS ${name})
+  endif()
+  add_test(NAME ${prefix}.${A_AS} CONFIGURATIONS sanitizers
     COMMAND ${sanitizer_builds}/${prefix}/tests/${A_DIR}/${name} ${A_UNPARSED_ARGUMENTS})
-  set_tests_properties(${prefix}.${name} PROPERTIES
+  set_tests_properties(${prefix}.${A_AS} PROPERTIES
     LABELS ${prefix} TIMEOUT ${test_seconds} SKIP_RETURN_CODE 77 ENVIRONMENT "${options}")
 endfunction()
 
@@ -73,9 +76,7 @@ endforeach()
 # What tiles load and store is seen where they are emulated.
 if(TARGET amxemu)
   foreach(name test_output_amx test_unpack_amx test_lora_kernels)
-    add_test(NAME asan.amxemu.${name} CONFIGURATIONS sanitizers COMMAND ${sanitizer_builds}/asan/tests/${name})
-    set_tests_properties(asan.amxemu.${name} PROPERTIES LABELS asan TIMEOUT ${test_seconds} SKIP_RETURN_CODE 77
-      ENVIRONMENT "${asan_options};ESPALIER_AMXEMU=1" COST 60)
+    sanitized(asan "${asan_options};ESPALIER_AMXEMU=1" ${name} AS amxemu.${name})
   endforeach()
 endif()
 

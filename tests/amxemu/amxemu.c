@@ -11,18 +11,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
+#include <xmmintrin.h>
 
 #include <cmocka.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/amxemu/amxemu.h"
 #include "tests/amxemu/bf16_vectors.h"
 #include "tests/amxemu/tiles.h"
 
 enum { SKIPPED = 77, SHOWN_BYTES = 8 };
 
+/* What these instructions do whatever the program has set: to nearest even, denormals are zero, exceptions masked. */
+enum { MXCSR = 0x9fc0 };
+
 static bool on;
 
-noreturn void amxemu_fail(const char *format, ...) {
+bool amxemu_on(void) { return on; }
+
+_Noreturn void amxemu_fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     fputs("amxemu: ", stderr);
@@ -32,7 +39,7 @@ noreturn void amxemu_fail(const char *format, ...) {
     abort();
 }
 
-static noreturn void unknown(const greg_t *regs) {
+static _Noreturn void unknown(const greg_t *regs) {
     const uint8_t *at = (const uint8_t *)(uintptr_t)regs[REG_RIP];
     fprintf(stderr, "amxemu: an instruction that it does not know:");
     for (uint32_t i = 0; i < SHOWN_BYTES; i++)
@@ -56,6 +63,7 @@ static void emulate(int number, siginfo_t *info, void *interrupted) {
     const greg_t *regs = context->uc_mcontext.gregs;
     instruction i = instruction_read(regs);
     if (i.kind == UNKNOWN) unknown(regs);
+    _mm_setcsr(MXCSR); /* the program's comes back with its registers */
     do {
         run(&i, context);
         i = instruction_read(regs);

@@ -9,9 +9,9 @@
 #include <cpuid.h>
 #include <math.h>
 #include <string.h>
-#include <xmmintrin.h>
 
-#include "tests/amxemu/tiles.h"
+#include "engine/base/quant.h"
+#include "tests/amxemu/amxemu.h"
 
 enum {
     PART_SSE = 1, /* state components, XCR0's bits */
@@ -23,7 +23,6 @@ enum {
     LANES = 16,
     AT_SSE = 160,
     AT_HEADER = 512,
-    BF16_MXCSR = 0x9fc0, /* to nearest even, denormals are zero, exceptions masked */
 };
 
 static uint32_t part_at[PARTS];
@@ -114,12 +113,10 @@ static vector third(ucontext_t *context, const instruction *i) {
     return v;
 }
 
-/* A float32's bits as bf16: to nearest even; denormals become zero, a NaN stays one. */
-static uint32_t narrow(uint32_t bits) {
-    uint32_t magnitude = bits & 0x7fffffff;
-    if (magnitude > 0x7f800000) return (bits >> 16) | 0x40;
-    if (magnitude < 0x00800000) return (bits >> 16) & 0x8000;
-    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+/* A float32's bits as bf16; denormals become zero. */
+static uint16_t narrow(uint32_t bits) {
+    bool denormal = (bits & 0x7fffffff) < 0x00800000;
+    return denormal ? (uint16_t)((bits >> 16) & 0x8000) : bf16_of_f32(f32_of_bits(bits));
 }
 
 /* Element n of c, 16 bits wide, is of the narrowed floats of b, and above them, if there are two, of a. */
@@ -130,7 +127,7 @@ static vector narrowed(const instruction *i, vector before, vector a, vector b, 
     for (uint32_t n = 0; n < count; n++) {
         uint32_t from = n < lanes ? b.at[n] : a.at[n - lanes];
         if ((mask >> n) & 1)
-            out[n] = (uint16_t)narrow(from);
+            out[n] = narrow(from);
         else
             out[n] = i->zeroing ? 0 : kept[n];
     }
@@ -139,29 +136,18 @@ static vector narrowed(const instruction *i, vector before, vector a, vector b, 
     return c;
 }
 
-static float float_of(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /* The odd product is added to c first, then the even one. */
 static vector dots(const instruction *i, vector before, vector a, vector b, uint64_t mask) {
     vector c = {{0}};
-    uint32_t csr = _mm_getcsr();
-    _mm_setcsr(BF16_MXCSR);
-    __asm__ volatile("" : "+m"(before), "+m"(a), "+m"(b)); /* no sum before that .. */
     for (uint32_t n = 0; n < i->vector_bytes / 4; n++) {
-        float sum = float_of(before.at[n]);
-        sum = fmaf(float_of(a.at[n] & 0xffff0000), float_of(b.at[n] & 0xffff0000), sum);
-        sum = fmaf(float_of(a.at[n] << 16), float_of(b.at[n] << 16), sum);
+        float sum = f32_of_bits(before.at[n]);
+        sum = fmaf(f32_of_bits(a.at[n] & 0xffff0000), f32_of_bits(b.at[n] & 0xffff0000), sum);
+        sum = fmaf(f32_of_bits(a.at[n] << 16), f32_of_bits(b.at[n] << 16), sum);
         if ((mask >> n) & 1)
-            memcpy(&c.at[n], &sum, sizeof sum);
+            c.at[n] = bits_of_f32(sum);
         else
             c.at[n] = i->zeroing ? 0 : before.at[n];
     }
-    __asm__ volatile("" : "+m"(c)); /* .. or behind this */
-    _mm_setcsr(csr);
     return c;
 }
 

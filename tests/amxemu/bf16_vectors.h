@@ -1,5 +1,4 @@
-/* bf16_vectors.h - AVX512-BF16's instructions over the registers that Linux saved when they trapped. They round to nearest
- * even, take denormals for zero and raise nothing, whatever the program has set.
+/* bf16_vectors.h - AVX512-BF16's instructions over the registers that Linux saved when they trapped.
  *
  * Source  Intel SDM volume 2 (VCVTNEPS2BF16, VCVTNE2PS2BF16, VDPBF16PS), volume 1, 13.4 (XSAVE's layout) */
 // SPDX-License-Identifier: Apache-2.0

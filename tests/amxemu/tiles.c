@@ -4,19 +4,18 @@
 
 #include <math.h>
 #include <string.h>
-#include <xmmintrin.h>
+
+#include "engine/base/quant.h"
+#include "tests/amxemu/amxemu.h"
 
 enum { TILES = 8, ROWS = 16, ROW_BYTES = 64, WORDS = ROW_BYTES / 4 };
-
-/* Rounds to nearest even, denormal inputs and results are zero, no exception: whatever the program has set. */
-enum { TILE_MXCSR = 0x9fc0 };
 
 typedef struct tile {
     uint32_t rows, row_bytes; /* 0: not configured */
     _Alignas(64) uint8_t at[ROWS][ROW_BYTES];
 } tile;
 
-/* The operand of ldtilecfg. */
+/* The operand of ldtilecfg: the manual's, not the product's amx_config, which is what is tested. */
 typedef struct config {
     uint8_t palette, start_row;
     uint8_t reserved[14];
@@ -84,21 +83,15 @@ static words row_of(const tile *t, uint32_t row) {
     return w;
 }
 
-static float from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /* One row of C. Even and odd products have sums of their own, which begin at 0 and join C at the end. */
 static void row_bf16(uint8_t *c, words a, const tile *b, uint32_t steps, uint32_t columns) {
     float even[WORDS] = {0}, odd[WORDS] = {0}, sum[WORDS];
     for (uint32_t k = 0; k < steps; k++) {
         words factors = row_of(b, k);
-        float a_even = from_bits(a.at[k] << 16), a_odd = from_bits(a.at[k] & 0xffff0000);
+        float a_even = f32_of_bits(a.at[k] << 16), a_odd = f32_of_bits(a.at[k] & 0xffff0000);
         for (uint32_t n = 0; n < WORDS; n++) {
-            even[n] = fmaf(a_even, from_bits(factors.at[n] << 16), even[n]);
-            odd[n] = fmaf(a_odd, from_bits(factors.at[n] & 0xffff0000), odd[n]);
+            even[n] = fmaf(a_even, f32_of_bits(factors.at[n] << 16), even[n]);
+            odd[n] = fmaf(a_odd, f32_of_bits(factors.at[n] & 0xffff0000), odd[n]);
         }
     }
     memcpy(sum, c, sizeof sum);
@@ -131,15 +124,12 @@ static void multiply(const instruction *i) {
         amxemu_fail("a product of %u x %u and %u x %u bytes into %u x %u", a->rows, a->row_bytes,
                     b->rows, b->row_bytes, c->rows, c->row_bytes);
     uint32_t steps = a->row_bytes / 4, columns = c->row_bytes / 4;
-    uint32_t before = _mm_getcsr();
-    _mm_setcsr(TILE_MXCSR);
     for (uint32_t m = 0; m < c->rows; m++) {
         if (i->kind == MULTIPLY_BF16)
             row_bf16(c->at[m], row_of(a, m), b, steps, columns);
         else
             row_int8(c->at[m], row_of(a, m), b, steps, columns);
     }
-    _mm_setcsr(before);
 }
 
 void tiles_do(const instruction *i) {

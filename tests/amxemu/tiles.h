@@ -5,14 +5,9 @@
 #ifndef AMXEMU_TILES_H
 #define AMXEMU_TILES_H
 
-#include <stdnoreturn.h>
-
 #include "tests/amxemu/instruction.h"
 
 /* Does what i says with the calling thread's tiles. A fault of the program's ends it: amxemu_fail. */
 void tiles_do(const instruction *i);
-
-/* Says why on stderr and ends the program. format: as printf's. */
-noreturn void amxemu_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -10,10 +10,9 @@
 
 #include <cmocka.h>
 
+#include "engine/base/quant.h"
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/cpu.h"
-
-#define MULTIPLY_INT8(c, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
 
 enum { ROWS = 16, PAIRS = 16, COLUMNS = 16, GUARD = 0x5a };
 
@@ -24,12 +23,6 @@ typedef struct matrices {
 } matrices;
 
 static bool here(void) { return kern_cpu_best_level() >= LEVEL_AMX; }
-
-static uint16_t bf16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return (uint16_t)(bits >> 16);
-}
 
 static void configure(uint32_t rows, uint32_t pairs, uint32_t columns) {
     amx_config c = {.palette = 1};
@@ -59,10 +52,10 @@ static int b_at(uint32_t k, uint32_t n) { return number(5000 + 100 * k + n); }
 static void fill(matrices *m) {
     for (uint32_t r = 0; r < ROWS; r++)
         for (uint32_t k = 0; k < 2 * PAIRS; k++)
-            m->a[r][k] = bf16((float)a_at(r, k));
+            m->a[r][k] = bf16_of_f32((float)a_at(r, k));
     for (uint32_t k = 0; k < 2 * PAIRS; k++)
         for (uint32_t n = 0; n < COLUMNS; n++)
-            m->b[k / 2][2 * n + k % 2] = bf16((float)b_at(k, n));
+            m->b[k / 2][2 * n + k % 2] = bf16_of_f32((float)b_at(k, n));
     for (uint32_t r = 0; r < ROWS; r++)
         for (uint32_t n = 0; n < COLUMNS; n++)
             m->c[r][n] = (float)(r + n);
@@ -93,9 +86,9 @@ static float sum_of(float c, uint32_t pairs, const float (*a)[2]) {
     memset(&m, 0, sizeof m);
     m.c[0][0] = c;
     for (uint32_t p = 0; p < pairs; p++) {
-        m.a[0][2 * p] = bf16(a[p][0]);
-        m.a[0][2 * p + 1] = bf16(a[p][1]);
-        m.b[p][0] = m.b[p][1] = bf16(1);
+        m.a[0][2 * p] = bf16_of_f32(a[p][0]);
+        m.a[0][2 * p + 1] = bf16_of_f32(a[p][1]);
+        m.b[p][0] = m.b[p][1] = bf16_of_f32(1);
     }
     multiply(&m, 1, pairs, 1);
     return m.c[0][0];
@@ -141,7 +134,7 @@ static void a_product_of_bytes_is_exact(void **state) {
     AMX_LOAD(0, c, 64);
     AMX_LOAD(1, a, 64);
     AMX_LOAD(2, b, 64);
-    MULTIPLY_INT8(0, 1, 2);
+    AMX_MULTIPLY_BYTES(0, 1, 2);
     AMX_STORE(0, c, 64);
     amx_release();
     for (uint32_t m = 0; m < ROWS; m++)
@@ -284,14 +277,14 @@ WITH_BF16 static void pairs_of_bf16_are_added_odd_first(void **state) {
     (void)state;
     if (!here()) skip();
     float out[16];
-    const uint32_t one_odd = (uint32_t)bf16(1) << 16, one_even = bf16(1);
+    const uint32_t one_odd = (uint32_t)bf16_of_f32(1) << 16, one_even = bf16_of_f32(1);
     __m512bh factors = (__m512bh)_mm512_set1_epi32((int)(one_odd | one_even));
-    __m512bh odd_lost = (__m512bh)_mm512_set1_epi32((int)(one_odd | bf16(-0x1p24f)));
+    __m512bh odd_lost = (__m512bh)_mm512_set1_epi32((int)(one_odd | bf16_of_f32(-0x1p24f)));
     _mm512_storeu_ps(out, _mm512_dpbf16_ps(_mm512_set1_ps(0x1p24f), odd_lost, factors));
     for (uint32_t n = 0; n < 16; n++)
         assert_true(out[n] == 0);
     __m512bh even_kept =
-        (__m512bh)_mm512_set1_epi32((int)((uint32_t)bf16(-0x1p24f) << 16 | one_even));
+        (__m512bh)_mm512_set1_epi32((int)((uint32_t)bf16_of_f32(-0x1p24f) << 16 | one_even));
     _mm512_storeu_ps(out, _mm512_dpbf16_ps(_mm512_set1_ps(0x1p24f), even_kept, factors));
     for (uint32_t n = 0; n < 16; n++)
         assert_true(out[n] == 1);
@@ -324,13 +317,13 @@ WITH_BF16 static void operands_are_found_where_they_are(void **state) {
                      : "+v"(whole)
                      : "r"(base), "r"(index), "m"(beside));
     _mm512_storeu_si512(out, whole);
-    assert_int_equal(out[15], bf16(2));
+    assert_int_equal(out[15], bf16_of_f32(2));
     __asm__ volatile("vcvtneps2bf16 -64(%1,%2,8), %t0"
                      : "+v"(whole)
                      : "r"(base), "r"(index), "m"(beside));
     _mm512_storeu_si512(out, whole);
-    assert_int_equal(out[0], bf16(2));
-    assert_int_equal(out[1], bf16(4));
+    assert_int_equal(out[0], bf16_of_f32(2));
+    assert_int_equal(out[1], bf16_of_f32(4));
 }
 
 int main(void) {

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "kernels/cpu/cpu.h"
+#include "tests/amxemu/amxemu.h"
 #include "tests/unit/linear_case.h"
 
 /* --- every way there is ------------------------------------------------------------------- */
@@ -42,8 +43,7 @@ static void find_ways(way out[WAYS]) {
         {"16 bits, avx512_vnni", ACT_BF16, LEVEL_AVX512, linear_int16_avx512_vnni, vnni},
     };
     memcpy(out, all, sizeof all);
-    /* A run with AMX emulated is for that level: the others have one of their own. */
-    for (uint32_t i = 0; i < WAYS && getenv("ESPALIER_AMXEMU"); i++)
+    for (uint32_t i = 0; i < WAYS && amxemu_on(); i++)
         out[i].exists = out[i].exists && out[i].level == LEVEL_AMX;
 }
 

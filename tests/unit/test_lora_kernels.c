@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "tests/amxemu/amxemu.h"
 #include "tests/unit/lora_case.h"
 
 /* Relative to the largest output, as in test_kernels.c: of f32 sums; where the AMX level rounds weights and h to bf16;
@@ -32,8 +33,13 @@ static lab lab_of(const struct way *way, uint32_t threads) {
     return lab_open_for(way->activations, &kern_cpu, way->level, DT_BF16, threads);
 }
 static bool have(const struct way *way) { return kern_cpu_best_level() >= way->level; }
-/* A run with AMX emulated is for that level: the others have one of their own. */
-static uint32_t first_way(void) { return getenv("ESPALIER_AMXEMU") ? WAYS - 2 : 0; }
+/* With AMX emulated those of that level, which come last. */
+static uint32_t first_way(void) {
+    uint32_t w = 0;
+    while (amxemu_on() && ways[w].level < LEVEL_AMX)
+        w++;
+    return w;
+}
 
 /* A linear, adapters, and which of them (-1: the base) each segment of its tokens has. */
 typedef struct lora_case {

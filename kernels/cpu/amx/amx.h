@@ -68,5 +68,8 @@ static inline void amx_configure_rows(uint32_t tokens) {
                      : "r"(to), "r"((size_t)(row_stride_bytes))                                    \
                      : "memory")
 #define AMX_MULTIPLY(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
+/* C[m][n] += sum over k of A[m][k] * B[k/4][4n + k%4], signed bytes, C int32; where cpu_has(CPU_AMX_INT8). */
+#define AMX_MULTIPLY_BYTES(c, a, b)                                                                \
+    __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
 
 #endif

@@ -27,10 +27,6 @@ enum {
 _Static_assert(INT8_CHUNK *SUM_ROWS <= CHUNK_TOKENS * STRIP_ROWS,
                "sums of a chunk have their room");
 
-/* C[m][n] += sum over k of A[m][k] * B[k/4][4n + k%4], signed bytes, C int32. */
-#define AMX_MULTIPLY_BYTES(c, a, b)                                                                \
-    __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
-
 /* C 0..3, A 4 and 5, B 6 and 7: a block of 32 columns, or half of one. */
 static void configure(bool halves) {
     amx_config config = {.palette = 1};

@@ -8,8 +8,6 @@
 #include "kernels/cpu/amx/amx.h"
 #include "kernels/cpu/peak.h"
 
-#define MULTIPLY_INT8(c, a, b) __asm__ volatile("tdpbssd %%tmm" #b ", %%tmm" #a ", %%tmm" #c : :)
-
 enum { ROW = 64, ROWS = 16, TILE = ROW * ROWS, ACCUMULATORS = 4, TILES = 8 };
 
 typedef struct operands {
@@ -76,7 +74,7 @@ double peak_bf16_amx(uint32_t rounds) {
 double peak_int8_amx(uint32_t rounds) {
     operands o;
     begin(&o, 1, 1);
-    RUN(MULTIPLY_INT8);
+    RUN(AMX_MULTIPLY_BYTES);
     double total = 0;
     for (uint32_t i = 0; i < sizeof o.at; i += 4) {
         int32_t sum;
