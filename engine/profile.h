@@ -10,10 +10,10 @@
 enum {
     PROFILE_BYTES_MAX = 160,
     /* Raised whenever a change of ours may change a bit of anyone's logits, or a pick from them. */
-    NUMERICS_VERSION = 7,
+    NUMERICS_VERSION = 8,
 };
 
-/* "cpu:avx512,act=bf16,kv=bf16,tp=1,numerics=7"; with --quantize also ",quantize=Q4_K". ranks:
+/* "cpu:avx512,act=bf16,kv=bf16,tp=1,numerics=8"; with --quantize also ",quantize=Q4_K". ranks:
  * that share the model; quantize: NULL without. */
 void profile_print(const kern_ops *ops, const kern_device *dev, uint32_t ranks,
                    const esp_dtype *quantize, char out[PROFILE_BYTES_MAX]);

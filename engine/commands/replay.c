@@ -69,7 +69,7 @@ static void add_word(words *w, const char *option, char *value) {
     w->at[w->count++] = value;
 }
 
-/* "cpu:avx2,act=bf16,kv=f32,tp=1,numerics=7,quantize=Q8_0": each part that an option sets. ref,
+/* "cpu:avx2,act=bf16,kv=f32,tp=1,numerics=8,quantize=Q8_0": each part that an option sets. ref,
  * recorded or asked for, has one kind of activations, and no bf16. */
 static void add_profile(words *w, const char *profile, device_kind asked) {
     static const struct {

@@ -22,6 +22,14 @@ CU_DEV uint32_t cu_shared_address(const void *p) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(p));
 }
 
+/* p, an address of global memory, of which the compiler no longer knows how it came about: else it adds all of that up
+ * again at each use, in a loop's every round. */
+template <class T> CU_DEV const T *cu_opaque(const T *p) {
+    size_t at = __cvta_generic_to_global(p);
+    asm volatile("" : "+l"(at));
+    return static_cast<const T *>(__cvta_global_to_generic(at));
+}
+
 /* ---- loads and stores of 16 bytes */
 CU_DEV uint4 cu_load16(const void *p) { return *static_cast<const uint4 *>(p); }
 CU_DEV void cu_store16(void *p, uint4 v) { *static_cast<uint4 *>(p) = v; }

@@ -19,6 +19,8 @@ CU_DEV uint32_t cu_shared_address(const void *p) {
     return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p));
 }
 
+template <class T> CU_DEV const T *cu_opaque(const T *p) { return p; }
+
 /* ---- loads and stores of 16 bytes: an address with less alignment faults, as on the device */
 CU_DEV uint4 cu_load16(const void *p, cuemu::Place place = EMU_HERE) {
     if (reinterpret_cast<uintptr_t>(p) & 15) cuemu::fail("load not aligned to 16", place);

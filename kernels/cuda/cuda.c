@@ -188,7 +188,7 @@ static const char *cuda_profile(const kern_device *dev) { return dev->profile; }
 
 static const char *cuda_layout(const kern_device *dev) {
     (void)dev;
-    return "cuda-tiles-1";
+    return "cuda-tiles-2";
 }
 
 static size_t cuda_element_bytes(const kern_device *dev, kern_kind kind) {

@@ -2,13 +2,15 @@
  *
  * Codes become whole numbers in bf16, which are exact; scales and offsets stay float32 and are applied to the
  * sums. So a product of a linear is, over runs of 32 columns (16 in some formats) in order,
- *   p   = sum of code * x, by mma from 0, steps of 16 columns in order
+ *   p   = sum of code * x, by mma, steps of 16 columns in order, from 0 (but see below)
  *   acc = fma(scale, p, acc)
  *   acc = fma(offset, sum of the run's x, acc)   formats with an offset; the sum by mma too, with ones
  * and of bf16 weights acc = mma(.., acc).
  *
- * Codes of 4 bits are or-ed into the fraction of 128.0, in bf16 0x4300, whose last place is 1; subtracting
- * 128 (or 136) leaves the number. Signed bytes likewise: their low 7 bits there, and the sign doubles what is
+ * Codes of 4 bits are or-ed into the fraction of 16.0, in bf16 0x4180, at its upper end, so that they count as whole
+ * numbers. Without an offset 24 is subtracted then. With one the 16 stays: p begins at -16 * sum of x instead of 0,
+ * which is the sum that the offset wants too, with -16 in place of the ones and offset / -16: no instruction more,
+ * and one a word less. Signed bytes: their low 7 bits in the fraction of 128.0, and the sign doubles what is
  * subtracted, 0x4300 to 0x4380. Bytes that are floats move their exponent and fraction into place; a factor
  * of 2^120 then mends the exponent's bias. */
 // SPDX-License-Identifier: Apache-2.0
@@ -31,6 +33,7 @@ template <int format> struct cu_format;
         static constexpr bool offset =                                                             \
             scaling_ == SCALING_HALF_OFFSET || scaling_ == SCALING_HALF_ZERO ||                    \
             scaling_ == SCALING_FLOAT_ZERO || scaling_ == SCALING_STEPS_LESS;                      \
+        static constexpr bool biased = codes_ == CODES_4 && offset;   /* operands are code + 16 */ \
         static constexpr int half_words = cuda_code_bits(codes_) / 2; /* a lane's, dwords */       \
         static constexpr int runs = run_ == 16 ? 2 : 1;               /* in a half */              \
     };
@@ -42,9 +45,10 @@ CUDA_FORMATS(CU_FORMAT)
 /* (a & b) | c in one instruction: as operators, two constants make it two. */
 CU_DEV uint32_t cu_pick(uint32_t a, uint32_t b, uint32_t c) { return cu_lop3<0xea>(a, b, c); }
 
-CU_DEV uint32_t cu_code_pair_4(uint32_t word, int i, uint32_t zero) {
-    const uint32_t one = 0x3f803f80u;
-    return cu_fma_bf16x2(cu_pick(word >> 4 * i, 0x000f000fu, 0x43004300u), one, zero);
+/* A nibble's upper end may lie beyond the word's, hence a rotation (CUDA_CODE_4_TURN). */
+CU_DEV uint32_t cu_code_pair_4(uint32_t word, int i) {
+    const uint32_t there = i < 3 ? word >> 4 * i : __funnelshift_r(word, word, 12);
+    return cu_pick(there, 0x00780078u, 0x41804180u);
 }
 
 CU_DEV uint32_t cu_code_pair_8(uint32_t word, int i) {
@@ -61,10 +65,11 @@ CU_DEV uint32_t cu_code_pair_e4m3(uint32_t word, int i) {
 /* words: a lane's of one step. */
 template <int format> CU_DEV void cu_operand(const uint32_t *words, uint32_t (&a)[4]) {
     using f = cu_format<format>;
-    [[maybe_unused]] const uint32_t zero = f::offset ? 0xc300c300u : 0xc308c308u; /* -128, -136 */
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if constexpr (f::codes == CODES_4) a[i] = cu_code_pair_4(words[0], i, zero);
+        if constexpr (f::codes == CODES_4) a[i] = cu_code_pair_4(words[0], i);
+        if constexpr (f::codes == CODES_4 && !f::biased)
+            a[i] = cu_fma_bf16x2(a[i], 0x3f803f80u, 0xc1c0c1c0u); /* - 24 */
         if constexpr (f::codes == CODES_8) a[i] = cu_code_pair_8(words[i / 2], i % 2);
         if constexpr (f::codes == CODES_E4M3) a[i] = cu_code_pair_e4m3(words[i / 2], i % 2);
     }
@@ -109,57 +114,135 @@ CU_DEV void cu_load_operands(const uint8_t *tile, int half, int lane, uint32_t (
 
 /* ---- scales */
 
-/* A byte as a float: or-ed into the fraction of 2^23, whose last place is 1. */
-CU_DEV float cu_float_of_byte(uint32_t byte) {
-    return __uint_as_float(0x4b000000u | byte) - 8388608.0f;
+CU_DEV uint32_t cu_two_bytes(const uint8_t *at) { return *reinterpret_cast<const uint16_t *>(at); }
+CU_DEV uint32_t cu_four_bytes(const uint8_t *at) { return *reinterpret_cast<const uint32_t *>(at); }
+
+/* A constant that stays in a register: an instruction has one immediate operand, and ptxas would rather have it here than
+ * for what differs each time. Constants of different `which`, 0 to 15, stay in registers of their own. Grids here have no z. */
+CU_DEV uint32_t cu_kept(uint32_t constant, int which = 0) { return constant | blockIdx.z >> which; }
+
+/* Byte `at` of word as the low end of a float: of 2^23 (whole numbers), 2^19 (sixteenths). */
+CU_DEV float cu_byte_in(float power, uint32_t word, int at) {
+    return __uint_as_float(__byte_perm(word, cu_kept(__float_as_uint(power)), 0x7650u | at));
 }
 CU_DEV float cu_float_of_signed(uint32_t byte) {
     return __uint_as_float(0x4b000000u | (byte ^ 0x80u)) - 8388736.0f;
 }
 
-/* What the scales of a row say of a run: d and m (or z) as floats, s and o as bytes. */
-template <cuda_scaling scaling>
-CU_DEV void cu_scale_of(float d, float m, uint32_t s, uint32_t o, float &scale, float &offset) {
-    const bool steps = scaling == SCALING_STEPS || scaling == SCALING_STEPS_LESS;
-    scale = steps ? d * cu_float_of_signed(s) : d;
-    offset = scaling == SCALING_HALF_OFFSET ? m : 0.0f;
-    if (scaling == SCALING_HALF_ZERO || scaling == SCALING_FLOAT_ZERO) offset = -d * m;
-    if (scaling == SCALING_STEPS_LESS) offset = -m * cu_float_of_byte(o);
-}
-
-CU_DEV uint32_t cu_two_bytes(const uint8_t *at) { return *reinterpret_cast<const uint16_t *>(at); }
-CU_DEV float cu_half_at(const uint8_t *at) {
-    return cu_from_f16(*reinterpret_cast<const uint16_t *>(at));
-}
-CU_DEV float cu_float_at(const uint8_t *at) { return *reinterpret_cast<const float *>(at); }
-
-/* Of run `run` of a tile; row: the scales of a row in it. */
-template <int format>
-CU_DEV void cu_read_scale(const uint8_t *row, int run, float &scale, float &offset) {
+/* What a half of a tile has of scales, for the lane's two rows. Of each row
+ *   word   its runs' own: f16 d | f16 m or z << 16; float; bytes s, or s | o << 8, run after run; from bit `at` on
+ *   head   what the tile's runs share: f16 d | f16 m << 16; or of SCALING_FLOAT_ZERO the scale, z being the word */
+template <int format> struct cu_scales {
     using f = cu_format<format>;
-    constexpr cuda_scaling scaling = f::scaling;
-    float d = 0, m = 0;
-    uint32_t steps = 0;
-    if constexpr (scaling == SCALING_HALF) d = cu_half_at(row + 2 * run);
-    if constexpr (scaling == SCALING_HALF_OFFSET || scaling == SCALING_HALF_ZERO) {
-        d = cu_half_at(row + 4 * run);
-        m = cu_half_at(row + 4 * run + 2);
+    static constexpr cuda_scaling scaling = f::scaling;
+    uint32_t head[2], word[2];
+    int at;
+
+    __device__ __forceinline__ static float low(uint32_t halves) {
+        return cu_from_f16(static_cast<uint16_t>(halves));
     }
-    if constexpr (scaling == SCALING_FLOAT) d = cu_float_at(row + 4 * run);
-    if constexpr (scaling == SCALING_FLOAT_ZERO) {
-        d = cu_float_at(row + 8 * run);
-        m = cu_float_at(row + 8 * run + 4);
+    __device__ __forceinline__ static float high(uint32_t halves) {
+        return cu_from_f16(static_cast<uint16_t>(halves >> 16));
     }
-    if constexpr (scaling == SCALING_STEPS) {
-        d = cu_half_at(row);
-        steps = row[2 + run];
+
+    /* Of run `run` of the half; the offset as its sum wants it: cu_format::biased, by -16. Products of d and s, and of
+     * m and o, are exact, and so is what fma takes away with the power that the byte came in. */
+    __device__ __forceinline__ void of(int run, int row, float &scale, float &offset) const {
+        constexpr float unit = f::biased ? -0.0625f : 1.0f;
+        const uint32_t h = head[row], w = word[row];
+        scale = 1, offset = 0;
+        if constexpr (scaling == SCALING_HALF) scale = low(w >> at);
+        if constexpr (scaling == SCALING_HALF_OFFSET) {
+            scale = low(w);
+            offset = high(w) * unit;
+        }
+        if constexpr (scaling == SCALING_HALF_ZERO) {
+            scale = low(w);
+            offset = scale * (high(w) * -unit);
+        }
+        if constexpr (scaling == SCALING_FLOAT) scale = __uint_as_float(w);
+        if constexpr (scaling == SCALING_FLOAT_ZERO) {
+            scale = __uint_as_float(h);
+            offset = scale * (__uint_as_float(w) * -unit);
+        }
+        if constexpr (scaling == SCALING_STEPS)
+            scale = low(h) * cu_float_of_signed(w >> (at + 8 * run) & 0xffu);
+        if constexpr (scaling == SCALING_STEPS_LESS) {
+            constexpr float power = f::biased ? 0x1p19f : 0x1p23f, sign = f::biased ? 1.0f : -1.0f;
+            const int s = at / 8 + 2 * run;
+            const float d = low(h), m = high(h) * sign;
+            scale = __fmaf_rn(d, cu_byte_in(0x1p23f, w, s), -0x1p23f * d);
+            offset = __fmaf_rn(m, cu_byte_in(power, w, s + 1), -power * m);
+        }
     }
-    if constexpr (scaling == SCALING_STEPS_LESS) {
-        d = cu_half_at(row);
-        m = cu_half_at(row + 2);
-        steps = cu_two_bytes(row + 4 + 2 * run);
+};
+
+template <int format> CU_DEV const uint8_t *cu_scales_at(const uint8_t *tile, int lane) {
+    return tile + cu_format<format>::code_bytes + lane / 4 * 2 * cu_format<format>::row_scales;
+}
+
+/* Of both halves of a tile in shared memory, in few loads. */
+template <int format>
+CU_DEV void cu_load_scales(const uint8_t *tile, int lane, cu_scales<format> (&halves)[2]) {
+    using f = cu_format<format>;
+    constexpr int bytes = f::row_scales, words = f::scaled ? bytes / 2 : 1; /* of two rows */
+    uint32_t all[words] = {};
+    if constexpr (f::scaled) cu_load_words(cu_scales_at<format>(tile, lane), all);
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int row = 0; row < 2; row++) {
+            cu_scales<format> &to = halves[h];
+            uint32_t *own = all + row * bytes / 4;
+            to.head[row] = to.word[row] = 0;
+            to.at = 0;
+            if constexpr (f::scaling == SCALING_HALF && f::run == 64)
+                to.word[row] = all[0] >> 16 * row;
+            else if constexpr (f::scaling == SCALING_HALF)
+                to.word[row] = own[0], to.at = 16 * h;
+            else if constexpr (f::scaling == SCALING_FLOAT_ZERO)
+                to.head[row] = own[2 * h], to.word[row] = own[2 * h + 1];
+            else if constexpr (f::scaling == SCALING_STEPS) /* rows of six bytes */
+                to.head[row] = row ? all[1] >> 16 : all[0],
+                to.word[row] = row ? all[2] : all[0] >> 16 | all[1] << 16, to.at = 16 * h;
+            else if constexpr (f::scaling == SCALING_STEPS_LESS)
+                to.head[row] = own[0], to.word[row] = own[f::run == 16 ? 1 + h : 1],
+                to.at = f::run == 16 ? 0 : 16 * h;
+            else if constexpr (f::scaled)
+                to.word[row] = own[f::run == 64 ? 0 : h];
+        }
+}
+
+/* Of one half, whichever. */
+template <int format>
+CU_DEV void cu_load_scales_of(const uint8_t *tile, int half, int lane, cu_scales<format> &to) {
+    using f = cu_format<format>;
+    constexpr int bytes = f::row_scales;
+    constexpr int steps_head = f::scaling == SCALING_STEPS ? 2 : 4;
+    constexpr int head =
+        f::scaling == SCALING_STEPS || f::scaling == SCALING_STEPS_LESS ? steps_head : 0;
+    constexpr int each = (bytes - head) / 2;
+    if constexpr (f::run == 64) { /* the same for both */
+        cu_scales<format> halves[2];
+        cu_load_scales<format>(tile, lane, halves);
+        to = halves[0];
+        return;
     }
-    cu_scale_of<scaling>(d, m, steps & 0xffu, steps >> 8, scale, offset);
+    to.at = 0;
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+        const uint8_t *from = cu_scales_at<format>(tile, lane) + row * bytes;
+        to.head[row] = to.word[row] = 0;
+        if constexpr (f::scaling == SCALING_STEPS) to.head[row] = cu_two_bytes(from);
+        if constexpr (f::scaling == SCALING_STEPS_LESS) to.head[row] = cu_four_bytes(from);
+        if constexpr (f::scaling == SCALING_FLOAT_ZERO) {
+            to.head[row] = cu_four_bytes(from + half * 8);
+            to.word[row] = cu_four_bytes(from + half * 8 + 4);
+        } else if constexpr (f::scaled) {
+            from += head + half * each;
+            to.word[row] = each == 2 ? cu_two_bytes(from) : cu_four_bytes(from);
+        }
+    }
 }
 
 #endif

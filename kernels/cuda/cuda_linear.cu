@@ -4,11 +4,12 @@
  * Out    [T, sum of N] f32, or bf16 where the epilogue gives the input of a linear; gated: [T,N] bf16
  * Temp   inputs in the order of a matrix's columns, where it has an order of its own or K is odd
  * Grid   few tokens: a block has a pair of tiles of 16 rows and 8, 16 or 32 tokens, its eight warps a segment of
- *        the columns each (cuda_linear_few.h). Many: 128 rows by 128 tokens (cuda_linear_many.h). One launch
+ *        the columns each (cuda_linear_few.h). Many: 128 rows by 128 or 192 tokens (cuda_linear_many.h). One launch
  *        for neighbouring matrices of one format
- * Needs  sm_80 up; up to 99 KiB of shared memory a block; sums of a tree take 160 on sm_80, 224 on sm_90 where there are
+ * Needs  sm_80 up; up to 99 KiB of shared memory a block; blocks of 192 tokens 136, sums of a tree 160 on sm_80 and 224 on
+ *        sm_90, where there are
  * Cost   N*K weights read once for up to 32 tokens, in multiples of that beyond; 2*T*N*K operations. Codes are
- *        multiplied as whole numbers, at 1 to 2 instructions a weight and lane
+ *        multiplied as whole numbers; how many instructions that takes tests/gpu/kernel_limits.txt says
  * Error  codes: |gpu - ref| <= 2^-18 * sum |w x|, the rounding of the sums alone. F32 and F16 are rounded to bf16:
  *        2^-8 * sum |w x|; tests/cuda/test_cuda_linear.c
  *
@@ -93,17 +94,22 @@ static cudaError_t set_inputs(const cuda_linear_args *args,
     return code;
 }
 
+/* Of the current device; 0 where it does not say. */
+static int device_fact(cudaDeviceAttr which) {
+    int device = 0, fact = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&fact, which, device) != cudaSuccess)
+        return 0;
+    return fact;
+}
+
 /* ---- sums of ranks */
 
 /* Totals that wait at once in a tree of so many segments. */
 static uint32_t levels_of(uint32_t segments) { return segments > 4 ? 2 : segments > 2 ? 1 : 0; }
 
 static uint32_t levels_on_chip() {
-    int device = 0, bytes = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-            cudaSuccess)
-        return 0;
+    const int bytes = device_fact(cudaDevAttrMaxSharedMemoryPerBlockOptin);
     return bytes > MANY_RING_MAX ? static_cast<uint32_t>(bytes - MANY_RING_MAX) / MANY_LEVEL_BYTES
                                  : 0;
 }
@@ -190,15 +196,30 @@ static void take_parts(linear_params &p, const linear_part *parts, uint32_t coun
     }
 }
 
+/* Whether blocks of 192 tokens are done before those of 128 would be. Both go through a device in waves, a block a
+ * multiprocessor; of whole weights a token of the former costs 4/5 of the latter's (cuda_linear_many.h), but blocks are fewer, so
+ * that more multiprocessors may be idle in the last wave. */
+static bool wide_is_faster(const linear_params &p, uint32_t groups) {
+    if (p.tree) return false;
+    const int processors = device_fact(cudaDevAttrMultiProcessorCount);
+    if (processors < 1 ||
+        device_fact(cudaDevAttrMaxSharedMemoryPerBlockOptin) < many_ring<CUDA_BF16, true>::bytes)
+        return false;
+    const uint32_t waves = cu_ceil(groups * cu_ceil(p.token_count, MANY_TOKENS), processors);
+    const uint32_t wide = cu_ceil(groups * cu_ceil(p.token_count, MANY_WIDE_TOKENS), processors);
+    return wide * MANY_WIDE_TOKENS * 4 < waves * MANY_TOKENS * 5;
+}
+
 static linear_shape shape_of(const linear_params &p) {
     if (p.token_count <= 8) return LINEAR_8;
     if (p.token_count <= 16) return LINEAR_16;
     if (p.token_count <= 32) return LINEAR_32;
-    uint32_t pairs = 0;
+    uint32_t groups = 0;
     for (uint32_t i = 0; i < (p.gated ? 1 : p.part_count); i++)
-        pairs += p.pairs[i];
-    const uint32_t blocks = cu_ceil(pairs, 4) * cu_ceil(p.token_count, 128);
-    return p.token_count >= TOKENS_MANY || blocks >= BLOCKS_ENOUGH ? LINEAR_128 : LINEAR_32;
+        groups += cu_ceil(p.pairs[i], MANY_PAIRS);
+    const uint32_t blocks = groups * cu_ceil(p.token_count, MANY_TOKENS);
+    if (p.token_count < TOKENS_MANY && blocks < BLOCKS_ENOUGH) return LINEAR_32;
+    return p.part[0].format == CUDA_BF16 && wide_is_faster(p, groups) ? LINEAR_192 : LINEAR_128;
 }
 
 static int launch(const linear_params &p, cudaStream_t stream) {

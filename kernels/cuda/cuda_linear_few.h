@@ -58,37 +58,72 @@ CU_DEV void few_inputs(const uint16_t *const (&rows)[n], uint32_t cols, uint32_t
     }
 }
 
-/* A lane's share of a stage to `to`; from: of each row of tiles, what comes next. */
-template <int format, int tiles>
-CU_DEV void few_fetch(const uint8_t *(&from)[tiles], uint8_t *to, int lane, uint64_t once) {
-    constexpr int bytes = few_ring<format, tiles>::tile_bytes;
+/* How a stage comes in. Codes of each tile in whole lines, a word of 16 bytes a lane; then the scales of all tiles at
+ * once, of which a tile has at most 16 words. */
+template <int format, int tiles> struct few_stream {
+    static constexpr int bytes = few_ring<format, tiles>::tile_bytes;
+    static constexpr int codes = bytes / 512 * 512, scales = bytes % 512, words = scales / 16;
+    static_assert(words * tiles <= 32, "a word each lane");
+    const uint8_t *from[tiles]; /* the lane's next codes */
+    const uint8_t *scales_from; /* its next scales */
+    uint32_t scales_to;         /* where they belong in a stage */
+    bool has_scales;
+    uint64_t once;
+
+    /* tile: rows of tiles, `at` bytes on. */
+    __device__ __forceinline__ few_stream(const uint8_t *const (&tile)[tiles], size_t at,
+                                          int lane) {
+        const int of = words ? lane / (words ? words : 1) : 0, word = lane - of * words;
 #pragma unroll
-    for (int m = 0; m < tiles; m++) {
-#pragma unroll
-        for (int at = 0; at < bytes; at += 512)
-            if (at + 512 <= bytes || at + lane * 16 < bytes)
-                cu_cp_async16_policy(to + m * bytes + at, from[m] + at, true, once);
-        from[m] += bytes;
+        for (int m = 0; m < tiles; m++)
+            from[m] = cu_opaque(tile[m] + at + lane * 16);
+        scales_from = cu_opaque((of == 0 ? tile[0] : tile[tiles - 1]) + at + codes + word * 16);
+        scales_to = static_cast<uint32_t>(of * bytes + codes + word * 16);
+        has_scales = lane < words * tiles;
+        once = cu_evict_first();
     }
-}
+
+    /* The next stage to `stage`. */
+    __device__ __forceinline__ void fetch(uint8_t *stage, int lane) {
+#pragma unroll
+        for (int m = 0; m < tiles; m++) {
+#pragma unroll
+            for (int at = 0; at < codes; at += 512)
+                cu_cp_async16_policy(stage + m * bytes + at + lane * 16, from[m] + at, true, once);
+            from[m] += bytes;
+        }
+        if (words == 0) return;
+        if (has_scales) cu_cp_async16_policy(stage + scales_to, scales_from, true, once);
+        scales_from += bytes;
+    }
+};
 
 template <int format, int tiles, int n>
 CU_DEV void few_add(const uint8_t *slot,
                     const uint32_t (&x)[n][few_ring<format, tiles>::halves * 4], int lane,
-                    float (&acc)[n][tiles][4]) {
+                    const uint32_t (&ones)[4], float (&acc)[n][tiles][4]) {
     using ring = few_ring<format, tiles>;
+    constexpr int runs = cu_format<format>::runs;
+    float sums[n][ring::halves][runs][4] = {};
 #pragma unroll
-    for (int h = 0; h < ring::halves; h++) {
-        linear_half<format, tiles> half;
+    for (int i = 0; cu_format<format>::offset && i < n; i++)
 #pragma unroll
-        for (int m = 0; m < tiles; m++)
-            half.load(m, slot + m * ring::tile_bytes, h, lane);
+        for (int h = 0; h < ring::halves; h++)
+            linear_sums<format>(
+                ones, {x[i][4 * h], x[i][4 * h + 1], x[i][4 * h + 2], x[i][4 * h + 3]}, sums[i][h]);
 #pragma unroll
-        for (int i = 0; i < n; i++) {
-            const uint32_t b[4] = {x[i][4 * h], x[i][4 * h + 1], x[i][4 * h + 2], x[i][4 * h + 3]};
-            float sums[cu_format<format>::runs][2] = {};
-            if (cu_format<format>::offset) linear_sums<format>(b, sums);
-            half.add(acc[i], b, sums);
+    for (int m = 0; m < tiles; m++) {
+        cu_scales<format> scales[2];
+        cu_load_scales<format>(slot + m * ring::tile_bytes, lane, scales);
+#pragma unroll
+        for (int h = 0; h < ring::halves; h++) {
+            linear_half<format, 1> half;
+            half.load(0, slot + m * ring::tile_bytes, h, lane, scales[h]);
+#pragma unroll
+            for (int i = 0; i < n; i++)
+                half.add(0, acc[i][m],
+                         {x[i][4 * h], x[i][4 * h + 1], x[i][4 * h + 2], x[i][4 * h + 3]},
+                         sums[i][h]);
         }
     }
 }
@@ -102,24 +137,22 @@ CU_DEV void few_run(const linear_part &part, uint32_t token_count, uint32_t toke
     using ring = few_ring<format, tiles, deep>;
     constexpr int stage_bytes = tiles * ring::tile_bytes, last = (ring::stages - 1) * stage_bytes;
     const int lane = cu_lane();
-    const uint64_t once = cu_evict_first();
-    const uint8_t *from[tiles];
     const uint16_t *rows[n];
     begin *= 2 / ring::halves;
     end *= 2 / ring::halves;
-#pragma unroll
-    for (int m = 0; m < tiles; m++)
-        from[m] = tile[m] + static_cast<size_t>(begin) * ring::tile_bytes + lane * 16;
+    few_stream<format, tiles> stream(tile, static_cast<size_t>(begin) * ring::tile_bytes, lane);
 #pragma unroll
     for (int i = 0; i < n; i++)
-        rows[i] = part.in + static_cast<size_t>(min(token + lane / 4 + 8 * i, token_count - 1)) *
-                                part.in_stride;
-    uint8_t *to = slots + lane * 16;
+        rows[i] = cu_opaque(part.in +
+                            static_cast<size_t>(min(token + lane / 4 + 8 * i, token_count - 1)) *
+                                part.in_stride);
 #pragma unroll
     for (int s = 0; s < ring::stages - 1; s++) {
-        if (begin + s < end) few_fetch<format, tiles>(from, to + s * stage_bytes, lane, once);
+        if (begin + s < end) stream.fetch(slots + s * stage_bytes, lane);
         cu_cp_async_commit();
     }
+    constexpr uint32_t one = linear_one<format>;
+    const uint32_t ones[4] = {cu_kept(one, 0), cu_kept(one, 1), cu_kept(one, 2), cu_kept(one, 3)};
     const uint32_t cols = part.in_cols;
     int slot = 0, ahead = last;
     for (uint32_t c = begin; c < end; c++) {
@@ -127,9 +160,9 @@ CU_DEV void few_run(const linear_part &part, uint32_t token_count, uint32_t toke
         few_inputs<format, n, ring::halves>(rows, cols, c * ring::cols, lane % 4, x);
         cu_cp_async_wait<ring::stages - 2>();
         __syncwarp(); /* all lanes' copies are here; all are done with the slot before this one */
-        if (c + ring::stages - 1 < end) few_fetch<format, tiles>(from, to + ahead, lane, once);
+        if (c + ring::stages - 1 < end) stream.fetch(slots + ahead, lane);
         cu_cp_async_commit();
-        few_add<format, tiles, n>(slots + slot, x, lane, acc);
+        few_add<format, tiles, n>(slots + slot, x, lane, ones, acc);
         ahead = slot;
         slot = slot == last ? 0 : slot + stage_bytes;
     }

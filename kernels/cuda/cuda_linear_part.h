@@ -54,9 +54,9 @@ struct linear_params {
     uint8_t *stack;
 };
 
-/* Tokens of a block: 8, 16, 32 with every warp on its own columns (cuda_linear_few.h), or 128
- * (cuda_linear_many.h). The same bits come of all of them. */
-enum linear_shape { LINEAR_8, LINEAR_16, LINEAR_32, LINEAR_128 };
+/* Tokens of a block: 8, 16, 32 with every warp on its own columns (cuda_linear_few.h), or 128 and, of whole weights,
+ * 192 (cuda_linear_many.h). The same bits come of all of them. */
+enum linear_shape { LINEAR_8, LINEAR_16, LINEAR_32, LINEAR_128, LINEAR_192 };
 
 /* The launchers of formats whose codes have so many bits, of all parts one format; cudaErrorInvalidValue for
  * others'. Mixed: gate and up in different formats, or with their inputs in different orders. */

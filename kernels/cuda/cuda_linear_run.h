@@ -5,19 +5,23 @@
 
 #include "kernels/cuda/cuda_linear_part.h"
 
-/* The sums of x over the runs of a half, of the lane's two tokens among eight: mma with ones, from 0. */
+/* What makes sums of x as an operand of mma: ones, or -16 where a format is biased. */
 template <int format>
-CU_DEV void linear_sums(const uint32_t (&x)[4], float (&sums)[cu_format<format>::runs][2]) {
+constexpr uint32_t linear_one = cu_format<format>::biased ? 0xc180c180u : 0x3f803f80u;
+
+/* Those sums over the runs of a half, of eight tokens: a lane has its two tokens' twice, as the accumulators of mma have
+ * them. ones: four of linear_one. */
+template <int format>
+CU_DEV void linear_sums(const uint32_t (&ones)[4], const uint32_t (&x)[4],
+                        float (&sums)[cu_format<format>::runs][4]) {
     constexpr int runs = cu_format<format>::runs;
-    const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+    const float none[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int r = 0; r < runs; r++) {
-        float sum[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int s = r; s < r + 2 / runs; s++)
-            cu_mma_bf16(sum, ones, {x[2 * s], x[2 * s + 1]}, sum);
-        sums[r][0] = sum[0];
-        sums[r][1] = sum[1];
+        constexpr int steps = 2 / runs;
+        const int first = r * steps;
+        cu_mma_bf16(sums[r], ones, {x[2 * first], x[2 * first + 1]}, none);
+        if constexpr (steps == 2) cu_mma_bf16(sums[r], ones, {x[2], x[3]}, sums[r]);
     }
 }
 
@@ -27,46 +31,43 @@ template <int format, int tiles> struct linear_half {
     uint32_t a[tiles][2][4];
     float scale[tiles][f::runs][2], offset[tiles][f::runs][2];
 
-    __device__ __forceinline__ void load(int m, const uint8_t *tile, int half, int lane) {
-        const uint8_t *scales = tile + f::code_bytes + lane / 4 * 2 * f::row_scales;
+    __device__ __forceinline__ void load(int m, const uint8_t *tile, int half, int lane,
+                                         const cu_scales<format> &scales) {
         cu_load_operands<format>(tile, half, lane, a[m]);
 #pragma unroll
         for (int r = 0; f::scaled && r < f::runs; r++)
 #pragma unroll
             for (int row = 0; row < 2; row++)
-                cu_read_scale<format>(scales + row * f::row_scales,
-                                      f::run == 64 ? 0 : half * f::runs + r, scale[m][r][row],
-                                      offset[m][r][row]);
+                scales.of(r, row, scale[m][r][row], offset[m][r][row]);
     }
 
-    /* x: the lane's of eight tokens, both steps; sums: of their runs, in formats with an offset. */
-    __device__ __forceinline__ void add(float (&acc)[tiles][4], const uint32_t (&x)[4],
-                                        const float (&sums)[f::runs][2]) const {
+    /* To the sums of tile m. x: the lane's of eight tokens, both steps; sums: of their runs, in formats with an
+     * offset. */
+    __device__ __forceinline__ void add(int m, float (&acc)[4], const uint32_t (&x)[4],
+                                        const float (&sums)[f::runs][4]) const {
         if constexpr (f::scaled) {
 #pragma unroll
             for (int r = 0; r < f::runs; r++)
-#pragma unroll
-                for (int m = 0; m < tiles; m++)
-                    add_run(acc[m], m, r, x, sums[r]);
+                add_run(acc, m, r, x, sums[r]);
         } else {
 #pragma unroll
             for (int s = 0; s < 2; s++)
-#pragma unroll
-                for (int m = 0; m < tiles; m++)
-                    cu_mma_bf16(acc[m], a[m][s], {x[2 * s], x[2 * s + 1]}, acc[m]);
+                cu_mma_bf16(acc, a[m][s], {x[2 * s], x[2 * s + 1]}, acc);
         }
     }
 
     __device__ __forceinline__ void add_run(float (&acc)[4], int m, int r, const uint32_t (&x)[4],
-                                            const float (&sums)[2]) const {
-        float p[4] = {0, 0, 0, 0};
-#pragma unroll
-        for (int s = r; s < r + 2 / f::runs; s++)
-            cu_mma_bf16(p, a[m][s], {x[2 * s], x[2 * s + 1]}, p);
+                                            const float (&sums)[4]) const {
+        constexpr int steps = 2 / f::runs;
+        const int first = r * steps;
+        const float none[4] = {0, 0, 0, 0};
+        float p[4];
+        cu_mma_bf16(p, a[m][first], {x[2 * first], x[2 * first + 1]}, f::biased ? sums : none);
+        if constexpr (steps == 2) cu_mma_bf16(p, a[m][1], {x[2], x[3]}, p);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             acc[i] = __fmaf_rn(scale[m][r][i / 2], p[i], acc[i]);
-            if (f::offset) acc[i] = __fmaf_rn(offset[m][r][i / 2], sums[i % 2], acc[i]);
+            if (f::offset) acc[i] = __fmaf_rn(offset[m][r][i / 2], sums[i], acc[i]);
         }
     }
 };

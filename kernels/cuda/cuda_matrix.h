@@ -15,7 +15,8 @@
  *   CODES_BF16   128 bits, a0 a1 a2 a3; here each step has its own word
  *   CODES_8      64 bits: byte i % 2 + 2e of dword i / 2 is half e of a_i
  *   CODES_E4M3   likewise
- *   CODES_4      32 bits: nibble i + 4e is half e of a_i
+ *   CODES_4      32 bits, turned left by CUDA_CODE_4_TURN: before that nibble i + 4e is half e of a_i. So a shift by
+ *                whole nibbles brings each to the upper end of a bf16's fraction
  * Scales lie row after row; a row has them for each run of weights that share one (see cuda_scaling). All of
  * it is exact but for DT_F32 and DT_F16, which become bf16 (relative error up to 2^-8). An image is a head of
  * 64 bytes (cuda_head), then the tiles.
@@ -42,6 +43,7 @@ enum {
     CUDA_TILE_ROWS = 16,
     CUDA_TILE_COLS = 64,
     CUDA_HEAD_BYTES = 64,
+    CUDA_CODE_4_TURN = 3,
 };
 
 typedef enum cuda_codes {
@@ -60,7 +62,7 @@ typedef enum cuda_scaling {
     SCALING_FLOAT,       /* f32 d[n]                            scale d */
     SCALING_FLOAT_ZERO,  /* { f32 d, z }[n]                     scale d, offset -(d * z) */
     SCALING_STEPS,       /* f16 d, int8 s[n]                    scale d * s */
-    SCALING_STEPS_LESS,  /* f16 d, m, { int8 s, uint8 o }[n]    scale d * s, offset -(m * o) */
+    SCALING_STEPS_LESS,  /* f16 d, m, { uint8 s, o }[n]         scale d * s, offset -(m * o) */
 } cuda_scaling;
 
 /* name, codes, scaling, columns of a run */
@@ -170,7 +172,7 @@ CUDA_BOTH uint32_t cuda_tile_bytes(uint32_t format) {
     return cuda_code_bytes(f.codes) + CUDA_TILE_ROWS * cuda_scale_bytes(f.scaling, f.run);
 }
 
-/* Where a tile has the code of a row and a column: in bits from its beginning. */
+/* Where a tile has the code of a row and a column: in bits from its beginning; of CODES_4 before the word is turned. */
 CUDA_BOTH uint32_t cuda_code_at(cuda_codes codes, uint32_t run, uint32_t row, uint32_t col) {
     uint32_t wide = run != 16, t = wide ? col % 32 / 8 : col % 16 / 4;
     uint32_t step = wide ? col / 32 * 2 + col % 8 / 4 : col / 16;

@@ -23,9 +23,11 @@ typedef struct scale_scan {
 
 static void scan_row(scale_scan *scan, const uint8_t *row) {
     const quant_coding *coding = dtype_info(scan->desc->dtype)->coding;
+    const uint32_t pieces = scan->desc->cols / QUANT_PIECE;
     quant_piece piece, even = {0};
-    bool fine = false, changing = false, lopsided = false;
-    for (uint32_t b = 0; b < scan->desc->cols / QUANT_PIECE; b++) {
+    /* A last piece by itself shares its tile with padding, whose scale is 0. */
+    bool fine = false, changing = pieces % 2 != 0, lopsided = false;
+    for (uint32_t b = 0; b < pieces; b++) {
         coding->read(row, b, &piece);
         fine |= f32_of_f16(f16_of_f32(piece.group_scale)) != piece.group_scale;
         lopsided |= piece.zero != SYMMETRIC_ZERO;
@@ -137,14 +139,21 @@ static uint32_t place_of(const fill_job *job, uint32_t row, uint32_t col) {
     return job->at[row % 2][col] + row / 2 * job->row_step;
 }
 
+static uint32_t turned(uint32_t word) {
+    return word << CUDA_CODE_4_TURN | word >> (32 - CUDA_CODE_4_TURN);
+}
+
 /* 32 codes as they are to lie in the tile, from column col of it. */
 static void put_codes(const fill_job *job, uint8_t *tile, uint32_t row, uint32_t col,
                       const uint8_t *codes) {
     const uint32_t *at = &job->at[row % 2][col], base = row / 2 * job->row_step;
     if (job->format.codes == CODES_4) {
         for (uint32_t i = 0; i < QUANT_PIECE; i++) {
-            uint32_t place = base + at[i];
-            tile[place / 8] = (uint8_t)(tile[place / 8] | codes[i] << place % 8);
+            uint32_t place = base + at[i], word;
+            uint8_t *there = tile + place / 32 * 4;
+            memcpy(&word, there, sizeof word);
+            word |= turned((uint32_t)codes[i] << place % 32);
+            memcpy(there, &word, sizeof word);
         }
         return;
     }

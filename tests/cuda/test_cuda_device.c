@@ -37,7 +37,7 @@ static void it_names_its_arithmetic_and_its_layout(void **state) {
     const char *profile = kern_cuda.profile(l.dev);
     assert_int_equal(strncmp(profile, "cuda:sm_", 8), 0);
     assert_non_null(strstr(profile, ",act=bf16,kv=bf16"));
-    assert_string_equal(kern_cuda.layout(l.dev), "cuda-tiles-1");
+    assert_string_equal(kern_cuda.layout(l.dev), "cuda-tiles-2");
     assert_true(kern_cuda_count(NULL) >= 1);
 }
 

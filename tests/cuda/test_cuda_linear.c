@@ -33,6 +33,7 @@ typedef struct linear_try {
     kern_epilogue epilogue;
     bool bias;
     rig_groups groups;
+    bool positive; /* inputs */
 } linear_try;
 
 typedef struct linear_set {
@@ -58,6 +59,8 @@ static linear_set set_up(const linear_try *try) {
     s.out_cols = kern_is_gated(try->epilogue) ? try->shape[0].rows : s.rows;
     s.act = kern_gives_act(try->epilogue);
     s.x = rig_inputs(7, (size_t)try->tokens * s.cols);
+    for (size_t i = 0; try->positive && i < (size_t)try->tokens * s.cols; i++)
+        s.x[i] &= 0x7fff;
     s.x_there = rig_put(s.x, (size_t)try->tokens * s.cols * sizeof *s.x);
     return s;
 }
@@ -239,6 +242,33 @@ static void groups_of_every_kind_give_their_sums(void **state) {
                                     .groups = groups[i]});
 }
 
+/* The last tile is half a matrix's and half padding, which has no weight whatever the other half's scale is. */
+static void groups_may_end_within_a_tile(void **state) {
+    (void)state;
+    for (int zero = -1; zero <= 8; zero += 9)
+        for (uint32_t cols = 32; cols <= 352; cols += 64)
+            for (uint32_t tokens = 2; tokens <= 300; tokens += 298)
+                check(&(linear_try){.shape[0] = {DT_G4, 33, cols, 100, 0},
+                                    .matrices = 1,
+                                    .tokens = tokens,
+                                    .groups = {cols, zero}});
+}
+
+/* Sums of inputs are as large as they can be: what an offset takes is much of what the codes give. Of one tile along the
+ * columns, too. */
+static void inputs_of_one_sign_give_their_sums(void **state) {
+    (void)state;
+    static const esp_dtype dtypes[] = {DT_Q4_0, DT_Q4_1, DT_Q5_1, DT_Q2_K,
+                                       DT_Q4_K, DT_Q5_K, DT_G4,   DT_G8};
+    for (uint32_t d = 0; d < sizeof dtypes / sizeof *dtypes; d++)
+        for (uint32_t pieces = 2; pieces <= 32; pieces += 30)
+            for (uint32_t tokens = 5; tokens <= 300; tokens += 295)
+                check(&(linear_try){.shape[0] = {dtypes[d], 33, cols_of(dtypes[d], pieces), 100, 0},
+                                    .matrices = 1,
+                                    .tokens = tokens,
+                                    .positive = true});
+}
+
 /* Widths that are no whole tiles, no multiples of 8, and shorter than one step; rows around a tile's. */
 static void odd_shapes_give_their_sums(void **state) {
     (void)state;
@@ -347,6 +377,39 @@ static void bits_are_the_same_for_every_token_count(void **state) {
         free(all);
         tear_down(&s);
     }
+}
+
+/* So many rows that 300 tokens are a wave more of blocks of 128 than of 192, so that these are taken where a block has
+ * the shared memory for them (sm_80, sm_90). Segments of three tiles of columns; one tile in all. */
+static void bits_are_the_same_in_wide_blocks(void **state) {
+    (void)state;
+    int processors = 0;
+    RIG_OK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0));
+    const uint32_t half = (uint32_t)processors / 2; /* groups of 128 rows: 3 blocks each, or 2 */
+    for (uint32_t cols = 56; cols <= 1096; cols += 1040) {
+        linear_try try = {.shape = {{DT_BF16, half > 2 ? (half - 2) * 128 : 256, cols, 5, 0},
+                                    {DT_BF16, 128, cols, 6, 0},
+                                    {DT_BF16, 45, cols, 7, 0}},
+                          .matrices = 3,
+                          .tokens = 300};
+        linear_set s = set_up(&try);
+        float *all = outputs(&s, 0, 300, NULL);
+        for (uint32_t count = 1; count <= 17; count += 8)
+            assert_rows_alike(&s, all, 180 + count, count);
+        assert_rows_alike(&s, all, 270, 30);
+        free(all);
+        tear_down(&s);
+    }
+    linear_try try = {.shape = {{DT_BF16, half * 128, 328, 5, 0}, {DT_BF16, half * 128, 328, 6, 0}},
+                      .matrices = 2,
+                      .tokens = 300,
+                      .epilogue = EPI_SILU_MUL,
+                      .bias = true};
+    linear_set s = set_up(&try);
+    float *all = outputs(&s, 0, 300, NULL);
+    assert_rows_alike(&s, all, 170, 30);
+    free(all);
+    tear_down(&s);
 }
 
 static void bits_are_the_same_in_every_format(void **state) {
@@ -466,12 +529,15 @@ int main(void) {
         cmocka_unit_test(all_formats_give_their_sums),
         cmocka_unit_test(many_tokens_give_their_sums),
         cmocka_unit_test(groups_of_every_kind_give_their_sums),
+        cmocka_unit_test(groups_may_end_within_a_tile),
+        cmocka_unit_test(inputs_of_one_sign_give_their_sums),
         cmocka_unit_test(odd_shapes_give_their_sums),
         cmocka_unit_test(every_epilogue_gives_its_result),
         cmocka_unit_test(matrices_side_by_side_may_differ_in_format_and_rows),
         cmocka_unit_test(gate_and_up_may_differ_in_format),
         cmocka_unit_test(columns_may_have_an_order_of_their_own),
         cmocka_unit_test(bits_are_the_same_for_every_token_count),
+        cmocka_unit_test(bits_are_the_same_in_wide_blocks),
         cmocka_unit_test(bits_are_the_same_in_every_format),
         cmocka_unit_test(bits_are_the_same_after_every_epilogue),
         cmocka_unit_test(bits_are_the_same_where_gate_and_up_differ),

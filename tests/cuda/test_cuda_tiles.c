@@ -53,6 +53,7 @@ static float value_of(const uint8_t *tile, cuda_format_row f, uint32_t lane, uin
         return f32_of_bf16((uint16_t)(e ? word >> 16 : word));
     case CODES_4:
         word = word_at(tile + (half * 32 + lane) * 8 + s * 4);
+        word = word >> 3 | word << 29;
         return (float)(word >> 4 * (i + 4 * e) & 15) - (centred ? 8.0f : 0.0f);
     default:
         word = word_at(tile + (half * 32 + lane) * 16 + s * 8 + i / 2 * 4);
@@ -78,7 +79,7 @@ static float weight_of(cuda_format_row f, const uint8_t *row, uint32_t col, floa
     case SCALING_STEPS:
         return half_at(row) * (float)(int8_t)row[2 + run] * value;
     case SCALING_STEPS_LESS:
-        return half_at(row) * (float)(int8_t)row[4 + 2 * run] * value -
+        return half_at(row) * (float)row[4 + 2 * run] * value -
                half_at(row + 2) * (float)row[5 + 2 * run];
     default:
         return value;
