@@ -169,6 +169,11 @@ A and B in bf16, inputs, and what they add, which is written and read back.
 **Peaks**, as data sheets state them, dense: {peaks}. What a device copies in fact lies below its peak, and `mma.sync` does not reach Hopper's
 full matrix rate, which needs other instructions; `bench/gpu.sh` measures both first and holds kernels to what it measured.
 
+**Two more floors** that shapes do not show. *Instructions*: a multiprocessor issues four a cycle, and codes of 4 bits take some to become
+weights; of the kernels for few tokens `python3 tests/gpu/check_kernels.py sass build/release` prints which share of its issue slots a device
+needs at 80% of its bandwidth, and a test holds them to `tests/gpu/kernel_limits.txt`. *Shared memory*: 128 bytes a cycle; a warp of the
+kernel for many tokens reads 6 KiB for 32 steps of `mma`, or, wide, 7 KiB for 48 (`kernels/cuda/cuda_linear_many.h`).
+
 **Measured.** Times in microseconds. A cell that says *not measured* has not been: no figure of a GPU stands anywhere in this project that no file in
 `bench/results` has.
 """

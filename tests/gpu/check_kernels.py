@@ -16,6 +16,10 @@ CACHE = os.environ.get("ESPALIER_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "espalier")
 FATBIN_BYTES_MAX = 60 << 20
 SASS_ARCHS = ("sm_80", "sm_90")
+DEVICES = (  # architecture, multiprocessors, Hz, bytes/s: data sheets
+    ("A100", "sm_80", 108, 1.41e9, 2.039e12), ("H100", "sm_90", 132, 1.83e9, 3.35e12), ("H200", "sm_90", 132, 1.83e9, 4.8e12))
+SCHEDULERS = 4  # of a multiprocessor, each an instruction a cycle
+SHARE = 0.8  # of the bandwidth: what kernels for few tokens are to reach
 
 
 def skip(why):
@@ -30,9 +34,13 @@ def objects(build):
     return found
 
 
-def limits():
+def limits_text():
     with open(os.path.join(HERE, "kernel_limits.txt"), encoding="utf-8") as file:
-        return facts.read_limits(file.read())
+        return file.read()
+
+
+def limits():
+    return facts.read_limits(limits_text())
 
 
 def verdict(faults, checked):
@@ -70,17 +78,41 @@ def disassemble(program, path, arch):
     return facts.read_sass(done.stdout)
 
 
+def print_rounds(rounds, loops):
+    """Of the instructions that a device can issue, what share its kernels need to bring in weights at SHARE of its bandwidth.
+
+    loops: of each architecture that the build has."""
+    devices = [device for device in DEVICES if device[1] in loops]
+    print(f"issue slots at {SHARE:.0%} of the bandwidth of data sheets")
+    print(f"{'kernel':24} {'bytes':>6}" + "".join(f" {arch:>8}" for arch in loops) + "".join(f" {device[0]:>6}" for device in devices))
+    for name, most in rounds.items():
+        if any(not of.get(name) for of in loops.values()):
+            continue
+        cells = "".join(f" {of[name].instructions:8}" for of in loops.values())
+        for _, arch, processors, clock, bandwidth in devices:
+            slots = most.bytes / (SHARE * bandwidth) * processors * SCHEDULERS * clock
+            cells += f" {loops[arch][name].instructions / slots:6.0%}"
+        print(f"{name:24} {most.bytes:6}{cells}")
+
+
 def sass(build):
     paths, program, held, faults, count, all_names = objects(build), disassembler(), limits(), [], 0, {}
+    rounds, loops = facts.read_rounds(limits_text()), {}
     for path in paths:
         for arch in SASS_ARCHS:
             functions = disassemble(program, path, arch)
-            names = facts.names_of(functions)
+            names, instances = facts.names_of(functions), facts.instances_of(functions)
             all_names.update(names)
             faults += facts.judge_sass(held, functions, names, arch)
+            if functions: # a build may leave an architecture out
+                of = loops.setdefault(arch, {})
+                of.update({instances[s]: facts.main_loop(code) for s, code in functions.items() if instances[s] in rounds})
             count += len(functions)
     if not count:
         skip(f"the build has none of {', '.join(SASS_ARCHS)}")
+    print_rounds(rounds, loops)
+    for arch, of in loops.items():
+        faults += facts.judge_rounds(rounds, of, arch)
     verdict(faults + facts.stale(held, all_names), f"{count} kernels of {' and '.join(SASS_ARCHS)}")
 
 

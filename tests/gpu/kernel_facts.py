@@ -5,10 +5,26 @@ import re
 import subprocess
 
 Limit = collections.namedtuple("Limit", "registers stack spill sass")
+Round = collections.namedtuple("Round", "instructions bytes")
+"""Of a main loop: what a round may take at most, and the bytes of weights that it is through with then."""
+Loop = collections.namedtuple("Loop", "instructions mma")
 Made = collections.namedtuple("Made", "symbol arch registers stack spill")
 
 SASS_WORDS = {"load128": r"\bLDG(STS)?\b[.\w]*\.128", "async128": r"\bLDGSTS\b[.\w]*\.128", "hmma": r"\bHMMA\."}
 LOCAL = r"\b(LDL|STL)\b"
+
+
+def read_rounds(text):
+    """kernel with its template arguments -> Round, of the rows of kernel_limits.txt that begin with "round"."""
+    rounds = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split("#")[0].split()
+        if not fields or fields[0] != "round":
+            continue
+        if len(fields) != 4 or fields[1] in rounds:
+            raise ValueError(f"line {number}: wanted round, kernel<arguments>, instructions, bytes; each kernel once")
+        rounds[fields[1]] = Round(int(fields[2]), int(fields[3]))
+    return rounds
 
 
 def read_limits(text):
@@ -16,7 +32,7 @@ def read_limits(text):
     limits = {}
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split("#")[0].split()
-        if not fields:
+        if not fields or fields[0] == "round":
             continue
         if len(fields) != 5:
             raise ValueError(f"line {number}: {len(fields)} fields; wanted kernel, registers, stack, spill, sass")
@@ -52,6 +68,28 @@ def read_sass(text):
     return dict(zip(parts[1::2], parts[2::2]))
 
 
+def main_loop(code):
+    """The Loop without a loop in it that has the most tensor instructions; None without any. code: as read_sass has it."""
+    lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]*);", code)]
+    ends = [(int(found[1], 16), at) for at, text in lines if (found := re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text))
+            and int(found[1], 16) <= at]
+    loops = []
+    for first, last in ends:
+        if any(first <= a and b <= last and (a, b) != (first, last) for a, b in ends):
+            continue
+        body = [text for at, text in lines if first <= at <= last]
+        loops.append(Loop(len(body), sum(bool(re.search(SASS_WORDS["hmma"], text)) for text in body)))
+    return max((loop for loop in loops if loop.mma), key=lambda loop: loop.mma, default=None)
+
+
+def instances_of(symbols):
+    """symbol -> kernel's name with its template arguments, without namespace and spaces."""
+    symbols = sorted(symbols)
+    plain = subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True).stdout.splitlines()
+    return {symbol: re.sub(r"^.*::", "", shown.replace("(anonymous namespace)::", "").split("(")[0].removeprefix("void ")).replace(" ", "")
+            for symbol, shown in zip(symbols, plain)}
+
+
 def names_of(symbols):
     """symbol -> kernel's name without namespace, arguments and template arguments."""
     symbols = sorted(symbols)
@@ -84,6 +122,18 @@ def judge_sass(limits, functions, names, arch):
         faults += [f"{where}: no {word} in its instructions" for word in limit.sass if not re.search(SASS_WORDS[word], code)]
         if limit.stack == limit.spill == 0 and re.search(LOCAL, code):
             faults.append(f"{where}: reads or writes local memory")
+    return faults
+
+
+def judge_rounds(rounds, loops, arch):
+    """loops: kernel with its template arguments -> Loop or None."""
+    faults = []
+    for name, most in rounds.items():
+        loop = loops.get(name)
+        if not loop:
+            faults.append(f"{name} ({arch}): no such kernel, or none of its loops has tensor instructions")
+        elif loop.instructions > most.instructions:
+            faults.append(f"{name} ({arch}): {loop.instructions} instructions a round; at most {most.instructions}")
     return faults
 
 

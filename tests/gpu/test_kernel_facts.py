@@ -71,6 +71,51 @@ class Sass(unittest.TestCase):
         self.assertIn("local memory", sass_faults(SASS.replace("LDG.E R4, [R2.64]", "STL.64 [R1], R4"))[0])
 
 
+LOOPS = """
+		Function : _Z4waitPf
+        /*0010*/                   HMMA.16816.F32.BF16 R4, R4, R8, RZ ;
+        /*0020*/                   FADD R4, R4, R4 ;
+        /*0030*/                   IADD3 R4, R4, 0x1, RZ ;
+        /*0040*/                   HMMA.16816.F32.BF16 R4, R4, R8, R4 ;
+        /*0050*/                   HMMA.16816.F32.BF16 R4, R4, R8, R4 ;
+        /*0060*/              @!P0 BRA 0x30 ;
+        /*0070*/                   HMMA.16816.F32.BF16 R4, R4, R8, R4 ;
+        /*0080*/               @P1 BRA 0x70 ;
+        /*0090*/                   FADD R4, R4, R4 ;
+        /*00a0*/                   FADD R4, R4, R4 ;
+        /*00b0*/               @P1 BRA 0x90 ;
+        /*00c0*/               @P1 BRA 0x20 ;
+        /*00d0*/               @P1 BRA 0xe0 ;
+        /*00e0*/                   BRA 0xe0 ;
+"""
+
+
+class Rounds(unittest.TestCase):
+    def test_the_innermost_loop_with_most_tensor_instructions_is_the_main_one(self):
+        code = facts.read_sass(LOOPS)["_Z4waitPf"]
+        self.assertEqual(facts.main_loop(code), facts.Loop(4, 2))
+        self.assertEqual(facts.main_loop(code.replace("BRA 0x30", "EXIT")), facts.Loop(2, 1))
+        self.assertIsNone(facts.main_loop(code.replace("HMMA", "FFMA")))
+
+    def test_template_arguments_are_part_of_an_instance(self):
+        names = facts.instances_of({"_Z8multiplyILi4EEvPf", "_ZN12_GLOBAL__N_18multiplyILi4ELb1EEEvPf", "_ZN3esp3addEPf"})
+        self.assertEqual(sorted(names.values()), ["add", "multiply<4,true>", "multiply<4>"])
+
+    def test_a_round_that_grew_and_a_kernel_that_is_gone_are_told(self):
+        rounds = facts.read_rounds("* 64 0 0 -\nround multiply<4> 100 1280 # ours\n")
+        self.assertEqual(rounds, {"multiply<4>": facts.Round(100, 1280)})
+        self.assertEqual(facts.judge_rounds(rounds, {"multiply<4>": facts.Loop(100, 8)}, "sm_80"), [])
+        self.assertIn("101 instructions a round; at most 100",
+                      facts.judge_rounds(rounds, {"multiply<4>": facts.Loop(101, 8)}, "sm_80")[0])
+        self.assertIn("no such kernel", facts.judge_rounds(rounds, {"multiply<4>": None}, "sm_80")[0])
+        self.assertIn("no such kernel", facts.judge_rounds(rounds, {}, "sm_80")[0])
+
+    def test_rows_of_rounds_that_say_nothing_sensible_are_refused(self):
+        for text in ("round multiply<4> 100\n", "round m 1 2\nround m 1 2\n", "round m many 2\n"):
+            with self.assertRaises(ValueError):
+                facts.read_rounds(text)
+
+
 class Limits(unittest.TestCase):
     def test_rows_that_say_nothing_sensible_are_refused(self):
         for text in ("* 1 2 3\n", "* 64 0 0 fast\n", "multiply 1 0 0 -\n", "* 1 0 0 -\n* 1 0 0 -\n"):
