@@ -148,8 +148,11 @@ template <int format> struct cu_scales {
     /* Of run `run` of the half; the offset as its sum wants it: cu_format::biased, by -16. Products of d and s, and of
      * m and o, are exact, and so is what fma takes away with the power that the byte came in. */
     __device__ __forceinline__ void of(int run, int row, float &scale, float &offset) const {
+        read(head[row], word[row], at, run, scale, offset);
+    }
+    __device__ __forceinline__ static void read(uint32_t h, uint32_t w, int at, int run,
+                                                float &scale, float &offset) {
         constexpr float unit = f::biased ? -0.0625f : 1.0f;
-        const uint32_t h = head[row], w = word[row];
         scale = 1, offset = 0;
         if constexpr (scaling == SCALING_HALF) scale = low(w >> at);
         if constexpr (scaling == SCALING_HALF_OFFSET) {
@@ -213,15 +216,26 @@ CU_DEV void cu_load_scales(const uint8_t *tile, int lane, cu_scales<format> (&ha
         }
 }
 
-/* Of one half, whichever. */
+/* Of one half, whichever, for the row whose scales begin at `from`: as cu_scales has them, from bit 0 on. */
+template <int format>
+CU_DEV void cu_load_row_scales(const uint8_t *from, int half, uint32_t &head, uint32_t &word) {
+    using f = cu_format<format>;
+    constexpr int shared = f::scaling == SCALING_STEPS ? 2 : f::scaling == SCALING_STEPS_LESS ? 4 : 0;
+    constexpr int each = f::run == 64 ? f::row_scales : (f::row_scales - shared) / 2;
+    const uint8_t *own = from + shared + (f::run == 64 ? 0 : half * each);
+    head = word = 0;
+    if constexpr (f::scaling == SCALING_STEPS) head = cu_two_bytes(from);
+    if constexpr (f::scaling == SCALING_STEPS_LESS) head = cu_four_bytes(from);
+    if constexpr (f::scaling == SCALING_FLOAT_ZERO)
+        head = cu_four_bytes(own), word = cu_four_bytes(own + 4);
+    else if constexpr (f::scaled)
+        word = each == 2 ? cu_two_bytes(own) : cu_four_bytes(own);
+}
+
+/* .. for the lane's two rows. */
 template <int format>
 CU_DEV void cu_load_scales_of(const uint8_t *tile, int half, int lane, cu_scales<format> &to) {
     using f = cu_format<format>;
-    constexpr int bytes = f::row_scales;
-    constexpr int steps_head = f::scaling == SCALING_STEPS ? 2 : 4;
-    constexpr int head =
-        f::scaling == SCALING_STEPS || f::scaling == SCALING_STEPS_LESS ? steps_head : 0;
-    constexpr int each = (bytes - head) / 2;
     if constexpr (f::run == 64) { /* the same for both */
         cu_scales<format> halves[2];
         cu_load_scales<format>(tile, lane, halves);
@@ -230,19 +244,9 @@ CU_DEV void cu_load_scales_of(const uint8_t *tile, int half, int lane, cu_scales
     }
     to.at = 0;
 #pragma unroll
-    for (int row = 0; row < 2; row++) {
-        const uint8_t *from = cu_scales_at<format>(tile, lane) + row * bytes;
-        to.head[row] = to.word[row] = 0;
-        if constexpr (f::scaling == SCALING_STEPS) to.head[row] = cu_two_bytes(from);
-        if constexpr (f::scaling == SCALING_STEPS_LESS) to.head[row] = cu_four_bytes(from);
-        if constexpr (f::scaling == SCALING_FLOAT_ZERO) {
-            to.head[row] = cu_four_bytes(from + half * 8);
-            to.word[row] = cu_four_bytes(from + half * 8 + 4);
-        } else if constexpr (f::scaled) {
-            from += head + half * each;
-            to.word[row] = each == 2 ? cu_two_bytes(from) : cu_four_bytes(from);
-        }
-    }
+    for (int row = 0; row < 2; row++)
+        cu_load_row_scales<format>(cu_scales_at<format>(tile, lane) + row * f::row_scales, half,
+                                   to.head[row], to.word[row]);
 }
 
 #endif

@@ -214,9 +214,7 @@ static linear_shape shape_of(const linear_params &p) {
     if (p.token_count <= 8) return LINEAR_8;
     if (p.token_count <= 16) return LINEAR_16;
     if (p.token_count <= 32) return LINEAR_32;
-    uint32_t groups = 0;
-    for (uint32_t i = 0; i < (p.gated ? 1 : p.part_count); i++)
-        groups += cu_ceil(p.pairs[i], MANY_PAIRS);
+    const uint32_t groups = many_groups(p);
     const uint32_t blocks = groups * cu_ceil(p.token_count, MANY_TOKENS);
     if (p.token_count < TOKENS_MANY && blocks < BLOCKS_ENOUGH) return LINEAR_32;
     return p.part[0].format == CUDA_BF16 && wide_is_faster(p, groups) ? LINEAR_192 : LINEAR_128;

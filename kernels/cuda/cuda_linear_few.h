@@ -38,7 +38,7 @@ constexpr int few_sum_bytes(int n) {
  * which meet weights of 0. */
 template <int format, int n, int halves>
 CU_DEV void few_inputs(const uint16_t *const (&rows)[n], uint32_t cols, uint32_t col, int t,
-                       uint32_t (&x)[n][halves * 4]) {
+                       uint32_t (&x)[n][halves][4]) {
 #pragma unroll
     for (int h = 0; h < halves; h++) {
         const uint32_t at0 = col + 32 * h + linear_input_at<format>(t, 0);
@@ -48,12 +48,10 @@ CU_DEV void few_inputs(const uint16_t *const (&rows)[n], uint32_t cols, uint32_t
             if constexpr (cu_format<format>::run == 16) {
                 const uint2 v = *reinterpret_cast<const uint2 *>(rows[i] + min(at0, cols - 4));
                 const uint2 w = *reinterpret_cast<const uint2 *>(rows[i] + min(at1, cols - 4));
-                x[i][4 * h] = v.x, x[i][4 * h + 1] = v.y;
-                x[i][4 * h + 2] = w.x, x[i][4 * h + 3] = w.y;
+                x[i][h][0] = v.x, x[i][h][1] = v.y, x[i][h][2] = w.x, x[i][h][3] = w.y;
             } else {
                 const uint4 v = cu_load16(rows[i] + min(at0, cols - 8));
-                x[i][4 * h] = v.x, x[i][4 * h + 1] = v.y;
-                x[i][4 * h + 2] = v.z, x[i][4 * h + 3] = v.w;
+                x[i][h][0] = v.x, x[i][h][1] = v.y, x[i][h][2] = v.z, x[i][h][3] = v.w;
             }
     }
 }
@@ -100,7 +98,7 @@ template <int format, int tiles> struct few_stream {
 
 template <int format, int tiles, int n>
 CU_DEV void few_add(const uint8_t *slot,
-                    const uint32_t (&x)[n][few_ring<format, tiles>::halves * 4], int lane,
+                    const uint32_t (&x)[n][few_ring<format, tiles>::halves][4], int lane,
                     const uint32_t (&ones)[4], float (&acc)[n][tiles][4]) {
     using ring = few_ring<format, tiles>;
     constexpr int runs = cu_format<format>::runs;
@@ -109,8 +107,7 @@ CU_DEV void few_add(const uint8_t *slot,
     for (int i = 0; cu_format<format>::offset && i < n; i++)
 #pragma unroll
         for (int h = 0; h < ring::halves; h++)
-            linear_sums<format>(
-                ones, {x[i][4 * h], x[i][4 * h + 1], x[i][4 * h + 2], x[i][4 * h + 3]}, sums[i][h]);
+            linear_sums<format>(ones, x[i][h], sums[i][h]);
 #pragma unroll
     for (int m = 0; m < tiles; m++) {
         cu_scales<format> scales[2];
@@ -121,9 +118,7 @@ CU_DEV void few_add(const uint8_t *slot,
             half.load(0, slot + m * ring::tile_bytes, h, lane, scales[h]);
 #pragma unroll
             for (int i = 0; i < n; i++)
-                half.add(0, acc[i][m],
-                         {x[i][4 * h], x[i][4 * h + 1], x[i][4 * h + 2], x[i][4 * h + 3]},
-                         sums[i][h]);
+                half.add(0, acc[i][m], x[i][h], sums[i][h]);
         }
     }
 }
@@ -156,7 +151,7 @@ CU_DEV void few_run(const linear_part &part, uint32_t token_count, uint32_t toke
     const uint32_t cols = part.in_cols;
     int slot = 0, ahead = last;
     for (uint32_t c = begin; c < end; c++) {
-        uint32_t x[n][ring::halves * 4];
+        uint32_t x[n][ring::halves][4];
         few_inputs<format, n, ring::halves>(rows, cols, c * ring::cols, lane % 4, x);
         cu_cp_async_wait<ring::stages - 2>();
         __syncwarp(); /* all lanes' copies are here; all are done with the slot before this one */

@@ -38,7 +38,6 @@ template <bool wide> struct many_shape {
     static constexpr int warp_tokens = 8 * eights;
     static constexpr int tokens = LINEAR_WARPS / row_warps * warp_tokens;
     static constexpr int input_bytes = tokens * MANY_ROW_BYTES; /* of a stage */
-    static constexpr int level_bytes = tokens * MANY_PAIRS * 32 * 4;
 };
 
 enum {
@@ -46,7 +45,7 @@ enum {
     MANY_WIDE_TOKENS = many_shape<true>::tokens,
     /* of all formats: bf16's */
     MANY_RING_MAX = 3 * (many_shape<false>::input_bytes + 2 * MANY_PAIRS * 2048),
-    MANY_LEVEL_BYTES = many_shape<false>::level_bytes, /* of a block's totals */
+    MANY_LEVEL_BYTES = MANY_TOKENS * MANY_PAIRS * 32 * 4, /* of a block's totals */
     MANY_LEVELS_MAX = 2, /* totals that wait for others, in a tree of eight */
 };
 
@@ -382,6 +381,14 @@ __global__ void __launch_bounds__(LINEAR_THREADS, 1)
     many_finish<wide>(p, linear_pair_of(p, blockIdx.y * MANY_PAIRS, MANY_PAIRS), outputs);
 }
 
+/* Of four pairs of tiles, of all parts. */
+static inline uint32_t many_groups(const linear_params &p) {
+    uint32_t groups = cu_ceil(p.pairs[0], MANY_PAIRS);
+    for (uint32_t i = 1; i < p.part_count && !p.gated; i++)
+        groups += cu_ceil(p.pairs[i], MANY_PAIRS);
+    return groups;
+}
+
 template <int format, bool wide>
 int linear_many_launch(const linear_params &p, cudaStream_t stream) {
     const int levels = wide ? 0 : static_cast<int>(p.levels_on_chip) * MANY_LEVEL_BYTES;
@@ -389,10 +396,7 @@ int linear_many_launch(const linear_params &p, cudaStream_t stream) {
     const cudaError_t code = cudaFuncSetAttribute(
         linear_many<format, wide>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (code != cudaSuccess) return code;
-    uint32_t groups = cu_ceil(p.pairs[0], MANY_PAIRS);
-    for (uint32_t i = 1; i < p.part_count && !p.gated; i++)
-        groups += cu_ceil(p.pairs[i], MANY_PAIRS);
-    const dim3 grid(cu_ceil(p.token_count, many_shape<wide>::tokens), groups);
+    const dim3 grid(cu_ceil(p.token_count, many_shape<wide>::tokens), many_groups(p));
     return CU_LAUNCH((linear_many<format, wide>), grid, dim3(LINEAR_THREADS), bytes, stream, p);
 }
 

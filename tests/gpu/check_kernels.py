@@ -12,12 +12,16 @@ import sys
 import kernel_facts as facts
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "..", "bench", "gpu"))
+import roofline  # noqa: E402  pylint: disable=wrong-import-position
+
 CACHE = os.environ.get("ESPALIER_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "espalier")
 FATBIN_BYTES_MAX = 60 << 20
 SASS_ARCHS = ("sm_80", "sm_90")
-DEVICES = (  # architecture, multiprocessors, Hz, bytes/s: data sheets
-    ("A100", "sm_80", 108, 1.41e9, 2.039e12), ("H100", "sm_90", 132, 1.83e9, 3.35e12), ("H200", "sm_90", 132, 1.83e9, 4.8e12))
+BANDWIDTHS = {device.matches: device.bytes_per_s for device in roofline.DEVICES}
+ISSUERS = (("a100", "sm_80", 108, 1.41e9), ("h100", "sm_90", 132, 1.83e9), ("h200", "sm_90", 132, 1.83e9))
+"""A name of roofline.DEVICES, architecture, multiprocessors, Hz: data sheets."""
 SCHEDULERS = 4  # of a multiprocessor, each an instruction a cycle
 SHARE = 0.8  # of the bandwidth: what kernels for few tokens are to reach
 
@@ -82,15 +86,15 @@ def print_rounds(rounds, loops):
     """Of the instructions that a device can issue, what share its kernels need to bring in weights at SHARE of its bandwidth.
 
     loops: of each architecture that the build has."""
-    devices = [device for device in DEVICES if device[1] in loops]
+    devices = [device for device in ISSUERS if device[1] in loops]
     print(f"issue slots at {SHARE:.0%} of the bandwidth of data sheets")
-    print(f"{'kernel':24} {'bytes':>6}" + "".join(f" {arch:>8}" for arch in loops) + "".join(f" {device[0]:>6}" for device in devices))
+    print(f"{'kernel':24} {'bytes':>6}" + "".join(f" {arch:>8}" for arch in loops) + "".join(f" {device[0].upper():>6}" for device in devices))
     for name, most in rounds.items():
         if any(not of.get(name) for of in loops.values()):
             continue
         cells = "".join(f" {of[name].instructions:8}" for of in loops.values())
-        for _, arch, processors, clock, bandwidth in devices:
-            slots = most.bytes / (SHARE * bandwidth) * processors * SCHEDULERS * clock
+        for device, arch, processors, clock in devices:
+            slots = most.bytes / (SHARE * BANDWIDTHS[device]) * processors * SCHEDULERS * clock
             cells += f" {loops[arch][name].instructions / slots:6.0%}"
         print(f"{name:24} {most.bytes:6}{cells}")
 
@@ -101,7 +105,8 @@ def sass(build):
     for path in paths:
         for arch in SASS_ARCHS:
             functions = disassemble(program, path, arch)
-            names, instances = facts.names_of(functions), facts.instances_of(functions)
+            instances = facts.instances_of(functions)
+            names = {symbol: facts.name_of(instance) for symbol, instance in instances.items()}
             all_names.update(names)
             faults += facts.judge_sass(held, functions, names, arch)
             if functions: # a build may leave an architecture out

@@ -14,12 +14,18 @@ SASS_WORDS = {"load128": r"\bLDG(STS)?\b[.\w]*\.128", "async128": r"\bLDGSTS\b[.
 LOCAL = r"\b(LDL|STL)\b"
 
 
+def rows_of(text):
+    """Number and fields of each line of kernel_limits.txt that has any."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if fields := line.split("#")[0].split():
+            yield number, fields
+
+
 def read_rounds(text):
     """kernel with its template arguments -> Round, of the rows of kernel_limits.txt that begin with "round"."""
     rounds = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.split("#")[0].split()
-        if not fields or fields[0] != "round":
+    for number, fields in rows_of(text):
+        if fields[0] != "round":
             continue
         if len(fields) != 4 or fields[1] in rounds:
             raise ValueError(f"line {number}: wanted round, kernel<arguments>, instructions, bytes; each kernel once")
@@ -28,11 +34,10 @@ def read_rounds(text):
 
 
 def read_limits(text):
-    """name -> Limit, of kernel_limits.txt."""
+    """name -> Limit, of the others."""
     limits = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.split("#")[0].split()
-        if not fields or fields[0] == "round":
+    for number, fields in rows_of(text):
+        if fields[0] == "round":
             continue
         if len(fields) != 5:
             raise ValueError(f"line {number}: {len(fields)} fields; wanted kernel, registers, stack, spill, sass")
@@ -83,19 +88,25 @@ def main_loop(code):
 
 
 def instances_of(symbols):
-    """symbol -> kernel's name with its template arguments, without namespace and spaces."""
+    """symbol -> kernel's name with its template arguments, without its namespace and spaces."""
     symbols = sorted(symbols)
     plain = subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True).stdout.splitlines()
-    return {symbol: re.sub(r"^.*::", "", shown.replace("(anonymous namespace)::", "").split("(")[0].removeprefix("void ")).replace(" ", "")
-            for symbol, shown in zip(symbols, plain)}
+    instances = {}
+    for symbol, shown in zip(symbols, plain):
+        shown = shown.replace("(anonymous namespace)::", "").removeprefix("void ").split("(")[0]
+        name, *arguments = shown.split("<", 1)
+        instances[symbol] = "<".join([name.split("::")[-1], *arguments]).replace(" ", "")
+    return instances
+
+
+def name_of(instance):
+    """The same without template arguments."""
+    return instance.split("<")[0]
 
 
 def names_of(symbols):
-    """symbol -> kernel's name without namespace, arguments and template arguments."""
-    symbols = sorted(symbols)
-    plain = subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True).stdout.splitlines()
-    return {symbol: re.split(r"[<(]", shown.replace("(anonymous namespace)::", ""))[0].split("::")[-1].split()[-1]
-            for symbol, shown in zip(symbols, plain)}
+    """symbol -> kernel's name."""
+    return {symbol: name_of(instance) for symbol, instance in instances_of(symbols).items()}
 
 
 def limit_of(limits, name):
