@@ -7,6 +7,7 @@
  *   barrier   pool_barrier inside one run
  *   wake      pool_run after 2 ms of nothing: the workers sleep
  *   step      210 runs of 5 us of work for each worker, as a decode step has ops; per run
+ *   beside    the same while one thread more is always busy, as another program may be
  *
  *   crowd     CROWD threads more, each busy for 100 us of every millisecond, as threads that answer
  *             clients are: how late they got a processor, over all of the above
@@ -105,6 +106,23 @@ static void print_row(bench *b, const char *what, uint32_t count) {
     fflush(stdout);
 }
 
+static void *never_rest(void *arg) {
+    bench *b = arg;
+    while (!atomic_load(&b->over)) {
+    }
+    return NULL;
+}
+
+/* The last of all, as it says that it is over. */
+static void time_steps_beside(bench *b) {
+    pthread_t busy;
+    if (pthread_create(&busy, NULL, never_rest, b) != 0) return;
+    time_steps(b);
+    atomic_store(&b->over, true);
+    pthread_join(busy, NULL);
+    print_row(b, "beside", STEPS);
+}
+
 static void *one_of_the_crowd(void *arg) {
     guest *g = arg;
     const struct timespec idle = {.tv_nsec = CROWD_IDLE_NS};
@@ -150,6 +168,7 @@ static void measure(bench *b) {
     print_row(b, "wake", WAKES);
     time_steps(b);
     print_row(b, "step", STEPS);
+    time_steps_beside(b);
 }
 
 int main(int argc, char **argv) {

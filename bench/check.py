@@ -22,6 +22,7 @@ HEALTH_P99_BAR_MS = 50
 MEMORY_BAR_MB = 60
 BUILD_BAR_S = 120
 LOAD_RATIO_BAR = 0.8
+SHARED_RATIO_BAR = 0.5
 LOAD_MEMORY_BAR, LOAD_MEMORY_EXTRA_MB = 1.1, 200
 DECODE_LIMIT_BAR, PREFILL_LIMIT_BAR = 0.75, 0.45
 
@@ -131,6 +132,25 @@ def under_load(folder):
     extra = (peak_resident_bytes(server.process.pid) - os.path.getsize(MODEL) - KV_BYTES) / 1e6
     yield ("peak memory beyond file + KV pool", f"<= {MEMORY_BAR_MB} MB", f"{extra:.0f} MB", extra <= MEMORY_BAR_MB)
     server.stop()
+
+
+def beside_a_busy_program(_):
+    """Decode with all threads while another program keeps one processor busy, over decode with one thread then. One has a
+    processor to itself if there are two; several wait for each other, whoever of them the program makes wait."""
+
+    def decode(*flags):
+        command = [ESPALIER, "bench", "--model", MODEL, "--json", "--concurrency", "1", "--requests", "4", "--prompt-tokens", "16", *flags]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        return next(row["decode_tok_s"] for row in map(json.loads, done.stdout.splitlines()) if row["bench"] == "engine")
+
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            rounds = [(decode(), decode("--threads", "1")) for _ in range(5)]
+        finally:
+            busy.kill()
+    ratio = statistics.median(all_threads / one for all_threads, one in rounds)
+    yield ("decode beside a busy program, all threads / one", f">= {SHARED_RATIO_BAR} x",
+           f"{ratio:.2f} x (tok/s: {', '.join(f'{a:.0f}/{b:.0f}' for a, b in rounds)})", ratio >= SHARED_RATIO_BAR)
 
 
 def beside_llama_cpp(_):
@@ -275,15 +295,15 @@ def main():
     stubs = load_helpers()
     bars = [loading] * options.load + [limits] * options.limits
     if not bars:
-        bars = [start_to_serving, under_load] + [beside_llama_cpp] * (not options.quick) + [builds] * options.builds
+        bars = [start_to_serving, under_load, beside_a_busy_program] + [beside_llama_cpp] * (not options.quick) + [builds] * options.builds
     missed = 0
-    print(f"{'bar':<44} {'wanted':>10}  {'verdict':<8} measured")
+    print(f"{'bar':<48} {'wanted':>10}  {'verdict':<8} measured")
     for bar in bars:
         with tempfile.TemporaryDirectory() as folder:
             for what, wanted, measured, met in bar(folder):
                 verdict = "skipped" if met is None else "met" if met else "MISSED"
                 missed += met is False
-                print(f"{what:<44} {wanted:>10}  {verdict:<8} {measured}", flush=True)
+                print(f"{what:<48} {wanted:>10}  {verdict:<8} {measured}", flush=True)
     stubs.folder.cleanup()
     return 1 if missed else 0
 

@@ -5,12 +5,16 @@
  *   arrived   + 1 by each worker at a barrier
  *   passed    + 1 by the last of them; the others wait for it
  *
- * One waits in three ways, one after the other. The ops of a forward pass follow each other within
- * microseconds, so first it watches the number. Then it watches between offers of its processor to
- * whoever else could use it: a thread that answers a client, or the very worker it waits for. After
- * that, and it is as long as a step's last token takes to choose, it sleeps: waking up again costs as
- * much as several ops. Where threads outnumber processors watching only steals the time of the one
- * that is waited for, so it is offered at once. */
+ * One waits in three ways, one after the other. The ops of a forward pass follow each other within microseconds, so
+ * first it watches the number. Then it watches between offers of its processor to whoever else could use it: a thread
+ * that answers a client, or the very worker it waits for. After that it sleeps: waking up again costs as much as
+ * several ops. Where threads outnumber processors watching only steals the time of the one that is waited for, so it
+ * is offered at once.
+ *
+ * Other programs may have processors, too, and then both watching and offering can cost a hundred ops: a processor
+ * that is watched on is none that the kernel would move the other worker to, and to who takes an offer and has enough
+ * to do it gives whole time slices. So a worker watches for less while that is in vain, and for longer, as long as a
+ * step's last token takes to choose, each time that it is not; and an offer that took long is the last for a while. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/base/pool.h"
 
@@ -33,7 +37,10 @@
 
 enum {
     WATCH_NS = 20000,
-    OFFER_NS = 150000, /* both together */
+    OFFER_NS = 150000, /* where threads outnumber processors */
+    WAIT_NS_MAX = 500000,
+    LONG_OFFER_NS = 1000000,
+    OFFER_PAUSE_NS = 100000000,
     LOOKS_PER_CLOCK = 16,
     MOVE_PAUSE_NS = 1000000,
     CACHE_LINE = 64,
@@ -50,7 +57,9 @@ typedef struct worker {
     uint32_t index;
     uint32_t barriers; /* it has come to, over all runs */
     pthread_t thread;
-    int64_t moved_ns; /* when it last left a shared processor */
+    int64_t wait_ns;   /* before it sleeps, the next time */
+    int64_t offers_ns; /* it makes none before */
+    int64_t moved_ns;  /* when it last left a shared processor */
 } worker;
 
 struct thread_pool {
@@ -103,11 +112,16 @@ static bool watch(counter *c, uint32_t target, int64_t end_ns) {
     return false;
 }
 
-static bool watch_and_offer(counter *c, uint32_t target, int64_t end_ns) {
+static bool watch_and_offer(worker *w, counter *c, uint32_t target, int64_t end_ns) {
+    int64_t now = clock_now_ns();
     do {
         if (reached(c, target)) return true;
+        if (now < w->offers_ns) return watch(c, target, end_ns);
         sched_yield();
-    } while (clock_now_ns() < end_ns);
+        int64_t began = now;
+        now = clock_now_ns();
+        if (!w->pool->crowded && now - began > LONG_OFFER_NS) w->offers_ns = now + OFFER_PAUSE_NS;
+    } while (now < end_ns);
     return false;
 }
 
@@ -119,11 +133,20 @@ static void sleep_until(counter *c, uint32_t target) {
     atomic_fetch_sub(&c->sleepers, 1);
 }
 
-static void await(const thread_pool *pool, counter *c, uint32_t target) {
+static void await(worker *w, counter *c, uint32_t target) {
     if (reached(c, target)) return;
-    int64_t begin_ns = clock_now_ns();
-    if (!pool->crowded && watch(c, target, begin_ns + WATCH_NS)) return;
-    if (!watch_and_offer(c, target, begin_ns + OFFER_NS)) sleep_until(c, target);
+    const int64_t begin_ns = clock_now_ns();
+    bool came = false;
+    if (w->pool->crowded) {
+        came = watch_and_offer(w, c, target, begin_ns + OFFER_NS);
+    } else {
+        came = watch(c, target, begin_ns + WATCH_NS) ||
+               watch_and_offer(w, c, target, begin_ns + w->wait_ns);
+        w->wait_ns = came ? w->wait_ns * 2 : w->wait_ns / 4;
+        if (w->wait_ns < WATCH_NS) w->wait_ns = WATCH_NS;
+        if (w->wait_ns > WAIT_NS_MAX) w->wait_ns = WAIT_NS_MAX;
+    }
+    if (!came) sleep_until(c, target);
 }
 
 /* ---- processors ---- */
@@ -184,7 +207,7 @@ static void *work(void *arg) {
     stay_by_memory(pool, w->index);
     /* pool_open makes no job, so the first is 1, however late a worker starts. */
     for (uint32_t run = 1;; run++) {
-        await(pool, &pool->start, run);
+        await(w, &pool->start, run);
         if (!pool->fn) return NULL;
         uint32_t done_at = pool->done_at;
         if (!pool->crowded) leave_shared_cpu(w);
@@ -196,8 +219,6 @@ static void *work(void *arg) {
 /* Signals are for the thread that runs the program, never for a worker. */
 static int start_worker(thread_pool *pool, uint32_t index) {
     worker *w = &pool->workers[index];
-    w->pool = pool;
-    w->index = index;
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -236,8 +257,12 @@ static thread_pool *new_pool(uint32_t thread_count, const cpu_map *map) {
     pool->crowded = thread_count > least(map->cpus, cgroup_cpus());
     pool->workers = workers;
     pool->on_cpu = mem_new(thread_count, sizeof *pool->on_cpu);
-    for (uint32_t i = 0; i < thread_count; i++)
+    for (uint32_t i = 0; i < thread_count; i++) {
+        workers[i].pool = pool;
+        workers[i].index = i;
+        workers[i].wait_ns = OFFER_NS;
         atomic_init(&pool->on_cpu[i], -1);
+    }
     return pool;
 }
 
@@ -301,7 +326,7 @@ void pool_run(thread_pool *pool, pool_fn fn, void *arg) {
     pool->done_at = done_at;
     advance(&pool->start, run);
     fn(arg, 0, pool->thread_count);
-    await(pool, &pool->done, done_at);
+    await(&pool->workers[0], &pool->done, done_at);
 }
 
 /* Every worker counts its barriers, and all come to the same ones. */
@@ -313,5 +338,5 @@ void pool_barrier(thread_pool *pool, uint32_t worker_index) {
     if (arrived == barrier * pool->thread_count)
         advance(&pool->passed, barrier);
     else
-        await(pool, &pool->passed, barrier);
+        await(&pool->workers[worker_index], &pool->passed, barrier);
 }

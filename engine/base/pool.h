@@ -1,8 +1,8 @@
 /* pool.h - worker threads that run one function together, with a barrier at its end.
  *
- * The caller is worker 0. Who waits watches for some microseconds, then lets others run in between,
- * then sleeps on a futex. Nothing is allocated after pool_open. One owner thread calls pool_run; it is
- * not reentrant. Inside fn every worker must come to the same barriers. */
+ * The caller is worker 0. Who waits watches for some microseconds, then lets others run in between, then sleeps on a
+ * futex; for how long depends on what came of it before. Nothing is allocated after pool_open. One owner thread calls
+ * pool_run; it is not reentrant. Inside fn every worker must come to the same barriers. */
 // SPDX-License-Identifier: Apache-2.0
 #ifndef ESPALIER_BASE_POOL_H
 #define ESPALIER_BASE_POOL_H
