@@ -65,13 +65,20 @@ def espalier(binary):
 
 
 @pytest.fixture(scope="session")
-def start_server(binary, model, tmp_path_factory):
+def packs():
+    """A folder for the model's pack: packing it takes a sanitizer's build half a minute, each time."""
+    with tempfile.TemporaryDirectory(prefix="espalier-packs-") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def start_server(binary, model, packs, tmp_path_factory):
     """start_server(*flags, ...) -> Server; all are stopped at the end, whatever happened."""
     from server import Server
     servers = []
 
     def start(*flags, **options):
-        server = Server(binary, model, flags, tmp_path_factory.mktemp("server"), **options)
+        server = Server(binary, model, flags, tmp_path_factory.mktemp("server"), **{"pack": packs, **options})
         servers.append(server)
         server.wait_until_serving()
         return server

@@ -14,5 +14,7 @@ for needed in "$python" "$ESPALIER_MODEL"; do
     fi
 done
 export PYTHONDONTWRITEBYTECODE=1
+# ctest runs as many tests at once as there are processors.
+export OPENBLAS_NUM_THREADS="${OPENBLAS_NUM_THREADS:-1}"
 cd "$here"
 exec "$python" -m pytest "$@"

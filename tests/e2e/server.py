@@ -25,14 +25,15 @@ def wait_for(condition, what):
 
 
 class Server:
-    def __init__(self, binary, model, flags, folder, credentials=None, metadata=(), kv_memory="512M"):
+    def __init__(self, binary, model, flags, folder, credentials=None, metadata=(), kv_memory="512M", pack="off"):
         self.address = self.http = self.control = None  # where it listens, once it says so
         self.credentials, self.metadata, self.binary = credentials, metadata, binary
         self.log_path = os.path.join(folder, "serve.log")
+        # One thread, unless flags say otherwise: ctest runs as many tests at once as there are processors.
         # setpriv (util-linux) has the kernel end the server when the test run is killed. Not a preexec_fn:
         # that forks this process, whose gRPC threads do not survive a fork.
         command = ["setpriv", "--pdeathsig", "KILL", binary, "serve", "--model", model, "--grpc", ANY_PORT, "--http", ANY_PORT,
-                   "--kv-memory", kv_memory, "--pack", "off", *map(str, flags)]
+                   "--kv-memory", kv_memory, "--pack", pack, "--threads", "1", *map(str, flags)]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

@@ -48,8 +48,8 @@ def test_wrong_usage_is_exit_64_and_one_sentence(espalier, arguments):
 
 
 @pytest.mark.smoke
-def test_generate_prints_text_or_json(espalier, model):
-    flags = ("generate", "--model", model, "--prompt", "The capital of France is", "--max-tokens", 4)
+def test_generate_prints_text_or_json(espalier, model, packs):
+    flags = ("generate", "--model", model, "--pack", packs, "--prompt", "The capital of France is", "--max-tokens", 4)
     reply = json.loads(espalier(*flags, "--json").stdout)
     assert set(reply) == {"ids", "text", "finish_reason", "seed", "profile"}
     assert len(reply["ids"]) == 4 and reply["finish_reason"] == "length"

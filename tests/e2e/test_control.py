@@ -23,7 +23,7 @@ from espalier.v1 import control_pb2_grpc
 CODE = grpc.StatusCode
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 QV = ("self_attn.q_proj", "self_attn.v_proj")
-LONG = 1500
+LONG = 500
 """Tokens of an answer that still runs while a test does something else, and is read to its end."""
 HELD = 7000
 """Of one that is ended before."""
@@ -306,7 +306,7 @@ def test_load_and_unload_over_and_over_under_traffic(control, stub, folders, ser
 
     with ThreadPoolExecutor(3) as pool:
         asking = [pool.submit(ask), pool.submit(ask), pool.submit(ask_cycled)]
-        for turn in range(60):
+        for turn in range(30):
             unload(control, "cycled", users=cb.USERS_END if turn % 3 == 0 else cb.USERS_WAIT)
             load(control, "cycled")
         stop.set()

@@ -46,7 +46,7 @@ def test_law_1_all_at_once_is_bit_identical_to_one_by_one(server, alone):
     assert differing(all_at_once(server, requests), wanted) == []
 
 
-@pytest.mark.parametrize("flags", [("--threads", 1), ("--step-tokens", 48), ("--max-seqs", 3)],
+@pytest.mark.parametrize("flags", [("--threads", 2), ("--step-tokens", 48), ("--max-seqs", 3)],
                          ids=lambda f: "=".join(map(str, f)).lstrip("-"))
 def test_law_1_threads_chunks_and_slots_change_no_bit(start_server, alone, flags):
     requests, wanted = alone

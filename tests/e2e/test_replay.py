@@ -65,8 +65,8 @@ def test_each_finished_request_is_a_line_that_its_owner_alone_reads(recorded):
         assert "text" not in r
 
 
-@pytest.mark.parametrize("flags", [(), ("--threads", 1), ("--step-tokens", 48, "--max-seqs", 5), ("--step-tokens", 8)],
-                         ids=lambda f: "_".join(map(str, f)).replace("--", "") or "default")
+@pytest.mark.parametrize("flags", [("--threads", 2), ("--threads", 1), ("--threads", 1, "--step-tokens", 48, "--max-seqs", 5),
+                                   ("--threads", 1, "--step-tokens", 8)], ids=lambda f: "_".join(map(str, f)).replace("--", ""))
 def test_law_1_a_recording_of_mixed_load_replays_alone_and_in_company(espalier, recorded, flags):
     done = espalier("replay", recorded[0], "--concurrency", "1,16", "--json", *flags)
     levels = [json.loads(line) for line in done.stdout.splitlines()]

@@ -87,6 +87,19 @@ def ask_all(server, requests, workers=12):
 # ---- answers ----
 
 @pytest.mark.smoke
+def test_two_replicas_answer_alike(server):
+    """The same request, eight at once, until each has answered some."""
+    fields = dict(ids=list(range(30, 50)), max_tokens=8, ignore_eos=True, logprobs=True)
+    before, seen = by_replica(server, "requests_total"), set()
+    for _ in range(20):
+        seen.update(repr(bits(a)) for a in ask_all(server, [dict(fields)] * 8, workers=8))
+        if all(after > was for after, was in zip(by_replica(server, "requests_total"), before)):
+            break
+    else:
+        pytest.fail(f"160 requests went to one replica: {by_replica(server, 'requests_total')}")
+    assert len(seen) == 1
+
+
 def test_answers_are_those_of_one_replica_and_the_work_is_shared(server, start_server, flags):
     requests = [dict(fields, model=NAMES[i % 3]) for i, fields in enumerate(mixed_requests(36, seed=8))]
     before = by_replica(server, "requests_total")
