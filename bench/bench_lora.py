@@ -81,12 +81,11 @@ class Served:
     def __init__(self, folder, options, store, *flags, kv_memory="512M"):
         import grpc
         from espalier.v1 import control_pb2, control_pb2_grpc
-        from server import Server, free_port
-        at = f"127.0.0.1:{free_port()}"
+        from server import ANY_PORT, Server
         os.makedirs(folder, exist_ok=True)
-        self.server = Server(check.ESPALIER, options.model, ("--adapter-store", store, "--control", at, *flags), folder, kv_memory=kv_memory)
+        self.server = Server(check.ESPALIER, options.model, ("--adapter-store", store, "--control", ANY_PORT, *flags), folder, kv_memory=kv_memory)
         self.server.wait_until_serving()
-        self.channel = grpc.insecure_channel(at)
+        self.channel = grpc.insecure_channel(self.server.control)
         self.pb, self.control = control_pb2, control_pb2_grpc.ControlStub(self.channel)
 
     def __enter__(self):

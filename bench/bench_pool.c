@@ -7,10 +7,11 @@
  *   barrier   pool_barrier inside one run
  *   wake      pool_run after 2 ms of nothing: the workers sleep
  *   step      210 runs of 5 us of work for each worker, as a decode step has ops; per run
- *   beside    the same while one thread more is always busy, as another program may be
  *
  *   crowd     CROWD threads more, each busy for 100 us of every millisecond, as threads that answer
  *             clients are: how late they got a processor, over all of the above
+ *   beside    step, while one thread more is always busy, as another program may be; the crowd has gone
+ *   after     step again
  *
  * ns of one, over all of them: least, median, 99th percentile. */
 // SPDX-License-Identifier: Apache-2.0
@@ -106,23 +107,6 @@ static void print_row(bench *b, const char *what, uint32_t count) {
     fflush(stdout);
 }
 
-static void *never_rest(void *arg) {
-    bench *b = arg;
-    while (!atomic_load(&b->over)) {
-    }
-    return NULL;
-}
-
-/* The last of all, as it says that it is over. */
-static void time_steps_beside(bench *b) {
-    pthread_t busy;
-    if (pthread_create(&busy, NULL, never_rest, b) != 0) return;
-    time_steps(b);
-    atomic_store(&b->over, true);
-    pthread_join(busy, NULL);
-    print_row(b, "beside", STEPS);
-}
-
 static void *one_of_the_crowd(void *arg) {
     guest *g = arg;
     const struct timespec idle = {.tv_nsec = CROWD_IDLE_NS};
@@ -155,6 +139,8 @@ static void dismiss(bench *b) {
     }
     if (count) print_row(b, "crowd", count);
     free(b->guests);
+    b->guests = NULL;
+    b->crowd = 0;
 }
 
 static void measure(bench *b) {
@@ -168,7 +154,25 @@ static void measure(bench *b) {
     print_row(b, "wake", WAKES);
     time_steps(b);
     print_row(b, "step", STEPS);
-    time_steps_beside(b);
+}
+
+static void *never_rest(void *arg) {
+    _Atomic bool *over = arg;
+    while (!atomic_load(over)) {
+    }
+    return NULL;
+}
+
+static void measure_beside(bench *b) {
+    _Atomic bool over = false;
+    pthread_t busy;
+    if (pthread_create(&busy, NULL, never_rest, &over) != 0) return;
+    time_steps(b);
+    atomic_store(&over, true);
+    pthread_join(busy, NULL);
+    print_row(b, "beside", STEPS);
+    time_steps(b);
+    print_row(b, "after", STEPS);
 }
 
 int main(int argc, char **argv) {
@@ -177,6 +181,7 @@ int main(int argc, char **argv) {
     invite(&b, argc > 2 ? (uint32_t)atoi(argv[2]) : 0);
     measure(&b);
     dismiss(&b);
+    measure_beside(&b);
     pool_close(b.pool);
     return 0;
 }

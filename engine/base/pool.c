@@ -13,8 +13,8 @@
  *
  * Other programs may have processors, too, and then both watching and offering can cost a hundred ops: a processor
  * that is watched on is none that the kernel would move the other worker to, and to who takes an offer and has enough
- * to do it gives whole time slices. So a worker watches for less while that is in vain, and for longer, as long as a
- * step's last token takes to choose, each time that it is not; and an offer that took long is the last for a while. */
+ * to do it gives whole time slices. So a worker sleeps the sooner the next time if what it waited for took long (pool_next_wait),
+ * and an offer that took long is the last for a while. */
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/base/pool.h"
 
@@ -34,11 +34,11 @@
 #include "engine/base/futex.h"
 #include "engine/base/least.h"
 #include "engine/base/mem.h"
+#include "engine/base/pool_wait.h"
 
 enum {
-    WATCH_NS = 20000,
-    OFFER_NS = 150000, /* where threads outnumber processors */
-    WAIT_NS_MAX = 500000,
+    WATCH_NS = POOL_WAIT_NS_LEAST, /* before the first offer */
+    OFFER_NS = 150000,             /* where threads outnumber processors, or offers are not made */
     LONG_OFFER_NS = 1000000,
     OFFER_PAUSE_NS = 100000000,
     LOOKS_PER_CLOCK = 16,
@@ -112,17 +112,19 @@ static bool watch(counter *c, uint32_t target, int64_t end_ns) {
     return false;
 }
 
-static bool watch_and_offer(worker *w, counter *c, uint32_t target, int64_t end_ns) {
+/* To end_ns; while offers are not made for OFFER_NS at most, as nobody else comes to run meanwhile. */
+static bool watch_and_offer(worker *w, counter *c, uint32_t target, int64_t begin_ns,
+                            int64_t end_ns) {
     int64_t now = clock_now_ns();
-    do {
+    while (now < end_ns && now >= w->offers_ns) {
         if (reached(c, target)) return true;
-        if (now < w->offers_ns) return watch(c, target, end_ns);
         sched_yield();
         int64_t began = now;
         now = clock_now_ns();
         if (!w->pool->crowded && now - began > LONG_OFFER_NS) w->offers_ns = now + OFFER_PAUSE_NS;
-    } while (now < end_ns);
-    return false;
+    }
+    if (end_ns > begin_ns + OFFER_NS) end_ns = begin_ns + OFFER_NS;
+    return now < end_ns ? watch(c, target, end_ns) : reached(c, target);
 }
 
 static void sleep_until(counter *c, uint32_t target) {
@@ -136,17 +138,10 @@ static void sleep_until(counter *c, uint32_t target) {
 static void await(worker *w, counter *c, uint32_t target) {
     if (reached(c, target)) return;
     const int64_t begin_ns = clock_now_ns();
-    bool came = false;
-    if (w->pool->crowded) {
-        came = watch_and_offer(w, c, target, begin_ns + OFFER_NS);
-    } else {
-        came = watch(c, target, begin_ns + WATCH_NS) ||
-               watch_and_offer(w, c, target, begin_ns + w->wait_ns);
-        w->wait_ns = came ? w->wait_ns * 2 : w->wait_ns / 4;
-        if (w->wait_ns < WATCH_NS) w->wait_ns = WATCH_NS;
-        if (w->wait_ns > WAIT_NS_MAX) w->wait_ns = WAIT_NS_MAX;
-    }
-    if (!came) sleep_until(c, target);
+    const int64_t end_ns = begin_ns + (w->pool->crowded ? OFFER_NS : w->wait_ns);
+    if (!w->pool->crowded && watch(c, target, begin_ns + WATCH_NS)) return;
+    if (!watch_and_offer(w, c, target, begin_ns, end_ns)) sleep_until(c, target);
+    w->wait_ns = pool_next_wait(w->wait_ns, clock_now_ns() - begin_ns);
 }
 
 /* ---- processors ---- */
@@ -260,7 +255,7 @@ static thread_pool *new_pool(uint32_t thread_count, const cpu_map *map) {
     for (uint32_t i = 0; i < thread_count; i++) {
         workers[i].pool = pool;
         workers[i].index = i;
-        workers[i].wait_ns = OFFER_NS;
+        workers[i].wait_ns = POOL_WAIT_NS_MOST;
         atomic_init(&pool->on_cpu[i], -1);
     }
     return pool;

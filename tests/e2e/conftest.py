@@ -73,12 +73,13 @@ def packs():
 
 @pytest.fixture(scope="session")
 def start_server(binary, model, packs, tmp_path_factory):
-    """start_server(*flags, ...) -> Server; all are stopped at the end, whatever happened."""
+    """start_server(*flags, ...) -> Server; all are stopped at the end, whatever happened. Each has one thread unless flags
+    say otherwise: ctest runs as many tests at once as there are processors."""
     from server import Server
     servers = []
 
     def start(*flags, **options):
-        server = Server(binary, model, flags, tmp_path_factory.mktemp("server"), **{"pack": packs, **options})
+        server = Server(binary, model, ("--threads", 1, *flags), tmp_path_factory.mktemp("server"), **{"pack": packs, **options})
         servers.append(server)
         server.wait_until_serving()
         return server

@@ -29,11 +29,10 @@ class Server:
         self.address = self.http = self.control = None  # where it listens, once it says so
         self.credentials, self.metadata, self.binary = credentials, metadata, binary
         self.log_path = os.path.join(folder, "serve.log")
-        # One thread, unless flags say otherwise: ctest runs as many tests at once as there are processors.
         # setpriv (util-linux) has the kernel end the server when the test run is killed. Not a preexec_fn:
         # that forks this process, whose gRPC threads do not survive a fork.
         command = ["setpriv", "--pdeathsig", "KILL", binary, "serve", "--model", model, "--grpc", ANY_PORT, "--http", ANY_PORT,
-                   "--kv-memory", kv_memory, "--pack", pack, "--threads", "1", *map(str, flags)]
+                   "--kv-memory", kv_memory, "--pack", pack, *map(str, flags)]
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 

@@ -23,7 +23,7 @@ from espalier.v1 import control_pb2_grpc
 CODE = grpc.StatusCode
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 QV = ("self_attn.q_proj", "self_attn.v_proj")
-LONG = 500
+LONG = 800
 """Tokens of an answer that still runs while a test does something else, and is read to its end."""
 HELD = 7000
 """Of one that is ended before."""

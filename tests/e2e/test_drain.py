@@ -20,7 +20,7 @@ def watch(channel):
 @pytest.mark.smoke
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_a_running_stream_finishes_while_new_ones_are_refused(start_server, number):
-    server = start_server("--grace", 600)
+    server = start_server("--grace", 600, "--threads", 2)
     with server.channel() as channel, server.channel() as late:
         generate(server.stub(late), ids=[5], max_tokens=1)  # a connection from before
         health = watch(channel)

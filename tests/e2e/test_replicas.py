@@ -88,16 +88,16 @@ def ask_all(server, requests, workers=12):
 
 @pytest.mark.smoke
 def test_two_replicas_answer_alike(server):
-    """The same request, eight at once, until each has answered some."""
-    fields = dict(ids=list(range(30, 50)), max_tokens=8, ignore_eos=True, logprobs=True)
+    """The base and two adapters, nine requests at once, until each replica has answered some."""
+    requests = [dict(ids=list(range(30, 50)), max_tokens=8, ignore_eos=True, logprobs=True, model=NAMES[i % 3]) for i in range(9)]
     before, seen = by_replica(server, "requests_total"), set()
     for _ in range(20):
-        seen.update(repr(bits(a)) for a in ask_all(server, [dict(fields)] * 8, workers=8))
+        seen.update((fields["model"], repr(bits(a))) for fields, a in zip(requests, ask_all(server, requests, workers=9)))
         if all(after > was for after, was in zip(by_replica(server, "requests_total"), before)):
             break
     else:
-        pytest.fail(f"160 requests went to one replica: {by_replica(server, 'requests_total')}")
-    assert len(seen) == 1
+        pytest.fail(f"180 requests went to one replica: {by_replica(server, 'requests_total')}")
+    assert len(seen) == len(NAMES)
 
 
 def test_answers_are_those_of_one_replica_and_the_work_is_shared(server, start_server, flags):
@@ -106,7 +106,7 @@ def test_answers_are_those_of_one_replica_and_the_work_is_shared(server, start_s
     got = ask_all(server, requests)
     taken = [after - was for after, was in zip(by_replica(server, "requests_total"), before)]
     assert sum(taken) == len(requests) and min(taken) > 0, taken
-    alone = start_server(*flags)
+    alone = start_server(*flags, pack="off")
     wanted = ask_all(alone, requests)
     assert alone.stop() == 0
     assert [bits(a) for a in got] == [bits(a) for a in wanted]

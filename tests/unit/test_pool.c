@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "engine/base/pool.h"
+#include "engine/base/pool_wait.h"
 
 enum { ROUNDS = 300, BARRIERS = 5, MOST = 9 };
 
@@ -160,8 +161,24 @@ static void shares_cover_everything_once(void **state) {
             }
 }
 
+/* A burst of other programs shortens the waits; waking up late, and no more than that, lengthens them again. */
+static void waits_grow_when_sleeping_was_not_worth_it(void **state) {
+    (void)state;
+    int64_t wait = POOL_WAIT_NS_MOST;
+    for (int i = 0; i < 5; i++)
+        wait = pool_next_wait(wait, 3000000);
+    assert_int_equal(wait, POOL_WAIT_NS_LEAST);
+    assert_int_equal(pool_next_wait(wait, 3000000), POOL_WAIT_NS_LEAST);
+    for (int i = 0; i < 5; i++) /* it slept, and was woken after 70 us */
+        wait = pool_next_wait(wait, 70000);
+    assert_int_equal(wait, POOL_WAIT_NS_MOST);
+    assert_int_equal(pool_next_wait(wait, POOL_WAIT_NS_MOST), POOL_WAIT_NS_MOST);
+    assert_true(pool_next_wait(wait, POOL_WAIT_NS_MOST + 1) < wait);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(waits_grow_when_sleeping_was_not_worth_it),
         cmocka_unit_test(every_worker_runs_and_no_one_passes_a_barrier_early),
         cmocka_unit_test(a_late_worker_finds_the_others_asleep),
         cmocka_unit_test(pools_are_taken_over_by_threads_of_their_own),
