@@ -73,6 +73,7 @@ wait_for() {
 start_server() {
     at="127.0.0.1:$(free_port)"
     others=()
+    rm -f "$work"/log* # those of the server before said "serving", too
     serve 0-1
     serve 2-3
     wait_for event=serving "$work/log0-1"
